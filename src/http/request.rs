@@ -1,0 +1,463 @@
+//! Request heads, judged by RFC 9112 before anything is routed: a malformed message is refused
+//! whatever its path or method.
+
+use std::mem::MaybeUninit;
+
+pub use super::head::HeadScan;
+use super::{
+    HEAD_FIELDS_CAP, HeadLimits, Refusal, Version,
+    body::BodyReader,
+    content_length,
+    head::{self, Found},
+    is_token_byte, list_elements,
+};
+
+/// The longest method that is read; the registered ones have at most 17 bytes.
+const METHOD_BYTES_MAX: usize = 32;
+/// `" HTTP/1.1\r\n"`.
+const REQUEST_LINE_TAIL_BYTES: usize = 11;
+
+/// The methods that are told apart. They are case-sensitive (RFC 9110 section 9.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// `GET`.
+    Get,
+    /// `HEAD`: like `GET`, answered without a body.
+    Head,
+    /// `POST`.
+    Post,
+    /// `OPTIONS`: what a resource takes.
+    Options,
+    /// Any other token.
+    Other,
+}
+
+impl Method {
+    /// RFC 9110 section 9.2.1: whether the client asks for no change of state, so that requests
+    /// pipelined after it may be begun before it is answered (RFC 9112 section 9.3.2).
+    pub const fn is_safe(self) -> bool {
+        matches!(self, Self::Get | Self::Head | Self::Options)
+    }
+
+    /// The method's name, for the `Allow` field.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Options => "OPTIONS",
+            Self::Other => "",
+        }
+    }
+}
+
+/// A request whose head obeys every rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// What is asked.
+    pub method: Method,
+    /// The path of the target as sent, without the query: `/…`, or `*` for `OPTIONS *`.
+    pub path: &'a str,
+    /// What stands after the first `?` of the target.
+    pub query: Option<&'a str>,
+    /// The version of the request line.
+    pub version: Version,
+    /// Whether the connection may carry another request after this one (RFC 9112 section 9.3).
+    pub persistent: bool,
+    /// Whether the client waits for a `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+    /// The body that follows the head.
+    pub body: BodyReader,
+}
+
+/// A head that is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole<'a> {
+    /// What it asks.
+    pub request: Request<'a>,
+    /// Its length in bytes, with empty lines that came before it; the body follows.
+    pub head_bytes: usize,
+}
+
+/// Reads a request head from the start of `bytes`, which grow from call to call; `scan` remembers
+/// what was already searched and starts at its default for each head. `None` while it is not whole.
+///
+/// # Errors
+/// A [`Refusal`] as soon as the bytes cannot become a request that is served.
+pub fn parse<'a>(
+    bytes: &'a [u8],
+    scan: &mut HeadScan,
+    limits: &HeadLimits,
+    body_bytes_max: u64,
+) -> Result<Option<Whole<'a>>, Refusal> {
+    // RFC 9112 section 2.2: a server should ignore at least one empty line before the request line.
+    let empty_lines = 2 * bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count();
+    let message = &bytes[empty_lines..];
+    if empty_lines >= limits.head_bytes_max {
+        return Err(Refusal::bad("too many empty lines before the request"));
+    }
+    if matches!(message, [] | [b'\r']) {
+        return Ok(None);
+    }
+    if !is_token_byte(message[0]) {
+        return Err(Refusal::bad("a request must begin with a method"));
+    }
+    let found = head::search(message, scan)?;
+    if let Found::FirstLine(end) | Found::End(end) = found {
+        let line_end = message[..end].iter().position(|&byte| byte == b'\n').unwrap_or(end);
+        judge_request_line(&message[..line_end + 1], limits)?;
+    }
+    let Found::End(end) = found else {
+        refuse_overlong(message, scan, limits)?;
+        return Ok(None);
+    };
+    if end > limits.head_bytes_max {
+        return Err(HEAD_TOO_LARGE);
+    }
+    let request = parse_head(&message[..end], limits, body_bytes_max)?;
+    Ok(Some(Whole { request, head_bytes: empty_lines + end }))
+}
+
+const HEAD_TOO_LARGE: Refusal = Refusal::new(431, "the request head is too large");
+const TARGET_TOO_LONG: Refusal = Refusal::new(414, "the request target is too long");
+
+/// Refuses a head that is not whole and already too large, by the part that is too large.
+fn refuse_overlong(message: &[u8], scan: &HeadScan, limits: &HeadLimits) -> Result<(), Refusal> {
+    if !scan.has_first_line() {
+        match message.iter().position(|&byte| byte == b' ') {
+            None if message.len() > METHOD_BYTES_MAX => {
+                return Err(Refusal::bad("the method is too long"));
+            }
+            Some(space) => {
+                let line_max = space + 1 + limits.target_bytes_max + REQUEST_LINE_TAIL_BYTES;
+                if message.len() > line_max {
+                    return Err(TARGET_TOO_LONG);
+                }
+            }
+            None => {}
+        }
+    }
+    if message.len() >= limits.head_bytes_max { Err(HEAD_TOO_LARGE) } else { Ok(()) }
+}
+
+/// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`, judged as soon as
+/// the line is whole, so that a client that speaks another protocol is told at once.
+fn judge_request_line(line: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
+    let line = line.strip_suffix(b"\r\n").unwrap_or(line);
+    let mut parts = line.split(|&byte| byte == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Refusal::bad("a request line is a method, a target and a version"));
+    };
+    if method.len() > METHOD_BYTES_MAX {
+        return Err(Refusal::bad("the method is too long"));
+    }
+    if method.is_empty() || !method.iter().all(|&byte| is_token_byte(byte)) {
+        return Err(Refusal::bad("the method is not a token"));
+    }
+    if target.len() > limits.target_bytes_max {
+        return Err(TARGET_TOO_LONG);
+    }
+    // RFC 3986 section 2: a URI is made of visible ASCII characters.
+    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
+        return Err(Refusal::bad("the request target is not a URI"));
+    }
+    // RFC 9112 section 2.3: `HTTP-version = "HTTP" "/" DIGIT "." DIGIT`, case-sensitive.
+    match version {
+        b"HTTP/1.1" | b"HTTP/1.0" => Ok(()),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Err(Refusal::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"))
+        }
+        _ => Err(Refusal::bad("the HTTP version is malformed")),
+    }
+}
+
+fn parse_head<'a>(
+    head: &'a [u8],
+    limits: &HeadLimits,
+    body_bytes_max: u64,
+) -> Result<Request<'a>, Refusal> {
+    let mut storage = [const { MaybeUninit::uninit() }; HEAD_FIELDS_CAP];
+    let mut parsed = httparse::Request::new(&mut []);
+    let fields_max = limits.head_fields_max.min(HEAD_FIELDS_CAP);
+    match parsed.parse_with_uninit_headers(head, &mut storage[..fields_max]) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Ok(_) => return Err(Refusal::bad("the request head is malformed")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Refusal::new(431, "the request head has too many fields"));
+        }
+        Err(error) => return Err(Refusal::bad(syntax_reason(error))),
+    }
+    let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
+    let method = match parsed.method.unwrap_or_default() {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        "POST" => Method::Post,
+        "OPTIONS" => Method::Options,
+        // RFC 9110 section 9.3.6: only a proxy has a use for CONNECT; its target is no path.
+        "CONNECT" => return Err(Refusal::new(501, "CONNECT is not served here")),
+        _ => Method::Other,
+    };
+    let fields = Fields::collect(parsed.headers)?;
+    let target = Target::parse(parsed.path.unwrap_or_default(), method)?;
+    fields.judge_host(version, &target)?;
+    Ok(Request {
+        method,
+        path: target.path,
+        query: target.query,
+        version,
+        persistent: match version {
+            // RFC 9112 section 9.3, in this order.
+            _ if fields.close => false,
+            Version::Http11 => true,
+            Version::Http10 => fields.keep_alive,
+        },
+        // RFC 9110 section 10.1.1: a 100-continue expectation in an HTTP/1.0 request is ignored.
+        expects_continue: fields.expects_continue && version == Version::Http11,
+        body: fields.body(version, body_bytes_max)?,
+    })
+}
+
+const fn syntax_reason(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "a field name is not a token",
+        httparse::Error::HeaderValue => "a field value holds a control character",
+        httparse::Error::NewLine => "a line must end in CRLF",
+        _ => "the request head is malformed",
+    }
+}
+
+/// The fields that decide how a request is read; all others are checked for syntax and passed over.
+#[derive(Default)]
+struct Fields<'a> {
+    host: Option<&'a [u8]>,
+    content_length: Option<&'a [u8]>,
+    transfer_encoding: Option<&'a [u8]>,
+    has_content_type: bool,
+    close: bool,
+    keep_alive: bool,
+    expects_continue: bool,
+}
+
+impl<'a> Fields<'a> {
+    fn collect(headers: &[httparse::Header<'a>]) -> Result<Self, Refusal> {
+        let mut fields = Self::default();
+        for header in headers {
+            fields.note(header.name, header.value)?;
+        }
+        Ok(fields)
+    }
+
+    fn note(&mut self, name: &str, value: &'a [u8]) -> Result<(), Refusal> {
+        // By length first: most fields are none of these, and this runs for every one.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case("host") => {
+                once(&mut self.host, value, "a request must have one Host field, not several")?;
+            }
+            6 if name.eq_ignore_ascii_case("expect") => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Refusal::new(417, "the only expectation met here is 100-continue"));
+                }
+                self.expects_continue = true;
+            }
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for option in list_elements(value) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            12 if name.eq_ignore_ascii_case("content-type") => {
+                if self.has_content_type {
+                    return Err(Refusal::bad("a request must not have several Content-Type fields"));
+                }
+                self.has_content_type = true;
+            }
+            14 if name.eq_ignore_ascii_case("content-length") => {
+                once(&mut self.content_length, value, "Content-Length must not be repeated")?;
+            }
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                once(&mut self.transfer_encoding, value, "Transfer-Encoding must not be repeated")?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 section 3.2: a 1.1 request without exactly one valid Host is answered with 400.
+    fn judge_host(&self, version: Version, target: &Target<'_>) -> Result<(), Refusal> {
+        let Some(host) = self.host else {
+            return match version {
+                Version::Http10 => Ok(()),
+                Version::Http11 => Err(Refusal::bad("an HTTP/1.1 request must have a Host field")),
+            };
+        };
+        if !is_host(host) {
+            return Err(Refusal::bad("the Host field is not a host with an optional port"));
+        }
+        // RFC 9112 section 3.2.2: a server takes the host from an absolute target and ignores the
+        // field. Where the two differ, somebody on the way may have believed the other one.
+        if target.authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host)) {
+            return Err(Refusal::bad("the Host field differs from the request target's host"));
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 section 6.3: how long the body is.
+    fn body(&self, version: Version, content_max: u64) -> Result<BodyReader, Refusal> {
+        match (self.transfer_encoding, self.content_length) {
+            (None, None) => Ok(BodyReader::EMPTY),
+            (None, Some(length)) => content_length(length)
+                .map(|length| BodyReader::sized(length, content_max))
+                .ok_or(Refusal::bad("Content-Length must be one decimal number")),
+            // RFC 9112 section 6.1: a server may reject such a request, and ought to handle it as
+            // an attempt at smuggling.
+            (Some(_), Some(_)) => {
+                Err(Refusal::bad("Content-Length and Transfer-Encoding exclude each other"))
+            }
+            // RFC 9112 section 6.1: faulty framing, since HTTP/1.0 has no transfer codings.
+            (Some(_), None) if version == Version::Http10 => {
+                Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding"))
+            }
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => {
+                Ok(BodyReader::chunked(content_max))
+            }
+            (Some(codings), None) => Err(refuse_codings(codings)),
+        }
+    }
+}
+
+/// RFC 9112 section 6.1: a coding that is not understood is 501; a `chunked` that is repeated or not
+/// the last leaves the length unknown, which is 400 (section 6.3, point 4).
+fn refuse_codings(codings: &[u8]) -> Refusal {
+    let mut well_formed = true;
+    let mut after_chunked = false;
+    for coding in list_elements(codings) {
+        well_formed &= !after_chunked;
+        well_formed &= !coding.is_empty() && coding.iter().all(|&byte| is_token_byte(byte));
+        after_chunked = coding.eq_ignore_ascii_case(b"chunked");
+    }
+    if well_formed {
+        Refusal::new(501, "the only transfer coding understood here is chunked")
+    } else {
+        Refusal::bad("Transfer-Encoding must be chunked, once and last")
+    }
+}
+
+fn once<'a>(slot: &mut Option<&'a [u8]>, value: &'a [u8], reason: &'static str) -> Result<(), Refusal> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Refusal::bad(reason)),
+    }
+}
+
+/// RFC 9110 section 7.2: `Host = uri-host [ ":" port ]`. User information, a path, a list and an
+/// empty host are refused.
+fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value {
+        [b'[', rest @ ..] => match rest.iter().position(|&byte| byte == b']') {
+            Some(end) => {
+                let (address, tail) = (&rest[..end], &rest[end + 1..]);
+                let valid = str::from_utf8(address)
+                    .is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
+                return valid && (tail.is_empty() || tail.strip_prefix(b":").is_some_and(is_port));
+            }
+            None => return false,
+        },
+        _ => match value.iter().position(|&byte| byte == b':') {
+            Some(colon) => (&value[..colon], Some(&value[colon + 1..])),
+            None => (value, None),
+        },
+    };
+    // RFC 3986 section 3.2.2: `reg-name = *( unreserved / pct-encoded / sub-delims )`, of which the
+    // comma is left out: a Host that looks like a list is two hosts to somebody.
+    let is_name_byte = |&byte: &u8| {
+        byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte)
+    };
+    !host.is_empty() && host.iter().all(is_name_byte) && port.is_none_or(is_port)
+}
+
+fn is_port(digits: &[u8]) -> bool {
+    digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit)
+}
+
+/// A request target, in one of the forms of RFC 9112 section 3.2.
+struct Target<'a> {
+    authority: Option<&'a [u8]>,
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    fn parse(target: &'a str, method: Method) -> Result<Self, Refusal> {
+        if target == "*" {
+            // RFC 9112 section 3.2.4: the asterisk form is for OPTIONS alone.
+            return match method {
+                Method::Options => Ok(Self { authority: None, path: "*", query: None }),
+                _ => Err(Refusal::bad("the target * is for OPTIONS only")),
+            };
+        }
+        if target.contains('#') {
+            return Err(Refusal::bad("a request target has no fragment"));
+        }
+        let (authority, rest) = match absolute(target) {
+            Some((authority, rest)) => {
+                if !is_host(authority.as_bytes()) {
+                    return Err(Refusal::bad("the request target's host is malformed"));
+                }
+                (Some(authority.as_bytes()), rest)
+            }
+            None => (None, target),
+        };
+        let (path, query) = match rest.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (rest, None),
+        };
+        // RFC 9110 section 4.2.3: an empty path is the same as "/" in an absolute http URI.
+        let path = if authority.is_some() && path.is_empty() { "/" } else { path };
+        if !path.starts_with('/') {
+            return Err(Refusal::bad("the request target is neither a path nor a URI"));
+        }
+        if !is_path(path.as_bytes()) {
+            return Err(Refusal::bad("the request target's path is malformed"));
+        }
+        Ok(Self { authority, path, query })
+    }
+}
+
+/// RFC 9112 section 3.2.2: the absolute form, split into its authority and what follows.
+fn absolute(target: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = target.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    Some(rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())))
+}
+
+/// RFC 3986 section 3.3, as far as it guards against readers that disagree: percent signs begin an
+/// escape, none escapes a control character, and no backslash passes for a slash.
+fn is_path(path: &[u8]) -> bool {
+    if !path.contains(&b'%') && !path.contains(&b'\\') {
+        return true;
+    }
+    let mut rest = path;
+    loop {
+        rest = match rest {
+            [] => return true,
+            [b'\\', ..] => return false,
+            [b'%', high, low, tail @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                if matches!(high, b'0' | b'1') || (*high == b'7' && matches!(low, b'f' | b'F')) {
+                    return false;
+                }
+                tail
+            }
+            [b'%', ..] => return false,
+            [_, tail @ ..] => tail,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests;

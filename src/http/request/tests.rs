@@ -1,0 +1,259 @@
+//! What is a request and what is not: one line a case, each accepted case with its refused twin.
+
+use super::*;
+
+const LIMITS: HeadLimits =
+    HeadLimits { head_bytes_max: 1024, head_fields_max: 8, target_bytes_max: 256 };
+const BODY_MAX: u64 = 100;
+
+/// Parses `bytes` whole and in every split of two; the result must be the same.
+#[track_caller]
+fn parse_all_splits(bytes: &[u8]) -> Result<Option<Whole<'_>>, Refusal> {
+    let whole = parse(bytes, &mut HeadScan::default(), &LIMITS, BODY_MAX);
+    for split in 0..bytes.len() {
+        let mut scan = HeadScan::default();
+        let first = parse(&bytes[..split], &mut scan, &LIMITS, BODY_MAX);
+        let result =
+            if first == Ok(None) { parse(bytes, &mut scan, &LIMITS, BODY_MAX) } else { first };
+        assert_eq!(
+            result.as_ref().map_err(|refusal| refusal.status),
+            whole.as_ref().map_err(|refusal| refusal.status),
+            "split at {split}: {:?}",
+            String::from_utf8_lossy(bytes)
+        );
+    }
+    whole
+}
+
+#[track_caller]
+fn check(bytes: &str, expected: Result<(), u16>) {
+    let result = parse_all_splits(bytes.as_bytes());
+    assert_ne!(result, Ok(None), "not whole: {bytes:?}");
+    assert_eq!(result.map(|_| ()).map_err(|refusal| refusal.status), expected, "{bytes:?}");
+}
+
+/// A request line, in an otherwise blameless GET.
+#[track_caller]
+fn check_line(line: &str, expected: Result<(), u16>) {
+    check(&format!("{line}\r\nHost: a\r\n\r\n"), expected);
+}
+
+/// Fields, in an otherwise blameless POST.
+#[track_caller]
+fn check_fields(fields: &str, expected: Result<(), u16>) {
+    check(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"), expected);
+}
+
+#[track_caller]
+fn request(bytes: &str) -> Request<'_> {
+    parse_all_splits(bytes.as_bytes()).unwrap().expect("whole").request
+}
+
+#[test]
+fn a_request_is_read() {
+    let bytes = "\r\n\r\nHEAD /a/b?c=d?e HTTP/1.1\r\nHost: a:80\r\nX: \u{e9}\r\n\r\nGET";
+    let whole = parse_all_splits(bytes.as_bytes()).unwrap().unwrap();
+    assert_eq!(whole.head_bytes, bytes.len() - 3);
+    let expected = Request {
+        method: Method::Head,
+        path: "/a/b",
+        query: Some("c=d?e"),
+        version: Version::Http11,
+        persistent: true,
+        expects_continue: false,
+        body: BodyReader::EMPTY,
+    };
+    assert_eq!(whole.request, expected);
+}
+
+#[test]
+fn a_request_that_is_not_whole_waits() {
+    for bytes in ["", "\r", "\r\n", "\r\n\r", "G", "GET / HTTP/1.1", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+        assert_eq!(parse_all_splits(bytes.as_bytes()), Ok(None), "{bytes:?}");
+    }
+}
+
+#[test]
+fn request_lines() {
+    check_line("GET / HTTP/1.1", Ok(()));
+    check_line("FOO-bar!~ / HTTP/1.1", Ok(()));
+    check_line("GET / HTTP/1.0", Ok(()));
+    for line in [
+        "GET  / HTTP/1.1",
+        "GET /  HTTP/1.1",
+        "GET / HTTP/1.1 ",
+        " GET / HTTP/1.1",
+        "GET\t/ HTTP/1.1",
+        "GET /",
+        "GET HTTP/1.1",
+        "G[T / HTTP/1.1",
+        "GET /a b HTTP/1.1",
+        "GET /\0 HTTP/1.1",
+        "GET /\x7f HTTP/1.1",
+        "GET /é HTTP/1.1",
+        "GET / http/1.1",
+        "GET / HTTP/1",
+        "GET / HTTP/01.1",
+        "GET / HTTP/1.10",
+        "GET / HTTP/1.x",
+        "GET / HTTP/ 1.1",
+        "GET / HTTPS/1.1",
+    ] {
+        check_line(line, Err(400));
+    }
+    for version in ["0.9", "1.2", "2.0", "9.9"] {
+        check_line(&format!("GET / HTTP/{version}"), Err(505));
+    }
+}
+
+#[test]
+fn line_ends() {
+    check("GET / HTTP/1.1\nHost: a\r\n\r\n", Err(400));
+    check("GET / HTTP/1.1\r\nHost: a\n\r\n", Err(400));
+    check("GET / HTTP/1.1\r\nHost: a\r\n\n", Err(400));
+    check("GET / HTTP/1.1\rHost: a\r\n\r\n", Err(400));
+    check("GET / HTTP/1.1\r\nHost: a\rX: b\r\n\r\n", Err(400));
+    check("GET / HTTP/1.1\r\nHost: a\r\r\n\r\n", Err(400));
+    check("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Err(400));
+    check("\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", Err(400));
+}
+
+#[test]
+fn targets() {
+    for target in ["/", "/?", "/a/../b", "/%41?%", "/a?\\|{}", "http://a", "HTTP://A/", "https://a?b"] {
+        check_line(&format!("GET {target} HTTP/1.1"), Ok(()));
+    }
+    for target in [
+        "*", "a", "a:80", "/#", "/a#b", "/\\", "/%", "/%4", "/%4g", "/%00", "/%0d%0a", "/%7F",
+        "http://", "http:///", "http://b/", "http://u@a/", "ftp://a/", "//a\\",
+    ] {
+        check_line(&format!("GET {target} HTTP/1.1"), Err(400));
+    }
+    check_line("OPTIONS * HTTP/1.1", Ok(()));
+    check_line("CONNECT a:443 HTTP/1.1", Err(501));
+    assert_eq!(request("GET http://a HTTP/1.1\r\nHost: a\r\n\r\n").path, "/");
+    assert_eq!(request("GET http://a?b HTTP/1.1\r\nHost: a\r\n\r\n").query, Some("b"));
+    assert_eq!(request("GET http://a/c?b HTTP/1.1\r\nHost: a\r\n\r\n").path, "/c");
+}
+
+#[test]
+fn hosts() {
+    for host in ["a", "A.b-c", "127.0.0.1:80", "[::1]", "[::1]:3000", "a:", "a%20b"] {
+        check(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"), Ok(()));
+    }
+    for host in
+        ["", "u@a", "a/b", "a, b", "a b", ":80", "a:b", "a:123456", "[::1", "[::g]", "[::1]x", "a:80:80"]
+    {
+        check(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"), Err(400));
+    }
+    check("GET / HTTP/1.1\r\n\r\n", Err(400));
+    check("GET / HTTP/1.0\r\n\r\n", Ok(()));
+    check("GET / HTTP/1.0\r\nHost: a/b\r\n\r\n", Err(400));
+    check_fields("Host: a", Err(400));
+}
+
+#[test]
+fn fields() {
+    check_fields("X: a b\t c", Ok(()));
+    check_fields("X:", Ok(()));
+    for field in
+        ["X : a", " X: a", "X: a\r\n b", ": a", "X", "X[: a", "X\u{e9}: a", "X: a\0", "X: \x07", "X: \x7f"]
+    {
+        check_fields(field, Err(400));
+    }
+    check_fields("Content-Type: a", Ok(()));
+    check_fields("Content-Type: a\r\nContent-Type: b", Err(400));
+}
+
+#[test]
+fn body_framing() {
+    check_fields("Content-Length: 5", Ok(()));
+    for field in [
+        "Content-Length:",
+        "Content-Length: +5",
+        "Content-Length: 5, 5",
+        "Content-Length: 05",
+        "Content-Length: 99999999999999999999",
+        "Content-Length: 5\r\nContent-Length: 5",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding:",
+        "Transfer-Encoding: chunked, chunked",
+        "Transfer-Encoding: chunked, gzip",
+        "Transfer-Encoding: , chunked",
+        "Transfer-Encoding: chunked,",
+        "Transfer-Encoding: \"chunked\"",
+        "Transfer-Encoding: chunked;a=b",
+        "Transfer-Encoding: \x0bchunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    ] {
+        check_fields(field, Err(400));
+    }
+    check_fields("Transfer-Encoding: Chunked", Ok(()));
+    for coding in ["gzip", "xchunked", "identity", "gzip, chunked"] {
+        check_fields(&format!("Transfer-Encoding: {coding}"), Err(501));
+    }
+    check("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Err(400));
+    let body = |fields| request_body(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+    assert_eq!(body(""), BodyReader::EMPTY);
+    assert!(body("Content-Length: 0\r\n").is_empty());
+    assert_eq!(body("Content-Length: 7\r\n"), BodyReader::sized(7, BODY_MAX));
+    assert_eq!(body("Transfer-Encoding: chunked\r\n"), BodyReader::chunked(BODY_MAX));
+}
+
+#[track_caller]
+fn request_body(bytes: &str) -> BodyReader {
+    request(bytes).body
+}
+
+#[test]
+fn expectations() {
+    let expects = |bytes| request(bytes).expects_continue;
+    assert!(expects("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\n\r\n"));
+    assert!(!expects("POST / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\n\r\n"));
+    check_fields("Expect: 200-ok", Err(417));
+    check_fields("Expect:", Err(417));
+}
+
+#[test]
+fn persistence() {
+    let persistent = |version: &str, fields: &str| {
+        request(&format!("GET / HTTP/{version}\r\nHost: a\r\n{fields}\r\n")).persistent
+    };
+    assert!(persistent("1.1", ""));
+    assert!(!persistent("1.1", "Connection: close\r\n"));
+    assert!(!persistent("1.1", "Connection: x, CLOSE\r\n"));
+    assert!(!persistent("1.1", "Connection: keep-alive\r\nConnection: close\r\n"));
+    assert!(persistent("1.1", "Connection: closed\r\n"));
+    assert!(!persistent("1.0", ""));
+    assert!(persistent("1.0", "Connection: Keep-Alive\r\n"));
+    assert!(!persistent("1.0", "Connection: keep-alive, close\r\n"));
+}
+
+#[test]
+fn limits() {
+    let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(bytes - 1));
+    check(&target(256), Ok(()));
+    check(&target(257), Err(414));
+    check(&"a".repeat(33), Err(400));
+    check(&format!("GET /{}", "a".repeat(1000)), Err(414));
+
+    let head = |bytes: usize| {
+        let frame = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
+        frame.replace("X: ", &format!("X: {}", "a".repeat(bytes - frame.len())))
+    };
+    check(&head(1024), Ok(()));
+    check(&head(1025), Err(431));
+    check(&head(2000)[..1024], Err(431));
+
+    let many = |fields: usize| format!("GET / HTTP/1.0\r\n{}\r\n", "X: a\r\n".repeat(fields));
+    check(&many(8), Ok(()));
+    check(&many(9), Err(431));
+    check(&"\r\n".repeat(512), Err(400));
+}
+
+#[test]
+fn another_protocol_is_refused_at_its_first_bytes() {
+    check("\x16\x03\x01", Err(400));
+    check("   \r\n\r\n", Err(400));
+    check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Err(505));
+}
