@@ -61,6 +61,17 @@ pub fn response(
     Rendered { head, body }
 }
 
+/// The fields of a short text.
+pub fn text_fields() -> Vec<(HeaderName, HeaderValue)> {
+    vec![(header::CONTENT_TYPE, TEXT_PLAIN)]
+}
+
+/// Renders a short text, such as the reason of a refusal.
+pub fn text(status: u16, text: String, unix_seconds: u64) -> Rendered {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response(status, &text_fields(), text.into(), unix_seconds)
+}
+
 /// Renders a request with an empty body.
 pub fn request(method: Method, uri: Uri, fields: &[(HeaderName, HeaderValue)]) -> Bytes {
     let mut request = http::Request::new(HttpBody::Ready(Some(Bytes::new())));

@@ -109,9 +109,9 @@ pub fn parse<'a>(
     }
     let Found::End(end) = found else {
         refuse_overlong(message, scan, limits)?;
-        return Ok(None);
+        return if bytes.len() < limits.head_bytes_max { Ok(None) } else { Err(HEAD_TOO_LARGE) };
     };
-    if end > limits.head_bytes_max {
+    if empty_lines + end > limits.head_bytes_max {
         return Err(HEAD_TOO_LARGE);
     }
     let request = parse_head(&message[..end], limits, body_bytes_max)?;
@@ -121,7 +121,7 @@ pub fn parse<'a>(
 const HEAD_TOO_LARGE: Refusal = Refusal::new(431, "the request head is too large");
 const TARGET_TOO_LONG: Refusal = Refusal::new(414, "the request target is too long");
 
-/// Refuses a head that is not whole and already too large, by the part that is too large.
+/// Refuses a request line that is not whole and already too long, by the part that is too long.
 fn refuse_overlong(message: &[u8], scan: &HeadScan, limits: &HeadLimits) -> Result<(), Refusal> {
     if !scan.has_first_line() {
         match message.iter().position(|&byte| byte == b' ') {
@@ -137,7 +137,7 @@ fn refuse_overlong(message: &[u8], scan: &HeadScan, limits: &HeadLimits) -> Resu
             None => {}
         }
     }
-    if message.len() >= limits.head_bytes_max { Err(HEAD_TOO_LARGE) } else { Ok(()) }
+    Ok(())
 }
 
 /// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`, judged as soon as

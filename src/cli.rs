@@ -1,0 +1,129 @@
+//! The program: arguments in, exit status out.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+
+use crate::{
+    config::{
+        self, Arguments, ConfigError, Settled,
+        arguments::{Command, CounterArguments, ServeArguments},
+    },
+    doctor,
+    observe::log,
+    server::{self, Ended, ServerError},
+};
+
+/// The arguments or settings are wrong; nothing was tried.
+const EXIT_USAGE: u8 = 2;
+/// The server could not start.
+const EXIT_FAILED: u8 = 1;
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    let parsed = Arguments::command().try_get_matches().and_then(|matches| {
+        let arguments = Arguments::from_arg_matches(&matches)?;
+        Ok((arguments, matches))
+    });
+    let (arguments, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return refuse_arguments(&error),
+    };
+    let of_command = |name| matches.subcommand_matches(name).unwrap_or(&matches);
+    match arguments.command {
+        None => serve(arguments.serve, &matches),
+        Some(Command::Serve(flags)) => serve(*flags, of_command("serve")),
+        Some(Command::Check(flags)) => check(*flags, of_command("check")),
+        Some(Command::Counter(flags)) => counter(flags),
+        Some(Command::Doctor) => {
+            let report = doctor::examine();
+            print(&report.text);
+            ExitCode::from(report.exit_code)
+        }
+    }
+}
+
+/// Help goes to standard output; a mistake is one line on standard error.
+fn refuse_arguments(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        print(&error.to_string());
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let message = text.strip_prefix("error: ").unwrap_or(&text);
+    // clap explains itself over several paragraphs; the first says what is wrong.
+    let first = message.split("\n\n").next().unwrap_or(message);
+    let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
+    complain(&format!("{line}; see tallyring --help"));
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn serve(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {
+    let Settled { config, notes, .. } = match config::settle(arguments, matches) {
+        Ok(settled) => settled,
+        Err(error) => return refuse_settings(&error),
+    };
+    let guard = log::start(config.log_format);
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+    let ended = server::serve(config);
+    drop(guard);
+    exit(ended)
+}
+
+fn counter(arguments: CounterArguments) -> ExitCode {
+    let config = match config::settle_counter(arguments) {
+        Ok(config) => config,
+        Err(error) => return refuse_settings(&error),
+    };
+    let guard = log::start(config.log_format);
+    let ended = server::serve_counter(config);
+    drop(guard);
+    exit(ended)
+}
+
+fn check(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {
+    match config::settle(arguments, matches) {
+        Ok(Settled { settings, notes, .. }) => {
+            let width = settings.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
+            let mut text = String::new();
+            for setting in settings {
+                let (name, value, source) = (setting.name, setting.value, setting.source);
+                text.push_str(&format!("{name:<width$}  {value}  ({source})\n"));
+            }
+            for note in notes {
+                text.push_str(&format!("note: {note}\n"));
+            }
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => refuse_settings(&error),
+    }
+}
+
+fn refuse_settings(error: &ConfigError) -> ExitCode {
+    complain(&error.to_string());
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn exit(ended: Result<Ended, ServerError>) -> ExitCode {
+    match ended {
+        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        // As a shell shows a process that a signal has ended.
+        Ok(Ended::Cut { signal }) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILED)),
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn print(text: &str) {
+    // A reader that is gone wants no more.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn complain(line: &str) {
+    eprintln!("tallyring: {line}");
+}

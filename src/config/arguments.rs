@@ -1,0 +1,219 @@
+//! The command line: every flag, its environment variable, its default and its help.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, builder::styling::Styles};
+
+use super::values::{Cores, Period, Size};
+use crate::{counter::store, driver, observe::log, site::Accept, upstream::Target};
+
+const EXAMPLES: &str = "\
+Examples:
+  tallyring                                     serve on port 3000 with the bundled counter
+  tallyring --counter http://10.0.0.5:3001/counter --cores 0-3
+  tallyring counter --store redb:/var/lib/tallyring/counter.redb
+  tallyring doctor                              what this machine gives and lacks
+
+Every flag has an environment variable (shown beside it) and a key of the same name in the file of
+--config. Flags win over variables, variables over the file.";
+
+/// The program.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tallyring",
+    version,
+    about = "An io_uring web server, one pinned worker per core, that registers every visit with a \
+             counter",
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    styles = Styles::plain(),
+    max_term_width = 100
+)]
+pub struct Arguments {
+    /// What to do; to serve, when nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The flags of `serve`.
+    #[command(flatten)]
+    pub serve: ServeArguments,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the site (the default)
+    Serve(Box<ServeArguments>),
+    /// Serve the bundled counter alone
+    Counter(CounterArguments),
+    /// Tell what this machine gives and lacks, with a remedy for each shortfall
+    ///
+    /// Exits with 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all.
+    Doctor,
+    /// Validate the settings and print each with where it came from
+    Check(Box<ServeArguments>),
+}
+
+/// The flags of `serve` and `check`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct ServeArguments {
+    /// Address to serve on; may be repeated
+    #[arg(long, env = "TALLYRING_LISTEN", value_name = "ADDRESS", value_delimiter = ',',
+          default_value = "0.0.0.0:3000")]
+    pub listen: Vec<SocketAddr>,
+    /// Listen beside other processes that listen on the same address
+    #[arg(long, env = "TALLYRING_SHARE_PORT")]
+    pub share_port: bool,
+    /// Counter that registers the visits, like http://127.0.0.1:3001/counter [default: the bundled
+    /// counter, in this process]
+    #[arg(long, env = "TALLYRING_COUNTER", value_name = "URL")]
+    pub counter: Option<Target>,
+    /// Number of workers [default: one for each CPU that this process may run on]
+    #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER", conflicts_with = "cores",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub workers: Option<u16>,
+    /// Cores to pin a worker to each, like 0,2-5
+    #[arg(long, env = "TALLYRING_CORES", value_name = "LIST")]
+    pub cores: Option<Cores>,
+    /// What the workers wait on
+    #[arg(long, env = "TALLYRING_DRIVER", value_name = "DRIVER", default_value = "auto")]
+    pub driver: driver::Choice,
+    /// File to serve in place of "Welcome to my site!"; its extension gives its type
+    #[arg(long, env = "TALLYRING_WELCOME", value_name = "FILE")]
+    pub welcome: Option<PathBuf>,
+    /// File to serve in place of "Error registering your visit"
+    #[arg(long, env = "TALLYRING_SORRY", value_name = "FILE")]
+    pub sorry: Option<PathBuf>,
+    /// Answers of the counter that make a visit registered: those with a 2xx status, or any
+    #[arg(long, env = "TALLYRING_ACCEPT", value_name = "ANSWERS", default_value = "2xx")]
+    pub accept: Accept,
+    /// Directory of the bundled counter's file [default: $STATE_DIRECTORY, else
+    /// $XDG_STATE_HOME/tallyring, else ~/.local/state/tallyring]
+    #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
+    pub data_dir: Option<PathBuf>,
+    /// TOML file with settings and [[route]] tables
+    #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address of the admin listener (/livez, /readyz, /metrics), or off
+    #[arg(long, env = "TALLYRING_ADMIN", value_name = "ADDRESS|off",
+          default_value = "127.0.0.1:9300")]
+    pub admin: AdminAddress,
+    /// Form of the log lines on standard error
+    #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: log::Format,
+
+    /// Largest request head
+    #[arg(long, env = "TALLYRING_HEAD_MAX", value_name = "SIZE", default_value = "16KiB",
+          help_heading = "Limits")]
+    pub head_max: Size,
+    /// Most header fields in a request head
+    #[arg(long, env = "TALLYRING_HEAD_FIELDS_MAX", value_name = "NUMBER", default_value = "100",
+          help_heading = "Limits")]
+    pub head_fields_max: usize,
+    /// Longest request target
+    #[arg(long, env = "TALLYRING_TARGET_MAX", value_name = "SIZE", default_value = "8KiB",
+          help_heading = "Limits")]
+    pub target_max: Size,
+    /// Largest request body; bodies are read and discarded
+    #[arg(long, env = "TALLYRING_BODY_MAX", value_name = "SIZE", default_value = "64KiB",
+          help_heading = "Limits")]
+    pub body_max: Size,
+    /// Time for a whole request head, from its first byte
+    #[arg(long, env = "TALLYRING_HEAD_TIMEOUT", value_name = "TIME", default_value = "10s",
+          help_heading = "Limits")]
+    pub head_timeout: Period,
+    /// Time for a whole request body
+    #[arg(long, env = "TALLYRING_BODY_TIMEOUT", value_name = "TIME", default_value = "30s",
+          help_heading = "Limits")]
+    pub body_timeout: Period,
+    /// Time that a connection may stay open between two requests
+    #[arg(long, env = "TALLYRING_IDLE_TIMEOUT", value_name = "TIME", default_value = "75s",
+          help_heading = "Limits")]
+    pub idle_timeout: Period,
+    /// Time for a client to take some of an answer
+    #[arg(long, env = "TALLYRING_WRITE_TIMEOUT", value_name = "TIME", default_value = "30s",
+          help_heading = "Limits")]
+    pub write_timeout: Period,
+    /// Most client connections, over all workers [default: what the open-file limit allows]
+    #[arg(long, env = "TALLYRING_CONNECTIONS_MAX", value_name = "NUMBER", help_heading = "Limits")]
+    pub connections_max: Option<usize>,
+    /// Time to connect to one address of the counter
+    #[arg(long, env = "TALLYRING_COUNTER_CONNECT_TIMEOUT", value_name = "TIME",
+          default_value = "1s", help_heading = "Limits")]
+    pub counter_connect_timeout: Period,
+    /// Time for a whole call to the counter
+    #[arg(long, env = "TALLYRING_COUNTER_TIMEOUT", value_name = "TIME", default_value = "5s",
+          help_heading = "Limits")]
+    pub counter_timeout: Period,
+    /// Most connections of each worker to each counter
+    #[arg(long, env = "TALLYRING_COUNTER_CONNECTIONS_MAX", value_name = "NUMBER",
+          default_value = "1024", help_heading = "Limits")]
+    pub counter_connections_max: usize,
+    /// Most visits of each worker that wait for a connection to a counter; further ones get 503
+    #[arg(long, env = "TALLYRING_COUNTER_QUEUE_MAX", value_name = "NUMBER", default_value = "4096",
+          help_heading = "Limits")]
+    pub counter_queue_max: usize,
+    /// Time that an unused connection to the counter stays open
+    #[arg(long, env = "TALLYRING_COUNTER_IDLE_TIMEOUT", value_name = "TIME", default_value = "30s",
+          help_heading = "Limits")]
+    pub counter_idle_timeout: Period,
+    /// Time for visits under way to end after SIGTERM or SIGINT
+    #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
+          help_heading = "Limits")]
+    pub drain_timeout: Period,
+}
+
+/// The flags of `counter`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct CounterArguments {
+    /// Address to serve on
+    #[arg(long, env = "TALLYRING_COUNTER_LISTEN", value_name = "ADDRESS",
+          default_value = "127.0.0.1:3001")]
+    pub listen: SocketAddr,
+    /// Where the totals are kept: redb:PATH, or memory for trials [default: redb:counter.redb in the
+    /// data directory]
+    #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]
+    pub store: Option<store::Kind>,
+    /// Directory of the store's file [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/tallyring, else
+    /// ~/.local/state/tallyring]
+    #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
+    pub data_dir: Option<PathBuf>,
+    /// What it waits on
+    #[arg(long, env = "TALLYRING_DRIVER", value_name = "DRIVER", default_value = "auto")]
+    pub driver: driver::Choice,
+    /// Form of the log lines on standard error
+    #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: log::Format,
+    /// Time for calls under way to end after SIGTERM or SIGINT
+    #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]
+    pub drain_timeout: Period,
+}
+
+/// An address, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminAddress(pub Option<SocketAddr>);
+
+impl std::str::FromStr for AdminAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => text
+                .parse()
+                .map(|address| Self(Some(address)))
+                .map_err(|_| "it must be an address like 127.0.0.1:9300, or off"),
+        }
+    }
+}
+
+impl std::fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}

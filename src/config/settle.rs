@@ -1,0 +1,614 @@
+//! From what was said to what is meant: each setting takes its value from the first place that gives
+//! one, and the whole is checked once.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    fmt::Display,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use clap::{ArgMatches, parser::ValueSource};
+use http::HeaderValue;
+
+use super::{
+    Config, CounterConfig, DRAIN_BYTES_MAX, Limits, PAGE_BYTES_MAX, PageFiles, RESPONSE_HEAD,
+    ROUTES_MAX, RouteConfig,
+    arguments::{CounterArguments, ServeArguments},
+    file::{File, RouteTable, Text},
+    values::{Cores, Period, Size},
+};
+use crate::{
+    connection::ClientLimits,
+    counter::store,
+    host,
+    http::{HEAD_FIELDS_CAP, HeadLimits, render::TEXT_PLAIN, request::Method},
+    site::{Page, Pages},
+    upstream::{Target, UpstreamLimits},
+};
+
+/// The two texts that visitors get where no file takes their place.
+const WELCOME: &str = "Welcome to my site!";
+const SORRY: &str = "Error registering your visit";
+
+/// Workers that a configuration may ask for.
+const WORKERS_MAX: usize = 1024;
+/// Client connections that are allowed by default, whatever the open-file limit.
+const CONNECTIONS_DEFAULT_MAX: usize = 1 << 20;
+
+/// Settings that cannot be used: which, what was said and what would do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file of `--config` cannot be read.
+    #[error("--config: cannot read {0}: {1}")]
+    File(PathBuf, io::Error),
+    /// It is not a configuration.
+    #[error("--config: {path} line {line}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where, counted from 1.
+        line: usize,
+        /// What was expected and got.
+        message: String,
+    },
+    /// A value does not fit.
+    #[error("{setting}: {problem}")]
+    Value {
+        /// The setting's name.
+        setting: String,
+        /// What it got and what it takes.
+        problem: String,
+    },
+}
+
+fn invalid(setting: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Value { setting: setting.into(), problem: problem.into() }
+}
+
+/// A setting as it was settled, for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name, as in the file.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Where the value came from.
+    pub source: String,
+}
+
+/// All settings.
+#[derive(Debug)]
+pub struct Settled {
+    /// What the server reads.
+    pub config: Config,
+    /// What a person reads.
+    pub settings: Vec<Setting>,
+    /// What was made smaller than asked, and why.
+    pub notes: Vec<String>,
+}
+
+/// Settles the settings of `serve`.
+///
+/// # Errors
+/// At the first that does not fit.
+pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled, ConfigError> {
+    let file = match &arguments.config {
+        Some(path) => read_file(path)?,
+        None => File::default(),
+    };
+    let mut pick = Pick { matches, file: arguments.config.clone(), settings: Vec::new() };
+    let listen = pick.value("listen", arguments.listen, file.listen.map(Vec::from), |addresses| {
+        addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+    });
+    check_listen(&listen)?;
+    let share_port = pick.shown("share-port", arguments.share_port, file.share_port);
+    let counter = pick.option("counter", arguments.counter, file.counter.map(|text| text.0), |url| {
+        url.as_ref().map_or_else(|| String::from("bundled"), Target::to_string)
+    });
+    let workers = pick.option("workers", arguments.workers, file.workers, or_auto);
+    let cores = pick.option("cores", arguments.cores, file.cores, or_auto);
+    let cores = settle_cores(workers.map(usize::from), cores)?;
+    let driver = pick.shown("driver", arguments.driver, file.driver);
+    let welcome = pick.option("welcome", arguments.welcome, file.welcome, or_text(WELCOME));
+    let sorry = pick.option("sorry", arguments.sorry, file.sorry, or_text(SORRY));
+    let accept = pick.value("accept", arguments.accept, file.accept, |accept| match accept {
+        crate::site::Accept::Success => String::from("2xx"),
+        crate::site::Accept::Any => String::from("any"),
+    });
+    let data_dir = pick.option("data-dir", arguments.data_dir, file.data_dir, |directory| {
+        let directory = directory.clone().or_else(default_data_dir);
+        directory.map_or_else(|| String::from("none"), |path| path.display().to_string())
+    });
+    let admin = pick.shown("admin", arguments.admin, file.admin.map(|Text(admin)| admin)).0;
+    let log_format = pick.shown("log-format", arguments.log_format, file.log_format);
+
+    let head = HeadLimits {
+        head_bytes_max: pick.shown("head-max", arguments.head_max, file.head_max).0,
+        head_fields_max: pick.shown(
+            "head-fields-max",
+            arguments.head_fields_max,
+            file.head_fields_max,
+        ),
+        target_bytes_max: pick.shown("target-max", arguments.target_max, file.target_max).0,
+    };
+    check_head(&head)?;
+    let Size(body_max) = pick.shown("body-max", arguments.body_max, file.body_max);
+    let mut time = |name, argument: Period, file: Option<Period>| pick.shown(name, argument, file).0;
+    let head_timeout = time("head-timeout", arguments.head_timeout, file.head_timeout);
+    let body_timeout = time("body-timeout", arguments.body_timeout, file.body_timeout);
+    let idle_timeout = time("idle-timeout", arguments.idle_timeout, file.idle_timeout);
+    let write_timeout = time("write-timeout", arguments.write_timeout, file.write_timeout);
+    let connect_timeout = time(
+        "counter-connect-timeout",
+        arguments.counter_connect_timeout,
+        file.counter_connect_timeout,
+    );
+    let call_timeout = time("counter-timeout", arguments.counter_timeout, file.counter_timeout);
+    let counter_idle_timeout =
+        time("counter-idle-timeout", arguments.counter_idle_timeout, file.counter_idle_timeout);
+    let drain_timeout = time("drain-timeout", arguments.drain_timeout, file.drain_timeout);
+    let counter_connections = pick.shown(
+        "counter-connections-max",
+        arguments.counter_connections_max,
+        file.counter_connections_max,
+    );
+    let queue_max =
+        pick.shown("counter-queue-max", arguments.counter_queue_max, file.counter_queue_max);
+    let connections =
+        pick.option("connections-max", arguments.connections_max, file.connections_max, or_auto);
+
+    let site_files = PageFiles { welcome, sorry };
+    let routes = settle_routes(file.route, counter, &site_files)?;
+    for route in &routes {
+        pick.settings.push(describe(route, pick.file.as_deref()));
+    }
+    let bundled = match routes.iter().any(|route| route.counter.is_none()) {
+        true => Some(default_store(data_dir)?),
+        false => None,
+    };
+    let origins: BTreeSet<_> = routes.iter().map(|route| &route.counter).map(origin_of).collect();
+    let mut notes = Vec::new();
+    let files = Files {
+        workers: cores.len(),
+        counters: origins.len(),
+        bundled: bundled.is_some(),
+        admin: admin.is_some(),
+    };
+    let (connections_max, counter_connections_max) =
+        files.share(host::open_files(), connections, counter_connections, &mut notes)?;
+    let config = Config {
+        listen,
+        share_port,
+        cores,
+        driver,
+        routes,
+        accept,
+        bundled,
+        admin,
+        log_format,
+        limits: Limits {
+            clients: ClientLimits {
+                head,
+                body_bytes_max: body_max as u64,
+                connections_max,
+                head_timeout,
+                body_timeout,
+                idle_timeout,
+                write_timeout,
+            },
+            upstream: UpstreamLimits {
+                connect_timeout,
+                call_timeout,
+                connections_max: counter_connections_max,
+                queue_max,
+                idle_timeout: counter_idle_timeout,
+                head: RESPONSE_HEAD,
+                drain_bytes_max: DRAIN_BYTES_MAX,
+            },
+            drain_timeout,
+        },
+    };
+    Ok(Settled { config, settings: pick.settings, notes })
+}
+
+/// Settles the settings of `counter`.
+///
+/// # Errors
+/// At the first that does not fit.
+pub fn settle_counter(arguments: CounterArguments) -> Result<CounterConfig, ConfigError> {
+    let store = match arguments.store {
+        Some(store) => store,
+        None => default_store(arguments.data_dir)?,
+    };
+    let files = usize::try_from(host::open_files()).unwrap_or(usize::MAX);
+    Ok(CounterConfig {
+        listen: arguments.listen,
+        store,
+        driver: arguments.driver,
+        log_format: arguments.log_format,
+        drain_timeout: arguments.drain_timeout.0,
+        clients: counter_clients(files.saturating_sub(FILES_BASE).clamp(4, CONNECTIONS_DEFAULT_MAX)),
+    })
+}
+
+/// What the clients of the bundled counter may do: they are workers, which keep connections open for
+/// as long as they like.
+pub fn counter_clients(connections_max: usize) -> ClientLimits {
+    ClientLimits {
+        head: RESPONSE_HEAD_AS_REQUEST,
+        body_bytes_max: DRAIN_BYTES_MAX,
+        connections_max,
+        head_timeout: std::time::Duration::from_secs(10),
+        body_timeout: std::time::Duration::from_secs(30),
+        idle_timeout: std::time::Duration::from_secs(300),
+        write_timeout: std::time::Duration::from_secs(30),
+    }
+}
+
+const RESPONSE_HEAD_AS_REQUEST: HeadLimits =
+    HeadLimits { head_bytes_max: 16 * 1024, head_fields_max: 100, target_bytes_max: 8 * 1024 };
+
+/// Takes each setting from the first place that gives one, and notes which.
+struct Pick<'a> {
+    matches: &'a ArgMatches,
+    file: Option<PathBuf>,
+    settings: Vec<Setting>,
+}
+
+impl Pick<'_> {
+    fn value<T>(
+        &mut self,
+        name: &str,
+        argument: T,
+        file: Option<T>,
+        show: impl Fn(&T) -> String,
+    ) -> T {
+        let (value, source) = match self.matches.value_source(&name.replace('-', "_")) {
+            Some(ValueSource::CommandLine) => (argument, format!("flag --{name}")),
+            Some(ValueSource::EnvVariable) => {
+                let variable = name.replace('-', "_").to_uppercase();
+                (argument, format!("environment TALLYRING_{variable}"))
+            }
+            _ => match (file, &self.file) {
+                (Some(value), Some(path)) => (value, format!("file {}", path.display())),
+                _ => (argument, String::from("default")),
+            },
+        };
+        self.settings.push(Setting { name: name.to_owned(), value: show(&value), source });
+        value
+    }
+
+    fn shown<T: Display>(&mut self, name: &str, argument: T, file: Option<T>) -> T {
+        self.value(name, argument, file, T::to_string)
+    }
+
+    fn option<T>(
+        &mut self,
+        name: &str,
+        argument: Option<T>,
+        file: Option<T>,
+        show: impl Fn(&Option<T>) -> String,
+    ) -> Option<T> {
+        self.value(name, argument, file.map(Some), show)
+    }
+}
+
+fn or_auto<T: Display>(value: &Option<T>) -> String {
+    value.as_ref().map_or_else(|| String::from("auto"), T::to_string)
+}
+
+fn or_text(text: &'static str) -> impl Fn(&Option<PathBuf>) -> String {
+    move |path| match path {
+        Some(path) => path.display().to_string(),
+        None => format!("the text {text:?}"),
+    }
+}
+
+fn read_file(path: &Path) -> Result<File, ConfigError> {
+    let text =
+        fs::read_to_string(path).map_err(|error| ConfigError::File(path.to_owned(), error))?;
+    toml::from_str(&text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        ConfigError::Syntax {
+            path: path.to_owned(),
+            line: 1 + text[..start.min(text.len())].matches('\n').count(),
+            message: error.message().replace('\n', " "),
+        }
+    })
+}
+
+fn check_listen(listen: &[SocketAddr]) -> Result<(), ConfigError> {
+    if listen.is_empty() {
+        return Err(invalid("listen", "it needs at least one address"));
+    }
+    let mut seen = BTreeSet::new();
+    match listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
+        Some(twice) => Err(invalid("listen", format!("{twice} is given twice"))),
+        None => Ok(()),
+    }
+}
+
+fn check_head(head: &HeadLimits) -> Result<(), ConfigError> {
+    const HEAD_BYTES: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
+    let HeadLimits { head_bytes_max, head_fields_max, target_bytes_max } = *head;
+    if !HEAD_BYTES.contains(&head_bytes_max) {
+        return Err(invalid("head-max", format!("{head_bytes_max} is not from 1KiB to 1MiB")));
+    }
+    if !(1..=HEAD_FIELDS_CAP).contains(&head_fields_max) {
+        let problem = format!("{head_fields_max} is not from 1 to {HEAD_FIELDS_CAP}");
+        return Err(invalid("head-fields-max", problem));
+    }
+    if target_bytes_max == 0 || target_bytes_max >= head_bytes_max {
+        let problem =
+            format!("{} is not from 1 to below head-max, {}", Size(target_bytes_max), Size(head_bytes_max));
+        return Err(invalid("target-max", problem));
+    }
+    Ok(())
+}
+
+fn settle_cores(workers: Option<usize>, cores: Option<Cores>) -> Result<Vec<usize>, ConfigError> {
+    let allowed = host::cores();
+    if let Some(Cores(cores)) = cores {
+        return match cores.iter().find(|core| !allowed.contains(core)) {
+            Some(core) => {
+                let allowed = Cores(allowed);
+                let problem = format!("this process may not run on core {core}, only on {allowed}");
+                Err(invalid("cores", problem))
+            }
+            None => Ok(cores),
+        };
+    }
+    let workers = workers.unwrap_or_else(|| host::parallelism().clamp(1, WORKERS_MAX));
+    if !(1..=WORKERS_MAX).contains(&workers) {
+        return Err(invalid("workers", format!("{workers} is not from 1 to {WORKERS_MAX}")));
+    }
+    if allowed.is_empty() {
+        return Err(invalid("workers", "the system does not tell which cores this process may use"));
+    }
+    // More workers than cores share them in turn.
+    Ok(allowed.iter().copied().cycle().take(workers).collect())
+}
+
+fn settle_routes(
+    tables: Vec<RouteTable>,
+    counter: Option<Target>,
+    site_files: &PageFiles,
+) -> Result<Vec<RouteConfig>, ConfigError> {
+    if tables.is_empty() {
+        let methods = vec![Method::Get, Method::Head];
+        let pages = read_pages(site_files)?;
+        let files = site_files.clone();
+        return Ok(vec![RouteConfig { path: String::from("/"), methods, counter, files, pages }]);
+    }
+    if tables.len() > ROUTES_MAX {
+        let problem = format!("{} are more than {ROUTES_MAX}", tables.len());
+        return Err(invalid("route", problem));
+    }
+    let mut routes: Vec<RouteConfig> = Vec::with_capacity(tables.len());
+    for table in tables {
+        let setting = format!("route {:?}", table.path);
+        let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
+        if !table.path.starts_with('/') || !table.path.bytes().all(plain) {
+            let problem = "path: it must begin with / and hold visible ASCII without ?, # and \\";
+            return Err(invalid(setting, problem));
+        }
+        if routes.iter().any(|route| route.path == table.path) {
+            return Err(invalid(setting, "path: another route has it already"));
+        }
+        let mut methods = vec![Method::Get, Method::Head];
+        if let Some(listed) = table.methods {
+            methods = listed.into_iter().map(Method::from).collect();
+            let repeated = (1..methods.len()).any(|place| methods[..place].contains(&methods[place]));
+            if methods.is_empty() || repeated {
+                let problem = "methods: it must list some of GET, HEAD and POST, each once";
+                return Err(invalid(setting, problem));
+            }
+        }
+        let files = PageFiles {
+            welcome: table.welcome.or_else(|| site_files.welcome.clone()),
+            sorry: table.sorry.or_else(|| site_files.sorry.clone()),
+        };
+        routes.push(RouteConfig {
+            path: table.path,
+            methods,
+            counter: table.counter.map(|Text(target)| target).or_else(|| counter.clone()),
+            pages: read_pages(&files)?,
+            files,
+        });
+    }
+    Ok(routes)
+}
+
+fn describe(route: &RouteConfig, file: Option<&Path>) -> Setting {
+    let methods: Vec<_> = route.methods.iter().map(|method| method.as_str()).collect();
+    let counter = route.counter.as_ref().map_or(String::from("bundled"), Target::to_string);
+    let shown = |path: &Option<PathBuf>, text| or_text(text)(path);
+    Setting {
+        name: format!("route {}", route.path),
+        value: format!(
+            "{} to {counter}; welcome {}; sorry {}",
+            methods.join(", "),
+            shown(&route.files.welcome, WELCOME),
+            shown(&route.files.sorry, SORRY)
+        ),
+        source: match file {
+            Some(path) if route.path != "/" => format!("file {}", path.display()),
+            _ => String::from("the settings above"),
+        },
+    }
+}
+
+fn origin_of(counter: &Option<Target>) -> Option<&crate::upstream::Origin> {
+    counter.as_ref().map(|target| &target.origin)
+}
+
+/// Reads the pages of a route.
+///
+/// # Errors
+/// When a file cannot be read or is too large.
+pub fn read_pages(files: &PageFiles) -> Result<Pages, ConfigError> {
+    Ok(Pages {
+        welcome: read_page("welcome", files.welcome.as_deref(), WELCOME)?,
+        sorry: read_page("sorry", files.sorry.as_deref(), SORRY)?,
+    })
+}
+
+fn read_page(
+    setting: &str,
+    path: Option<&Path>,
+    text: &'static str,
+) -> Result<Page, ConfigError> {
+    let Some(path) = path else {
+        let body = Bytes::from_static(text.as_bytes());
+        return Ok(Page { content_type: TEXT_PLAIN, body });
+    };
+    let shown = path.display();
+    let bytes = fs::metadata(path)
+        .map_err(|error| invalid(setting, format!("cannot read {shown}: {error}")))?
+        .len();
+    if bytes > PAGE_BYTES_MAX {
+        let problem = format!("{shown} has {bytes} bytes; a page has at most {PAGE_BYTES_MAX}");
+        return Err(invalid(setting, problem));
+    }
+    let body =
+        fs::read(path).map_err(|error| invalid(setting, format!("cannot read {shown}: {error}")))?;
+    let guessed = mime_guess::from_path(path).first_or_octet_stream();
+    let charset = if guessed.type_() == mime_guess::mime::TEXT { "; charset=utf-8" } else { "" };
+    let content_type = HeaderValue::try_from(format!("{guessed}{charset}"))
+        .map_err(|error| invalid(setting, format!("{shown} has no usable type: {error}")))?;
+    Ok(Page { content_type, body: body.into() })
+}
+
+fn default_data_dir() -> Option<PathBuf> {
+    let directory = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // systemd.exec(5): several directories are separated by colons; ours is the first.
+    let state = env::var("STATE_DIRECTORY").ok();
+    let state = state.and_then(|list| list.split(':').next().map(PathBuf::from));
+    state
+        .filter(|path| !path.as_os_str().is_empty())
+        .or_else(|| directory("XDG_STATE_HOME").map(|path| path.join("tallyring")))
+        .or_else(|| directory("HOME").map(|path| path.join(".local/state/tallyring")))
+}
+
+fn default_store(data_dir: Option<PathBuf>) -> Result<store::Kind, ConfigError> {
+    let directory = data_dir.or_else(default_data_dir).ok_or_else(|| {
+        invalid("data-dir", "no place for the counter's file is known (HOME is not set); give one")
+    })?;
+    Ok(store::Kind::Redb(directory.join("counter.redb")))
+}
+
+/// Open files that every process needs: standard streams, the signal pipe, libraries.
+const FILES_BASE: usize = 24;
+/// Of each worker: its ring or epoll descriptor, its listeners, its mailbox.
+const FILES_PER_WORKER: usize = 8;
+
+/// Who needs open files.
+struct Files {
+    workers: usize,
+    counters: usize,
+    bundled: bool,
+    admin: bool,
+}
+
+impl Files {
+    /// Shares the limit out: client connections and connections to each counter, for each worker.
+    fn share(
+        &self,
+        limit: u64,
+        connections: Option<usize>,
+        counter_connections: usize,
+        notes: &mut Vec<String>,
+    ) -> Result<(usize, usize), ConfigError> {
+        if connections == Some(0) {
+            return Err(invalid("connections-max", "0 is not at least 1"));
+        }
+        if counter_connections == 0 {
+            return Err(invalid("counter-connections-max", "0 is not at least 1"));
+        }
+        let threads = self.workers + usize::from(self.bundled) + usize::from(self.admin);
+        let base = FILES_BASE + FILES_PER_WORKER * threads;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let free = limit.saturating_sub(base).max(4);
+        // Both ends of a connection to the bundled counter are in this process.
+        let ends = self.counters + usize::from(self.bundled);
+        let per_connection = self.workers * ends.max(1);
+        let room = (free / 2 / per_connection).max(1);
+        let upstream = counter_connections.min(room);
+        if upstream < counter_connections {
+            notes.push(format!(
+                "counter-connections-max is {upstream} instead of {counter_connections}: the \
+                 open-file limit is {limit}; raise it by ulimit -n or LimitNOFILE="
+            ));
+        }
+        let rest = free.saturating_sub(upstream * per_connection).max(1);
+        let clients = match connections {
+            Some(asked) if asked > rest => {
+                return Err(invalid(
+                    "connections-max",
+                    format!(
+                        "{asked} connections do not fit the open-file limit of {limit}, which \
+                         leaves {rest}; raise it by ulimit -n or LimitNOFILE="
+                    ),
+                ));
+            }
+            Some(asked) => asked,
+            None => rest.min(CONNECTIONS_DEFAULT_MAX),
+        };
+        Ok((clients.div_ceil(self.workers), upstream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: Files = Files { workers: 2, counters: 1, bundled: false, admin: true };
+
+    #[track_caller]
+    fn check(limit: u64, connections: Option<usize>, expected: Option<(usize, usize)>) {
+        let mut notes = Vec::new();
+        let shared = FILES.share(limit, connections, 1024, &mut notes).ok();
+        assert_eq!(shared, expected, "{limit} files, {connections:?} connections");
+        if let Some((_, upstream)) = shared {
+            assert_eq!(notes.is_empty(), upstream == 1024);
+        }
+    }
+
+    #[test]
+    fn open_files_are_shared_out() {
+        check(1 << 16, None, Some(((65536 - 48 - 2048) / 2, 1024)));
+        check(1 << 30, None, Some((CONNECTIONS_DEFAULT_MAX / 2, 1024)));
+        check(1024, None, Some((244, 244)));
+        check(20, None, Some((1, 1)));
+        check(1 << 16, Some(10_000), Some((5000, 1024)));
+        check(1 << 16, Some(1), Some((1, 1024)));
+        check(1 << 16, Some(0), None);
+        check(1 << 16, Some(65_000), None);
+    }
+
+    #[test]
+    fn a_file_names_the_line_of_its_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tallyring.toml");
+        for (text, line, word) in [
+            ("driver = \"auto\"\nlisten = 5\n", 2, "listen"),
+            ("\n\ncolour = \"red\"\n", 3, "colour"),
+            ("counter-timeout = \"soon\"\n", 1, "soon"),
+            ("counter = \"https://a/\"\n", 1, "https"),
+            ("[[route]]\npath = \"/\"\nmethods = [\"PUT\"]\n", 3, "PUT"),
+        ] {
+            fs::write(&path, text).unwrap();
+            match read_file(&path) {
+                Err(ConfigError::Syntax { line: at, message, .. }) => {
+                    assert_eq!(at, line, "{text:?}: {message}");
+                    assert!(message.contains(word) || word == "listen", "{text:?}: {message}");
+                }
+                other => panic!("{text:?}: {:?}", other.err()),
+            }
+        }
+    }
+}

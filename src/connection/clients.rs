@@ -1,0 +1,241 @@
+//! The clients of one worker: how many there are, what each waits for, and who is closed when its
+//! time is up or its place is needed.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    os::fd::RawFd,
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use nix::sys::socket::{Shutdown, shutdown};
+
+use crate::{
+    clock,
+    deadlines::{Deadlines, Key},
+    http::HeadLimits,
+    inbox::Buffers,
+    observe::metrics::WorkerMetrics,
+};
+
+/// What the clients of one worker may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// The size of a request head.
+    pub head: HeadLimits,
+    /// The size of a request body, which is read and discarded.
+    pub body_bytes_max: u64,
+    /// Connections open at a time.
+    pub connections_max: usize,
+    /// A whole head, from its first byte.
+    pub head_timeout: Duration,
+    /// A whole body, from the end of its head.
+    pub body_timeout: Duration,
+    /// Between two requests.
+    pub idle_timeout: Duration,
+    /// Until the client takes some of what is written.
+    pub write_timeout: Duration,
+}
+
+/// How long a client that was refused may take to close its side.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a client is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The first byte of a request.
+    Idle,
+    /// The rest of a request head.
+    Head,
+    /// The rest of a request body.
+    Body,
+    /// Room for an answer.
+    Write,
+    /// The close, after a refusal.
+    Linger,
+}
+
+const PHASES: [Phase; 5] = [Phase::Idle, Phase::Head, Phase::Body, Phase::Write, Phase::Linger];
+
+/// The clients of one worker.
+pub struct Clients {
+    limits: ClientLimits,
+    buffers: Buffers,
+    metrics: Arc<WorkerMetrics>,
+    table: RefCell<Deadlines<Client, 5>>,
+    draining: Cell<bool>,
+    /// Who waits for a client to leave.
+    waiting: RefCell<Vec<Waker>>,
+}
+
+struct Client {
+    /// Open for as long as the entry exists: the connection gives up its seat before it closes.
+    socket: RawFd,
+    expired: Option<Phase>,
+}
+
+/// A client's place among the worker's clients, for as long as it is connected.
+pub struct Seat {
+    clients: Rc<Clients>,
+    key: Key,
+}
+
+impl Clients {
+    /// No clients yet.
+    pub fn new(limits: ClientLimits, metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+        let patiences = PHASES.map(|phase| match phase {
+            Phase::Idle => limits.idle_timeout,
+            Phase::Head => limits.head_timeout,
+            Phase::Body => limits.body_timeout,
+            Phase::Write => limits.write_timeout,
+            Phase::Linger => LINGER_TIMEOUT,
+        });
+        Rc::new(Self {
+            buffers: Buffers::new(limits.head.head_bytes_max),
+            table: RefCell::new(Deadlines::new(patiences)),
+            draining: Cell::new(false),
+            waiting: RefCell::default(),
+            limits,
+            metrics,
+        })
+    }
+
+    /// What the clients may do.
+    pub fn limits(&self) -> &ClientLimits {
+        &self.limits
+    }
+
+    /// The worker's large buffers.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    /// The worker's counts.
+    pub fn metrics(&self) -> &Arc<WorkerMetrics> {
+        &self.metrics
+    }
+
+    /// Whether no request is taken after those that have begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Gives a client a seat. Its socket stays open until the seat is given up.
+    pub fn seat(self: &Rc<Self>, socket: RawFd) -> Seat {
+        self.metrics.accepted.increment();
+        self.metrics.connections.increment();
+        let key = self.table.borrow_mut().insert(Client { socket, expired: None });
+        Seat { clients: Rc::clone(self), key }
+    }
+
+    /// Waits until there is a seat, closing the client that has been idle longest to make one.
+    pub async fn room(&self) {
+        poll_fn(|context| {
+            if self.table.borrow().len() < self.limits.connections_max {
+                return Poll::Ready(());
+            }
+            self.close_longest_idle();
+            self.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Closes the client that has been idle longest, if any is.
+    pub fn close_longest_idle(&self) {
+        let mut table = self.table.borrow_mut();
+        let Some(key) = table.first(Phase::Idle as u8) else { return };
+        table.leave(key);
+        if let Some(client) = table.get(key) {
+            cut(client.socket, Shutdown::Both);
+        }
+    }
+
+    /// Lets those that wait for a request go and takes no further request from the others.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        let mut table = self.table.borrow_mut();
+        while let Some(key) = table.first(Phase::Idle as u8) {
+            table.leave(key);
+            if let Some(client) = table.get(key) {
+                // Only the receiving side: a request that has already arrived is still answered.
+                cut(client.socket, Shutdown::Read);
+            }
+        }
+    }
+
+    /// Waits until the last client has left.
+    pub async fn gone(&self) {
+        poll_fn(|context| {
+            if self.table.borrow().len() == 0 {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Ends the waits whose time is up. The sockets are shut down, so that the pending operations
+    /// end by themselves; to cancel them would race with their completion.
+    pub fn expire(&self) {
+        let now = clock::now();
+        let mut table = self.table.borrow_mut();
+        while let Some((queue, key)) = table.pop_expired(now) {
+            let phase = PHASES[usize::from(queue)];
+            let Some(client) = table.get_mut(key) else { continue };
+            client.expired = Some(phase);
+            let side = match phase {
+                // The answer, 408, can still be written.
+                Phase::Head | Phase::Body => Shutdown::Read,
+                Phase::Idle | Phase::Write | Phase::Linger => Shutdown::Both,
+            };
+            cut(client.socket, side);
+        }
+    }
+}
+
+fn cut(socket: RawFd, side: Shutdown) {
+    // An error means that the peer was faster.
+    let _ = shutdown(socket, side);
+}
+
+impl Seat {
+    /// The worker's clients.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// The client is waited for. A wait for the rest of something goes on from its beginning.
+    pub fn wait(&self, phase: Phase) {
+        let mut table = self.clients.table.borrow_mut();
+        let continues = matches!(phase, Phase::Head | Phase::Body);
+        if continues && table.queue_of(self.key) == Some(phase as u8) {
+            return;
+        }
+        table.wait(self.key, phase as u8, clock::now());
+    }
+
+    /// The client waits for us.
+    pub fn rest(&self) {
+        self.clients.table.borrow_mut().leave(self.key);
+    }
+
+    /// The wait whose time was up, if one was.
+    pub fn expired_phase(&self) -> Option<Phase> {
+        self.clients.table.borrow().get(self.key)?.expired
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.clients.metrics.connections.decrement();
+        self.clients.table.borrow_mut().remove(self.key);
+        for waker in self.clients.waiting.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+}

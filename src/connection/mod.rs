@@ -1,0 +1,334 @@
+//! One client: its requests are read, answered in order and written; it ends when either side closes,
+//! a limit is passed or a deadline ends.
+//!
+//! Knows HTTP and its peer's pace; what a request means is its [`Service`]'s to say.
+
+mod clients;
+mod outbox;
+
+use std::{
+    future::poll_fn,
+    io,
+    os::fd::AsRawFd,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use monoio::io::{AsyncReadRent, AsyncWriteRent};
+use smallvec::SmallVec;
+
+pub use self::{
+    clients::{ClientLimits, Clients, Phase, Seat},
+    outbox::{Form, Outbox},
+};
+use crate::{
+    http::{
+        Refusal, Version,
+        body::{BodyError, BodyReader},
+        request::{self, HeadScan, Method, Request},
+    },
+    inbox::Inbox,
+};
+
+/// Requests of one client that are answered at a time. The bytes of further ones stay unread.
+const PIPELINE_MAX: usize = 16;
+/// What a client that was refused may still send before the connection is cut.
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+/// A byte stream to a client.
+pub trait Stream: AsyncReadRent + AsyncWriteRent + AsRawFd + 'static {}
+
+impl<S: AsyncReadRent + AsyncWriteRent + AsRawFd + 'static> Stream for S {}
+
+/// What answers requests: the site, the counter's face, the admin listener.
+///
+/// A request is admitted, started once its body is whole, and polled until its answer is in the
+/// outbox. Several requests of one client may be started before the first is answered.
+pub trait Service: 'static {
+    /// An admitted request on the way to its answer. Dropping it gives the answer up.
+    type Pending: Unpin;
+    /// What other threads tell it.
+    type Word: Send + 'static;
+
+    /// Decides what is to be done. Nothing happens yet: the body may still turn out malformed.
+    fn admit(&self, request: &Request<'_>) -> Self::Pending;
+
+    /// Begins what was decided. Called once.
+    fn start(&self, pending: &mut Self::Pending);
+
+    /// Puts the answer into `outbox` once it is ready. Not called again after that.
+    fn poll_answer(
+        &self,
+        pending: &mut Self::Pending,
+        form: Form,
+        outbox: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Poll<()>;
+
+    /// Takes a word from another thread.
+    fn hear(&self, word: Self::Word);
+
+    /// Ends its own waits whose time is up. Called several times in each of its shortest deadlines.
+    fn expire(&self) {}
+}
+
+/// A connection to a client.
+pub struct Connection<S> {
+    /// Given up before the stream closes.
+    seat: Seat,
+    stream: S,
+    inbox: Inbox,
+    scan: HeadScan,
+}
+
+/// Why a conversation ends before its last answer.
+enum End {
+    /// The client is gone, or too slow to be told anything.
+    Gone,
+    /// The client is told what was wrong.
+    Refused(Refusal),
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+/// A request that was started.
+struct Turn<P> {
+    pending: P,
+    form: Form,
+}
+
+type Batch<P> = SmallVec<[Turn<P>; 1]>;
+
+/// What follows once all that was gathered is answered.
+enum Next<P> {
+    /// Requests may still be whole in the inbox.
+    Gather,
+    /// The next request is not whole.
+    Read,
+    /// This request has a body, or must not run beside others.
+    Alone(Box<Alone<P>>),
+    /// The client said, or is told, that there is no next request.
+    Close,
+    /// The next request is not served.
+    Refuse(Refusal),
+}
+
+struct Alone<P> {
+    turn: Turn<P>,
+    body: BodyReader,
+    expects_continue: bool,
+}
+
+impl<S: Stream> Connection<S> {
+    /// A connection that was just accepted and has its seat.
+    pub fn new(stream: S, seat: Seat) -> Self {
+        Self { seat, stream, inbox: Inbox::default(), scan: HeadScan::default() }
+    }
+
+    /// Serves the client until it or the server has had enough.
+    pub async fn serve<V: Service>(mut self, service: Rc<V>) {
+        let end = self.converse(&*service).await;
+        if let Err(End::Refused(refusal)) = end {
+            Box::pin(self.refuse(refusal)).await;
+        }
+        self.inbox.release(self.seat.clients().buffers());
+    }
+
+    async fn converse<V: Service>(&mut self, service: &V) -> Result<(), End> {
+        loop {
+            let mut batch = Batch::new();
+            let next = self.gather(service, &mut batch);
+            if !batch.is_empty() {
+                self.answer(service, batch).await?;
+            }
+            match next {
+                Next::Gather => {}
+                Next::Read => self.read_head().await?,
+                Next::Alone(alone) => {
+                    let closes = alone.turn.form.close;
+                    Box::pin(self.answer_alone(service, *alone)).await?;
+                    if closes {
+                        return self.part().await;
+                    }
+                }
+                Next::Close => return self.part().await,
+                Next::Refuse(refusal) => return Err(End::Refused(refusal)),
+            }
+        }
+    }
+
+    /// Starts the requests that are whole, for as long as they may run beside each other.
+    fn gather<V: Service>(
+        &mut self,
+        service: &V,
+        batch: &mut Batch<V::Pending>,
+    ) -> Next<V::Pending> {
+        while batch.len() < PIPELINE_MAX {
+            let limits = self.seat.clients().limits();
+            let unread = self.inbox.unread();
+            let parsed =
+                request::parse(unread, &mut self.scan, &limits.head, limits.body_bytes_max);
+            let whole = match parsed {
+                Ok(Some(whole)) => whole,
+                Ok(None) => return Next::Read,
+                Err(refusal) => return Next::Refuse(refusal),
+            };
+            let request = whole.request;
+            let mut pending = service.admit(&request);
+            let persistent = request.persistent && !self.seat.clients().is_draining();
+            let form = Form {
+                head_only: request.method == Method::Head,
+                close: !persistent,
+                keep_alive: persistent && request.version == Version::Http10,
+            };
+            let alone = !request.body.is_empty() || !request.method.is_safe();
+            let (body, expects_continue) = (request.body, request.expects_continue);
+            self.inbox.consume(whole.head_bytes);
+            self.scan = HeadScan::default();
+            self.seat.rest();
+            if alone {
+                let turn = Turn { pending, form };
+                return Next::Alone(Box::new(Alone { turn, body, expects_continue }));
+            }
+            service.start(&mut pending);
+            batch.push(Turn { pending, form });
+            if form.close {
+                return Next::Close;
+            }
+        }
+        Next::Gather
+    }
+
+    /// Writes the answers in the order of their requests: as many in one write as are ready, but
+    /// none waits for one that is not.
+    async fn answer<V: Service>(
+        &mut self,
+        service: &V,
+        mut batch: Batch<V::Pending>,
+    ) -> Result<(), End> {
+        let mut outbox = Outbox::new(self.seat.clients().buffers());
+        for Turn { pending, form } in &mut batch {
+            let at_once = poll_fn(|context| {
+                Poll::Ready(service.poll_answer(pending, *form, &mut outbox, context).is_ready())
+            });
+            if !at_once.await {
+                outbox.flush(&mut self.stream, &self.seat).await?;
+                poll_fn(|context| service.poll_answer(pending, *form, &mut outbox, context)).await;
+            }
+            if outbox.is_full() {
+                outbox.flush(&mut self.stream, &self.seat).await?;
+            }
+        }
+        outbox.flush(&mut self.stream, &self.seat).await?;
+        outbox.release(self.seat.clients().buffers());
+        Ok(())
+    }
+
+    /// Reads a request's body to its end and only then starts the request.
+    async fn answer_alone<V: Service>(
+        &mut self,
+        service: &V,
+        mut alone: Alone<V::Pending>,
+    ) -> Result<(), End> {
+        if !alone.body.is_empty() {
+            if alone.expects_continue && self.inbox.unread().is_empty() {
+                // RFC 9110 section 10.1.1: a final status at once if the body will not be read.
+                if alone.body.is_known_too_large() {
+                    return Err(End::Refused(BODY_TOO_LARGE));
+                }
+                let mut outbox = Outbox::new(self.seat.clients().buffers());
+                outbox.push_interim(b"HTTP/1.1 100 Continue\r\n\r\n");
+                outbox.flush(&mut self.stream, &self.seat).await?;
+                outbox.release(self.seat.clients().buffers());
+            }
+            self.discard_body(&mut alone.body).await?;
+        }
+        service.start(&mut alone.turn.pending);
+        self.answer(service, Batch::from_iter([alone.turn])).await
+    }
+
+    async fn discard_body(&mut self, body: &mut BodyReader) -> Result<(), End> {
+        self.seat.wait(Phase::Body);
+        loop {
+            let progress = body.advance(self.inbox.unread()).map_err(|error| {
+                End::Refused(match error {
+                    BodyError::TooLarge => BODY_TOO_LARGE,
+                    BodyError::Malformed(reason) => Refusal::bad(reason),
+                })
+            })?;
+            self.inbox.consume(progress.consumed);
+            if progress.done {
+                self.seat.rest();
+                return Ok(());
+            }
+            self.receive().await?;
+        }
+    }
+
+    async fn read_head(&mut self) -> Result<(), End> {
+        let waits_for_first_byte = self.inbox.unread().is_empty();
+        if waits_for_first_byte && self.seat.clients().is_draining() {
+            return Err(End::Gone);
+        }
+        self.seat.wait(if waits_for_first_byte { Phase::Idle } else { Phase::Head });
+        self.receive().await
+    }
+
+    /// Receives more, in the phase that the seat is in.
+    async fn receive(&mut self) -> Result<(), End> {
+        let count = self.inbox.fill(&mut self.stream, self.seat.clients().buffers()).await?;
+        match count {
+            0 => Err(match self.seat.expired_phase() {
+                Some(Phase::Head) => End::Refused(HEAD_TOO_SLOW),
+                Some(Phase::Body) => End::Refused(BODY_TOO_SLOW),
+                _ => End::Gone,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the client what was wrong, then sees to it that the answer arrives.
+    async fn refuse(&mut self, refusal: Refusal) {
+        self.seat.clients().metrics().bad_requests.increment();
+        let mut outbox = Outbox::new(self.seat.clients().buffers());
+        outbox.push_refusal(refusal);
+        if outbox.flush(&mut self.stream, &self.seat).await.is_ok() {
+            self.linger().await;
+        }
+        outbox.release(self.seat.clients().buffers());
+    }
+
+    /// Closes after a last answer.
+    async fn part(&mut self) -> Result<(), End> {
+        // Unread bytes at the close would make the kernel send a reset, which can overtake the answer.
+        if !self.inbox.unread().is_empty() {
+            Box::pin(self.linger()).await;
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 section 9.6: closes the sending side, and reads on until the client closes its own,
+    /// so that no reset destroys the last answer before the client has read it.
+    async fn linger(&mut self) {
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        self.seat.wait(Phase::Linger);
+        let mut discarded = 0;
+        while discarded < LINGER_BYTES_MAX {
+            self.inbox.consume(self.inbox.unread().len());
+            match self.inbox.fill(&mut self.stream, self.seat.clients().buffers()).await {
+                Ok(count @ 1..) => discarded += count,
+                _ => return,
+            }
+        }
+    }
+}
+
+const HEAD_TOO_SLOW: Refusal = Refusal::new(408, "the request head took too long");
+const BODY_TOO_SLOW: Refusal = Refusal::new(408, "the request body took too long");
+const BODY_TOO_LARGE: Refusal = Refusal::new(413, "the request body is too large");

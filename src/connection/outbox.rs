@@ -1,0 +1,128 @@
+//! Answers on their way to one client, gathered into as few writes as possible.
+
+use bytes::Bytes;
+use monoio::{buf::IoBuf, io::AsyncWriteRent};
+
+use super::{Phase, Seat};
+use crate::{
+    clock,
+    http::{
+        Refusal,
+        render::{self, Rendered},
+    },
+    inbox::Buffers,
+};
+
+/// Gathered bytes that are written before more are added.
+const FLUSH_BYTES: usize = 8 * 1024;
+/// A body from this size on is written as it is, not copied.
+const DIRECT_BYTES: usize = 4 * 1024;
+
+/// What the request has to say about the form of its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// A `HEAD`: the body stays out.
+    pub head_only: bool,
+    /// The connection closes after this answer, and the answer says so.
+    pub close: bool,
+    /// The answer says that the connection stays open, which HTTP/1.0 does not take for granted.
+    pub keep_alive: bool,
+}
+
+/// Answers that are not written yet.
+#[derive(Debug)]
+pub struct Outbox {
+    gathered: Vec<u8>,
+    /// A large body, which follows what is gathered.
+    direct: Option<Bytes>,
+}
+
+impl Outbox {
+    /// An empty outbox with a buffer of the worker's.
+    pub fn new(buffers: &Buffers) -> Self {
+        Self { gathered: buffers.take(), direct: None }
+    }
+
+    /// Gives the buffer back.
+    pub fn release(self, buffers: &Buffers) {
+        buffers.give_back(self.gathered);
+    }
+
+    /// Adds an answer. To be flushed before the next one when it is [full](Self::is_full).
+    pub fn push(&mut self, answer: &Rendered, form: Form) {
+        debug_assert!(self.direct.is_none(), "an answer after a large body needs a flush between");
+        self.gathered.extend_from_slice(&answer.head);
+        if form.close {
+            self.gathered.extend_from_slice(b"connection: close\r\n");
+        } else if form.keep_alive {
+            self.gathered.extend_from_slice(b"connection: keep-alive\r\n");
+        }
+        self.gathered.extend_from_slice(b"\r\n");
+        match answer.body.len() {
+            _ if form.head_only => {}
+            0..DIRECT_BYTES => self.gathered.extend_from_slice(&answer.body),
+            DIRECT_BYTES.. => self.direct = Some(answer.body.clone()),
+        }
+    }
+
+    /// Adds the answer to a request that is not served: one line that says why.
+    pub fn push_refusal(&mut self, refusal: Refusal) {
+        let text = format!("{}\n", refusal.reason);
+        let answer = render::text(refusal.status, text, clock::unix_seconds());
+        self.push(&answer, Form { head_only: false, close: true, keep_alive: false });
+    }
+
+    /// Adds an interim response as it is.
+    pub fn push_interim(&mut self, response: &'static [u8]) {
+        self.gathered.extend_from_slice(response);
+    }
+
+    /// Whether it is to be flushed before an answer is added.
+    pub fn is_full(&self) -> bool {
+        self.gathered.len() >= FLUSH_BYTES || self.direct.is_some()
+    }
+
+    /// Writes all that was gathered.
+    ///
+    /// # Errors
+    /// What the stream says. The client has then received some unknown part.
+    pub async fn flush<S: AsyncWriteRent>(
+        &mut self,
+        stream: &mut S,
+        seat: &Seat,
+    ) -> std::io::Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let gathered = std::mem::take(&mut self.gathered);
+        let (result, gathered) = write_all(stream, gathered, seat).await;
+        self.gathered = gathered;
+        self.gathered.clear();
+        result?;
+        if let Some(direct) = self.direct.take() {
+            write_all(stream, direct, seat).await.0?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes all of `bytes`; the deadline begins anew with each part that the client takes.
+async fn write_all<S: AsyncWriteRent, B: IoBuf>(
+    stream: &mut S,
+    mut bytes: B,
+    seat: &Seat,
+) -> (std::io::Result<()>, B) {
+    let length = bytes.bytes_init();
+    let mut written = 0;
+    while written < length {
+        seat.wait(Phase::Write);
+        let (result, slice) = stream.write(bytes.slice(written..)).await;
+        bytes = slice.into_inner();
+        match result {
+            Ok(0) => return (Err(std::io::ErrorKind::WriteZero.into()), bytes),
+            Ok(count) => written += count,
+            Err(error) => return (Err(error), bytes),
+        }
+    }
+    (Ok(()), bytes)
+}

@@ -1,0 +1,295 @@
+//! The bundled counter: numbers that go up, kept on disk, behind `POST /counter`.
+//!
+//! Its face is a service like the site; its commits run on a thread of their own. While one commit is
+//! on its way to the disk, the operations that arrive gather for the next, so that the rate is bound
+//! by commits and not by visits. Knows nothing of the site.
+
+mod committer;
+pub mod store;
+
+use std::{
+    cell::RefCell,
+    mem,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use slotmap::{DefaultKey, SlotMap};
+
+pub use self::committer::{Batch, Committer, Job};
+use self::store::{Operation, Outcome};
+use crate::{
+    clock,
+    connection::{Form, Outbox, Service},
+    http::{
+        render::{self, Rendered},
+        request::{Method, Request},
+    },
+};
+
+/// The longest name of a counter, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+/// The most that one call may add.
+const BY_MAX: u64 = 1_000_000;
+
+/// The counter's face to HTTP.
+pub struct Face {
+    submit: Box<dyn Fn(Batch)>,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    answers: SlotMap<DefaultKey, Answer>,
+    /// Operations for the next commit, and whose they are.
+    gathered: Batch,
+    gathered_keys: Vec<DefaultKey>,
+    /// Whose operations are being committed.
+    committing: Option<Vec<DefaultKey>>,
+}
+
+#[derive(Default)]
+struct Answer {
+    outcome: Option<Outcome>,
+    waker: Option<Waker>,
+}
+
+/// A request that the counter has taken.
+pub enum Counting {
+    /// Something that needs no store.
+    Known(Box<Rendered>),
+    /// An operation that is not begun.
+    Admitted(Operation),
+    /// An operation whose outcome comes with a commit.
+    Begun(Ticket),
+}
+
+/// The right to the outcome of one operation.
+pub struct Ticket {
+    face: Rc<Face>,
+    key: DefaultKey,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.face.state.borrow_mut().answers.remove(self.key);
+    }
+}
+
+/// The face as connections hold it.
+pub struct Counter(Rc<Face>);
+
+impl Counter {
+    /// A face whose batches go to `submit`; what becomes of each comes back by
+    /// [`hear`](Service::hear).
+    pub fn new(submit: Box<dyn Fn(Batch)>) -> Self {
+        Self(Rc::new(Face { submit, state: RefCell::default() }))
+    }
+}
+
+impl Face {
+    fn begin(self: &Rc<Self>, operation: Operation) -> Ticket {
+        let mut state = self.state.borrow_mut();
+        let key = state.answers.insert(Answer::default());
+        state.gathered.push(operation);
+        state.gathered_keys.push(key);
+        drop(state);
+        self.submit_gathered();
+        Ticket { face: Rc::clone(self), key }
+    }
+
+    /// Submits what has gathered, unless a commit is under way.
+    fn submit_gathered(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.committing.is_some() || state.gathered.is_empty() {
+            return;
+        }
+        state.committing = Some(mem::take(&mut state.gathered_keys));
+        let batch = mem::take(&mut state.gathered);
+        drop(state);
+        (self.submit)(batch);
+    }
+}
+
+impl Ticket {
+    fn poll(&self, context: &mut Context<'_>) -> Poll<Outcome> {
+        let mut state = self.face.state.borrow_mut();
+        let Some(answer) = state.answers.get_mut(self.key) else {
+            unreachable!("an answer lives as long as its ticket");
+        };
+        if let Some(outcome) = answer.outcome.take() {
+            return Poll::Ready(outcome);
+        }
+        answer.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Service for Counter {
+    type Pending = Counting;
+    /// The outcomes of the batch that was submitted last, in its order.
+    type Word = Vec<Outcome>;
+
+    fn admit(&self, request: &Request<'_>) -> Counting {
+        match operation(request) {
+            Ok(operation) => Counting::Admitted(operation),
+            Err(answer) => Counting::Known(Box::new(answer)),
+        }
+    }
+
+    fn start(&self, counting: &mut Counting) {
+        if let Counting::Admitted(operation) = counting {
+            let operation = mem::replace(operation, Operation::All);
+            *counting = Counting::Begun(self.0.begin(operation));
+        }
+    }
+
+    fn poll_answer(
+        &self,
+        counting: &mut Counting,
+        form: Form,
+        outbox: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        match counting {
+            Counting::Known(answer) => outbox.push(answer, form),
+            Counting::Admitted(_) => unreachable!("an operation is started before it is polled"),
+            Counting::Begun(ticket) => {
+                let outcome = std::task::ready!(ticket.poll(context));
+                outbox.push(&render_outcome(outcome), form);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn hear(&self, outcomes: Vec<Outcome>) {
+        let mut state = self.0.state.borrow_mut();
+        let keys = state.committing.take().unwrap_or_default();
+        assert_eq!(keys.len(), outcomes.len(), "each operation has one outcome");
+        for (key, outcome) in keys.into_iter().zip(outcomes) {
+            if let Some(answer) = state.answers.get_mut(key) {
+                answer.outcome = Some(outcome);
+                if let Some(waker) = answer.waker.take() {
+                    waker.wake();
+                }
+            }
+        }
+        drop(state);
+        self.0.submit_gathered();
+    }
+}
+
+/// What a request asks of the store, or the answer that needs none.
+fn operation(request: &Request<'_>) -> Result<Operation, Rendered> {
+    let name = match request.path {
+        "/counters" => None,
+        "/counter" => Some(""),
+        path => match path.strip_prefix("/counter/") {
+            Some(name) if is_name(name) => Some(name),
+            Some(_) => {
+                return Err(text(
+                    400,
+                    "a counter's name is 1 to 128 letters, digits, dots, dashes and underscores\n",
+                ));
+            }
+            None if path == "*" => return Err(allow("GET, HEAD, POST, OPTIONS", StatusCode::OK)),
+            None => {
+                return Err(text(404, "there are /counter, /counter/NAME and /counters\n"));
+            }
+        },
+    };
+    let Some(name) = name else {
+        return match request.method {
+            Method::Get | Method::Head => Ok(Operation::All),
+            method => Err(not_allowed("GET, HEAD, OPTIONS", method)),
+        };
+    };
+    let name = name.to_owned();
+    match request.method {
+        Method::Get | Method::Head => Ok(Operation::Total { name }),
+        Method::Post => match by(request.query) {
+            Some(by) => Ok(Operation::Add { name, by }),
+            None => Err(text(400, "the query is by=N, with N from 1 to 1000000\n")),
+        },
+        method => Err(not_allowed("GET, HEAD, POST, OPTIONS", method)),
+    }
+}
+
+/// Names stand in paths and in JSON as they are, so they hold nothing that either would escape.
+fn is_name(name: &str) -> bool {
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    matches!(name.len(), 1..=NAME_BYTES_MAX) && name.bytes().all(is_name_byte)
+}
+
+/// How much a query adds: 1 without one, else the number of `by=N`.
+fn by(query: Option<&str>) -> Option<u64> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Some(1) };
+    let digits = query.strip_prefix("by=")?;
+    let valid = matches!(digits.len(), 1..=7) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.parse().ok().filter(|_| valid)?;
+    (1..=BY_MAX).contains(&number).then_some(number)
+}
+
+fn render_outcome(outcome: Outcome) -> Rendered {
+    match outcome {
+        Outcome::Total(total) => text(200, &format!("{total}\n")),
+        Outcome::All(json) => {
+            let fields = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+            render::response(StatusCode::OK, &fields, json.into(), clock::unix_seconds())
+        }
+        Outcome::TooManyNames => text(507, "there are too many counters for another name\n"),
+        Outcome::Failed => text(503, "the store failed; nothing was counted\n"),
+        Outcome::Unknown => text(503, "the store failed; the count may have been kept\n"),
+    }
+}
+
+fn text(status: u16, text: &str) -> Rendered {
+    render::text(status, text.to_owned(), clock::unix_seconds())
+}
+
+fn not_allowed(methods: &'static str, method: Method) -> Rendered {
+    match method {
+        Method::Options => allow(methods, StatusCode::OK),
+        _ => allow(methods, StatusCode::METHOD_NOT_ALLOWED),
+    }
+}
+
+fn allow(methods: &'static str, status: StatusCode) -> Rendered {
+    let fields = [(header::ALLOW, HeaderValue::from_static(methods))];
+    render::response(status, &fields, Bytes::new(), clock::unix_seconds())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_by(query: Option<&str>, expected: Option<u64>) {
+        assert_eq!(by(query), expected, "{query:?}");
+    }
+
+    #[test]
+    fn a_call_adds_one_or_as_much_as_it_says() {
+        check_by(None, Some(1));
+        check_by(Some(""), Some(1));
+        check_by(Some("by=1"), Some(1));
+        check_by(Some("by=1000000"), Some(1_000_000));
+        for query in
+            ["by", "by=", "by=0", "by=1000001", "by=-1", "by=+1", "by=1.0", "by=1&by=2", "x=1"]
+        {
+            check_by(Some(query), None);
+        }
+    }
+
+    #[test]
+    fn names_are_plain() {
+        for name in ["a", "home.page", "A-1_b", &"a".repeat(128)] {
+            assert!(is_name(name), "{name:?}");
+        }
+        for name in ["", "a/b", "a b", "a%20", "\"", "é", &"a".repeat(129)] {
+            assert!(!is_name(name), "{name:?}");
+        }
+    }
+}

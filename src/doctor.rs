@@ -1,0 +1,137 @@
+//! What this host gives and lacks, with a remedy for each shortfall.
+
+use std::fmt::Write as _;
+
+use crate::{
+    config::Cores,
+    driver::{self, Choice, Driver},
+    host,
+    listener::BACKLOG,
+};
+
+/// Open files below which a public server soon has no more.
+const OPEN_FILES_WANTED: u64 = 16_384;
+
+/// What the doctor found.
+#[derive(Debug)]
+pub struct Report {
+    /// A line for each thing looked at, and a remedy below each shortfall.
+    pub text: String,
+    /// 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all.
+    pub exit_code: u8,
+}
+
+/// Looks at this host.
+pub fn examine() -> Report {
+    let mut sheet = Sheet::default();
+    sheet.good("kernel", &host::kernel());
+    let ring = driver::build(Choice::IoUring).map(|(_, driver)| driver);
+    let epoll = driver::build(Choice::Epoll).map(|(_, driver)| driver);
+    let exit_code = match (&ring, &epoll) {
+        (Ok(Driver::IoUring(_, shortfall)), _) => {
+            let driver = ring.as_ref().map(ToString::to_string).unwrap_or_default();
+            match shortfall {
+                None => sheet.good("io_uring", &format!("yes: {driver}")),
+                Some(remedy) => sheet.short("io_uring", &format!("yes, not at its best: {driver}"), remedy),
+            }
+            sheet.good("driver", "io_uring; epoll is the fallback");
+            0
+        }
+        (ring, Ok(_)) => {
+            let reason = ring.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            sheet.short("io_uring", "no", &reason);
+            sheet.good("driver", "epoll, because io_uring is not to be had");
+            1
+        }
+        (_, Err(error)) => {
+            sheet.short("driver", "none", &error.to_string());
+            2
+        }
+    };
+    examine_sysctls(&mut sheet);
+    examine_limits(&mut sheet);
+    Report { text: sheet.text, exit_code }
+}
+
+fn examine_sysctls(sheet: &mut Sheet) {
+    match host::sysctl("kernel.io_uring_disabled").as_deref() {
+        None => sheet.good("kernel.io_uring_disabled", "not there (it came with Linux 6.6)"),
+        Some("0") => sheet.good("kernel.io_uring_disabled", "0: allowed for all"),
+        Some("1") => sheet.short(
+            "kernel.io_uring_disabled",
+            "1: allowed for CAP_SYS_ADMIN and the group kernel.io_uring_group only",
+            "sysctl -w kernel.io_uring_disabled=0",
+        ),
+        Some(value) => sheet.short(
+            "kernel.io_uring_disabled",
+            &format!("{value}: refused to all"),
+            "sysctl -w kernel.io_uring_disabled=0",
+        ),
+    }
+    let somaxconn = host::sysctl("net.core.somaxconn");
+    match somaxconn.and_then(|text| text.parse::<i32>().ok()) {
+        None => sheet.short(
+            "net.core.somaxconn",
+            "cannot be read",
+            "mount /proc, to see how many connections may wait to be accepted",
+        ),
+        Some(value) if value >= BACKLOG => sheet.good("net.core.somaxconn", &value.to_string()),
+        Some(value) => sheet.short(
+            "net.core.somaxconn",
+            &format!("{value}: so many connections may wait to be accepted; {BACKLOG} are asked for"),
+            &format!("sysctl -w net.core.somaxconn={BACKLOG}"),
+        ),
+    }
+}
+
+fn examine_limits(sheet: &mut Sheet) {
+    match host::locked_memory() {
+        None => sheet.good("locked memory", "unlimited"),
+        Some(bytes) => {
+            let size = bytesize::ByteSize(bytes).display().iec();
+            // What is short here shows in the ring that could be built, above.
+            sheet.good("locked memory", &format!("{size} (RLIMIT_MEMLOCK, which rings are charged to)"));
+        }
+    }
+    let files = host::open_files();
+    let shown = if files == u64::MAX { String::from("unlimited") } else { files.to_string() };
+    let about = files.saturating_sub(files.min(4096) / 2);
+    let value = format!("{shown}, for about {about} client connections");
+    if files >= OPEN_FILES_WANTED {
+        sheet.good("open files", &value);
+    } else {
+        sheet.short("open files", &value, "ulimit -Hn 65536 before the start, or LimitNOFILE=65536 in the unit");
+    }
+    let (cores, parallelism) = (host::cores(), host::parallelism());
+    let workers = parallelism.min(cores.len());
+    let shown = Cores(cores.clone());
+    if workers == 0 {
+        sheet.short("cores", "not told by the system", "give them by --cores");
+    } else if parallelism < cores.len() {
+        let value = format!("{shown}, of which a cgroup's CPU quota gives {parallelism}: {workers} workers");
+        sheet.short("cores", &value, "give whole cores by a cpuset instead of a quota");
+    } else {
+        sheet.good("cores", &format!("{shown}: {workers} workers, one pinned to each"));
+    }
+}
+
+#[derive(Default)]
+struct Sheet {
+    text: String,
+}
+
+impl Sheet {
+    fn good(&mut self, what: &str, value: &str) {
+        self.line("ok   ", what, value);
+    }
+
+    fn short(&mut self, what: &str, value: &str, remedy: &str) {
+        self.line("SHORT", what, value);
+        // Writing to a string does not fail.
+        let _ = writeln!(self.text, "{:>8}remedy: {remedy}", "");
+    }
+
+    fn line(&mut self, mark: &str, what: &str, value: &str) {
+        let _ = writeln!(self.text, "{mark}   {what:<26} {value}");
+    }
+}

@@ -1,0 +1,202 @@
+//! What a peer has sent and nobody has read yet, and the buffers that it is received into.
+//!
+//! A connection that waits holds a small buffer; one that receives more borrows a large one from its
+//! worker for as long as it needs it. Knows nothing of what the bytes say.
+
+use std::{cell::RefCell, io, mem};
+
+use monoio::{buf::IoBufMut, io::AsyncReadRent};
+
+/// The buffer of a connection that waits. Requests of most programs fit; browsers' do not.
+const SMALL_BYTES: usize = 512;
+/// Large buffers that a worker keeps for the next who needs one.
+const SPARES_MAX: usize = 64;
+
+/// A worker's large buffers. Each has room for `large_bytes`.
+#[derive(Debug)]
+pub struct Buffers {
+    large_bytes: usize,
+    spares: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Buffers {
+    /// No buffers yet; those to come have room for `large_bytes`.
+    pub fn new(large_bytes: usize) -> Self {
+        Self { large_bytes, spares: RefCell::new(Vec::with_capacity(SPARES_MAX)) }
+    }
+
+    /// An empty large buffer.
+    pub fn take(&self) -> Vec<u8> {
+        let spare = self.spares.borrow_mut().pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(self.large_bytes))
+    }
+
+    /// Takes a buffer back. One that has grown beyond the common size is dropped.
+    pub fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut spares = self.spares.borrow_mut();
+        if spares.len() < SPARES_MAX && buffer.capacity() == self.large_bytes {
+            buffer.clear();
+            spares.push(buffer);
+        }
+    }
+}
+
+/// Bytes received, in order, and how many of them were read.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    bytes: Vec<u8>,
+    /// How many of `bytes` were read; never more than there are.
+    read: usize,
+    /// The small buffer, while `bytes` is a large one.
+    small: Vec<u8>,
+}
+
+impl Inbox {
+    /// The bytes that were received and not read.
+    pub fn unread(&self) -> &[u8] {
+        &self.bytes[self.read..]
+    }
+
+    /// Marks the first `count` unread bytes as read.
+    pub fn consume(&mut self, count: usize) {
+        assert!(count <= self.unread().len(), "consumed bytes that were not received");
+        self.read += count;
+    }
+
+    /// Receives once, appending to what is unread; gives the number of bytes, 0 at the end of the
+    /// stream.
+    ///
+    /// # Errors
+    /// What the stream says; `OutOfMemory` when the unread bytes fill a large buffer, which the
+    /// limits on what may stay unread rule out.
+    pub async fn fill<R: AsyncReadRent>(
+        &mut self,
+        stream: &mut R,
+        buffers: &Buffers,
+    ) -> io::Result<usize> {
+        self.make_room(buffers)?;
+        let bytes = mem::take(&mut self.bytes);
+        let (held, room) = (bytes.len(), bytes.capacity());
+        let (result, slice) = stream.read(bytes.slice_mut(held..room)).await;
+        self.bytes = slice.into_inner();
+        result
+    }
+
+    fn make_room(&mut self, buffers: &Buffers) -> io::Result<()> {
+        if self.read > 0 {
+            self.bytes.drain(..self.read);
+            self.read = 0;
+        }
+        if self.bytes.is_empty() {
+            self.shrink(buffers);
+        }
+        if self.bytes.len() < self.bytes.capacity() {
+            return Ok(());
+        }
+        if self.bytes.capacity() >= buffers.large_bytes {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        if self.bytes.capacity() == 0 && self.small.capacity() == 0 {
+            self.bytes = Vec::with_capacity(SMALL_BYTES.min(buffers.large_bytes));
+            return Ok(());
+        }
+        let mut large = buffers.take();
+        large.extend_from_slice(&self.bytes);
+        self.small = mem::replace(&mut self.bytes, large);
+        Ok(())
+    }
+
+    /// Gives a large buffer back that holds nothing.
+    fn shrink(&mut self, buffers: &Buffers) {
+        if self.small.capacity() > 0 {
+            let mut small = mem::take(&mut self.small);
+            small.clear();
+            buffers.give_back(mem::replace(&mut self.bytes, small));
+        }
+    }
+
+    /// Gives the large buffer back, if there is one. To be called before the inbox is dropped, so
+    /// that the next connection finds it.
+    pub fn release(&mut self, buffers: &Buffers) {
+        self.bytes.clear();
+        self.read = 0;
+        self.shrink(buffers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use monoio::{BufResult, buf::IoVecBufMut};
+
+    use super::*;
+
+    /// A stream that gives these pieces, one a read.
+    struct Pieces(VecDeque<Vec<u8>>);
+
+    impl AsyncReadRent for Pieces {
+        async fn read<T: IoBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
+            // A generic buffer can be written to only through a pointer, so a reader of `Vec`s does.
+            let mut buf = buf;
+            let Some(slice) = (&mut buf as &mut dyn std::any::Any)
+                .downcast_mut::<monoio::buf::SliceMut<Vec<u8>>>()
+            else {
+                return (Err(io::ErrorKind::Unsupported.into()), buf);
+            };
+            let room = slice.end() - slice.begin();
+            let piece = self.0.pop_front().unwrap_or_default();
+            let (now, later) = piece.split_at(piece.len().min(room));
+            slice.get_mut().extend_from_slice(now);
+            if !later.is_empty() {
+                self.0.push_front(later.to_vec());
+            }
+            (Ok(now.len()), buf)
+        }
+
+        async fn readv<T: IoVecBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
+            (Err(io::ErrorKind::Unsupported.into()), buf)
+        }
+    }
+
+    fn fill(inbox: &mut Inbox, stream: &mut Pieces, buffers: &Buffers) -> io::Result<usize> {
+        let future = std::pin::pin!(inbox.fill(stream, buffers));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let std::task::Poll::Ready(result) = future.poll(&mut context) else {
+            panic!("the pieces are at hand")
+        };
+        result
+    }
+
+    #[test]
+    fn it_grows_to_a_large_buffer_and_gives_it_back() {
+        let buffers = Buffers::new(2000);
+        let mut inbox = Inbox::default();
+        let bytes: Vec<u8> = (0..1999u32).map(|i| i.to_le_bytes()[0]).collect();
+        let mut stream = Pieces([bytes.clone(), b"x".to_vec(), b"y".to_vec()].into());
+        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), SMALL_BYTES);
+        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), bytes.len() - SMALL_BYTES);
+        assert_eq!(inbox.unread(), bytes);
+        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), 1);
+        let full = fill(&mut inbox, &mut stream, &buffers).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::OutOfMemory);
+
+        inbox.consume(1999);
+        assert_eq!(inbox.unread(), b"x");
+        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), 1);
+        assert_eq!(inbox.unread(), b"xy");
+        assert_eq!(buffers.spares.borrow().len(), 0);
+        inbox.consume(2);
+        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), 0);
+        assert_eq!(buffers.spares.borrow().len(), 1);
+        assert_eq!(inbox.bytes.capacity(), SMALL_BYTES);
+    }
+
+    #[test]
+    fn spares_are_bounded() {
+        let buffers = Buffers::new(100);
+        let taken: Vec<_> = (0..=SPARES_MAX).map(|_| buffers.take()).collect();
+        taken.into_iter().for_each(|buffer| buffers.give_back(buffer));
+        assert_eq!(buffers.spares.borrow().len(), SPARES_MAX);
+    }
+}

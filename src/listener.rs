@@ -1,0 +1,220 @@
+//! The listening sockets: bound all before any is accepted from, one for each worker and address.
+//!
+//! Knows addresses and how the kernel shares them out; what a connection says is not its business.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    os::fd::AsRawFd,
+    rc::Rc,
+    time::Duration,
+};
+
+use monoio::{
+    io::CancelHandle,
+    net::{TcpListener, TcpStream},
+};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, FdFlag, fcntl},
+};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::{
+    connection::{Clients, Connection, Service},
+    task,
+};
+
+/// Connections that the kernel completes ahead of accept(2); it takes the smaller of this and
+/// `net.core.somaxconn`.
+pub const BACKLOG: i32 = 4096;
+/// The first and the longest pause after an accept(2) that failed for want of resources.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody listens there already.
+    #[error(
+        "cannot listen on {address}: another process listens there already; stop it, choose another \
+         --listen address, or share the port with it by --share-port"
+    )]
+    InUse {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// Ports below `net.ipv4.ip_unprivileged_port_start` need a capability.
+    #[error(
+        "cannot listen on {address}: no permission; choose a port from 1024 on, or grant the \
+         capability CAP_NET_BIND_SERVICE"
+    )]
+    Denied {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The address is not one of this machine's.
+    #[error("cannot listen on {address}: this machine does not have that address")]
+    NotHere {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("cannot listen on {address}: {error}")]
+    Other {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl BindError {
+    fn new(address: SocketAddr, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse { address },
+            io::ErrorKind::PermissionDenied => Self::Denied { address },
+            io::ErrorKind::AddrNotAvailable => Self::NotHere { address },
+            _ => Self::Other { address, error },
+        }
+    }
+}
+
+/// Binds `address` once for each of `count` workers. All sockets listen when this returns; port 0
+/// becomes one free port for all.
+///
+/// # Errors
+/// When the address cannot be had, or another process listens there and `share` does not allow it.
+pub fn bind(
+    address: SocketAddr,
+    count: usize,
+    share: bool,
+) -> Result<Vec<StdListener>, BindError> {
+    let fail = |error| BindError::new(address, error);
+    if !share {
+        // SO_REUSEPORT lets any process of the same user in beside the first (socket(7)). A socket
+        // without it is refused while anybody listens.
+        let probe = open(address, false).map_err(fail)?;
+        probe.listen(1).map_err(fail)?;
+    }
+    let mut listeners = Vec::with_capacity(count);
+    let mut bound = address;
+    for _ in 0..count {
+        let socket = open(bound, true).map_err(fail)?;
+        socket.listen(BACKLOG).map_err(fail)?;
+        // Accepted sockets inherit it.
+        socket.set_tcp_nodelay(true).map_err(fail)?;
+        let listener = StdListener::from(socket);
+        bound = listener.local_addr().map_err(fail)?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn open(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of an earlier run that linger in TIME_WAIT do not block the address.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    if address.is_ipv6() {
+        // [::]:3000 beside 0.0.0.0:3000 must be possible; each means its own protocol.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
+/// Accepts clients until `stop` is cancelled, then those that the kernel had already queued.
+pub async fn accept<V: Service>(
+    listener: StdListener,
+    clients: Rc<Clients>,
+    service: Rc<V>,
+    stop: CancelHandle,
+) -> io::Result<()> {
+    // A ring waits on a blocking socket; the epoll driver does its own waiting.
+    listener.set_nonblocking(monoio::utils::is_legacy())?;
+    let queue = listener.try_clone()?;
+    let listener = TcpListener::from_std(listener)?;
+    let welcome = |stream: TcpStream| {
+        let seat = clients.seat(stream.as_raw_fd());
+        let connection = Connection::new(stream, seat);
+        drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(&service))));
+    };
+    let mut back_off = BACK_OFF.0;
+    while !clients.is_draining() {
+        // Never dropped while it is pending: it may already hold a connection.
+        match listener.cancelable_accept(stop.clone()).await {
+            Ok((stream, _)) => {
+                back_off = BACK_OFF.0;
+                close_on_exec(&stream);
+                if !clients.is_draining() {
+                    clients.room().await;
+                }
+                welcome(stream);
+            }
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ECANCELED) => break,
+                // The client gave up while it was queued.
+                Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EAGAIN) => {}
+                // accept(2) would fail again at once, for ever: make room, then wait.
+                _ => {
+                    tracing::warn!(%error, "cannot accept; trying again in {back_off:?}");
+                    clients.close_longest_idle();
+                    monoio::time::sleep(back_off).await;
+                    back_off = (back_off * 2).min(BACK_OFF.1);
+                }
+            },
+        }
+    }
+    // Closing the socket would reset the connections that wait in its queue.
+    queue.set_nonblocking(true)?;
+    while let Ok((stream, _)) = queue.accept() {
+        stream.set_nonblocking(monoio::utils::is_legacy())?;
+        welcome(TcpStream::from_std(stream)?);
+    }
+    Ok(())
+}
+
+/// monoio accepts without `SOCK_CLOEXEC` on a ring.
+fn close_on_exec(stream: &TcpStream) {
+    // Fails only on a descriptor that is not open.
+    let _ = fcntl(stream.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOPBACK: &str = "127.0.0.1:0";
+
+    #[test]
+    fn all_listen_on_one_free_port() {
+        let listeners = bind(LOOPBACK.parse().unwrap(), 3, false).unwrap();
+        let addresses: Vec<_> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        assert_eq!(addresses.len(), 3);
+        assert!(addresses.iter().all(|address| *address == addresses[0]));
+        assert_ne!(addresses[0].port(), 0);
+    }
+
+    #[test]
+    fn a_second_server_is_refused_unless_it_shares() {
+        let first = bind(LOOPBACK.parse().unwrap(), 1, false).unwrap();
+        let address = first[0].local_addr().unwrap();
+        assert!(matches!(bind(address, 1, false), Err(BindError::InUse { .. })));
+        assert_eq!(bind(address, 1, true).unwrap().len(), 1);
+        drop(first);
+        assert_eq!(bind(address, 1, false).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn both_protocols_can_have_the_same_port() {
+        let v4 = bind("0.0.0.0:0".parse().unwrap(), 1, false).unwrap();
+        let port = v4[0].local_addr().unwrap().port();
+        // A machine without IPv6 says so; that is not the subject here.
+        match bind(SocketAddr::new("::".parse().unwrap(), port), 1, false) {
+            Ok(_) => {}
+            Err(BindError::InUse { .. }) => panic!("the IPv6 socket took the IPv4 port"),
+            Err(error) => println!("no IPv6 here: {error}"),
+        }
+    }
+}

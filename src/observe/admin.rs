@@ -1,0 +1,92 @@
+//! The admin listener: whether the server lives, whether it is ready, and its metrics. It has a
+//! thread of its own, so that it answers whatever the workers do.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use http::{HeaderValue, StatusCode, header};
+use prometheus_client::registry::Registry;
+
+use crate::{
+    clock,
+    connection::{Form, Outbox, Service},
+    http::{
+        render::{self, Rendered},
+        request::{Method, Request},
+    },
+};
+
+/// OpenMetrics 1.0, which Prometheus reads.
+const METRICS_TYPE: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// What the admin listener answers.
+pub struct Admin {
+    ready: Arc<AtomicBool>,
+    metrics: Registry,
+}
+
+impl Admin {
+    /// `ready` says whether all workers serve and none drains.
+    pub fn new(ready: Arc<AtomicBool>, metrics: Registry) -> Self {
+        Self { ready, metrics }
+    }
+
+    fn answer(&self, request: &Request<'_>) -> Rendered {
+        let text = |status, text: &str| render::text(status, text.to_owned(), clock::unix_seconds());
+        if !matches!(request.method, Method::Get | Method::Head) {
+            let fields = [(header::ALLOW, HeaderValue::from_static("GET, HEAD"))];
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            return render::response(status, &fields, Default::default(), clock::unix_seconds());
+        }
+        match request.path {
+            "/livez" => text(200, "alive\n"),
+            "/readyz" if self.ready.load(Ordering::Acquire) => text(200, "ready\n"),
+            "/readyz" => text(503, "not ready\n"),
+            "/metrics" => {
+                let mut body = String::new();
+                match prometheus_client::encoding::text::encode(&mut body, &self.metrics) {
+                    Ok(()) => {
+                        let fields = [(header::CONTENT_TYPE, METRICS_TYPE)];
+                        let now = clock::unix_seconds();
+                        render::response(StatusCode::OK, &fields, body.into(), now)
+                    }
+                    Err(_) => text(500, "the metrics cannot be written\n"),
+                }
+            }
+            _ => text(404, "there are /livez, /readyz and /metrics\n"),
+        }
+    }
+}
+
+impl Service for Admin {
+    type Pending = Rendered;
+    type Word = Infallible;
+
+    fn admit(&self, request: &Request<'_>) -> Rendered {
+        self.answer(request)
+    }
+
+    fn start(&self, _answer: &mut Rendered) {}
+
+    fn poll_answer(
+        &self,
+        answer: &mut Rendered,
+        form: Form,
+        outbox: &mut Outbox,
+        _context: &mut Context<'_>,
+    ) -> Poll<()> {
+        outbox.push(answer, form);
+        Poll::Ready(())
+    }
+
+    fn hear(&self, word: Infallible) {
+        match word {}
+    }
+}

@@ -1,0 +1,203 @@
+//! Counts, written by one thread each and read by the admin listener.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
+    registry::{Registry, Unit},
+};
+
+/// A number that one thread writes and others read. Writing is a plain load, add and store: the
+/// writer is alone, so nothing can come between.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.0.store(self.read().wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Takes one off.
+    pub fn decrement(&self) {
+        self.0.store(self.read().wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// The number as it was a moment ago.
+    pub fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one worker counts. Aligned so that no two workers write to one cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerMetrics {
+    /// Visits answered with the welcome page.
+    pub welcomed: Count,
+    /// Visits answered with the sorry page.
+    pub erred: Count,
+    /// Visits refused for overload.
+    pub refused: Count,
+    /// Requests refused for what they said or how slowly.
+    pub bad_requests: Count,
+    /// Client connections accepted so far.
+    pub accepted: Count,
+    /// Client connections open.
+    pub connections: Count,
+    /// Connections to the counter, open or being opened.
+    pub counter_connections: Count,
+    /// Panics caught at a task's boundary.
+    pub panics: Count,
+    /// The driver's name, once the runtime is built.
+    pub driver: OnceLock<&'static str>,
+}
+
+/// The sums over all workers that the last line tells.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Visits answered with the welcome page.
+    pub welcomed: u64,
+    /// Visits answered with the sorry page.
+    pub erred: u64,
+    /// Visits refused for overload.
+    pub refused: u64,
+    /// Client connections open.
+    pub connections: u64,
+}
+
+impl Totals {
+    /// Adds up what the workers counted.
+    pub fn of(workers: &[Arc<WorkerMetrics>]) -> Self {
+        workers.iter().fold(Self::default(), |sum, worker| Self {
+            welcomed: sum.welcomed + worker.welcomed.read(),
+            erred: sum.erred + worker.erred.read(),
+            refused: sum.refused + worker.refused.read(),
+            connections: sum.connections + worker.connections.read(),
+        })
+    }
+}
+
+/// A registry that gives the workers' counts in the Prometheus text format when it is encoded.
+pub fn registry(workers: Vec<Arc<WorkerMetrics>>) -> Registry {
+    let mut registry = Registry::with_prefix("tallyring");
+    registry.register(
+        "build",
+        "The version that runs",
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+    );
+    registry.register_collector(Box::new(Workers(workers)));
+    registry
+}
+
+#[derive(Debug)]
+struct Workers(Vec<Arc<WorkerMetrics>>);
+
+/// A labelled family: one value for each worker and label.
+type Rows<'a> = &'a dyn Fn(&WorkerMetrics) -> Vec<([(&'static str, &'static str); 1], u64)>;
+
+impl Collector for Workers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.family(&mut encoder, "visits", "Visits answered, by outcome", Kind::Counter, &|w| {
+            vec![
+                ([("outcome", "welcomed")], w.welcomed.read()),
+                ([("outcome", "erred")], w.erred.read()),
+                ([("outcome", "refused")], w.refused.read()),
+            ]
+        })?;
+        let peer = |name| [("peer", name)];
+        self.family(&mut encoder, "connections", "Open connections", Kind::Gauge, &|w| {
+            vec![
+                (peer("client"), w.connections.read()),
+                (peer("counter"), w.counter_connections.read()),
+            ]
+        })?;
+        let help = "Connections accepted from clients";
+        self.family(&mut encoder, "connections_accepted", help, Kind::Counter, &|w| {
+            vec![(peer("client"), w.accepted.read())]
+        })?;
+        let help = "Requests refused as malformed, too large or too slow";
+        self.family(&mut encoder, "bad_requests", help, Kind::Counter, &|w| {
+            vec![(peer("client"), w.bad_requests.read())]
+        })?;
+        let help = "Panics caught at a task's boundary";
+        self.family(&mut encoder, "panics", help, Kind::Counter, &|w| {
+            vec![(peer("client"), w.panics.read())]
+        })?;
+        let help = "1 for the driver that the worker waits on";
+        self.family(&mut encoder, "driver", help, Kind::Gauge, &|w| {
+            w.driver.get().map(|name| ([("driver", *name)], 1)).into_iter().collect()
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+impl Workers {
+    fn family(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        kind: Kind,
+        rows: Rows<'_>,
+    ) -> Result<(), std::fmt::Error> {
+        let unit: Option<&Unit> = None;
+        let metric_type = match kind {
+            Kind::Counter => ConstCounter::new(0u64).metric_type(),
+            Kind::Gauge => ConstGauge::new(0i64).metric_type(),
+        };
+        let mut family = encoder.encode_descriptor(name, help, unit, metric_type)?;
+        for (number, worker) in self.0.iter().enumerate() {
+            let number = number.to_string();
+            for ([label], value) in rows(worker) {
+                let labels = [("worker", number.as_str()), label];
+                let row = family.encode_family(&labels)?;
+                match kind {
+                    Kind::Counter => ConstCounter::new(value).encode(row)?,
+                    // A gauge is signed; no count of connections comes near the sign.
+                    Kind::Gauge => ConstGauge::new(value.cast_signed()).encode(row)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_a_row_for_each_worker_and_label() {
+        let worker = Arc::new(WorkerMetrics::default());
+        worker.welcomed.increment();
+        worker.welcomed.increment();
+        worker.connections.increment();
+        worker.connections.increment();
+        worker.connections.decrement();
+        worker.driver.set("epoll").unwrap();
+        let mut text = String::new();
+        let workers = vec![Arc::new(WorkerMetrics::default()), Arc::clone(&worker)];
+        prometheus_client::encoding::text::encode(&mut text, &registry(workers.clone())).unwrap();
+        for row in [
+            "tallyring_visits_total{worker=\"0\",outcome=\"welcomed\"} 0",
+            "tallyring_visits_total{worker=\"1\",outcome=\"welcomed\"} 2",
+            "tallyring_connections{worker=\"1\",peer=\"client\"} 1",
+            "tallyring_driver{worker=\"1\",driver=\"epoll\"} 1",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|line| line == row), "no {row:?} in\n{text}");
+        }
+        assert_eq!(Totals::of(&workers), Totals { welcomed: 2, connections: 1, ..Default::default() });
+    }
+}

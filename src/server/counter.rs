@@ -1,0 +1,102 @@
+//! The bundled counter as a worker: one thread for its face, one for its commits.
+
+use std::{
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Group, Run, ServerError};
+use crate::{
+    connection::ClientLimits,
+    counter::{
+        Committer, Counter, Job,
+        store::{Outcome, Store},
+    },
+    driver::{self, Driver},
+    listener, mailbox,
+    worker::{self, Order, Plan},
+};
+
+/// How long its clients may take to leave when they are our own workers.
+const OWN_CLIENTS_DRAIN: Duration = Duration::from_secs(2);
+
+/// A counter that runs in this process.
+pub(super) struct BundledCounter {
+    address: SocketAddr,
+    driver: Driver,
+    orders: mailbox::Sender<Order<Vec<Outcome>>>,
+    committer: Committer,
+}
+
+impl BundledCounter {
+    /// Starts it on `address` and lets it serve.
+    pub(super) fn start(
+        run: &Run,
+        address: SocketAddr,
+        store: Box<dyn Store>,
+        driver: driver::Choice,
+        limits: ClientLimits,
+    ) -> Result<Self, ServerError> {
+        Self::start_on(run, listener::bind(address, 1, false)?, store, driver, limits)
+    }
+
+    /// Starts it on a listener and lets it serve.
+    pub(super) fn start_on(
+        run: &Run,
+        listeners: Vec<StdListener>,
+        store: Box<dyn Store>,
+        driver: driver::Choice,
+        limits: ClientLimits,
+    ) -> Result<Self, ServerError> {
+        let address = listeners[0].local_addr()?;
+        let (orders, receiver) = mailbox::channel()?;
+        let report = orders.clone();
+        let committer = Committer::start(store, move |outcomes| {
+            // Fails only when the face has ended, and with it those who would be answered.
+            let _ = report.send(Order::Tell(outcomes));
+        })?;
+        let jobs = committer.jobs();
+        let submit = move |batch| {
+            // Fails only after the close, when nobody is answered any more.
+            let _ = jobs.send(Job::Commit(batch));
+        };
+        let plan = Plan {
+            name: String::from("counter"),
+            core: None,
+            driver,
+            listeners,
+            limits,
+            shortest_wait: None,
+            metrics: Arc::default(),
+            orders: receiver,
+            make: move || Counter::new(Box::new(submit)),
+        };
+        worker::start(plan, run.reporter(Group::Counter))?;
+        let driver = run.wait_until_ready(Group::Counter, 1)?;
+        orders.send(Order::Serve);
+        Ok(Self { address, driver, orders, committer })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Stops it once its only clients, our own workers, have drained.
+    pub(super) fn stop(self, run: &mut Run) {
+        let _ = self.drain_and_close(run, OWN_CLIENTS_DRAIN);
+    }
+
+    /// Lets calls under way end, `timeout` at most, and closes the store; the second signal, if one
+    /// came.
+    pub(super) fn drain_and_close(self, run: &mut Run, timeout: Duration) -> Option<i32> {
+        self.orders.send(Order::Drain);
+        let cut = run.drain(Group::Counter, 1, timeout);
+        self.committer.close();
+        cut
+    }
+}

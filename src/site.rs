@@ -1,0 +1,333 @@
+//! The site: which requests are visits, and what each request gets.
+//!
+//! Routes and pages of one worker. Knows the counter by its calls only, and the client not at all.
+
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use crate::{
+    clock,
+    connection::{Form, Outbox, Service},
+    http::{
+        render::{self, Rendered},
+        request::{Method, Request},
+    },
+    observe::metrics::WorkerMetrics,
+    upstream::{Call, Upstream},
+};
+
+/// What counts as a visit that was registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+pub enum Accept {
+    /// An answer that says so: a status from 200 to 299.
+    #[value(name = "2xx")]
+    #[serde(rename = "2xx")]
+    Success,
+    /// Any answer at all.
+    #[serde(rename = "any")]
+    Any,
+}
+
+impl Accept {
+    fn is_met(self, status: u16) -> bool {
+        match self {
+            Self::Success => (200..300).contains(&status),
+            Self::Any => true,
+        }
+    }
+}
+
+/// Content and its type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The `Content-Type` field.
+    pub content_type: HeaderValue,
+    /// The content.
+    pub body: Bytes,
+}
+
+/// The two pages of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pages {
+    /// For a visitor whose visit was registered.
+    pub welcome: Page,
+    /// For one whose visit was not.
+    pub sorry: Page,
+}
+
+/// What the site is told while it serves.
+#[derive(Debug)]
+pub enum Word {
+    /// Other pages, a pair for each route in their order.
+    Pages(Arc<Vec<Pages>>),
+    /// Where a counter is, by its place among the site's.
+    Addresses(usize, Vec<SocketAddr>),
+}
+
+/// A path whose requests are visits.
+pub struct Route {
+    /// The path, compared to the request's as it was sent.
+    pub path: String,
+    /// The methods that are visits; others are answered with 405.
+    pub methods: Vec<Method>,
+    /// The counter that registers them, by its place among the site's.
+    pub upstream: usize,
+    /// The call that registers one, as it goes over the wire.
+    pub call: Bytes,
+    /// What the visitor gets.
+    pub pages: Pages,
+}
+
+/// One worker's site.
+pub struct Site {
+    upstreams: Vec<Rc<Upstream>>,
+    routes: Vec<Served>,
+    accept: Accept,
+    metrics: Arc<WorkerMetrics>,
+    not_found: RefCell<Current>,
+    overloaded: RefCell<Current>,
+    any_resource: RefCell<Current>,
+}
+
+struct Served {
+    path: String,
+    methods: Vec<Method>,
+    upstream: usize,
+    call: Bytes,
+    answers: RefCell<Answers>,
+}
+
+/// What a route can say.
+struct Answers {
+    welcome: Current,
+    sorry: Current,
+    not_allowed: Current,
+    options: Current,
+}
+
+/// An answer that is rendered again when the second of its `Date` has passed.
+struct Current {
+    status: StatusCode,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+    rendered: Rendered,
+    unix_seconds: u64,
+}
+
+impl Current {
+    fn new(status: StatusCode, fields: Vec<(HeaderName, HeaderValue)>, body: Bytes) -> Self {
+        let unix_seconds = clock::unix_seconds();
+        let rendered = render::response(status, &fields, body.clone(), unix_seconds);
+        Self { status, fields, body, rendered, unix_seconds }
+    }
+
+    fn text(status: StatusCode, text: &'static str) -> Self {
+        Self::new(status, render::text_fields(), Bytes::from_static(text.as_bytes()))
+    }
+
+    fn page(page: &Page) -> Self {
+        // A visit that a cache answers is a visit that nobody counts.
+        let fields = vec![
+            (header::CONTENT_TYPE, page.content_type.clone()),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ];
+        Self::new(StatusCode::OK, fields, page.body.clone())
+    }
+
+    fn rendered(&mut self) -> &Rendered {
+        let unix_seconds = clock::unix_seconds();
+        if unix_seconds != self.unix_seconds {
+            self.unix_seconds = unix_seconds;
+            self.rendered =
+                render::response(self.status, &self.fields, self.body.clone(), unix_seconds);
+        }
+        &self.rendered
+    }
+}
+
+impl Answers {
+    fn new(methods: &[Method], pages: &Pages) -> Self {
+        let mut allow: Vec<_> = methods.iter().map(|method| method.as_str()).collect();
+        allow.push(Method::Options.as_str());
+        let allow = HeaderValue::from_str(&allow.join(", "));
+        // Method names are visible ASCII, which every field value may be.
+        let allow = (header::ALLOW, allow.unwrap_or(HeaderValue::from_static("")));
+        let mut not_allowed_fields = render::text_fields();
+        not_allowed_fields.push(allow.clone());
+        Self {
+            welcome: Current::page(&pages.welcome),
+            sorry: Current::page(&pages.sorry),
+            not_allowed: Current::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                not_allowed_fields,
+                Bytes::from_static(b"this page does not take that method\n"),
+            ),
+            options: Current::new(StatusCode::OK, vec![allow], Bytes::new()),
+        }
+    }
+}
+
+/// A request that the site has taken.
+pub enum Visit {
+    /// A visit that is not registered yet.
+    Admitted {
+        /// The place of its route.
+        route: u16,
+    },
+    /// A visit that is being registered.
+    Underway {
+        /// The place of its route.
+        route: u16,
+        /// Its call to the counter.
+        call: Call,
+    },
+    /// No room to register it.
+    Overloaded,
+    /// A route was asked what it takes.
+    Options {
+        /// The place of the route.
+        route: u16,
+    },
+    /// A route does not take the method.
+    NotAllowed {
+        /// The place of the route.
+        route: u16,
+    },
+    /// `OPTIONS *`.
+    AnyResource,
+    /// No route has the path.
+    NotFound,
+}
+
+impl Site {
+    /// A site of these routes, at most 65,535: the configuration allows far fewer. Each route's
+    /// counter is one of `upstreams`.
+    pub fn new(
+        upstreams: Vec<Rc<Upstream>>,
+        routes: Vec<Route>,
+        accept: Accept,
+        metrics: Arc<WorkerMetrics>,
+    ) -> Self {
+        assert!(u16::try_from(routes.len()).is_ok(), "more routes than the configuration allows");
+        let routes = routes.into_iter().map(|route| Served {
+            answers: RefCell::new(Answers::new(&route.methods, &route.pages)),
+            path: route.path,
+            methods: route.methods,
+            upstream: route.upstream,
+            call: route.call,
+        });
+        let mut overloaded_fields = render::text_fields();
+        overloaded_fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
+        overloaded_fields.push((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
+        Self {
+            upstreams,
+            routes: routes.collect(),
+            accept,
+            metrics,
+            not_found: RefCell::new(Current::text(
+                StatusCode::NOT_FOUND,
+                "there is no such page\n",
+            )),
+            overloaded: RefCell::new(Current::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                overloaded_fields,
+                Bytes::from_static(b"too many visits at once, try again soon\n"),
+            )),
+            any_resource: RefCell::new(Current::new(StatusCode::OK, vec![], Bytes::new())),
+        }
+    }
+
+    fn route(&self, route: u16) -> &Served {
+        &self.routes[usize::from(route)]
+    }
+
+    fn answers(&self, route: u16) -> std::cell::RefMut<'_, Answers> {
+        self.route(route).answers.borrow_mut()
+    }
+}
+
+impl Service for Site {
+    type Pending = Visit;
+    type Word = Word;
+
+    fn admit(&self, request: &Request<'_>) -> Visit {
+        if request.path == "*" {
+            return Visit::AnyResource;
+        }
+        let Some(place) = self.routes.iter().position(|route| route.path == request.path) else {
+            return Visit::NotFound;
+        };
+        // As many as were checked in `new`.
+        let route = place as u16;
+        match request.method {
+            Method::Options => Visit::Options { route },
+            method if self.routes[place].methods.contains(&method) => Visit::Admitted { route },
+            _ => Visit::NotAllowed { route },
+        }
+    }
+
+    fn start(&self, visit: &mut Visit) {
+        if let Visit::Admitted { route } = *visit {
+            let served = self.route(route);
+            *visit = match self.upstreams[served.upstream].call(&served.call) {
+                Ok(call) => Visit::Underway { route, call },
+                Err(_) => Visit::Overloaded,
+            };
+        }
+    }
+
+    fn poll_answer(
+        &self,
+        visit: &mut Visit,
+        form: Form,
+        outbox: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        let mut push = |current: &mut Current| outbox.push(current.rendered(), form);
+        match visit {
+            Visit::Admitted { .. } => unreachable!("a visit is started before it is polled"),
+            Visit::Underway { route, call } => {
+                let outcome = ready!(call.poll(context));
+                let mut answers = self.answers(*route);
+                if outcome.is_ok_and(|status| self.accept.is_met(status)) {
+                    self.metrics.welcomed.increment();
+                    push(&mut answers.welcome);
+                } else {
+                    self.metrics.erred.increment();
+                    push(&mut answers.sorry);
+                }
+            }
+            Visit::Overloaded => {
+                self.metrics.refused.increment();
+                push(&mut self.overloaded.borrow_mut());
+            }
+            Visit::Options { route } => push(&mut self.answers(*route).options),
+            Visit::NotAllowed { route } => push(&mut self.answers(*route).not_allowed),
+            Visit::AnyResource => push(&mut self.any_resource.borrow_mut()),
+            Visit::NotFound => push(&mut self.not_found.borrow_mut()),
+        }
+        Poll::Ready(())
+    }
+    fn hear(&self, word: Word) {
+        match word {
+            Word::Pages(pages) => {
+                for (route, pages) in self.routes.iter().zip(pages.iter()) {
+                    *route.answers.borrow_mut() = Answers::new(&route.methods, pages);
+                }
+            }
+            Word::Addresses(place, addresses) => self.upstreams[place].set_addresses(addresses),
+        }
+    }
+
+    fn expire(&self) {
+        self.upstreams.iter().for_each(|upstream| upstream.expire());
+    }
+}

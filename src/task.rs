@@ -1,0 +1,35 @@
+//! Tasks on a worker, and what becomes of one that panics: it is logged and counted, and it alone
+//! ends.
+
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+
+use crate::observe::metrics::WorkerMetrics;
+
+/// Runs `task` on this thread's runtime. A panic in it ends it and nothing else: monoio would let it
+/// unwind through the whole worker.
+pub fn spawn<F>(
+    name: &'static str,
+    metrics: &Arc<WorkerMetrics>,
+    task: F,
+) -> monoio::task::JoinHandle<()>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let metrics = Arc::clone(metrics);
+    // Combinators, not an async block: a block would hold the task twice.
+    let guarded = AssertUnwindSafe(task).catch_unwind().map(move |result| {
+        if let Err(panic) = result {
+            metrics.panics.increment();
+            tracing::error!("a {name} task panicked and was ended: {}", message(&*panic));
+        }
+    });
+    monoio::spawn(guarded)
+}
+
+/// What a panic said.
+pub fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+}

@@ -1,0 +1,125 @@
+//! The calls of one worker to one counter: where each stands, and who waits for it.
+
+use std::{
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{CallError, link::Link};
+use crate::{
+    clock::Moment,
+    deadlines::{Deadlines, Key},
+};
+
+const CALLS: u8 = 0;
+
+/// Calls that have begun and whose outcome nobody has taken yet.
+pub(super) struct Calls(Deadlines<CallState, 1>);
+
+struct CallState {
+    request: Bytes,
+    stage: Stage,
+    waker: Option<Waker>,
+}
+
+/// How far a call is.
+pub(super) enum Stage {
+    /// It has no connection. Nothing was sent.
+    Waiting,
+    /// It was given to a connection, and may have been sent.
+    Sent(Rc<Link>),
+    /// It has ended: the counter's status, or why there is none.
+    Ended(Result<u16, CallError>),
+}
+
+impl Calls {
+    /// No calls; each to come may take this long.
+    pub(super) fn new(call_timeout: Duration) -> Self {
+        Self(Deadlines::new([call_timeout]))
+    }
+
+    pub(super) fn begin(&mut self, request: &Bytes, stage: Stage, now: Moment) -> Key {
+        let key = self.0.insert(CallState { request: request.clone(), stage, waker: None });
+        self.0.wait(key, CALLS, now);
+        key
+    }
+
+    /// What is to be sent for a call that was given to a connection and has not ended.
+    pub(super) fn request(&self, key: Key) -> Option<Bytes> {
+        let call = self.0.get(key)?;
+        matches!(call.stage, Stage::Sent(_)).then(|| call.request.clone())
+    }
+
+    pub(super) fn is_waiting(&self, key: Key) -> bool {
+        self.0.get(key).is_some_and(|call| matches!(call.stage, Stage::Waiting))
+    }
+
+    /// Gives a waiting call to a connection; false when it does not wait any more.
+    pub(super) fn send_on(&mut self, key: Key, link: &Rc<Link>) -> bool {
+        let Some(call) = self.0.get_mut(key) else { return false };
+        if !matches!(call.stage, Stage::Waiting) {
+            return false;
+        }
+        call.stage = Stage::Sent(Rc::clone(link));
+        true
+    }
+
+    /// Takes a call back from a connection that sent nothing of it; false when it has ended.
+    pub(super) fn wait_again(&mut self, key: Key) -> bool {
+        let Some(call) = self.0.get_mut(key) else { return false };
+        if !matches!(call.stage, Stage::Sent(_)) {
+            return false;
+        }
+        call.stage = Stage::Waiting;
+        true
+    }
+
+    /// Ends a call. The first end counts: what comes after a time-out changes nothing.
+    pub(super) fn end(&mut self, key: Key, outcome: Result<u16, CallError>) {
+        let Some(call) = self.0.get_mut(key) else { return };
+        if matches!(call.stage, Stage::Ended(_)) {
+            return;
+        }
+        call.stage = Stage::Ended(outcome);
+        if let Some(waker) = call.waker.take() {
+            waker.wake();
+        }
+        self.0.leave(key);
+    }
+
+    /// Ends the calls whose time is up. A connection that one of them was given to is cut: what it
+    /// may still receive belongs to nobody.
+    pub(super) fn expire(&mut self, now: Moment) {
+        while let Some((_, key)) = self.0.pop_expired(now) {
+            if let Some(CallState { stage: Stage::Sent(link), .. }) = self.0.get(key) {
+                link.cut();
+            }
+            self.end(key, Err(CallError::TimedOut));
+        }
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        key: Key,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<u16, CallError>> {
+        let Some(call) = self.0.get_mut(key) else {
+            unreachable!("a call is forgotten only when its handle is dropped");
+        };
+        if let Stage::Ended(outcome) = call.stage {
+            return Poll::Ready(outcome);
+        }
+        if call.waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+            call.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Nobody waits for the call any more.
+    pub(super) fn forget(&mut self, key: Key) {
+        self.0.remove(key);
+    }
+}

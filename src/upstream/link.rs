@@ -1,0 +1,300 @@
+//! One connection to the counter, run by one task: it carries one call at a time.
+//!
+//! A read is posted for as long as the connection lives. While it carries no call, whatever that read
+//! gives, the end of the stream or bytes that nobody asked for, retires the connection.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io,
+    os::fd::{AsRawFd, RawFd},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use bytes::Bytes;
+use monoio::{
+    buf::IoBuf,
+    io::{AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable},
+    net::TcpStream,
+};
+use nix::sys::socket::{Shutdown, shutdown};
+
+use super::{CallError, Opening, Upstream, dial::dial};
+use crate::{
+    clock::Moment,
+    deadlines::Key,
+    http::{
+        body::BodyError,
+        response::{self, HeadScan, Response},
+    },
+    inbox::Inbox,
+};
+
+/// Interim responses before a final one. Each is a step forward for a counter that is alive; a
+/// counter that sends nothing else is not.
+const INTERIM_MAX: usize = 16;
+
+/// What others know of a connection: how to give it a call and how to end it.
+pub(super) struct Link {
+    /// The socket, for as long as the task has it.
+    socket: Cell<Option<RawFd>>,
+    assigned: Cell<Option<Key>>,
+    waker: RefCell<Option<Waker>>,
+    idle_since: Cell<Moment>,
+}
+
+impl Link {
+    fn new(socket: RawFd) -> Rc<Self> {
+        Rc::new(Self {
+            socket: Cell::new(Some(socket)),
+            assigned: Cell::new(None),
+            waker: RefCell::new(None),
+            idle_since: Cell::new(crate::clock::now()),
+        })
+    }
+
+    /// Gives it a call. It must not have one.
+    pub(super) fn assign(&self, key: Key) {
+        let earlier = self.assigned.replace(Some(key));
+        assert!(earlier.is_none(), "a connection carries one call at a time");
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ends it: its pending operations end by themselves.
+    pub(super) fn cut(&self) {
+        if let Some(socket) = self.socket.get() {
+            // An error means that the counter was faster.
+            let _ = shutdown(socket, Shutdown::Both);
+        }
+    }
+
+    /// The socket is about to close.
+    pub(super) fn gone(&self) {
+        self.socket.set(None);
+    }
+
+    /// It carries no call from `now` on.
+    pub(super) fn rest(&self, now: Moment) {
+        self.idle_since.set(now);
+    }
+
+    pub(super) fn idle_since(&self) -> Moment {
+        self.idle_since.get()
+    }
+}
+
+/// Opens a connection and runs it to its end.
+pub(super) async fn run(mut opening: Opening) {
+    let upstream = Rc::clone(&opening.upstream);
+    let addresses = upstream.state.borrow().addresses.in_order();
+    match dial(&addresses, upstream.limits.connect_timeout).await {
+        Ok((stream, address)) => {
+            upstream.state.borrow_mut().addresses.prefer(address);
+            let link = Link::new(stream.as_raw_fd());
+            let retired = Retire { upstream: &upstream, link: &link };
+            opening.done(&link);
+            carry(&upstream, &link, stream).await;
+            drop(retired);
+        }
+        Err(error) => {
+            tracing::debug!(%error, "cannot connect to the counter");
+        }
+    }
+}
+
+/// However the task ends, by a panic too, the connection gets no further call and the one it had is
+/// answered.
+struct Retire<'a> {
+    upstream: &'a Rc<Upstream>,
+    link: &'a Rc<Link>,
+}
+
+impl Drop for Retire<'_> {
+    fn drop(&mut self) {
+        self.upstream.retire(self.link);
+        // A call that was assigned and not taken up was not sent.
+        if let Some(key) = self.link.assigned.take() {
+            self.upstream.put_back(key);
+        }
+    }
+}
+
+type Reader = OwnedReadHalf<TcpStream>;
+type Writer = OwnedWriteHalf<TcpStream>;
+
+/// Carries calls until the connection is of no more use.
+async fn carry(upstream: &Rc<Upstream>, link: &Rc<Link>, stream: TcpStream) {
+    let (reader, mut writer) = stream.into_split();
+    let mut receiving = pin!(receive(Rc::clone(upstream), reader, Inbox::default()));
+    while let Some(key) = next_call(link, receiving.as_mut()).await {
+        let Some(request) = upstream.request(key) else { break };
+        match send(&mut writer, request).await {
+            Ok(()) => {}
+            Err(Unsent::Nothing) => {
+                upstream.put_back(key);
+                break;
+            }
+            Err(Unsent::Some) => {
+                upstream.end(key, Err(CallError::Broken));
+                break;
+            }
+        }
+        let mut exchange = Exchange::default();
+        let reusable = loop {
+            let (received, reader, mut inbox) = receiving.as_mut().await;
+            let step = exchange.step(upstream, &mut inbox, received);
+            receiving.set(receive(Rc::clone(upstream), reader, inbox));
+            match step {
+                Step::More => {}
+                Step::Done { status, reusable } => {
+                    upstream.end(key, Ok(status));
+                    break reusable;
+                }
+                Step::Failed => {
+                    upstream.end(key, Err(CallError::Broken));
+                    break false;
+                }
+            }
+        };
+        if !reusable {
+            break;
+        }
+        upstream.release(link);
+    }
+}
+
+async fn receive(
+    upstream: Rc<Upstream>,
+    mut reader: Reader,
+    mut inbox: Inbox,
+) -> (io::Result<usize>, Reader, Inbox) {
+    let received = inbox.fill(&mut reader, &upstream.buffers).await;
+    (received, reader, inbox)
+}
+
+/// The next call that the connection is given; `None` when it ended before, whatever it was given.
+async fn next_call<F: Future>(link: &Link, mut receiving: Pin<&mut F>) -> Option<Key> {
+    poll_fn(|context| {
+        // First: a connection that has ended must not take a call with it.
+        if receiving.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        if let Some(key) = link.assigned.take() {
+            return Poll::Ready(Some(key));
+        }
+        let mut waker = link.waker.borrow_mut();
+        if waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// How much of a request may have left when sending it failed.
+enum Unsent {
+    /// Not a byte.
+    Nothing,
+    /// Some of it.
+    Some,
+}
+
+async fn send(writer: &mut Writer, mut request: Bytes) -> Result<(), Unsent> {
+    let length = request.len();
+    let mut sent = 0;
+    while sent < length {
+        let (result, slice) = writer.write(request.slice(sent..)).await;
+        request = slice.into_inner();
+        match result {
+            Ok(count @ 1..) => sent += count,
+            Ok(0) | Err(_) if sent == 0 => return Err(Unsent::Nothing),
+            Ok(0) | Err(_) => return Err(Unsent::Some),
+        }
+    }
+    Ok(())
+}
+
+/// The response to one call, as far as it was received.
+#[derive(Default)]
+struct Exchange {
+    scan: HeadScan,
+    interim: usize,
+    final_response: Option<Response>,
+}
+
+/// What receiving once brought.
+enum Step {
+    More,
+    Done { status: u16, reusable: bool },
+    Failed,
+}
+
+impl Exchange {
+    fn step(
+        &mut self,
+        upstream: &Upstream,
+        inbox: &mut Inbox,
+        received: io::Result<usize>,
+    ) -> Step {
+        match received {
+            Ok(1..) => self.read(upstream, inbox),
+            Ok(0) => match &self.final_response {
+                // RFC 9112 section 6.3, point 8: the close is the end of such a body.
+                Some(response) if response.body.ends_with_connection() => {
+                    Step::Done { status: response.status, reusable: false }
+                }
+                _ => Step::Failed,
+            },
+            Err(_) => Step::Failed,
+        }
+    }
+
+    fn read(&mut self, upstream: &Upstream, inbox: &mut Inbox) -> Step {
+        let limits = &upstream.limits;
+        while self.final_response.is_none() {
+            let parsed = response::parse(
+                inbox.unread(),
+                &mut self.scan,
+                &limits.head,
+                limits.drain_bytes_max,
+            );
+            match parsed {
+                Ok(None) => return Step::More,
+                Ok(Some(response)) => {
+                    inbox.consume(response.head_bytes);
+                    self.scan = HeadScan::default();
+                    if !response.is_interim() {
+                        self.final_response = Some(response);
+                    } else if self.interim == INTERIM_MAX {
+                        return Step::Failed;
+                    } else {
+                        self.interim += 1;
+                    }
+                }
+                Err(malformed) => {
+                    tracing::debug!(%malformed);
+                    return Step::Failed;
+                }
+            }
+        }
+        let Some(response) = &mut self.final_response else { return Step::More };
+        match response.body.advance(inbox.unread()) {
+            Ok(progress) => {
+                inbox.consume(progress.consumed);
+                if !progress.done {
+                    return Step::More;
+                }
+                // Bytes after the response answer nothing that was asked.
+                let reusable = response.persistent && inbox.unread().is_empty();
+                Step::Done { status: response.status, reusable }
+            }
+            // The response is complete as far as anybody cares; its connection is not.
+            Err(BodyError::TooLarge) => Step::Done { status: response.status, reusable: false },
+            Err(BodyError::Malformed(_)) => Step::Failed,
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The counter as a client sees it: each worker's connections to it, and the calls they carry.
+//!
+//! A call is sent at most once. It waits in a queue for a connection, is written to it, and is
+//! answered by what that connection then receives; what cannot be told apart ends the connection.
+//! Knows nothing of pages or of the visitor.
+
+mod calls;
+mod dial;
+mod link;
+mod origin;
+pub mod resolve;
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use self::{
+    calls::{Calls, Stage},
+    dial::Addresses,
+    link::Link,
+};
+pub use self::origin::{Host, Origin, Target};
+use crate::{
+    clock::{self, Moment},
+    deadlines::Key,
+    http::HeadLimits,
+    inbox::Buffers,
+    observe::metrics::WorkerMetrics,
+    task,
+};
+
+/// What each worker may ask of one counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamLimits {
+    /// Until a connection to one address stands.
+    pub connect_timeout: Duration,
+    /// A whole call: waiting for a connection, sending, the answer.
+    pub call_timeout: Duration,
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// Calls that may wait for a connection, beside those for which one is being opened.
+    pub queue_max: usize,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    /// The size of a response head.
+    pub head: HeadLimits,
+    /// Content that is read and discarded to keep a connection; a longer response closes it.
+    pub drain_bytes_max: u64,
+}
+
+/// Why a call failed. The visit may or may not have been counted, except where it says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No connection could be opened; the visit was not counted.
+    #[error("no connection to the counter")]
+    NoConnection,
+    /// The time was up.
+    #[error("the counter took too long")]
+    TimedOut,
+    /// The connection ended, or what came was no response.
+    #[error("the counter's connection failed")]
+    Broken,
+}
+
+/// Too many calls wait already; this one was not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many visits wait for the counter")]
+pub struct Overloaded;
+
+/// One worker's side of one counter.
+pub struct Upstream {
+    limits: UpstreamLimits,
+    buffers: Buffers,
+    metrics: Arc<WorkerMetrics>,
+    /// Asks for the addresses to be looked up anew.
+    refresh: Box<dyn Fn()>,
+    state: RefCell<State>,
+}
+
+struct State {
+    calls: Calls,
+    addresses: Addresses,
+    /// Connections that carry no call, the one used last at the back.
+    idle: VecDeque<Rc<Link>>,
+    /// Calls without a connection, in the order in which they get one. Some may have ended.
+    waiting: VecDeque<Key>,
+    /// Connections that stand or are being opened.
+    open: usize,
+    /// Connections that are being opened.
+    dialing: usize,
+}
+
+/// A call under way. Dropping it gives the answer up, not the visit: what was sent stays sent.
+pub struct Call {
+    upstream: Rc<Upstream>,
+    key: Key,
+}
+
+impl Upstream {
+    /// A counter without connections. `refresh` is called after a connect failed.
+    pub fn new(
+        limits: UpstreamLimits,
+        addresses: Vec<SocketAddr>,
+        metrics: Arc<WorkerMetrics>,
+        refresh: Box<dyn Fn()>,
+    ) -> Rc<Self> {
+        let state = State {
+            calls: Calls::new(limits.call_timeout),
+            addresses: Addresses::new(addresses),
+            idle: VecDeque::new(),
+            waiting: VecDeque::new(),
+            open: 0,
+            dialing: 0,
+        };
+        Rc::new(Self {
+            buffers: Buffers::new(limits.head.head_bytes_max),
+            state: RefCell::new(state),
+            limits,
+            metrics,
+            refresh,
+        })
+    }
+
+    /// From now on, connections are opened to these addresses.
+    pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+        self.state.borrow_mut().addresses.replace(addresses);
+    }
+
+    /// Begins a call: `request`, as it goes over the wire, on the connection used last, or on the
+    /// next to be free or opened.
+    ///
+    /// # Errors
+    /// When too many wait already.
+    pub fn call(self: &Rc<Self>, request: &Bytes) -> Result<Call, Overloaded> {
+        let mut state = self.state.borrow_mut();
+        let now = clock::now();
+        state.expire(now, &self.limits);
+        let key = match state.idle.pop_back() {
+            Some(link) => {
+                let key = state.calls.begin(request, Stage::Sent(Rc::clone(&link)), now);
+                link.assign(key);
+                key
+            }
+            None => {
+                if state.waiting.len() >= self.limits.queue_max + state.dialing {
+                    state.forget_ended();
+                }
+                if state.waiting.len() >= self.limits.queue_max + state.dialing_or_dialable(self) {
+                    return Err(Overloaded);
+                }
+                let key = state.calls.begin(request, Stage::Waiting, now);
+                state.waiting.push_back(key);
+                key
+            }
+        };
+        drop(state);
+        self.dial_for_waiting();
+        Ok(Call { upstream: Rc::clone(self), key })
+    }
+
+    /// Ends the calls and closes the unused connections whose time is up.
+    pub fn expire(&self) {
+        self.state.borrow_mut().expire(clock::now(), &self.limits);
+    }
+
+    /// Opens a connection for each waiting call that none is being opened for, as far as the limit
+    /// allows.
+    fn dial_for_waiting(self: &Rc<Self>) {
+        loop {
+            let mut state = self.state.borrow_mut();
+            if state.dialing >= state.waiting.len() || state.open >= self.limits.connections_max {
+                return;
+            }
+            state.open += 1;
+            state.dialing += 1;
+            drop(state);
+            self.metrics.counter_connections.increment();
+            let opening = Opening { upstream: Rc::clone(self), done: false };
+            drop(task::spawn("counter connection", &self.metrics, link::run(opening)));
+        }
+    }
+
+    /// The connection's call has ended and it can carry another.
+    fn release(&self, link: &Rc<Link>) {
+        self.state.borrow_mut().assign_next(link);
+    }
+
+    /// What a call sends; `None` when it has ended meanwhile.
+    fn request(&self, key: Key) -> Option<Bytes> {
+        self.state.borrow().calls.request(key)
+    }
+
+    /// A call that is certain not to have left goes back to the front of the queue.
+    fn put_back(&self, key: Key) {
+        let mut state = self.state.borrow_mut();
+        if state.calls.wait_again(key) {
+            state.waiting.push_front(key);
+        }
+    }
+
+    /// A call ends with what the counter answered, or why it did not.
+    fn end(&self, key: Key, outcome: Result<u16, CallError>) {
+        self.state.borrow_mut().calls.end(key, outcome);
+    }
+
+    /// The connection is of no use any more: it gets no further call.
+    fn retire(&self, link: &Rc<Link>) {
+        link.gone();
+        self.state.borrow_mut().idle.retain(|idle| !Rc::ptr_eq(idle, link));
+    }
+}
+
+impl State {
+    fn assign_next(&mut self, link: &Rc<Link>) {
+        while let Some(key) = self.waiting.pop_front() {
+            if self.calls.send_on(key, link) {
+                link.assign(key);
+                return;
+            }
+        }
+        link.rest(clock::now());
+        self.idle.push_back(Rc::clone(link));
+    }
+
+    /// No connection could be opened: the call that has waited longest fails, unless connections are
+    /// being opened for all that wait.
+    fn not_dialed(&mut self) {
+        self.dialing -= 1;
+        self.forget_ended();
+        if self.waiting.len() > self.dialing
+            && let Some(key) = self.waiting.pop_front()
+        {
+            self.calls.end(key, Err(CallError::NoConnection));
+        }
+    }
+
+    fn expire(&mut self, now: Moment, limits: &UpstreamLimits) {
+        self.calls.expire(now);
+        while let Some(link) = self.idle.front()
+            && link.idle_since().after(limits.idle_timeout) <= now
+        {
+            link.cut();
+            self.idle.pop_front();
+        }
+    }
+
+    /// Drops ended calls from the front of the queue.
+    fn forget_ended(&mut self) {
+        while let Some(key) = self.waiting.front()
+            && !self.calls.is_waiting(*key)
+        {
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Connections that are being opened, and that a waiting call may still have opened.
+    fn dialing_or_dialable(&self, upstream: &Upstream) -> usize {
+        self.dialing + upstream.limits.connections_max.saturating_sub(self.open)
+    }
+}
+
+/// The right to have one connection, from the moment it is being opened until it is closed. However
+/// its task ends, the counts are right.
+struct Opening {
+    upstream: Rc<Upstream>,
+    done: bool,
+}
+
+impl Opening {
+    /// The connection stands: the call that has waited longest is its first.
+    fn done(&mut self, link: &Rc<Link>) {
+        self.done = true;
+        let mut state = self.upstream.state.borrow_mut();
+        state.dialing -= 1;
+        state.assign_next(link);
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.upstream.metrics.counter_connections.decrement();
+        if !self.done {
+            (self.upstream.refresh)();
+            self.upstream.state.borrow_mut().not_dialed();
+        }
+        self.upstream.state.borrow_mut().open -= 1;
+        self.upstream.dial_for_waiting();
+    }
+}
+
+impl Call {
+    /// The status of the counter's final response, once it was received whole.
+    pub fn poll(&self, context: &mut Context<'_>) -> Poll<Result<u16, CallError>> {
+        self.upstream.state.borrow_mut().calls.poll(self.key, context)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.upstream.state.borrow_mut().calls.forget(self.key);
+    }
+}

@@ -1,0 +1,152 @@
+//! Where a counter is and what is sent to it: a URL, taken apart once.
+
+use std::{fmt, net::SocketAddr, str::FromStr};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Uri, header};
+
+use crate::http::render;
+
+/// What every call to a counter says of itself.
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("tallyring/", env!("CARGO_PKG_VERSION")));
+
+/// Who to connect to: a literal address, or a name that the system's resolver knows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Host {
+    /// An IPv4 or IPv6 address and its port.
+    Address(SocketAddr),
+    /// A name and its port.
+    Name(String, u16),
+}
+
+/// A scheme, host and port: visits of routes that share these share connections.
+pub type Origin = Host;
+
+/// A counter's URL, `http://host[:port]/path[?query]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Who to connect to.
+    pub origin: Origin,
+    uri: Uri,
+}
+
+/// Why a text is no counter's URL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// TLS is not there yet.
+    #[error("https:// is not supported yet; use http://, for example through a local TLS proxy")]
+    Https,
+    /// Not a URL of that form.
+    #[error("it must be a URL like http://127.0.0.1:3001/counter ({0})")]
+    Malformed(&'static str),
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        use TargetError::Malformed;
+        let uri = Uri::from_str(text).map_err(|_| Malformed("it is not a URL"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(TargetError::Https),
+            Some(_) => return Err(Malformed("its scheme is not http")),
+            None => return Err(Malformed("it has no scheme")),
+        }
+        let authority = uri.authority().ok_or(Malformed("it has no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(Malformed("user information is not supported"));
+        }
+        let host = authority.host();
+        // What http's own `port` makes of an empty or unusable port is that there is none.
+        let port = match authority.as_str()[host.len()..].strip_prefix(':') {
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                digits.parse().map_err(|_| Malformed("its port is no number from 1 to 65535"))?
+            }
+            Some(_) => return Err(Malformed("its port is no number from 1 to 65535")),
+            None => 80,
+        };
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        let origin = match literal.parse() {
+            Ok(address) => Host::Address(SocketAddr::new(address, port)),
+            Err(_) if host.is_empty() || host.starts_with('[') => {
+                return Err(Malformed("its host is neither a name nor an address"));
+            }
+            Err(_) => Host::Name(host.to_ascii_lowercase(), port),
+        };
+        Ok(Self { origin, uri })
+    }
+}
+
+impl Target {
+    /// The bundled counter's.
+    ///
+    /// # Panics
+    /// Never: an address is an authority.
+    #[allow(clippy::expect_used)]
+    pub fn bundled(address: SocketAddr) -> Self {
+        let uri = format!("http://{address}/counter").parse().expect("an address is an authority");
+        Self { origin: Host::Address(address), uri }
+    }
+
+    /// The request of one visit, as it goes over the wire.
+    pub fn request(&self) -> Bytes {
+        let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
+        // An authority is visible ASCII, which every field value may be.
+        let host = HeaderValue::from_str(authority).unwrap_or(HeaderValue::from_static(""));
+        let fields = [(header::HOST, host), (header::USER_AGENT, USER_AGENT)];
+        render::request(Method::POST, self.uri.clone(), &fields)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uri.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Host) {
+        assert_eq!(text.parse::<Target>().map(|target| target.origin), Ok(expected), "{text:?}");
+    }
+
+    fn name(host: &str, port: u16) -> Host {
+        Host::Name(host.to_owned(), port)
+    }
+
+    #[test]
+    fn a_url_names_a_host() {
+        check("http://counter/counter", name("counter", 80));
+        check("http://Counter.Example:3001", name("counter.example", 3001));
+        check("http://127.0.0.1:3001/a?b", Host::Address("127.0.0.1:3001".parse().unwrap()));
+        check("http://[::1]/", Host::Address("[::1]:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_counters_url() {
+        assert_eq!("https://a/".parse::<Target>(), Err(TargetError::Https));
+        for text in [
+            "", "a", "a:80", "/counter", "ftp://a/", "http://", "http:///a", "http://u@a/",
+            "http://a:/", "http://a:x/", "http://a:99999/", "http://a:0/", "http://[::1", "http://a b/",
+        ] {
+            let result = text.parse::<Target>();
+            assert!(matches!(result, Err(TargetError::Malformed(_))), "{text:?}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn a_visit_is_a_post_without_a_body() {
+        let target: Target = "http://counter:3001/counter/home?by=1".parse().unwrap();
+        let expected = format!(
+            "POST /counter/home?by=1 HTTP/1.1\r\ncontent-length: 0\r\nhost: counter:3001\r\n\
+             user-agent: tallyring/{}\r\n\r\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(target.request(), expected);
+    }
+}

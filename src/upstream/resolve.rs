@@ -1,0 +1,137 @@
+//! The addresses of counters that are given by name, looked up by the system's resolver on a thread
+//! of their own, since that can take seconds and no worker ever waits for it.
+
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::Host;
+
+/// How long an answer is taken for true.
+const REFRESH: Duration = Duration::from_secs(30);
+/// The least time between two look-ups, however many connects fail.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Asks for a name to be looked up anew. Cheap, never blocks, and can be asked again and again.
+#[derive(Debug, Clone)]
+pub struct Refresher(Option<mpsc::SyncSender<()>>);
+
+impl Refresher {
+    /// The addresses may have changed.
+    pub fn refresh(&self) {
+        if let Some(sender) = &self.0 {
+            // Full means that it was asked already.
+            let _ = sender.try_send(());
+        }
+    }
+}
+
+/// Looks up `host`, then keeps looking: every 30 seconds and when asked to. Gives the first answer
+/// to `publish`, and each later one that differs from the last.
+///
+/// A literal address is published at once and never looked up again.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn start<P>(host: Host, publish: P) -> io::Result<Refresher>
+where
+    P: Fn(Vec<SocketAddr>) + Send + 'static,
+{
+    let (name, port) = match host {
+        Host::Address(address) => {
+            publish(vec![address]);
+            return Ok(Refresher(None));
+        }
+        Host::Name(name, port) => (name, port),
+    };
+    let (sender, asked) = mpsc::sync_channel(1);
+    thread::Builder::new()
+        .name(String::from("resolver"))
+        .spawn(move || keep_looking(&name, port, &asked, publish))?;
+    Ok(Refresher(Some(sender)))
+}
+
+fn keep_looking<P>(name: &str, port: u16, asked: &mpsc::Receiver<()>, publish: P)
+where
+    P: Fn(Vec<SocketAddr>),
+{
+    let mut current: Option<Vec<SocketAddr>> = None;
+    loop {
+        let began = Instant::now();
+        match look_up(name, port) {
+            Ok(addresses) => {
+                if !current.as_ref().is_some_and(|current| same(current, &addresses)) {
+                    tracing::info!("the counter's name {name} has the addresses {addresses:?}");
+                    publish(addresses.clone());
+                    current = Some(addresses);
+                }
+            }
+            Err(error) => {
+                let kept = if current.is_some() { "; its last addresses are kept" } else { "" };
+                tracing::warn!("the counter's name {name} cannot be looked up: {error}{kept}");
+                if current.is_none() {
+                    // Whoever waits for the first answer has one.
+                    publish(Vec::new());
+                }
+            }
+        }
+        let patience = if current.is_some() { REFRESH } else { PAUSE };
+        if asked.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Disconnected) {
+            return;
+        }
+        thread::sleep(PAUSE.saturating_sub(began.elapsed()));
+    }
+}
+
+/// All addresses of a name, each once, in the resolver's order (RFC 6724).
+fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses = Vec::new();
+    for address in (name, port).to_socket_addrs()? {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "it has no address"));
+    }
+    Ok(addresses)
+}
+
+/// Whether two answers name the same addresses; many name servers give each answer another order.
+fn same(one: &[SocketAddr], other: &[SocketAddr]) -> bool {
+    one.len() == other.len() && one.iter().all(|address| other.contains(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_address_is_published_at_once() {
+        let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        let (sender, published) = mpsc::channel();
+        let refresher =
+            start(Host::Address(address), move |addresses| sender.send(addresses).unwrap());
+        assert_eq!(published.try_recv(), Ok(vec![address]));
+        refresher.unwrap().refresh();
+    }
+
+    #[test]
+    fn a_name_is_looked_up_by_the_system() {
+        let addresses = look_up("localhost", 80).unwrap();
+        assert!(addresses.iter().all(|address| address.ip().is_loopback()), "{addresses:?}");
+        assert!(!addresses.is_empty());
+    }
+
+    #[test]
+    fn an_unknown_name_publishes_that_there_is_no_address() {
+        let (sender, published) = mpsc::channel();
+        let host = Host::Name(String::from("no-such-name.invalid"), 80);
+        let _refresher = start(host, move |addresses| drop(sender.send(addresses))).unwrap();
+        assert_eq!(published.recv(), Ok(vec![]));
+    }
+}
