@@ -61,10 +61,11 @@ impl FromStr for Target {
         let host = authority.host();
         // What http's own `port` makes of an empty or unusable port is that there is none.
         let port = match authority.as_str()[host.len()..].strip_prefix(':') {
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().map_err(|_| Malformed("its port is no number from 1 to 65535"))?
-            }
-            Some(_) => return Err(Malformed("its port is no number from 1 to 65535")),
+            Some(digits) => digits
+                .parse()
+                .ok()
+                .filter(|&port| port > 0 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+                .ok_or(Malformed("its port is no number from 1 to 65535"))?,
             None => 80,
         };
         let literal = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,0 +1,35 @@
+//! The usual way to write the same program: axum and one shared reqwest client on tokio's
+//! work-stealing scheduler. `axum ADDRESS COUNTER-URL`
+
+use std::{env, io};
+
+use axum::{Router, extract::State, http::header, routing::get, serve::ListenerExt};
+use reqwest::Client;
+
+#[derive(Clone)]
+struct Site {
+    client: Client,
+    counter: String,
+}
+
+async fn visit(State(site): State<Site>) -> impl axum::response::IntoResponse {
+    let registered = site.client.post(&site.counter).send().await;
+    let registered = registered.and_then(reqwest::Response::error_for_status).is_ok();
+    let page = if registered { "Welcome to my site!" } else { "Error registering your visit" };
+    ([(header::CACHE_CONTROL, "no-store")], page)
+}
+
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    let mut arguments = env::args().skip(1);
+    let mut argument = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
+    let address = argument("127.0.0.1:3000");
+    let counter = argument("http://127.0.0.1:3001/counter");
+    let client = Client::builder().tcp_nodelay(true).build().map_err(io::Error::other)?;
+    let listener = tokio::net::TcpListener::bind(address).await?.tap_io(|stream| {
+        // A connection that is gone already needs no option.
+        let _ = stream.set_nodelay(true);
+    });
+    let router = Router::new().route("/", get(visit)).with_state(Site { client, counter });
+    axum::serve(listener, router).await
+}
