@@ -39,7 +39,7 @@ pub(super) enum Found {
 /// follows is refused by the field parser.
 pub(super) fn search(bytes: &[u8], scan: &mut HeadScan) -> Result<Found, Refusal> {
     let mut found = Found::Nothing;
-    while let Some(at) = bytes[scan.searched..].iter().position(|&byte| byte == b'\n') {
+    while let Some(at) = memchr::memchr(b'\n', &bytes[scan.searched..]) {
         let line_feed = scan.searched + at;
         if line_feed == scan.line_start || bytes[line_feed - 1] != b'\r' {
             return Err(Refusal::bad("a line must end in CRLF"));

@@ -104,8 +104,8 @@ pub fn parse<'a>(
     }
     let found = head::search(message, scan)?;
     if let Found::FirstLine(end) | Found::End(end) = found {
-        let line_end = message[..end].iter().position(|&byte| byte == b'\n').unwrap_or(end);
-        judge_request_line(&message[..line_end + 1], limits)?;
+        let line_end = memchr::memchr(b'\n', &message[..end]).unwrap_or(end);
+        judge_request_line(&message[..line_end], limits)?;
     }
     let Found::End(end) = found else {
         refuse_overlong(message, scan, limits)?;
@@ -143,7 +143,7 @@ fn refuse_overlong(message: &[u8], scan: &HeadScan, limits: &HeadLimits) -> Resu
 /// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`, judged as soon as
 /// the line is whole, so that a client that speaks another protocol is told at once.
 fn judge_request_line(line: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
-    let line = line.strip_suffix(b"\r\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
     let mut parts = line.split(|&byte| byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -399,7 +399,7 @@ impl<'a> Target<'a> {
                 _ => Err(Refusal::bad("the target * is for OPTIONS only")),
             };
         }
-        if target.contains('#') {
+        if memchr::memchr(b'#', target.as_bytes()).is_some() {
             return Err(Refusal::bad("a request target has no fragment"));
         }
         let (authority, rest) = match absolute(target) {
@@ -429,6 +429,9 @@ impl<'a> Target<'a> {
 
 /// RFC 9112 section 3.2.2: the absolute form, split into its authority and what follows.
 fn absolute(target: &str) -> Option<(&str, &str)> {
+    if target.starts_with('/') {
+        return None;
+    }
     let (scheme, rest) = target.split_once("://")?;
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
         return None;
@@ -439,7 +442,7 @@ fn absolute(target: &str) -> Option<(&str, &str)> {
 /// RFC 3986 section 3.3, as far as it guards against readers that disagree: percent signs begin an
 /// escape, none escapes a control character, and no backslash passes for a slash.
 fn is_path(path: &[u8]) -> bool {
-    if !path.contains(&b'%') && !path.contains(&b'\\') {
+    if memchr::memchr2(b'%', b'\\', path).is_none() {
         return true;
     }
     let mut rest = path;

@@ -1,0 +1,357 @@
+//! What the tests share: the real binary, raw clients and counter stubs, all on loopback and port 0.
+//!
+//! No clock synchronises anything here. Time-outs only end a test that would hang.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+/// Long enough for the slowest machine; nothing waits for it to pass.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const WELCOME: &str = "Welcome to my site!";
+pub const SORRY: &str = "Error registering your visit";
+
+/// The binary under test.
+pub fn tallyring() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tallyring"));
+    // Settings of whoever runs the tests are not theirs.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TALLYRING_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("STATE_DIRECTORY").stdin(Stdio::null());
+    command
+}
+
+/// A running process, killed when the test ends.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    pub line: String,
+    lines: mpsc::Receiver<String>,
+    /// Kept until the process is gone.
+    _directory: tempfile::TempDir,
+}
+
+/// A server with two workers that share what cores there are.
+pub fn serve(flags: &[&str]) -> Server {
+    let mut all = vec!["serve"];
+    if !flags.contains(&"--workers") {
+        all.extend(["--workers", "2"]);
+    }
+    all.extend(flags);
+    Server::start(&all, &[])
+}
+
+impl Server {
+    /// Starts `tallyring` with these arguments, an own data directory, and no admin listener or port
+    /// of anybody else's.
+    pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().to_str().unwrap().to_owned();
+        let mut command = tallyring();
+        command.args(arguments).args(["--data-dir", &data]).envs(environment.iter().copied());
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        if arguments[0] == "serve" && !arguments.contains(&"--admin") {
+            command.args(["--admin", "off"]);
+        }
+        Self::spawn(command, directory)
+    }
+
+    /// Starts a command that runs `tallyring` in the end.
+    pub fn spawn(mut command: Command, directory: tempfile::TempDir) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut said = Vec::new();
+        let line = loop {
+            match lines.recv_timeout(PATIENCE) {
+                Ok(line) if line.contains("tallyring 0.") => break line,
+                Ok(line) => said.push(line),
+                Err(_) => {
+                    let _ = child.kill();
+                    panic!("no start-up line; it said {said:?}");
+                }
+            }
+        };
+        let address = address_in(&line);
+        Self { child, address, line, lines, _directory: directory }
+    }
+
+    /// The address that stands behind `words` in the start-up line.
+    pub fn address_after(&self, words: &str) -> SocketAddr {
+        address_in(self.line.split_once(words).expect(words).1)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    /// Waits for the end; the status, and all lines since the last look.
+    pub fn wait(&mut self) -> (ExitStatus, Vec<String>) {
+        let status = self.child.wait().unwrap();
+        let mut lines = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            lines.push(line);
+        }
+        (status, lines)
+    }
+
+    /// Asks it to stop and waits; the last line.
+    pub fn stop(&mut self) -> String {
+        self.signal("-TERM");
+        let (status, lines) = self.wait();
+        assert_eq!(status.code(), Some(0), "{lines:?}");
+        lines.last().expect("a last line").clone()
+    }
+
+    /// Waits for a line that holds `words`.
+    pub fn wait_for_line(&self, words: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).expect(words);
+            if line.contains(words) {
+                return line;
+            }
+        }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// One request on a connection of its own.
+    pub fn get(&self, path: &str) -> Response {
+        self.client().get(path)
+    }
+
+    /// What a visitor of `/` reads.
+    pub fn visit(&self) -> String {
+        let response = self.get("/");
+        assert_eq!(response.status, 200);
+        response.body
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn address_in(text: &str) -> SocketAddr {
+    let (_, rest) = text.split_once("http://").expect(text);
+    let end = rest.find([' ', '/', ';', ',']).unwrap_or(rest.len());
+    rest[..end].parse().expect(text)
+}
+
+/// Runs `tallyring` to its end.
+pub fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = tallyring().args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// A client that sends what it is told, right or wrong.
+pub struct Client {
+    pub stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Response {
+    /// The value of a field; `None` where there is none.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+}
+
+pub fn get_request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, unread: Vec::new() }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    pub fn get(&mut self, path: &str) -> Response {
+        self.send(get_request(path));
+        self.response()
+    }
+
+    /// The next response, with the body that its length says.
+    pub fn response(&mut self) -> Response {
+        self.response_to("GET")
+    }
+
+    pub fn response_to(&mut self, method: &str) -> Response {
+        let head = String::from_utf8(self.read_through(b"\r\n\r\n").expect("a response")).unwrap();
+        let status = head.split(' ').nth(1).expect(&head).parse().unwrap();
+        let mut response = Response { status, head, body: String::new() };
+        let length = response.field("content-length").map_or(0, |length| length.parse().unwrap());
+        if method != "HEAD" {
+            while self.unread.len() < length {
+                assert!(self.receive() > 0, "the body was cut");
+            }
+            let rest = self.unread.split_off(length);
+            response.body = String::from_utf8(std::mem::replace(&mut self.unread, rest)).unwrap();
+        }
+        response
+    }
+
+    fn read_through(&mut self, end: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            let place = self.unread.windows(end.len()).position(|window| window == end);
+            if let Some(place) = place {
+                let rest = self.unread.split_off(place + end.len());
+                return Some(std::mem::replace(&mut self.unread, rest));
+            }
+            if self.receive() == 0 {
+                return None;
+            }
+        }
+    }
+
+    fn receive(&mut self) -> usize {
+        let mut buffer = [0; 4096];
+        let count = self.stream.read(&mut buffer).expect("the server to answer or close");
+        self.unread.extend_from_slice(&buffer[..count]);
+        count
+    }
+
+    /// Whether the server closes without another byte. A reset is a close too.
+    pub fn is_closed(&mut self) -> bool {
+        let mut byte = [0];
+        self.unread.is_empty() && !matches!(self.stream.read(&mut byte), Ok(1..))
+    }
+
+    pub fn finish_sending(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+/// A counter that does what a test says: each connection is handed to `serve` on a thread of its own,
+/// with its number.
+pub struct Stub {
+    pub address: SocketAddr,
+}
+
+impl Stub {
+    pub fn start(serve: impl Fn(usize, Peer) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        Self::start_on(listener, serve);
+        Self { address }
+    }
+
+    pub fn start_on(listener: TcpListener, serve: impl Fn(usize, Peer) + Send + Sync + 'static) {
+        let serve = Arc::new(serve);
+        thread::spawn(move || {
+            for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+                let serve = Arc::clone(&serve);
+                thread::spawn(move || serve(number, Peer { stream, unread: Vec::new() }));
+            }
+        });
+    }
+
+    /// A counter that says to each call what `answer` says.
+    pub fn answering(answer: &'static str) -> Self {
+        Self::start(move |_, mut peer| while peer.request().is_some() && peer.send(answer) {})
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/counter", self.address)
+    }
+}
+
+pub const COUNTED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1";
+
+/// The server as a stub sees it.
+pub struct Peer {
+    pub stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+impl Peer {
+    /// The next call's head; `None` when the connection ends.
+    pub fn request(&mut self) -> Option<String> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(place) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
+                let rest = self.unread.split_off(place + 4);
+                let head = std::mem::replace(&mut self.unread, rest);
+                return Some(String::from_utf8(head).unwrap());
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(count @ 1..) => self.unread.extend_from_slice(&buffer[..count]),
+                _ => return None,
+            }
+        }
+    }
+
+    /// False when the connection has ended.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.write_all(bytes.as_ref()).is_ok()
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// A door that a test opens once.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    pub fn wait(&self) {
+        let open = self.0.0.lock().unwrap();
+        let (_open, result) =
+            self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
+        assert!(!result.timed_out(), "the gate stayed shut");
+    }
+}
