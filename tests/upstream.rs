@@ -1,0 +1,445 @@
+//! The counter as the server sees it: every framing, every fault, at most once, never mixed up.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    collections::HashMap,
+    net::TcpListener,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use common::{COUNTED, Client, Gate, PATIENCE, Peer, SORRY, Server, Stub, WELCOME, get_request, serve};
+
+fn serve_with(stub: &Stub, flags: &[&str]) -> Server {
+    let url = stub.url();
+    let mut all = vec!["--counter", &url];
+    all.extend(flags);
+    serve(&all)
+}
+
+/// What a visitor gets when the counter answers `answer`, twice on one connection of the client, and
+/// how many connections that took.
+#[track_caller]
+fn check_framing(answer: &'static str, page: &str, connections: usize) {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    let stub = Stub::start(move |_, mut peer| {
+        count.fetch_add(1, Ordering::SeqCst);
+        while peer.request().is_some() && peer.send(answer) {
+            if answer.contains("to the close") {
+                return;
+            }
+        }
+    });
+    let server = serve_with(&stub, &["--workers", "1"]);
+    let mut client = server.client();
+    for _ in 0..2 {
+        assert_eq!(client.get("/").body, page, "{answer:?}");
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), connections, "connections for {answer:?}");
+}
+
+#[test]
+fn each_framing_of_the_response() {
+    let (kept, anew) = (1, 2);
+    check_framing(COUNTED, WELCOME, kept);
+    check_framing("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", WELCOME, kept);
+    check_framing("HTTP/1.1 204 No Content\r\n\r\n", WELCOME, kept);
+    check_framing("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", WELCOME, kept);
+    check_framing("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", SORRY, kept);
+    check_framing("HTTP/1.1 299 Fine\r\nContent-Length: 0\r\n\r\n", WELCOME, kept);
+    check_framing("HTTP/1.1 300 Choose\r\nContent-Length: 0\r\n\r\n", SORRY, kept);
+    check_framing("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno", SORRY, kept);
+    check_framing(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;a=\"b\"\r\n7\r\n0\r\nSum: 1\r\n\r\n",
+        WELCOME,
+        kept,
+    );
+    check_framing(
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: a\r\n\r\n\
+         HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1",
+        WELCOME,
+        kept,
+    );
+    check_framing("HTTP/1.1 200 OK\r\n\r\nto the close", WELCOME, anew);
+    check_framing("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n1", WELCOME, anew);
+    check_framing(
+        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n1",
+        WELCOME,
+        kept,
+    );
+    check_framing("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1", WELCOME, anew);
+}
+
+#[test]
+fn a_connection_with_bytes_left_over_is_not_used_again() {
+    check_framing("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1HTTP/1.1 500 No\r\n\r\n", WELCOME, 2);
+    check_framing("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1\r\n", WELCOME, 2);
+}
+
+#[test]
+fn a_response_that_cannot_be_told_is_an_error() {
+    let long: &'static str =
+        Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(20_000)).into_boxed_str());
+    let interims: &'static str =
+        Box::leak(("HTTP/1.1 100 Continue\r\n\r\n".repeat(17) + COUNTED).into_boxed_str());
+    for answer in [
+        "nonsense",
+        "HTTP/1.1 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n12",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        long,
+        interims,
+    ] {
+        check_framing(answer, SORRY, 2);
+    }
+}
+
+#[test]
+fn a_long_body_costs_its_connection_and_not_the_visit() {
+    let body = |bytes: usize| -> &'static str {
+        let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n{}", "b".repeat(bytes));
+        Box::leak(text.into_boxed_str())
+    };
+    check_framing(body(64 * 1024), WELCOME, 1);
+    check_framing(body(64 * 1024 + 1), WELCOME, 2);
+}
+
+/// A counter whose first connection fails as `fail` says, and whose others count.
+#[track_caller]
+fn check_fault(fault: &str, fail: impl Fn(Peer) + Send + Sync + 'static) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let stub = Stub::start(move |number, mut peer| {
+        if number == 0 {
+            return fail(peer);
+        }
+        while peer.request().is_some() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            if !peer.send(COUNTED) {
+                return;
+            }
+        }
+    });
+    let mut server = serve_with(&stub, &["--workers", "1", "--counter-timeout", "300ms"]);
+    let mut client = server.client();
+    assert_eq!(client.get("/").body, SORRY, "{fault}");
+    assert_eq!(client.get("/").body, WELCOME, "after {fault}");
+    assert_eq!(client.get("/").body, WELCOME, "after {fault}");
+    drop(client);
+    // A visit that may have reached the counter was not sent again.
+    assert_eq!(calls.load(Ordering::SeqCst), 2, "{fault}");
+    assert!(server.stop().contains("2 visits welcomed, 1 erred"), "{fault}");
+}
+
+#[test]
+fn each_fault_costs_one_visit_and_no_more() {
+    check_fault("closes without a word", |mut peer| drop(peer.request()));
+    check_fault("resets", |mut peer| {
+        peer.request();
+        peer.reset();
+    });
+    check_fault("says nothing", |mut peer| while peer.request().is_some() {});
+    check_fault("half a head", |mut peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Le");
+    });
+    check_fault("half a head and silence", |mut peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Le");
+        while peer.request().is_some() {}
+    });
+    check_fault("half a body", |mut peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345");
+    });
+    check_fault("half a chunk", |mut peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12");
+    });
+    check_fault("garbage", |mut peer| {
+        peer.request();
+        peer.send([0xff; 100]);
+        while peer.request().is_some() {}
+    });
+    check_fault("a body that never ends", |mut peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        while peer.send("1\r\na\r\n") {
+            thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn an_answer_after_the_time_out_reaches_nobody() {
+    let (late, gate) = (Gate::default(), Gate::default());
+    let (answer_now, said) = (late.clone(), gate.clone());
+    let stub = Stub::start(move |number, mut peer| {
+        while peer.request().is_some() {
+            if number == 0 {
+                answer_now.wait();
+                peer.send("HTTP/1.1 500 Late\r\nContent-Length: 0\r\n\r\n");
+                said.open();
+            } else {
+                peer.send(COUNTED);
+            }
+        }
+    });
+    let server = serve_with(&stub, &["--workers", "1", "--counter-timeout", "300ms"]);
+    let mut client = server.client();
+    assert_eq!(client.get("/").body, SORRY);
+    late.open();
+    gate.wait();
+    for _ in 0..10 {
+        assert_eq!(client.get("/").body, WELCOME);
+    }
+}
+
+#[test]
+fn an_idle_connection_that_the_counter_closed_is_noticed() {
+    // The counter closes each connection after one answer without a word of it in its head; the
+    // second close is awaited by the stub itself, through the server's own close.
+    let (closed, noticed) = mpsc::channel();
+    let stub = Stub::start(move |_, mut peer| {
+        peer.request();
+        peer.send(COUNTED);
+        peer.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // The server closes too, at once: nothing is sent into a dead connection.
+        closed.send(peer.request().is_none()).unwrap();
+    });
+    let mut server = serve_with(&stub, &["--workers", "1"]);
+    let mut client = server.client();
+    for _ in 0..20 {
+        assert_eq!(client.get("/").body, WELCOME);
+        assert!(noticed.recv_timeout(PATIENCE).unwrap());
+    }
+    drop(client);
+    assert!(server.stop().contains("20 visits welcomed, 0 erred"));
+}
+
+#[test]
+fn bytes_that_nobody_asked_for_end_an_idle_connection() {
+    let (ended, notice) = mpsc::channel();
+    let stub = Stub::start(move |_, mut peer| {
+        peer.request();
+        peer.send(COUNTED);
+        // In a segment of its own, once the first answer was used.
+        if peer.request().is_none() {
+            return;
+        }
+        peer.send(COUNTED);
+        peer.send("HTTP/1.1 500 Twice\r\nContent-Length: 0\r\n\r\n");
+        ended.send(peer.request().is_none()).unwrap();
+    });
+    let server = serve_with(&stub, &["--workers", "1"]);
+    let mut client = server.client();
+    assert_eq!(client.get("/").body, WELCOME);
+    assert_eq!(client.get("/").body, WELCOME);
+    assert!(notice.recv_timeout(PATIENCE).unwrap());
+    assert_eq!(client.get("/").body, WELCOME);
+}
+
+#[test]
+fn a_counter_that_refuses_and_comes_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let server = serve(&["--counter", &format!("http://{address}/counter")]);
+    for _ in 0..3 {
+        assert_eq!(server.visit(), SORRY);
+    }
+    let listener = TcpListener::bind(address).unwrap();
+    Stub::start_on(listener, |_, mut peer| while peer.request().is_some() && peer.send(COUNTED) {});
+    assert_eq!(server.visit(), WELCOME);
+}
+
+#[test]
+fn a_counter_by_name_is_found_at_the_address_that_answers() {
+    // localhost may be ::1 and 127.0.0.1; only one of them listens.
+    let stub = Stub::answering(COUNTED);
+    let url = format!("http://localhost:{}/counter", stub.address.port());
+    let server = serve(&["--counter", &url]);
+    assert_eq!(server.visit(), WELCOME);
+    let server = serve(&["--counter", "http://no-such-name.invalid/counter"]);
+    assert_eq!(server.visit(), SORRY);
+}
+
+#[test]
+fn thousands_of_visits_are_in_flight_at_once() {
+    const VISITS: usize = 2000;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&listener).listen(4096).unwrap();
+    let url = format!("http://{}/counter", listener.local_addr().unwrap());
+    // Answers only once all calls are there: a server that held back even one would never be
+    // answered.
+    let counter = thread::spawn(move || {
+        let mut peers: Vec<_> = listener.incoming().take(VISITS).map(Result::unwrap).collect();
+        for peer in &mut peers {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                std::io::Read::read_exact(peer, &mut byte).unwrap();
+                head.push(byte[0]);
+            }
+        }
+        for peer in &mut peers {
+            std::io::Write::write_all(peer, COUNTED.as_bytes()).unwrap();
+        }
+        peers
+    });
+    let server =
+        serve(&["--counter", &url, "--counter-connections-max", "2000", "--counter-timeout", "60s"]);
+    let mut clients: Vec<_> = (0..VISITS).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.send(get_request("/"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().body, WELCOME);
+    }
+    drop(counter.join().unwrap());
+}
+
+#[test]
+fn calls_wait_in_a_bounded_queue() {
+    let gate = Gate::default();
+    let (open, arrived) = (gate.clone(), mpsc::channel());
+    let stub = Stub::start(move |_, mut peer| {
+        while peer.request().is_some() {
+            arrived.0.send(()).unwrap();
+            open.wait();
+            peer.send(COUNTED);
+        }
+    });
+    let flags = ["--workers", "1", "--counter-connections-max", "1", "--counter-queue-max", "2"];
+    let server = serve_with(&stub, &flags);
+    let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();
+    clients[0].send(get_request("/"));
+    arrived.1.recv_timeout(PATIENCE).unwrap();
+    for client in &mut clients[1..] {
+        client.send(get_request("/"));
+    }
+    // Which of them waits and which is refused depends on nothing but their order here: the worker
+    // reads what was sent before.
+    let refused = loop {
+        let response = server.get("/");
+        if response.status == 503 {
+            break response;
+        }
+    };
+    assert_eq!(refused.field("retry-after"), Some("1"));
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.response().body, WELCOME);
+    }
+}
+
+#[test]
+fn no_visit_is_counted_twice_or_mixed_up() {
+    // Each visitor has a route of its own, which names the visitor to the counter, which answers with
+    // the visitor's own status or none.
+    const VISITORS: usize = 40;
+    const VISITS: usize = 50;
+    let directory = tempfile::tempdir().unwrap();
+    let counted: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
+    let record = Arc::clone(&counted);
+    let stub = Stub::start(move |number, mut peer| {
+        let mut calls = 0;
+        while let Some(head) = peer.request() {
+            let name = head.split(' ').nth(1).unwrap().to_owned();
+            let visit = {
+                let mut counted = record.lock().unwrap();
+                let visit = counted.entry(name.clone()).or_default();
+                *visit += 1;
+                *visit
+            };
+            calls += 1;
+            // Some connections fail: after counting, without an answer, in the middle of one.
+            match (number + calls) % 17 {
+                0 => return,
+                1 => {
+                    peer.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1");
+                    return;
+                }
+                2 => return peer.reset(),
+                _ => {}
+            }
+            let odd = name.len() % 2 == 1;
+            let status = if odd { "200 OK" } else { "500 No" };
+            let body = format!("{name} {visit}");
+            if !peer.send(format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )) {
+                return;
+            }
+        }
+    });
+    let mut config = String::new();
+    for visitor in 0..VISITORS {
+        let path = format!("/{visitor:x<width$}", width = 3 + visitor % 7);
+        config += &format!(
+            "[[route]]\npath = \"{path}\"\ncounter = \"http://{}{path}\"\n",
+            stub.address
+        );
+    }
+    let file = directory.path().join("tallyring.toml");
+    std::fs::write(&file, &config).unwrap();
+    let mut server = serve(&["--config", file.to_str().unwrap()]);
+    let paths: Vec<_> = config.lines().filter_map(|line| line.strip_prefix("path = ")).collect();
+    let welcomed: HashMap<String, usize> = thread::scope(|scope| {
+        let visitors: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                let path = path.trim_matches('"').to_owned();
+                let mut client = Client::connect(server.address);
+                scope.spawn(move || {
+                    let welcomed = (0..VISITS).filter(|_| client.get(&path).body == WELCOME).count();
+                    (path, welcomed)
+                })
+            })
+            .collect();
+        visitors.into_iter().map(|visitor| visitor.join().unwrap()).collect()
+    });
+    let counted = counted.lock().unwrap();
+    let mut total = 0;
+    for path in paths.iter().map(|path| path.trim_matches('"')) {
+        let (counted, welcomed) = (counted.get(path).copied().unwrap_or(0), welcomed[path]);
+        // At most once each; and an answer that was meant for another would have welcomed here.
+        assert!(counted <= VISITS, "{path}: {counted} counted of {VISITS}");
+        assert!(welcomed <= counted, "{path}: {welcomed} welcomed, {counted} counted");
+        if path.len() % 2 == 0 {
+            assert_eq!(welcomed, 0, "{path} was welcomed by another's answer");
+        }
+        total += welcomed;
+    }
+    assert!(total > 0);
+    let line = server.stop();
+    let erred = VISITORS * VISITS - total;
+    assert!(line.contains(&format!("{total} visits welcomed, {erred} erred, 0 refused")), "{line}");
+}
+
+#[test]
+fn an_unused_connection_is_closed_in_time() {
+    let (ended, notice) = mpsc::channel();
+    let stub = Stub::start(move |_, mut peer| {
+        while peer.request().is_some() {
+            peer.send(COUNTED);
+        }
+        ended.send(()).unwrap();
+    });
+    let server = serve_with(&stub, &["--workers", "1", "--counter-idle-timeout", "200ms"]);
+    assert_eq!(server.visit(), WELCOME);
+    notice.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(server.visit(), WELCOME);
+}
