@@ -59,7 +59,10 @@ impl Server {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().to_str().unwrap().to_owned();
         let mut command = tallyring();
-        command.args(arguments).args(["--data-dir", &data]).envs(environment.iter().copied());
+        command.args(arguments).envs(environment.iter().copied());
+        if !arguments.contains(&"--data-dir") {
+            command.args(["--data-dir", &data]);
+        }
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }

@@ -1,0 +1,311 @@
+//! Start and stop: arguments, errors and their exit codes, signals, the drain, the admin listener.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{fs, net::TcpStream, process::Command, sync::mpsc};
+
+use common::{
+    COUNTED, Client, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, run, serve, tallyring,
+};
+
+/// A counter that answers when the gate opens, and says when it has been asked.
+fn gated() -> (Stub, Gate, mpsc::Receiver<()>) {
+    let (gate, (asked, arrived)) = (Gate::default(), mpsc::channel());
+    let open = gate.clone();
+    let stub = Stub::start(move |_, mut peer| {
+        while peer.request().is_some() {
+            asked.send(()).unwrap();
+            open.wait();
+            if !peer.send(COUNTED) {
+                return;
+            }
+        }
+    });
+    (stub, gate, arrived)
+}
+
+#[test]
+fn the_start_up_line_tells_what_runs() {
+    let stub = Stub::answering(COUNTED);
+    let server = serve(&["--counter", &stub.url()]);
+    for word in [
+        &format!("tallyring {} serves http://127.0.0.1:", env!("CARGO_PKG_VERSION")),
+        "with 2 workers on cores",
+        "by ",
+        &format!("visits go to {}", stub.url()),
+    ] {
+        assert!(server.line.contains(word), "{word:?} is not in {:?}", server.line);
+    }
+}
+
+#[test]
+fn wrong_arguments_are_one_line_and_code_2() {
+    for (arguments, word) in [
+        (&["--wrong"][..], "--wrong"),
+        (&["fly"], "fly"),
+        (&["--listen", "here"], "--listen"),
+        (&["--workers", "0"], "--workers"),
+        (&["--workers", "1", "--cores", "0"], "--cores"),
+        (&["--cores", "4000"], "4000"),
+        (&["--cores", "3-1"], "--cores"),
+        (&["--driver", "steam"], "steam"),
+        (&["--counter", "https://a/"], "https:// is not supported yet"),
+        (&["--counter", "counter:80"], "--counter"),
+        (&["--counter-timeout", "soon"], "--counter-timeout"),
+        (&["--head-max", "1"], "head-max"),
+        (&["--target-max", "16KiB"], "target-max"),
+        (&["--head-fields-max", "1000"], "head-fields-max"),
+        (&["--connections-max", "0"], "connections-max"),
+        (&["--connections-max", "99999999999"], "connections-max"),
+        (&["--counter-connections-max", "0"], "counter-connections-max"),
+        (&["--config", "/no/such/file"], "/no/such/file"),
+        (&["--welcome", "/no/such/page"], "/no/such/page"),
+        (&["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"], "twice"),
+        (&["--admin", "on"], "--admin"),
+        (&["counter", "--store", "cloud"], "--store"),
+        (&["check", "--log-format", "xml"], "xml"),
+    ] {
+        let (code, out, error) = run(arguments);
+        assert_eq!(code, 2, "{arguments:?}: {error}");
+        assert_eq!((out.as_str(), error.lines().count()), ("", 1), "{arguments:?}: {error}");
+        assert!(error.starts_with("tallyring: ") && error.contains(word), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn help_is_for_newcomers() {
+    for (arguments, words) in [
+        (&["--help"][..], &["doctor", "--counter", "TALLYRING_COUNTER", "Examples", "[default: 5s]"][..]),
+        (&["counter", "--help"], &["--store", "redb:PATH", "127.0.0.1:3001"]),
+        (&["doctor", "--help"], &["Exits with 0"]),
+        (&["--version"], &[env!("CARGO_PKG_VERSION")]),
+    ] {
+        let (code, out, error) = run(arguments);
+        assert_eq!((code, error.as_str()), (0, ""), "{arguments:?}");
+        for word in words {
+            assert!(out.contains(word), "{arguments:?} does not say {word:?}:\n{out}");
+        }
+    }
+}
+
+#[test]
+fn settings_come_from_the_first_place_that_gives_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tallyring.toml");
+    fs::write(&file, "counter-timeout = \"1s\"\nhead-timeout = \"2s\"\nidle-timeout = \"3s\"\n").unwrap();
+    let output = tallyring()
+        .args(["check", "--config", file.to_str().unwrap(), "--counter-timeout", "7s"])
+        .env("TALLYRING_HEAD_TIMEOUT", "8s")
+        .output()
+        .unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{:?}", String::from_utf8(output.stderr));
+    let setting = |name: &str| {
+        let line = out.lines().find(|line| line.split(' ').next() == Some(name)).expect(name);
+        line[name.len()..].trim().to_owned()
+    };
+    assert_eq!(setting("counter-timeout"), "7s  (flag --counter-timeout)");
+    assert_eq!(setting("head-timeout"), "8s  (environment TALLYRING_HEAD_TIMEOUT)");
+    assert_eq!(setting("idle-timeout"), format!("3s  (file {})", file.display()));
+    assert_eq!(setting("body-timeout"), "30s  (default)");
+}
+
+#[test]
+fn a_wrong_file_names_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tallyring.toml");
+    let check = |text: &str, words: &[&str]| {
+        fs::write(&file, text).unwrap();
+        let (code, _, error) = run(&["check", "--config", file.to_str().unwrap()]);
+        assert_eq!((code, error.lines().count()), (2, 1), "{text:?}: {error}");
+        for word in words {
+            assert!(error.contains(word), "{text:?}: {error}");
+        }
+    };
+    check("\nworkers = \"many\"\n", &["line 2", "many"]);
+    check("color = 1\n", &["line 1", "color"]);
+    check("= 1\n", &["line 1"]);
+    check("[[route]]\npath = \"about\"\n", &["about", "begin with /"]);
+    check("[[route]]\npath = \"/\"\n[[route]]\npath = \"/\"\n", &["another route"]);
+    check("[[route]]\npath = \"/\"\nmethods = []\n", &["methods"]);
+    check("[[route]]\npath = \"/\"\nmethods = [\"GET\", \"GET\"]\n", &["methods"]);
+    check("[[route]]\npath = \"/\"\ncounter = \"https://a/\"\n", &["https"]);
+}
+
+#[track_caller]
+fn check_cannot_start(arguments: &[&str], words: &str) {
+    let (code, _, error) = run(arguments);
+    assert_eq!(code, 1, "{error}");
+    assert!(error.lines().any(|line| line.starts_with("tallyring:") && line.contains(words)), "{error}");
+}
+
+#[test]
+fn a_port_in_use_is_refused_and_can_be_shared() {
+    let stub = Stub::answering(COUNTED);
+    let url = stub.url();
+    let first = serve(&["--counter", &url]);
+    let address = first.address.to_string();
+    let arguments = ["--listen", &address, "--counter", &url, "--admin", "off"];
+    check_cannot_start(&arguments, "another process listens there already");
+    assert_eq!(first.visit(), WELCOME);
+    let second = serve(&["--counter", &url, "--listen", &address, "--share-port"]);
+    assert_eq!(second.address, first.address);
+    drop(first);
+    assert_eq!(second.visit(), WELCOME);
+}
+
+#[test]
+fn an_admin_address_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let arguments =
+        ["--listen", "127.0.0.1:0", "--counter", "http://127.0.0.1:1/", "--admin", &address];
+    check_cannot_start(&arguments, "--admin");
+}
+
+#[test]
+fn visits_under_way_end_before_the_server_does() {
+    for driver in ["auto", "epoll"] {
+        let (stub, gate, arrived) = gated();
+        let mut server = serve(&["--counter", &stub.url(), "--driver", driver, "--workers", "1"]);
+        let mut idle = server.client();
+        assert_eq!(idle.get("/other").status, 404);
+        let mut under_way = server.client();
+        // Two: the one that is being registered, and one behind it that was sent already.
+        under_way.send(get_request("/") + "GET / HTTP/1.1\r\n");
+        arrived.recv_timeout(PATIENCE).unwrap();
+        server.signal("-TERM");
+        server.wait_for_line("no new connections");
+        // An idle client is let go, and nobody new is let in.
+        assert!(idle.is_closed());
+        assert!(TcpStream::connect(server.address).is_err());
+        gate.open();
+        under_way.send("Host: a\r\n\r\n");
+        assert_eq!(under_way.response().body, WELCOME);
+        let last = under_way.response();
+        assert_eq!((last.body.as_str(), last.field("connection")), (WELCOME, Some("close")));
+        assert!(under_way.is_closed());
+        let (status, lines) = server.wait();
+        assert_eq!(status.code(), Some(0), "{driver}: {lines:?}");
+        let last = lines.last().unwrap();
+        assert!(last.contains("stopped: 2 visits welcomed, 0 erred, 0 refused"), "{lines:?}");
+    }
+}
+
+#[test]
+fn the_time_to_finish_is_bounded() {
+    let (stub, _gate, arrived) = gated();
+    let mut server = serve(&["--counter", &stub.url(), "--drain-timeout", "200ms"]);
+    let mut under_way = server.client();
+    under_way.send(get_request("/"));
+    arrived.recv_timeout(PATIENCE).unwrap();
+    server.signal("-INT");
+    let (status, lines) = server.wait();
+    assert_eq!(status.code(), Some(0), "{lines:?}");
+    assert!(lines.last().unwrap().contains("1 connections were closed unfinished"), "{lines:?}");
+    assert!(under_way.is_closed());
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let (stub, _gate, arrived) = gated();
+    let mut server = serve(&["--counter", &stub.url()]);
+    let mut under_way = server.client();
+    under_way.send(get_request("/"));
+    arrived.recv_timeout(PATIENCE).unwrap();
+    server.signal("-TERM");
+    server.wait_for_line("no new connections");
+    server.signal("-TERM");
+    let (status, lines) = server.wait();
+    assert_eq!(status.code(), Some(143), "{lines:?}");
+}
+
+#[test]
+fn the_admin_listener_tells_how_it_is() {
+    let (stub, gate, arrived) = gated();
+    let mut server = serve(&["--counter", &stub.url(), "--admin", "127.0.0.1:0"]);
+    let address = server.address_after("admin on ");
+    let mut admin = Client::connect(address);
+    assert_eq!(admin.get("/livez").body, "alive\n");
+    assert_eq!(admin.get("/readyz").body, "ready\n");
+    assert_eq!(admin.get("/").status, 404);
+    gate.open();
+    let mut client = server.client();
+    assert_eq!(client.get("/").body, WELCOME);
+    arrived.recv_timeout(PATIENCE).unwrap();
+    let metrics = admin.get("/metrics");
+    assert!(metrics.field("content-type").unwrap().starts_with("application/openmetrics-text"));
+    let sum = |row: &str| -> u64 {
+        let rows = metrics.body.lines().filter(|line| {
+            line.split_once('{').is_some_and(|(name, labels)| {
+                let (wanted, label) = row.split_once('{').unwrap();
+                name == wanted && labels.contains(label)
+            })
+        });
+        rows.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    };
+    assert_eq!(sum("tallyring_visits_total{outcome=\"welcomed\""), 1);
+    assert_eq!(sum("tallyring_visits_total{outcome=\"erred\""), 0);
+    assert_eq!(sum("tallyring_connections{peer=\"client\""), 1);
+    assert_eq!(sum("tallyring_driver{driver="), 2);
+    assert_eq!(metrics.body.lines().last(), Some("# EOF"));
+    // While it drains it lives and is not ready.
+    client.send("GET / HTTP/1.1\r\n");
+    client.send("Host:");
+    assert_eq!(sum("tallyring_visits_total{outcome=\"refused\""), 0);
+    server.signal("-TERM");
+    server.wait_for_line("no new connections");
+    assert_eq!(admin.get("/livez").body, "alive\n");
+    assert_eq!(admin.get("/readyz").status, 503);
+    client.send(" a\r\n\r\n");
+    assert_eq!(client.response().body, WELCOME);
+    assert_eq!(server.wait().0.code(), Some(0));
+}
+
+#[test]
+fn few_open_files_are_enough_to_serve_some() {
+    let stub = Stub::answering(COUNTED);
+    let mut command = Command::new("bash");
+    command.args(["-c", "ulimit -n 64; exec \"$@\"", "bash", env!("CARGO_BIN_EXE_tallyring")]);
+    command.args(["--workers", "1", "--listen", "127.0.0.1:0", "--admin", "off"]);
+    command.args(["--counter", &stub.url()]);
+    let server = Server::spawn(command, tempfile::tempdir().unwrap());
+    // Far more clients than files: each is served, and the idle ones make room.
+    let clients: Vec<_> = (0..200)
+        .map(|_| {
+            let mut client = server.client();
+            assert_eq!(client.get("/").body, WELCOME);
+            client
+        })
+        .collect();
+    drop(clients);
+    assert_eq!(server.visit(), WELCOME);
+}
+
+#[test]
+fn the_doctor_tells_what_it_found() {
+    let (code, out, error) = run(&["doctor"]);
+    assert!((0..=1).contains(&code), "{out}{error}");
+    for word in [
+        "kernel", "io_uring", "driver", "locked memory", "open files", "cores", "net.core.somaxconn",
+    ] {
+        assert!(out.contains(word), "no {word:?} in\n{out}");
+    }
+    let shortfalls = out.lines().filter(|line| line.starts_with("SHORT")).count();
+    let remedies = out.lines().filter(|line| line.contains("remedy: ")).count();
+    assert_eq!(shortfalls, remedies, "{out}");
+    assert_eq!(code == 0, out.contains("io_uring; epoll is the fallback"), "{out}");
+}
+
+#[test]
+fn log_lines_may_be_json() {
+    let stub = Stub::answering("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
+    let mut server = serve(&["--counter", &stub.url(), "--log-format", "json"]);
+    assert_eq!(server.visit(), SORRY);
+    let line = server.stop();
+    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let message = value["fields"]["message"].as_str().unwrap();
+    assert_eq!(message, "stopped: 0 visits welcomed, 1 erred, 0 refused");
+}
