@@ -1,6 +1,6 @@
 //! The program: arguments in, exit status out.
 
-use std::{io::Write, process::ExitCode};
+use std::{ffi::OsString, io::Write, process::ExitCode};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
@@ -19,9 +19,14 @@ const EXIT_USAGE: u8 = 2;
 /// The server could not start.
 const EXIT_FAILED: u8 = 1;
 
-/// Runs the program.
+/// Runs the program with the process's arguments.
 pub fn run() -> ExitCode {
-    let parsed = Arguments::command().try_get_matches().and_then(|matches| {
+    run_with(std::env::args_os())
+}
+
+/// Runs the program with these arguments, of which the first is its own name.
+pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -> ExitCode {
+    let parsed = Arguments::command().try_get_matches_from(arguments).and_then(|matches| {
         let arguments = Arguments::from_arg_matches(&matches)?;
         Ok((arguments, matches))
     });
@@ -111,7 +116,9 @@ fn exit(ended: Result<Ended, ServerError>) -> ExitCode {
     match ended {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         // As a shell shows a process that a signal has ended.
-        Ok(Ended::Cut { signal }) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILED)),
+        Ok(Ended::Cut { signal }) => {
+            ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILED))
+        }
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(EXIT_FAILED)

@@ -129,7 +129,7 @@ mod tests {
     const LONG: u8 = 1;
 
     fn at(milliseconds: u64) -> Moment {
-        crate::clock::Moment::after(start(), Duration::from_millis(milliseconds))
+        Moment::after(start(), Duration::from_millis(milliseconds))
     }
 
     /// Any fixed moment will do, so long as it is the same one in a test.

@@ -32,7 +32,9 @@ pub fn examine() -> Report {
             let driver = ring.as_ref().map(ToString::to_string).unwrap_or_default();
             match shortfall {
                 None => sheet.good("io_uring", &format!("yes: {driver}")),
-                Some(remedy) => sheet.short("io_uring", &format!("yes, not at its best: {driver}"), remedy),
+                Some(remedy) => {
+                    sheet.short("io_uring", &format!("yes, not at its best: {driver}"), remedy)
+                }
             }
             sheet.good("driver", "io_uring; epoll is the fallback");
             0
@@ -78,7 +80,9 @@ fn examine_sysctls(sheet: &mut Sheet) {
         Some(value) if value >= BACKLOG => sheet.good("net.core.somaxconn", &value.to_string()),
         Some(value) => sheet.short(
             "net.core.somaxconn",
-            &format!("{value}: so many connections may wait to be accepted; {BACKLOG} are asked for"),
+            &format!(
+                "{value}: so many connections may wait to be accepted; {BACKLOG} are asked for"
+            ),
             &format!("sysctl -w net.core.somaxconn={BACKLOG}"),
         ),
     }
@@ -90,7 +94,10 @@ fn examine_limits(sheet: &mut Sheet) {
         Some(bytes) => {
             let size = bytesize::ByteSize(bytes).display().iec();
             // What is short here shows in the ring that could be built, above.
-            sheet.good("locked memory", &format!("{size} (RLIMIT_MEMLOCK, which rings are charged to)"));
+            sheet.good(
+                "locked memory",
+                &format!("{size} (RLIMIT_MEMLOCK, which rings are charged to)"),
+            );
         }
     }
     let files = host::open_files();
@@ -100,7 +107,11 @@ fn examine_limits(sheet: &mut Sheet) {
     if files >= OPEN_FILES_WANTED {
         sheet.good("open files", &value);
     } else {
-        sheet.short("open files", &value, "ulimit -Hn 65536 before the start, or LimitNOFILE=65536 in the unit");
+        sheet.short(
+            "open files",
+            &value,
+            "ulimit -Hn 65536 before the start, or LimitNOFILE=65536 in the unit",
+        );
     }
     let (cores, parallelism) = (host::cores(), host::parallelism());
     let workers = parallelism.min(cores.len());
@@ -108,7 +119,9 @@ fn examine_limits(sheet: &mut Sheet) {
     if workers == 0 {
         sheet.short("cores", "not told by the system", "give them by --cores");
     } else if parallelism < cores.len() {
-        let value = format!("{shown}, of which a cgroup's CPU quota gives {parallelism}: {workers} workers");
+        let value = format!(
+            "{shown}, of which a cgroup's CPU quota gives {parallelism}: {workers} workers"
+        );
         sheet.short("cores", &value, "give whole cores by a cpuset instead of a quota");
     } else {
         sheet.good("cores", &format!("{shown}: {workers} workers, one pinned to each"));

@@ -19,7 +19,8 @@ pub fn parallelism() -> usize {
 /// low for the sake of programs that use select(2), which this one does not.
 pub fn open_files() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok()
+    if current != maximum
+        && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok()
     {
         return maximum.unwrap_or(u64::MAX);
     }

@@ -31,6 +31,10 @@ pub const BACKLOG: i32 = 4096;
 /// The first and the longest pause after an accept(2) that failed for want of resources.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
+/// How often, and how far apart, an address in use is looked at before it is given up.
+const LOOKS: u32 = 20;
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -84,17 +88,10 @@ impl BindError {
 ///
 /// # Errors
 /// When the address cannot be had, or another process listens there and `share` does not allow it.
-pub fn bind(
-    address: SocketAddr,
-    count: usize,
-    share: bool,
-) -> Result<Vec<StdListener>, BindError> {
+pub fn bind(address: SocketAddr, count: usize, share: bool) -> Result<Vec<StdListener>, BindError> {
     let fail = |error| BindError::new(address, error);
     if !share {
-        // SO_REUSEPORT lets any process of the same user in beside the first (socket(7)). A socket
-        // without it is refused while anybody listens.
-        let probe = open(address, false).map_err(fail)?;
-        probe.listen(1).map_err(fail)?;
+        probe(address).map_err(fail)?;
     }
     let mut listeners = Vec::with_capacity(count);
     let mut bound = address;
@@ -108,6 +105,24 @@ pub fn bind(
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Finds out whether anybody listens on `address`. `SO_REUSEPORT` lets any process of the same user in
+/// beside the first (socket(7)); a socket without it is refused.
+///
+/// Looks more than once: a process that was killed keeps its sockets until the kernel has taken its
+/// rings down, which happens after the process is gone.
+fn probe(address: SocketAddr) -> io::Result<()> {
+    let mut looks = 1;
+    loop {
+        match open(address, false).and_then(|socket| socket.listen(1)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && looks < LOOKS => {
+                looks += 1;
+                std::thread::sleep(LOOK_PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn open(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {

@@ -190,9 +190,7 @@ impl Run {
                 }
                 Ok(Event::Report(_, Report::Failed(error))) => return Err(error),
                 // A signal during the start: nothing runs yet that would have to end in order.
-                Ok(Event::Signal(signal)) if signal != SIGHUP => {
-                    std::process::exit(128 + signal)
-                }
+                Ok(Event::Signal(signal)) if signal != SIGHUP => std::process::exit(128 + signal),
                 Ok(_) => {}
                 Err(_) => unreachable!("this end holds a sender"),
             }

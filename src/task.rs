@@ -33,3 +33,30 @@ pub fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver;
+
+    #[test]
+    fn a_panic_ends_its_task_and_is_counted() {
+        let (mut runtime, _) = driver::build(driver::Choice::Epoll).unwrap();
+        let metrics = Arc::<WorkerMetrics>::default();
+        runtime.block_on(async {
+            let other = spawn("other", &metrics, monoio::time::sleep(std::time::Duration::ZERO));
+            spawn("bad", &metrics, async { panic!("on purpose") }).await;
+            other.await;
+            spawn("later", &metrics, async {}).await;
+        });
+        assert_eq!(metrics.panics.read(), 1);
+    }
+
+    #[test]
+    fn a_panic_is_told_by_its_words() {
+        let said = |panic: Box<dyn Any + Send>| message(&*panic).to_owned();
+        assert_eq!(said(Box::new("words")), "words");
+        assert_eq!(said(Box::new(String::from("words"))), "words");
+        assert_eq!(said(Box::new(7)), "(no message)");
+    }
+}

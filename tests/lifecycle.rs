@@ -7,7 +7,8 @@ mod common;
 use std::{fs, net::TcpStream, process::Command, sync::mpsc};
 
 use common::{
-    COUNTED, Client, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, run, serve, tallyring,
+    COUNTED, Client, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, run, serve,
+    tallyring,
 };
 
 /// A counter that answers when the gate opens, and says when it has been asked.
@@ -77,7 +78,10 @@ fn wrong_arguments_are_one_line_and_code_2() {
 #[test]
 fn help_is_for_newcomers() {
     for (arguments, words) in [
-        (&["--help"][..], &["doctor", "--counter", "TALLYRING_COUNTER", "Examples", "[default: 5s]"][..]),
+        (
+            &["--help"][..],
+            &["doctor", "--counter", "TALLYRING_COUNTER", "Examples", "[default: 5s]"][..],
+        ),
         (&["counter", "--help"], &["--store", "redb:PATH", "127.0.0.1:3001"]),
         (&["doctor", "--help"], &["Exits with 0"]),
         (&["--version"], &[env!("CARGO_PKG_VERSION")]),
@@ -94,7 +98,8 @@ fn help_is_for_newcomers() {
 fn settings_come_from_the_first_place_that_gives_one() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tallyring.toml");
-    fs::write(&file, "counter-timeout = \"1s\"\nhead-timeout = \"2s\"\nidle-timeout = \"3s\"\n").unwrap();
+    fs::write(&file, "counter-timeout = \"1s\"\nhead-timeout = \"2s\"\nidle-timeout = \"3s\"\n")
+        .unwrap();
     let output = tallyring()
         .args(["check", "--config", file.to_str().unwrap(), "--counter-timeout", "7s"])
         .env("TALLYRING_HEAD_TIMEOUT", "8s")
@@ -138,7 +143,10 @@ fn a_wrong_file_names_its_line() {
 fn check_cannot_start(arguments: &[&str], words: &str) {
     let (code, _, error) = run(arguments);
     assert_eq!(code, 1, "{error}");
-    assert!(error.lines().any(|line| line.starts_with("tallyring:") && line.contains(words)), "{error}");
+    assert!(
+        error.lines().any(|line| line.starts_with("tallyring:") && line.contains(words)),
+        "{error}"
+    );
 }
 
 #[test]
@@ -154,6 +162,22 @@ fn a_port_in_use_is_refused_and_can_be_shared() {
     assert_eq!(second.address, first.address);
     drop(first);
     assert_eq!(second.visit(), WELCOME);
+}
+
+#[test]
+fn a_server_can_be_started_again_at_once() {
+    let stub = Stub::answering(COUNTED);
+    let url = stub.url();
+    let mut server = serve(&["--counter", &url]);
+    let address = server.address.to_string();
+    for signal in ["-TERM", "-KILL", "-KILL", "-TERM"] {
+        let mut client = server.client();
+        assert_eq!(client.get("/").body, WELCOME);
+        server.signal(signal);
+        server.wait();
+        server = serve(&["--counter", &url, "--listen", &address]);
+    }
+    assert_eq!(server.visit(), WELCOME);
 }
 
 #[test]
@@ -289,7 +313,13 @@ fn the_doctor_tells_what_it_found() {
     let (code, out, error) = run(&["doctor"]);
     assert!((0..=1).contains(&code), "{out}{error}");
     for word in [
-        "kernel", "io_uring", "driver", "locked memory", "open files", "cores", "net.core.somaxconn",
+        "kernel",
+        "io_uring",
+        "driver",
+        "locked memory",
+        "open files",
+        "cores",
+        "net.core.somaxconn",
     ] {
         assert!(out.contains(word), "no {word:?} in\n{out}");
     }

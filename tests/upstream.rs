@@ -15,7 +15,9 @@ use std::{
     thread,
 };
 
-use common::{COUNTED, Client, Gate, PATIENCE, Peer, SORRY, Server, Stub, WELCOME, get_request, serve};
+use common::{
+    COUNTED, Client, Gate, PATIENCE, Peer, SORRY, Server, Stub, WELCOME, get_request, serve,
+};
 
 fn serve_with(stub: &Stub, flags: &[&str]) -> Server {
     let url = stub.url();
@@ -75,12 +77,20 @@ fn each_framing_of_the_response() {
         WELCOME,
         kept,
     );
-    check_framing("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1", WELCOME, anew);
+    check_framing(
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1",
+        WELCOME,
+        anew,
+    );
 }
 
 #[test]
 fn a_connection_with_bytes_left_over_is_not_used_again() {
-    check_framing("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1HTTP/1.1 500 No\r\n\r\n", WELCOME, 2);
+    check_framing(
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1HTTP/1.1 500 No\r\n\r\n",
+        WELCOME,
+        2,
+    );
     check_framing("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1\r\n", WELCOME, 2);
 }
 
@@ -108,7 +118,8 @@ fn a_response_that_cannot_be_told_is_an_error() {
 #[test]
 fn a_long_body_costs_its_connection_and_not_the_visit() {
     let body = |bytes: usize| -> &'static str {
-        let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n{}", "b".repeat(bytes));
+        let text =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n{}", "b".repeat(bytes));
         Box::leak(text.into_boxed_str())
     };
     check_framing(body(64 * 1024), WELCOME, 1);
@@ -298,8 +309,14 @@ fn thousands_of_visits_are_in_flight_at_once() {
         }
         peers
     });
-    let server =
-        serve(&["--counter", &url, "--counter-connections-max", "2000", "--counter-timeout", "60s"]);
+    let server = serve(&[
+        "--counter",
+        &url,
+        "--counter-connections-max",
+        "2000",
+        "--counter-timeout",
+        "60s",
+    ]);
     let mut clients: Vec<_> = (0..VISITS).map(|_| server.client()).collect();
     for client in &mut clients {
         client.send(get_request("/"));
@@ -377,10 +394,9 @@ fn no_visit_is_counted_twice_or_mixed_up() {
             let odd = name.len() % 2 == 1;
             let status = if odd { "200 OK" } else { "500 No" };
             let body = format!("{name} {visit}");
-            if !peer.send(format!(
-                "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )) {
+            if !peer
+                .send(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+            {
                 return;
             }
         }
@@ -388,10 +404,8 @@ fn no_visit_is_counted_twice_or_mixed_up() {
     let mut config = String::new();
     for visitor in 0..VISITORS {
         let path = format!("/{visitor:x<width$}", width = 3 + visitor % 7);
-        config += &format!(
-            "[[route]]\npath = \"{path}\"\ncounter = \"http://{}{path}\"\n",
-            stub.address
-        );
+        config +=
+            &format!("[[route]]\npath = \"{path}\"\ncounter = \"http://{}{path}\"\n", stub.address);
     }
     let file = directory.path().join("tallyring.toml");
     std::fs::write(&file, &config).unwrap();
@@ -404,7 +418,8 @@ fn no_visit_is_counted_twice_or_mixed_up() {
                 let path = path.trim_matches('"').to_owned();
                 let mut client = Client::connect(server.address);
                 scope.spawn(move || {
-                    let welcomed = (0..VISITS).filter(|_| client.get(&path).body == WELCOME).count();
+                    let welcomed =
+                        (0..VISITS).filter(|_| client.get(&path).body == WELCOME).count();
                     (path, welcomed)
                 })
             })

@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 
-use common::{COUNTED, Client, Server, SORRY, Stub, WELCOME, get_request, serve};
+use common::{COUNTED, Client, SORRY, Server, Stub, WELCOME, get_request, serve};
 
 fn with_counter(flags: &[&str]) -> (Server, Stub) {
     let stub = Stub::answering(COUNTED);
@@ -102,7 +102,10 @@ fn a_connection_lives_as_long_as_both_sides_want() {
 fn nothing_is_answered_after_a_close() {
     let (server, _stub) = with_counter(&[]);
     let mut client = server.client();
-    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n{}", get_request("/")));
+    client.send(format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n{}",
+        get_request("/")
+    ));
     assert_eq!(client.response().body, WELCOME);
     client.finish_sending();
     assert!(client.is_closed());
@@ -112,7 +115,8 @@ fn nothing_is_answered_after_a_close() {
 fn bytes_may_come_in_any_pieces() {
     let (server, _stub) = with_counter(&[]);
     let mut client = server.client();
-    let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Long: ".to_owned() + &"a".repeat(3000) + "\r\n\r\n";
+    let request =
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Long: ".to_owned() + &"a".repeat(3000) + "\r\n\r\n";
     for piece in request.as_bytes().chunks(701) {
         client.send(piece);
     }
@@ -152,7 +156,8 @@ fn bad_requests_are_told_why_and_closed() {
     check_refused(&server, smuggled, 400);
 }
 
-const BEACON: &str = "[[route]]\npath = \"/\"\n[[route]]\npath = \"/beacon\"\nmethods = [\"POST\"]\n";
+const BEACON: &str =
+    "[[route]]\npath = \"/\"\n[[route]]\npath = \"/beacon\"\nmethods = [\"POST\"]\n";
 
 fn with_beacon(flags: &[&str]) -> (Server, Stub, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();

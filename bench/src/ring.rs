@@ -159,7 +159,9 @@ impl BufferRing {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the mapping has room for that many entries and outlives the ring.
-        unsafe { ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS, GROUP, 0)? };
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS, GROUP, 0)?
+        };
         let memory = vec![0; usize::from(BUFFERS) * BUFFER_BYTES];
         let mut buffers = Self { memory, entries: entries.cast(), tail: 0 };
         (0..BUFFERS).for_each(|buffer| buffers.give_back(buffer));

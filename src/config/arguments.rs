@@ -59,8 +59,13 @@ pub enum Command {
 #[allow(missing_docs)]
 pub struct ServeArguments {
     /// Address to serve on; may be repeated
-    #[arg(long, env = "TALLYRING_LISTEN", value_name = "ADDRESS", value_delimiter = ',',
-          default_value = "0.0.0.0:3000")]
+    #[arg(
+        long,
+        env = "TALLYRING_LISTEN",
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:3000"
+    )]
     pub listen: Vec<SocketAddr>,
     /// Listen beside other processes that listen on the same address
     #[arg(long, env = "TALLYRING_SHARE_PORT")]
@@ -96,71 +101,145 @@ pub struct ServeArguments {
     #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Address of the admin listener (/livez, /readyz, /metrics), or off
-    #[arg(long, env = "TALLYRING_ADMIN", value_name = "ADDRESS|off",
-          default_value = "127.0.0.1:9300")]
+    #[arg(
+        long,
+        env = "TALLYRING_ADMIN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:9300"
+    )]
     pub admin: AdminAddress,
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: log::Format,
 
     /// Largest request head
-    #[arg(long, env = "TALLYRING_HEAD_MAX", value_name = "SIZE", default_value = "16KiB",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_HEAD_MAX",
+        value_name = "SIZE",
+        default_value = "16KiB",
+        help_heading = "Limits"
+    )]
     pub head_max: Size,
     /// Most header fields in a request head
-    #[arg(long, env = "TALLYRING_HEAD_FIELDS_MAX", value_name = "NUMBER", default_value = "100",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_HEAD_FIELDS_MAX",
+        value_name = "NUMBER",
+        default_value = "100",
+        help_heading = "Limits"
+    )]
     pub head_fields_max: usize,
     /// Longest request target
-    #[arg(long, env = "TALLYRING_TARGET_MAX", value_name = "SIZE", default_value = "8KiB",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_TARGET_MAX",
+        value_name = "SIZE",
+        default_value = "8KiB",
+        help_heading = "Limits"
+    )]
     pub target_max: Size,
     /// Largest request body; bodies are read and discarded
-    #[arg(long, env = "TALLYRING_BODY_MAX", value_name = "SIZE", default_value = "64KiB",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_BODY_MAX",
+        value_name = "SIZE",
+        default_value = "64KiB",
+        help_heading = "Limits"
+    )]
     pub body_max: Size,
     /// Time for a whole request head, from its first byte
-    #[arg(long, env = "TALLYRING_HEAD_TIMEOUT", value_name = "TIME", default_value = "10s",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_HEAD_TIMEOUT",
+        value_name = "TIME",
+        default_value = "10s",
+        help_heading = "Limits"
+    )]
     pub head_timeout: Period,
     /// Time for a whole request body
-    #[arg(long, env = "TALLYRING_BODY_TIMEOUT", value_name = "TIME", default_value = "30s",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_BODY_TIMEOUT",
+        value_name = "TIME",
+        default_value = "30s",
+        help_heading = "Limits"
+    )]
     pub body_timeout: Period,
     /// Time that a connection may stay open between two requests
-    #[arg(long, env = "TALLYRING_IDLE_TIMEOUT", value_name = "TIME", default_value = "75s",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_IDLE_TIMEOUT",
+        value_name = "TIME",
+        default_value = "75s",
+        help_heading = "Limits"
+    )]
     pub idle_timeout: Period,
     /// Time for a client to take some of an answer
-    #[arg(long, env = "TALLYRING_WRITE_TIMEOUT", value_name = "TIME", default_value = "30s",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_WRITE_TIMEOUT",
+        value_name = "TIME",
+        default_value = "30s",
+        help_heading = "Limits"
+    )]
     pub write_timeout: Period,
     /// Most client connections, over all workers [default: what the open-file limit allows]
     #[arg(long, env = "TALLYRING_CONNECTIONS_MAX", value_name = "NUMBER", help_heading = "Limits")]
     pub connections_max: Option<usize>,
     /// Time to connect to one address of the counter
-    #[arg(long, env = "TALLYRING_COUNTER_CONNECT_TIMEOUT", value_name = "TIME",
-          default_value = "1s", help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_CONNECT_TIMEOUT",
+        value_name = "TIME",
+        default_value = "1s",
+        help_heading = "Limits"
+    )]
     pub counter_connect_timeout: Period,
     /// Time for a whole call to the counter
-    #[arg(long, env = "TALLYRING_COUNTER_TIMEOUT", value_name = "TIME", default_value = "5s",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_TIMEOUT",
+        value_name = "TIME",
+        default_value = "5s",
+        help_heading = "Limits"
+    )]
     pub counter_timeout: Period,
     /// Most connections of each worker to each counter
-    #[arg(long, env = "TALLYRING_COUNTER_CONNECTIONS_MAX", value_name = "NUMBER",
-          default_value = "1024", help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_CONNECTIONS_MAX",
+        value_name = "NUMBER",
+        default_value = "1024",
+        help_heading = "Limits"
+    )]
     pub counter_connections_max: usize,
     /// Most visits of each worker that wait for a connection to a counter; further ones get 503
-    #[arg(long, env = "TALLYRING_COUNTER_QUEUE_MAX", value_name = "NUMBER", default_value = "4096",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_QUEUE_MAX",
+        value_name = "NUMBER",
+        default_value = "4096",
+        help_heading = "Limits"
+    )]
     pub counter_queue_max: usize,
     /// Time that an unused connection to the counter stays open
-    #[arg(long, env = "TALLYRING_COUNTER_IDLE_TIMEOUT", value_name = "TIME", default_value = "30s",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_IDLE_TIMEOUT",
+        value_name = "TIME",
+        default_value = "30s",
+        help_heading = "Limits"
+    )]
     pub counter_idle_timeout: Period,
     /// Time for visits under way to end after SIGTERM or SIGINT
-    #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
-          help_heading = "Limits")]
+    #[arg(
+        long,
+        env = "TALLYRING_DRAIN_TIMEOUT",
+        value_name = "TIME",
+        default_value = "30s",
+        help_heading = "Limits"
+    )]
     pub drain_timeout: Period,
 }
 
@@ -169,8 +248,12 @@ pub struct ServeArguments {
 #[allow(missing_docs)]
 pub struct CounterArguments {
     /// Address to serve on
-    #[arg(long, env = "TALLYRING_COUNTER_LISTEN", value_name = "ADDRESS",
-          default_value = "127.0.0.1:3001")]
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:3001"
+    )]
     pub listen: SocketAddr,
     /// Where the totals are kept: redb:PATH, or memory for trials [default: redb:counter.redb in the
     /// data directory]

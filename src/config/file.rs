@@ -103,8 +103,6 @@ where
 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse()
-            .map(Self)
-            .map_err(|reason| de::Error::custom(format!("{text:?}: {reason}")))
+        text.parse().map(Self).map_err(|reason| de::Error::custom(format!("{text:?}: {reason}")))
     }
 }

@@ -106,9 +106,10 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     });
     check_listen(&listen)?;
     let share_port = pick.shown("share-port", arguments.share_port, file.share_port);
-    let counter = pick.option("counter", arguments.counter, file.counter.map(|text| text.0), |url| {
-        url.as_ref().map_or_else(|| String::from("bundled"), Target::to_string)
-    });
+    let counter =
+        pick.option("counter", arguments.counter, file.counter.map(|text| text.0), |url| {
+            url.as_ref().map_or_else(|| String::from("bundled"), Target::to_string)
+        });
     let workers = pick.option("workers", arguments.workers, file.workers, or_auto);
     let cores = pick.option("cores", arguments.cores, file.cores, or_auto);
     let cores = settle_cores(workers.map(usize::from), cores)?;
@@ -137,7 +138,8 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     };
     check_head(&head)?;
     let Size(body_max) = pick.shown("body-max", arguments.body_max, file.body_max);
-    let mut time = |name, argument: Period, file: Option<Period>| pick.shown(name, argument, file).0;
+    let mut time =
+        |name, argument: Period, file: Option<Period>| pick.shown(name, argument, file).0;
     let head_timeout = time("head-timeout", arguments.head_timeout, file.head_timeout);
     let body_timeout = time("body-timeout", arguments.body_timeout, file.body_timeout);
     let idle_timeout = time("idle-timeout", arguments.idle_timeout, file.idle_timeout);
@@ -231,7 +233,9 @@ pub fn settle_counter(arguments: CounterArguments) -> Result<CounterConfig, Conf
         driver: arguments.driver,
         log_format: arguments.log_format,
         drain_timeout: arguments.drain_timeout.0,
-        clients: counter_clients(files.saturating_sub(FILES_BASE).clamp(4, CONNECTIONS_DEFAULT_MAX)),
+        clients: counter_clients(
+            files.saturating_sub(FILES_BASE).clamp(4, CONNECTIONS_DEFAULT_MAX),
+        ),
     })
 }
 
@@ -343,8 +347,11 @@ fn check_head(head: &HeadLimits) -> Result<(), ConfigError> {
         return Err(invalid("head-fields-max", problem));
     }
     if target_bytes_max == 0 || target_bytes_max >= head_bytes_max {
-        let problem =
-            format!("{} is not from 1 to below head-max, {}", Size(target_bytes_max), Size(head_bytes_max));
+        let problem = format!(
+            "{} is not from 1 to below head-max, {}",
+            Size(target_bytes_max),
+            Size(head_bytes_max)
+        );
         return Err(invalid("target-max", problem));
     }
     Ok(())
@@ -367,7 +374,10 @@ fn settle_cores(workers: Option<usize>, cores: Option<Cores>) -> Result<Vec<usiz
         return Err(invalid("workers", format!("{workers} is not from 1 to {WORKERS_MAX}")));
     }
     if allowed.is_empty() {
-        return Err(invalid("workers", "the system does not tell which cores this process may use"));
+        return Err(invalid(
+            "workers",
+            "the system does not tell which cores this process may use",
+        ));
     }
     // More workers than cores share them in turn.
     Ok(allowed.iter().copied().cycle().take(workers).collect())
@@ -402,7 +412,8 @@ fn settle_routes(
         let mut methods = vec![Method::Get, Method::Head];
         if let Some(listed) = table.methods {
             methods = listed.into_iter().map(Method::from).collect();
-            let repeated = (1..methods.len()).any(|place| methods[..place].contains(&methods[place]));
+            let repeated =
+                (1..methods.len()).any(|place| methods[..place].contains(&methods[place]));
             if methods.is_empty() || repeated {
                 let problem = "methods: it must list some of GET, HEAD and POST, each once";
                 return Err(invalid(setting, problem));
@@ -457,11 +468,7 @@ pub fn read_pages(files: &PageFiles) -> Result<Pages, ConfigError> {
     })
 }
 
-fn read_page(
-    setting: &str,
-    path: Option<&Path>,
-    text: &'static str,
-) -> Result<Page, ConfigError> {
+fn read_page(setting: &str, path: Option<&Path>, text: &'static str) -> Result<Page, ConfigError> {
     let Some(path) = path else {
         let body = Bytes::from_static(text.as_bytes());
         return Ok(Page { content_type: TEXT_PLAIN, body });
@@ -474,8 +481,8 @@ fn read_page(
         let problem = format!("{shown} has {bytes} bytes; a page has at most {PAGE_BYTES_MAX}");
         return Err(invalid(setting, problem));
     }
-    let body =
-        fs::read(path).map_err(|error| invalid(setting, format!("cannot read {shown}: {error}")))?;
+    let body = fs::read(path)
+        .map_err(|error| invalid(setting, format!("cannot read {shown}: {error}")))?;
     let guessed = mime_guess::from_path(path).first_or_octet_stream();
     let charset = if guessed.type_() == mime_guess::mime::TEXT { "; charset=utf-8" } else { "" };
     let content_type = HeaderValue::try_from(format!("{guessed}{charset}"))

@@ -47,7 +47,9 @@ impl FromStr for Size {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            bytes if bytes >= 1024 && bytes.is_multiple_of(1024) => write!(f, "{}KiB", bytes / 1024),
+            bytes if bytes >= 1024 && bytes.is_multiple_of(1024) => {
+                write!(f, "{}KiB", bytes / 1024)
+            }
             bytes => bytes.fmt(f),
         }
     }

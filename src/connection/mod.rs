@@ -332,3 +332,6 @@ impl<S: Stream> Connection<S> {
 const HEAD_TOO_SLOW: Refusal = Refusal::new(408, "the request head took too long");
 const BODY_TOO_SLOW: Refusal = Refusal::new(408, "the request body took too long");
 const BODY_TOO_LARGE: Refusal = Refusal::new(413, "the request body is too large");
+
+#[cfg(test)]
+mod tests;

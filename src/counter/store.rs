@@ -111,7 +111,9 @@ pub enum OpenError {
     #[error("cannot open the counter's file {0}: {1}")]
     Io(PathBuf, io::Error),
     /// The directory cannot be made.
-    #[error("cannot make the directory {0} for the counter's file: {1}; choose another by --data-dir")]
+    #[error(
+        "cannot make the directory {0} for the counter's file: {1}; choose another by --data-dir"
+    )]
     Directory(PathBuf, io::Error),
 }
 
@@ -214,7 +216,9 @@ impl<'txn> Totals for redb::Table<'txn, &'static str, u64> {
     }
 
     fn all(&self) -> Result<BTreeMap<String, u64>, StorageError> {
-        let rows = self.iter()?.map(|row| row.map(|(name, total)| (name.value().to_owned(), total.value())));
+        let rows = self
+            .iter()?
+            .map(|row| row.map(|(name, total)| (name.value().to_owned(), total.value())));
         rows.collect()
     }
 }

@@ -272,11 +272,10 @@ impl Chunked {
         let token = is_token_byte(byte);
         let space = byte == b' ' || byte == b'\t';
         match (self.state, byte) {
-            (BeforeExtension | ExtensionNameStart | AfterExtensionName | ExtensionValueStart, _)
-                if space =>
-            {
-                Ok(self.state)
-            }
+            (
+                BeforeExtension | ExtensionNameStart | AfterExtensionName | ExtensionValueStart,
+                _,
+            ) if space => Ok(self.state),
             (ExtensionNameStart | ExtensionName, _) if token => Ok(ExtensionName),
             (ExtensionValueStart | ExtensionToken, _) if token => Ok(ExtensionToken),
             (ExtensionName, _) if space => Ok(AfterExtensionName),

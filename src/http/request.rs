@@ -271,7 +271,9 @@ impl<'a> Fields<'a> {
             }
             12 if name.eq_ignore_ascii_case("content-type") => {
                 if self.has_content_type {
-                    return Err(Refusal::bad("a request must not have several Content-Type fields"));
+                    return Err(Refusal::bad(
+                        "a request must not have several Content-Type fields",
+                    ));
                 }
                 self.has_content_type = true;
             }
@@ -346,7 +348,11 @@ fn refuse_codings(codings: &[u8]) -> Refusal {
     }
 }
 
-fn once<'a>(slot: &mut Option<&'a [u8]>, value: &'a [u8], reason: &'static str) -> Result<(), Refusal> {
+fn once<'a>(
+    slot: &mut Option<&'a [u8]>,
+    value: &'a [u8],
+    reason: &'static str,
+) -> Result<(), Refusal> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(Refusal::bad(reason)),
@@ -373,9 +379,8 @@ fn is_host(value: &[u8]) -> bool {
     };
     // RFC 3986 section 3.2.2: `reg-name = *( unreserved / pct-encoded / sub-delims )`, of which the
     // comma is left out: a Host that looks like a list is two hosts to somebody.
-    let is_name_byte = |&byte: &u8| {
-        byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte)
-    };
+    let is_name_byte =
+        |&byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte);
     !host.is_empty() && host.iter().all(is_name_byte) && port.is_none_or(is_port)
 }
 

@@ -39,7 +39,8 @@ impl Admin {
     }
 
     fn answer(&self, request: &Request<'_>) -> Rendered {
-        let text = |status, text: &str| render::text(status, text.to_owned(), clock::unix_seconds());
+        let text =
+            |status, text: &str| render::text(status, text.to_owned(), clock::unix_seconds());
         if !matches!(request.method, Method::Get | Method::Head) {
             let fields = [(header::ALLOW, HeaderValue::from_static("GET, HEAD"))];
             let status = StatusCode::METHOD_NOT_ALLOWED;

@@ -198,6 +198,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|line| line == row), "no {row:?} in\n{text}");
         }
-        assert_eq!(Totals::of(&workers), Totals { welcomed: 2, connections: 1, ..Default::default() });
+        assert_eq!(
+            Totals::of(&workers),
+            Totals { welcomed: 2, connections: 1, ..Default::default() }
+        );
     }
 }

@@ -146,7 +146,8 @@ impl SiteWorkers {
 
     /// The line that says what runs.
     pub(super) fn describe(&self, config: &Config) -> String {
-        let urls: Vec<_> = self.addresses.iter().map(|address| format!("http://{address}")).collect();
+        let urls: Vec<_> =
+            self.addresses.iter().map(|address| format!("http://{address}")).collect();
         let (count, cores) = (self.orders.len(), Cores(config.cores.clone()));
         format!(
             "tallyring {} serves {} with {count} {} on {} {cores} by {}; visits go to {}",
@@ -243,10 +244,11 @@ struct SiteParts {
 
 impl SiteParts {
     fn build(self) -> Site {
-        let upstreams = self.addresses.into_iter().zip(self.refreshers).map(|(addresses, refresher)| {
-            let refresh = Box::new(move || refresher.refresh());
-            Upstream::new(self.limits.clone(), addresses, Arc::clone(&self.metrics), refresh)
-        });
+        let upstreams =
+            self.addresses.into_iter().zip(self.refreshers).map(|(addresses, refresher)| {
+                let refresh = Box::new(move || refresher.refresh());
+                Upstream::new(self.limits.clone(), addresses, Arc::clone(&self.metrics), refresh)
+            });
         let routes = self.routes.into_iter().zip(self.calls).zip(self.places);
         let routes = routes.map(|((route, call), upstream)| Route {
             path: route.path,

@@ -22,12 +22,12 @@ use std::{
 
 use bytes::Bytes;
 
+pub use self::origin::{Host, Origin, Target};
 use self::{
     calls::{Calls, Stage},
     dial::Addresses,
     link::Link,
 };
-pub use self::origin::{Host, Origin, Target};
 use crate::{
     clock::{self, Moment},
     deadlines::Key,

@@ -132,8 +132,20 @@ mod tests {
     fn what_is_no_counters_url() {
         assert_eq!("https://a/".parse::<Target>(), Err(TargetError::Https));
         for text in [
-            "", "a", "a:80", "/counter", "ftp://a/", "http://", "http:///a", "http://u@a/",
-            "http://a:/", "http://a:x/", "http://a:99999/", "http://a:0/", "http://[::1", "http://a b/",
+            "",
+            "a",
+            "a:80",
+            "/counter",
+            "ftp://a/",
+            "http://",
+            "http:///a",
+            "http://u@a/",
+            "http://a:/",
+            "http://a:x/",
+            "http://a:99999/",
+            "http://a:0/",
+            "http://[::1",
+            "http://a b/",
         ] {
             let result = text.parse::<Target>();
             assert!(matches!(result, Err(TargetError::Malformed(_))), "{text:?}: {result:?}");

@@ -353,8 +353,7 @@ impl Gate {
 
     pub fn wait(&self) {
         let open = self.0.0.lock().unwrap();
-        let (_open, result) =
-            self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
+        let (_open, result) = self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
         assert!(!result.timed_out(), "the gate stayed shut");
     }
 }

@@ -2,12 +2,7 @@
 //!
 //! One exchange with the counter for each visit, each on a connection that carries no other.
 
-use std::{
-    collections::VecDeque,
-    env, io,
-    net::TcpListener,
-    os::fd::RawFd,
-};
+use std::{collections::VecDeque, env, io, net::TcpListener, os::fd::RawFd};
 
 use tallyring_bench::{
     REGISTER, WELCOME, heads,

@@ -69,7 +69,9 @@ fn check_untouched(bytes: &[u8], expected: fn(&OpenError) -> bool) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("counter.redb");
     std::fs::write(&path, bytes).unwrap();
-    let Err(error) = open(&Kind::Redb(path.clone())) else { panic!("opened {} bytes", bytes.len()) };
+    let Err(error) = open(&Kind::Redb(path.clone())) else {
+        panic!("opened {} bytes", bytes.len())
+    };
     assert!(expected(&error), "{error}");
     assert!(std::fs::read(&path).unwrap() == bytes, "the file was changed: {error}");
 }

@@ -68,7 +68,9 @@ fn a_request_is_read() {
 
 #[test]
 fn a_request_that_is_not_whole_waits() {
-    for bytes in ["", "\r", "\r\n", "\r\n\r", "G", "GET / HTTP/1.1", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+    for bytes in
+        ["", "\r", "\r\n", "\r\n\r", "G", "GET / HTTP/1.1", "GET / HTTP/1.1\r\nHost: a\r\n"]
+    {
         assert_eq!(parse_all_splits(bytes.as_bytes()), Ok(None), "{bytes:?}");
     }
 }
@@ -120,12 +122,30 @@ fn line_ends() {
 
 #[test]
 fn targets() {
-    for target in ["/", "/?", "/a/../b", "/%41?%", "/a?\\|{}", "http://a", "HTTP://A/", "https://a?b"] {
+    for target in
+        ["/", "/?", "/a/../b", "/%41?%", "/a?\\|{}", "http://a", "HTTP://A/", "https://a?b"]
+    {
         check_line(&format!("GET {target} HTTP/1.1"), Ok(()));
     }
     for target in [
-        "*", "a", "a:80", "/#", "/a#b", "/\\", "/%", "/%4", "/%4g", "/%00", "/%0d%0a", "/%7F",
-        "http://", "http:///", "http://b/", "http://u@a/", "ftp://a/", "//a\\",
+        "*",
+        "a",
+        "a:80",
+        "/#",
+        "/a#b",
+        "/\\",
+        "/%",
+        "/%4",
+        "/%4g",
+        "/%00",
+        "/%0d%0a",
+        "/%7F",
+        "http://",
+        "http:///",
+        "http://b/",
+        "http://u@a/",
+        "ftp://a/",
+        "//a\\",
     ] {
         check_line(&format!("GET {target} HTTP/1.1"), Err(400));
     }
@@ -141,9 +161,10 @@ fn hosts() {
     for host in ["a", "A.b-c", "127.0.0.1:80", "[::1]", "[::1]:3000", "a:", "a%20b"] {
         check(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"), Ok(()));
     }
-    for host in
-        ["", "u@a", "a/b", "a, b", "a b", ":80", "a:b", "a:123456", "[::1", "[::g]", "[::1]x", "a:80:80"]
-    {
+    for host in [
+        "", "u@a", "a/b", "a, b", "a b", ":80", "a:b", "a:123456", "[::1", "[::g]", "[::1]x",
+        "a:80:80",
+    ] {
         check(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"), Err(400));
     }
     check("GET / HTTP/1.1\r\n\r\n", Err(400));
@@ -156,9 +177,18 @@ fn hosts() {
 fn fields() {
     check_fields("X: a b\t c", Ok(()));
     check_fields("X:", Ok(()));
-    for field in
-        ["X : a", " X: a", "X: a\r\n b", ": a", "X", "X[: a", "X\u{e9}: a", "X: a\0", "X: \x07", "X: \x7f"]
-    {
+    for field in [
+        "X : a",
+        " X: a",
+        "X: a\r\n b",
+        ": a",
+        "X",
+        "X[: a",
+        "X\u{e9}: a",
+        "X: a\0",
+        "X: \x07",
+        "X: \x7f",
+    ] {
         check_fields(field, Err(400));
     }
     check_fields("Content-Type: a", Ok(()));
@@ -231,7 +261,8 @@ fn persistence() {
 
 #[test]
 fn limits() {
-    let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(bytes - 1));
+    let target =
+        |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(bytes - 1));
     check(&target(256), Ok(()));
     check(&target(257), Err(414));
     check(&"a".repeat(33), Err(400));

@@ -1,0 +1,202 @@
+//! How answers are gathered into writes, on a stream that records them.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    os::fd::RawFd,
+    pin::pin,
+    sync::Arc,
+    task::{Waker, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use monoio::{
+    BufResult,
+    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut, SliceMut},
+};
+
+use super::*;
+use crate::http::{HeadLimits, render::Rendered};
+
+/// A stream that gives these pieces, one a read, and records how much each write had.
+#[derive(Clone, Default)]
+struct Recorder(Rc<RefCell<Record>>);
+
+#[derive(Default)]
+struct Record {
+    pieces: VecDeque<Vec<u8>>,
+    writes: Vec<usize>,
+}
+
+impl AsRawFd for Recorder {
+    fn as_raw_fd(&self) -> RawFd {
+        -1
+    }
+}
+
+impl AsyncReadRent for Recorder {
+    async fn read<T: IoBufMut>(&mut self, mut buf: T) -> BufResult<usize, T> {
+        let piece = self.0.borrow_mut().pieces.pop_front().unwrap_or_default();
+        let slice = (&mut buf as &mut dyn std::any::Any).downcast_mut::<SliceMut<Vec<u8>>>();
+        slice.expect("the inbox reads into a slice").get_mut().extend_from_slice(&piece);
+        (Ok(piece.len()), buf)
+    }
+
+    async fn readv<T: IoVecBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
+        (Err(io::ErrorKind::Unsupported.into()), buf)
+    }
+}
+
+impl AsyncWriteRent for Recorder {
+    async fn write<T: IoBuf>(&mut self, buf: T) -> BufResult<usize, T> {
+        self.0.borrow_mut().writes.push(buf.bytes_init());
+        (Ok(buf.bytes_init()), buf)
+    }
+
+    async fn writev<T: IoVecBuf>(&mut self, buf: T) -> BufResult<usize, T> {
+        (Err(io::ErrorKind::Unsupported.into()), buf)
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Answers `/N` with N bytes; those to `/wait…` once they are let go.
+#[derive(Default)]
+struct Echo {
+    held: RefCell<VecDeque<Waker>>,
+    let_go: std::cell::Cell<bool>,
+    started: std::cell::Cell<usize>,
+}
+
+struct Asked {
+    bytes: usize,
+    waits: bool,
+}
+
+impl Service for Echo {
+    type Pending = Asked;
+    type Word = ();
+
+    fn admit(&self, request: &Request<'_>) -> Asked {
+        let waits = request.path.starts_with("/wait");
+        Asked { bytes: request.path[1..].parse().unwrap_or(0), waits }
+    }
+
+    fn start(&self, _: &mut Asked) {
+        self.started.set(self.started.get() + 1);
+    }
+
+    fn poll_answer(
+        &self,
+        asked: &mut Asked,
+        form: Form,
+        outbox: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        ready!(match asked.waits && !self.let_go.get() {
+            true => {
+                self.held.borrow_mut().push_back(context.waker().clone());
+                Poll::Pending
+            }
+            false => Poll::Ready(()),
+        });
+        let head = Bytes::from_static(b"");
+        outbox.push(&Rendered { head, body: vec![b'x'; asked.bytes].into() }, form);
+        Poll::Ready(())
+    }
+
+    fn hear(&self, (): ()) {}
+}
+
+fn clients() -> Rc<Clients> {
+    let minute = Duration::from_secs(60);
+    let limits = ClientLimits {
+        head: HeadLimits { head_bytes_max: 4096, head_fields_max: 10, target_bytes_max: 256 },
+        body_bytes_max: 1024,
+        connections_max: 10,
+        head_timeout: minute,
+        body_timeout: minute,
+        idle_timeout: minute,
+        write_timeout: minute,
+    };
+    Clients::new(limits, Arc::default())
+}
+
+fn requests(paths: &[&str]) -> Vec<u8> {
+    paths
+        .iter()
+        .flat_map(|path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes())
+        .collect()
+}
+
+/// Each answer here is an empty head's two bytes and the body.
+const HEAD: usize = 2;
+
+/// The writes that serving `pieces` took.
+#[track_caller]
+fn check_writes(pieces: Vec<Vec<u8>>, expected: &[usize]) {
+    let stream = Recorder::default();
+    stream.0.borrow_mut().pieces = pieces.into();
+    let connection = Connection::new(stream.clone(), clients().seat(-1));
+    let serving = pin!(connection.serve(Rc::new(Echo::default())));
+    let done = serving.poll(&mut Context::from_waker(Waker::noop()));
+    assert!(done.is_ready(), "nothing here waits");
+    assert_eq!(stream.0.borrow().writes, expected);
+}
+
+#[test]
+fn answers_that_are_ready_share_a_write() {
+    check_writes(vec![requests(&["/10"])], &[HEAD + 10]);
+    check_writes(vec![requests(&["/10", "/20", "/30"])], &[3 * HEAD + 60]);
+    check_writes(vec![requests(&["/10"]), requests(&["/20"])], &[HEAD + 10, HEAD + 20]);
+}
+
+#[test]
+fn a_write_and_a_batch_are_bounded() {
+    check_writes(vec![requests(&["/3000"; 4])], &[3 * (HEAD + 3000), HEAD + 3000]);
+    check_writes(vec![requests(&["/1"; 40])], &[16 * 3, 16 * 3, 8 * 3]);
+    // A large body is written as it is, behind what came before it.
+    check_writes(vec![requests(&["/10", "/5000", "/20"])], &[2 * HEAD + 10, 5000, HEAD + 20]);
+}
+
+#[test]
+fn no_answer_waits_for_one_that_is_not_ready() {
+    let stream = Recorder::default();
+    stream.0.borrow_mut().pieces.push_back(requests(&["/10", "/wait", "/20", "/wait", "/30"]));
+    let service = Rc::new(Echo::default());
+    let connection = Connection::new(stream.clone(), clients().seat(-1));
+    let mut serving = pin!(connection.serve(Rc::clone(&service)));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(serving.as_mut().poll(&mut context).is_pending());
+    // All were started; what stands before the one that waits was written.
+    assert_eq!(service.started.get(), 5);
+    assert_eq!(stream.0.borrow().writes, [HEAD + 10]);
+    service.let_go.set(true);
+    assert!(serving.poll(&mut context).is_ready());
+    assert_eq!(stream.0.borrow().writes, [HEAD + 10, 4 * HEAD + 50]);
+}
+
+#[test]
+fn what_is_not_safe_runs_alone() {
+    let stream = Recorder::default();
+    let mut bytes = requests(&["/wait"]);
+    bytes.extend_from_slice(b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+    bytes.extend(requests(&["/2"]));
+    stream.0.borrow_mut().pieces.push_back(bytes);
+    let service = Rc::new(Echo::default());
+    let connection = Connection::new(stream.clone(), clients().seat(-1));
+    let mut serving = pin!(connection.serve(Rc::clone(&service)));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(serving.as_mut().poll(&mut context).is_pending());
+    assert_eq!(service.started.get(), 1);
+    service.let_go.set(true);
+    assert!(serving.poll(&mut context).is_ready());
+    assert_eq!(stream.0.borrow().writes, [HEAD, HEAD + 1, HEAD + 2]);
+}

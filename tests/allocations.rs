@@ -1,0 +1,125 @@
+//! A visit on connections that stand allocates nothing on its worker.
+//!
+//! The server runs inside this process, so that an allocator can count for its worker's thread.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    fs,
+    net::SocketAddr,
+    sync::atomic::{AtomicI32, AtomicU64, Ordering},
+    thread,
+};
+
+use common::{COUNTED, Client, Stub, WELCOME};
+use socket2::{Domain, Protocol, Socket, Type};
+
+struct Counting;
+
+/// The thread that is counted for.
+static WATCHED: AtomicI32 = AtomicI32::new(0);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static THREAD: Cell<i32> = const { Cell::new(0) };
+}
+
+fn count() {
+    let watched = WATCHED.load(Ordering::Relaxed);
+    if watched == 0 {
+        return;
+    }
+    // The thread-local has no destructor, so it can be asked at any time.
+    let thread = THREAD.with(|thread| {
+        if thread.get() == 0 {
+            thread.set(rustix::thread::gettid().as_raw_nonzero().get());
+        }
+        thread.get()
+    });
+    if thread == watched {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promises.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The thread of this process that has `name`; it has its name before it serves.
+fn thread_named(name: &str) -> Option<i32> {
+    let threads = fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
+    let named = |path: &std::path::PathBuf| {
+        fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    let mut found = threads.filter(named);
+    found.next().map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap())
+}
+
+#[test]
+fn a_visit_allocates_nothing() {
+    const VISITS: u64 = 10_000;
+    let stub = Stub::answering(COUNTED);
+    // A socket that is bound and does not listen keeps the port for the server to share.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let (listen, url) = (address.to_string(), stub.url());
+    thread::spawn(move || {
+        tallyring::cli::run_with([
+            "tallyring",
+            "--listen",
+            &listen,
+            "--share-port",
+            "--counter",
+            &url,
+            "--workers",
+            "1",
+            "--admin",
+            "off",
+        ])
+    });
+    let mut client = loop {
+        match std::net::TcpStream::connect(address) {
+            Ok(_) => break Client::connect(address),
+            Err(_) => thread::yield_now(),
+        }
+    };
+    let mut visit = || assert_eq!(client.get("/").body, WELCOME);
+    // Until buffers and queues have their sizes.
+    (0..1000).for_each(|_| visit());
+    WATCHED.store(thread_named("worker-0").expect("a worker"), Ordering::SeqCst);
+    (0..VISITS).for_each(|_| visit());
+    let allocations = ALLOCATIONS.load(Ordering::SeqCst);
+    // Once a second the pages are rendered anew, which allocates: some dozens of times each. One
+    // allocation a visit would be a hundred times the bound.
+    assert!(allocations < VISITS / 10, "{allocations} allocations in {VISITS} visits");
+    // And the counter counts: another connection does allocate.
+    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    assert_eq!(Client::connect(address).get("/").body, WELCOME);
+    assert!(ALLOCATIONS.load(Ordering::SeqCst) > before);
+}
