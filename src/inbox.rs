@@ -3,6 +3,8 @@
 //! A connection that waits holds a small buffer; one that receives more borrows a large one from its
 //! worker for as long as it needs it. Knows nothing of what the bytes say.
 
+#![allow(clippy::manual_async_fn)]
+
 use std::{cell::RefCell, io, mem};
 
 use monoio::{buf::IoBufMut, io::AsyncReadRent};
@@ -69,17 +71,19 @@ impl Inbox {
     /// # Errors
     /// What the stream says; `OutOfMemory` when the unread bytes fill a large buffer, which the
     /// limits on what may stay unread rule out.
-    pub async fn fill<R: AsyncReadRent>(
+    pub fn fill<R: AsyncReadRent>(
         &mut self,
         stream: &mut R,
         buffers: &Buffers,
-    ) -> io::Result<usize> {
-        self.make_room(buffers)?;
-        let bytes = mem::take(&mut self.bytes);
-        let (held, room) = (bytes.len(), bytes.capacity());
-        let (result, slice) = stream.read(bytes.slice_mut(held..room)).await;
-        self.bytes = slice.into_inner();
-        result
+    ) -> impl Future<Output = io::Result<usize>> {
+        async move {
+            self.make_room(buffers)?;
+            let bytes = mem::take(&mut self.bytes);
+            let (held, room) = (bytes.len(), bytes.capacity());
+            let (result, slice) = stream.read(bytes.slice_mut(held..room)).await;
+            self.bytes = slice.into_inner();
+            result
+        }
     }
 
     fn make_room(&mut self, buffers: &Buffers) -> io::Result<()> {

@@ -80,7 +80,7 @@ fn thread_named(name: &str) -> Option<i32> {
 
 #[test]
 fn a_visit_allocates_nothing() {
-    const VISITS: u64 = 10_000;
+    const VISITS: u64 = 4000;
     let stub = Stub::answering(COUNTED);
     // A socket that is bound and does not listen keeps the port for the server to share.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
@@ -111,7 +111,7 @@ fn a_visit_allocates_nothing() {
     };
     let mut visit = || assert_eq!(client.get("/").body, WELCOME);
     // Until buffers and queues have their sizes.
-    (0..1000).for_each(|_| visit());
+    (0..500).for_each(|_| visit());
     WATCHED.store(thread_named("worker-0").expect("a worker"), Ordering::SeqCst);
     (0..VISITS).for_each(|_| visit());
     let allocations = ALLOCATIONS.load(Ordering::SeqCst);

@@ -2,6 +2,12 @@
 //! a limit is passed or a deadline ends.
 //!
 //! Knows HTTP and its peer's pace; what a request means is its [`Service`]'s to say.
+//!
+//! A worker holds many thousands of these futures, so they are kept small: on the way of a visit,
+//! functions return an async block, which keeps its arguments once where an async fn keeps them twice,
+//! and what is rare is boxed.
+
+#![allow(clippy::manual_async_fn)]
 
 mod clients;
 mod outbox;
@@ -130,34 +136,47 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Serves the client until it or the server has had enough.
-    pub async fn serve<V: Service>(mut self, service: Rc<V>) {
-        let end = self.converse(&*service).await;
-        if let Err(End::Refused(refusal)) = end {
-            Box::pin(self.refuse(refusal)).await;
+    pub fn serve<V: Service>(mut self, service: Rc<V>) -> impl Future<Output = ()> {
+        async move {
+            if let Err(End::Refused(refusal)) = self.converse(&*service).await {
+                Box::pin(self.refuse(refusal)).await;
+            }
+            self.inbox.release(self.seat.clients().buffers());
         }
-        self.inbox.release(self.seat.clients().buffers());
     }
 
-    async fn converse<V: Service>(&mut self, service: &V) -> Result<(), End> {
-        loop {
+    fn converse<V: Service>(&mut self, service: &V) -> impl Future<Output = Result<(), End>> {
+        async move {
+            loop {
+                match self.next(service).await? {
+                    Next::Gather => {}
+                    Next::Read => self.read_head().await?,
+                    Next::Alone(alone) => {
+                        let closes = alone.turn.form.close;
+                        Box::pin(self.answer_alone(service, *alone)).await?;
+                        if closes {
+                            return self.part().await;
+                        }
+                    }
+                    Next::Close => return self.part().await,
+                    Next::Refuse(refusal) => return Err(End::Refused(refusal)),
+                }
+            }
+        }
+    }
+
+    /// Answers the requests that are whole; what follows.
+    fn next<V: Service>(
+        &mut self,
+        service: &V,
+    ) -> impl Future<Output = Result<Next<V::Pending>, End>> {
+        async move {
             let mut batch = Batch::new();
             let next = self.gather(service, &mut batch);
             if !batch.is_empty() {
-                self.answer(service, batch).await?;
+                self.answer(service, &mut batch).await?;
             }
-            match next {
-                Next::Gather => {}
-                Next::Read => self.read_head().await?,
-                Next::Alone(alone) => {
-                    let closes = alone.turn.form.close;
-                    Box::pin(self.answer_alone(service, *alone)).await?;
-                    if closes {
-                        return self.part().await;
-                    }
-                }
-                Next::Close => return self.part().await,
-                Next::Refuse(refusal) => return Err(End::Refused(refusal)),
-            }
+            Ok(next)
         }
     }
 
@@ -205,27 +224,33 @@ impl<S: Stream> Connection<S> {
 
     /// Writes the answers in the order of their requests: as many in one write as are ready, but
     /// none waits for one that is not.
-    async fn answer<V: Service>(
+    fn answer<V: Service>(
         &mut self,
         service: &V,
-        mut batch: Batch<V::Pending>,
-    ) -> Result<(), End> {
-        let mut outbox = Outbox::new(self.seat.clients().buffers());
-        for Turn { pending, form } in &mut batch {
-            let at_once = poll_fn(|context| {
-                Poll::Ready(service.poll_answer(pending, *form, &mut outbox, context).is_ready())
-            });
-            if !at_once.await {
-                outbox.flush(&mut self.stream, &self.seat).await?;
-                poll_fn(|context| service.poll_answer(pending, *form, &mut outbox, context)).await;
+        batch: &mut Batch<V::Pending>,
+    ) -> impl Future<Output = Result<(), End>> {
+        async move {
+            let mut outbox = Outbox::new(self.seat.clients().buffers());
+            for Turn { pending, form } in batch {
+                let mut waits = false;
+                while !poll_fn(|context| {
+                    let answer = service.poll_answer(pending, *form, &mut outbox, context);
+                    // The first look only tells; the second one waits.
+                    if waits { answer.map(|()| true) } else { Poll::Ready(answer.is_ready()) }
+                })
+                .await
+                {
+                    outbox.flush(&mut self.stream, &self.seat).await?;
+                    waits = true;
+                }
+                if outbox.is_full() {
+                    outbox.flush(&mut self.stream, &self.seat).await?;
+                }
             }
-            if outbox.is_full() {
-                outbox.flush(&mut self.stream, &self.seat).await?;
-            }
+            outbox.flush(&mut self.stream, &self.seat).await?;
+            outbox.release(self.seat.clients().buffers());
+            Ok(())
         }
-        outbox.flush(&mut self.stream, &self.seat).await?;
-        outbox.release(self.seat.clients().buffers());
-        Ok(())
     }
 
     /// Reads a request's body to its end and only then starts the request.
@@ -248,7 +273,7 @@ impl<S: Stream> Connection<S> {
             self.discard_body(&mut alone.body).await?;
         }
         service.start(&mut alone.turn.pending);
-        self.answer(service, Batch::from_iter([alone.turn])).await
+        self.answer(service, &mut Batch::from_iter([alone.turn])).await
     }
 
     async fn discard_body(&mut self, body: &mut BodyReader) -> Result<(), End> {
@@ -269,25 +294,29 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    async fn read_head(&mut self) -> Result<(), End> {
-        let waits_for_first_byte = self.inbox.unread().is_empty();
-        if waits_for_first_byte && self.seat.clients().is_draining() {
-            return Err(End::Gone);
+    fn read_head(&mut self) -> impl Future<Output = Result<(), End>> {
+        async move {
+            let waits_for_first_byte = self.inbox.unread().is_empty();
+            if waits_for_first_byte && self.seat.clients().is_draining() {
+                return Err(End::Gone);
+            }
+            self.seat.wait(if waits_for_first_byte { Phase::Idle } else { Phase::Head });
+            self.receive().await
         }
-        self.seat.wait(if waits_for_first_byte { Phase::Idle } else { Phase::Head });
-        self.receive().await
     }
 
     /// Receives more, in the phase that the seat is in.
-    async fn receive(&mut self) -> Result<(), End> {
-        let count = self.inbox.fill(&mut self.stream, self.seat.clients().buffers()).await?;
-        match count {
-            0 => Err(match self.seat.expired_phase() {
-                Some(Phase::Head) => End::Refused(HEAD_TOO_SLOW),
-                Some(Phase::Body) => End::Refused(BODY_TOO_SLOW),
-                _ => End::Gone,
-            }),
-            _ => Ok(()),
+    fn receive(&mut self) -> impl Future<Output = Result<(), End>> {
+        async move {
+            let count = self.inbox.fill(&mut self.stream, self.seat.clients().buffers()).await?;
+            match count {
+                0 => Err(match self.seat.expired_phase() {
+                    Some(Phase::Head) => End::Refused(HEAD_TOO_SLOW),
+                    Some(Phase::Body) => End::Refused(BODY_TOO_SLOW),
+                    _ => End::Gone,
+                }),
+                _ => Ok(()),
+            }
         }
     }
 

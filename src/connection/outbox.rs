@@ -1,6 +1,10 @@
 //! Answers on their way to one client, gathered into as few writes as possible.
 
-use bytes::Bytes;
+#![allow(clippy::manual_async_fn)]
+
+use std::{io, mem};
+
+use bytes::{Buf, Bytes};
 use monoio::{buf::IoBuf, io::AsyncWriteRent};
 
 use super::{Phase, Seat};
@@ -86,43 +90,48 @@ impl Outbox {
     ///
     /// # Errors
     /// What the stream says. The client has then received some unknown part.
-    pub async fn flush<S: AsyncWriteRent>(
+    pub fn flush<S: AsyncWriteRent>(
         &mut self,
         stream: &mut S,
         seat: &Seat,
-    ) -> std::io::Result<()> {
-        if self.gathered.is_empty() {
-            return Ok(());
+    ) -> impl Future<Output = io::Result<()>> {
+        async move {
+            let mut written = 0;
+            while written < self.gathered.len() {
+                seat.wait(Phase::Write);
+                let gathered = mem::take(&mut self.gathered);
+                let (result, slice) = stream.write(gathered.slice(written..)).await;
+                self.gathered = slice.into_inner();
+                written += progress(result)?;
+            }
+            self.gathered.clear();
+            if let Some(direct) = self.direct.take() {
+                Box::pin(write_all(stream, direct, seat)).await?;
+            }
+            Ok(())
         }
-        let gathered = std::mem::take(&mut self.gathered);
-        let (result, gathered) = write_all(stream, gathered, seat).await;
-        self.gathered = gathered;
-        self.gathered.clear();
-        result?;
-        if let Some(direct) = self.direct.take() {
-            write_all(stream, direct, seat).await.0?;
-        }
-        Ok(())
     }
 }
 
-/// Writes all of `bytes`; the deadline begins anew with each part that the client takes.
-async fn write_all<S: AsyncWriteRent, B: IoBuf>(
+async fn write_all<S: AsyncWriteRent>(
     stream: &mut S,
-    mut bytes: B,
+    mut bytes: Bytes,
     seat: &Seat,
-) -> (std::io::Result<()>, B) {
-    let length = bytes.bytes_init();
-    let mut written = 0;
-    while written < length {
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // Anew with each part that the client takes.
         seat.wait(Phase::Write);
-        let (result, slice) = stream.write(bytes.slice(written..)).await;
-        bytes = slice.into_inner();
-        match result {
-            Ok(0) => return (Err(std::io::ErrorKind::WriteZero.into()), bytes),
-            Ok(count) => written += count,
-            Err(error) => return (Err(error), bytes),
-        }
+        let (result, unwritten) = stream.write(bytes).await;
+        bytes = unwritten;
+        bytes.advance(progress(result)?);
     }
-    (Ok(()), bytes)
+    Ok(())
+}
+
+/// A write that writes nothing would be tried for ever.
+fn progress(written: io::Result<usize>) -> io::Result<usize> {
+    match written {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        result => result,
+    }
 }

@@ -91,7 +91,8 @@ impl Link {
 pub(super) async fn run(mut opening: Opening) {
     let upstream = Rc::clone(&opening.upstream);
     let addresses = upstream.state.borrow().addresses.in_order();
-    match dial(&addresses, upstream.limits.connect_timeout).await {
+    // Boxed: it is over soon, and its timer is larger than all the rest.
+    match Box::pin(dial(&addresses, upstream.limits.connect_timeout)).await {
         Ok((stream, address)) => {
             upstream.state.borrow_mut().addresses.prefer(address);
             let link = Link::new(stream.as_raw_fd());
@@ -167,13 +168,16 @@ async fn carry(upstream: &Rc<Upstream>, link: &Rc<Link>, stream: TcpStream) {
     }
 }
 
-async fn receive(
+#[allow(clippy::manual_async_fn)]
+fn receive(
     upstream: Rc<Upstream>,
     mut reader: Reader,
     mut inbox: Inbox,
-) -> (io::Result<usize>, Reader, Inbox) {
-    let received = inbox.fill(&mut reader, &upstream.buffers).await;
-    (received, reader, inbox)
+) -> impl Future<Output = (io::Result<usize>, Reader, Inbox)> {
+    async move {
+        let received = inbox.fill(&mut reader, &upstream.buffers).await;
+        (received, reader, inbox)
+    }
 }
 
 /// The next call that the connection is given; `None` when it ended before, whatever it was given.
