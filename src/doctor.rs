@@ -33,7 +33,7 @@ pub fn examine() -> Report {
             match shortfall {
                 None => sheet.good("io_uring", &format!("yes: {driver}")),
                 Some(remedy) => {
-                    sheet.short("io_uring", &format!("yes, not at its best: {driver}"), remedy)
+                    sheet.short("io_uring", &format!("yes, not at its best: {driver}"), remedy);
                 }
             }
             sheet.good("driver", "io_uring; epoll is the fallback");

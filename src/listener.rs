@@ -112,6 +112,8 @@ pub fn bind(address: SocketAddr, count: usize, share: bool) -> Result<Vec<StdLis
 ///
 /// Looks more than once: a process that was killed keeps its sockets until the kernel has taken its
 /// rings down, which happens after the process is gone.
+// Before any worker runs.
+#[allow(clippy::disallowed_methods)]
 fn probe(address: SocketAddr) -> io::Result<()> {
     let mut looks = 1;
     loop {

@@ -265,8 +265,7 @@ impl Service for Site {
         let Some(place) = self.routes.iter().position(|route| route.path == request.path) else {
             return Visit::NotFound;
         };
-        // As many as were checked in `new`.
-        let route = place as u16;
+        let Ok(route) = u16::try_from(place) else { unreachable!("checked in new") };
         match request.method {
             Method::Options => Visit::Options { route },
             method if self.routes[place].methods.contains(&method) => Visit::Admitted { route },

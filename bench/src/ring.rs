@@ -11,7 +11,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 /// Buffers that the kernel receives into; a power of two.
 const BUFFERS: u16 = 1024;
-const BUFFER_BYTES: usize = 1024;
+const BUFFER_BYTES: u32 = 1024;
 const GROUP: u16 = 0;
 
 /// What a program built on the loop does.
@@ -160,27 +160,27 @@ impl BufferRing {
         }
         // SAFETY: the mapping has room for that many entries and outlives the ring.
         unsafe {
-            ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS, GROUP, 0)?
+            ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS, GROUP, 0)?;
         };
-        let memory = vec![0; usize::from(BUFFERS) * BUFFER_BYTES];
+        let memory = vec![0; usize::from(BUFFERS) * BUFFER_BYTES as usize];
         let mut buffers = Self { memory, entries: entries.cast(), tail: 0 };
         (0..BUFFERS).for_each(|buffer| buffers.give_back(buffer));
         Ok(buffers)
     }
 
     fn bytes(&self, buffer: u16, length: usize) -> &[u8] {
-        &self.memory[usize::from(buffer) * BUFFER_BYTES..][..length]
+        &self.memory[usize::from(buffer) * BUFFER_BYTES as usize..][..length]
     }
 
     fn give_back(&mut self, buffer: u16) {
         let place = usize::from(self.tail & (BUFFERS - 1));
-        let start = usize::from(buffer) * BUFFER_BYTES;
+        let start = usize::from(buffer) * BUFFER_BYTES as usize;
         // SAFETY: the place is within the mapping, and the kernel does not look at it before the
         // tail says so.
         unsafe {
             let entry = &mut *self.entries.add(place);
             entry.set_addr(self.memory[start..].as_mut_ptr() as u64);
-            entry.set_len(BUFFER_BYTES as u32);
+            entry.set_len(BUFFER_BYTES);
             entry.set_bid(buffer);
             self.tail = self.tail.wrapping_add(1);
             let tail = types::BufRingEntry::tail(self.entries).cast::<AtomicU16>();

@@ -150,7 +150,10 @@ impl<S: Stream> Connection<S> {
             loop {
                 match self.next(service).await? {
                     Next::Gather => {}
-                    Next::Read => self.read_head().await?,
+                    Next::Read => {
+                        self.await_head()?;
+                        self.receive().await?;
+                    }
                     Next::Alone(alone) => {
                         let closes = alone.turn.form.close;
                         Box::pin(self.answer_alone(service, *alone)).await?;
@@ -294,15 +297,13 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn read_head(&mut self) -> impl Future<Output = Result<(), End>> {
-        async move {
-            let waits_for_first_byte = self.inbox.unread().is_empty();
-            if waits_for_first_byte && self.seat.clients().is_draining() {
-                return Err(End::Gone);
-            }
-            self.seat.wait(if waits_for_first_byte { Phase::Idle } else { Phase::Head });
-            self.receive().await
+    fn await_head(&self) -> Result<(), End> {
+        let waits_for_first_byte = self.inbox.unread().is_empty();
+        if waits_for_first_byte && self.seat.clients().is_draining() {
+            return Err(End::Gone);
         }
+        self.seat.wait(if waits_for_first_byte { Phase::Idle } else { Phase::Head });
+        Ok(())
     }
 
     /// Receives more, in the phase that the seat is in.

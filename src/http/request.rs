@@ -102,18 +102,21 @@ pub fn parse<'a>(
     if !is_token_byte(message[0]) {
         return Err(Refusal::bad("a request must begin with a method"));
     }
-    let found = head::search(message, scan)?;
-    if let Found::FirstLine(end) | Found::End(end) = found {
-        let line_end = memchr::memchr(b'\n', &message[..end]).unwrap_or(end);
-        judge_request_line(&message[..line_end], limits)?;
-    }
-    let Found::End(end) = found else {
-        refuse_overlong(message, scan, limits)?;
-        return if bytes.len() < limits.head_bytes_max { Ok(None) } else { Err(HEAD_TOO_LARGE) };
+    let end = match head::search(message, scan)? {
+        Found::End(end) if empty_lines + end <= limits.head_bytes_max => end,
+        Found::End(_) => return Err(HEAD_TOO_LARGE),
+        found => {
+            match found {
+                Found::FirstLine(end) => judge_request_line(&message[..end], limits)?,
+                _ => refuse_overlong(message, scan, limits)?,
+            }
+            return if bytes.len() < limits.head_bytes_max {
+                Ok(None)
+            } else {
+                Err(HEAD_TOO_LARGE)
+            };
+        }
     };
-    if empty_lines + end > limits.head_bytes_max {
-        return Err(HEAD_TOO_LARGE);
-    }
     let request = parse_head(&message[..end], limits, body_bytes_max)?;
     Ok(Some(Whole { request, head_bytes: empty_lines + end }))
 }
@@ -142,8 +145,8 @@ fn refuse_overlong(message: &[u8], scan: &HeadScan, limits: &HeadLimits) -> Resu
 
 /// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`, judged as soon as
 /// the line is whole, so that a client that speaks another protocol is told at once.
-fn judge_request_line(line: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
+fn judge_request_line(head: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
+    let line = &head[..memchr::memchr(b'\r', head).unwrap_or(head.len())];
     let mut parts = line.split(|&byte| byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -159,10 +162,7 @@ fn judge_request_line(line: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
     if target.len() > limits.target_bytes_max {
         return Err(TARGET_TOO_LONG);
     }
-    // RFC 3986 section 2: a URI is made of visible ASCII characters.
-    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
-        return Err(Refusal::bad("the request target is not a URI"));
-    }
+    judge_target(target)?;
     // RFC 9112 section 2.3: `HTTP-version = "HTTP" "/" DIGIT "." DIGIT`, case-sensitive.
     match version {
         b"HTTP/1.1" | b"HTTP/1.0" => Ok(()),
@@ -173,6 +173,14 @@ fn judge_request_line(line: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
         }
         _ => Err(Refusal::bad("the HTTP version is malformed")),
     }
+}
+
+/// RFC 3986 section 2: a URI is made of visible ASCII characters.
+fn judge_target(target: &[u8]) -> Result<(), Refusal> {
+    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
+        return Err(Refusal::bad("the request target is not a URI"));
+    }
+    Ok(())
 }
 
 fn parse_head<'a>(
@@ -186,13 +194,19 @@ fn parse_head<'a>(
     match parsed.parse_with_uninit_headers(head, &mut storage[..fields_max]) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Ok(_) => return Err(Refusal::bad("the request head is malformed")),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(Refusal::new(431, "the request head has too many fields"));
+        Err(error) => {
+            // What is wrong with a request line, our own rules say better.
+            judge_request_line(head, limits)?;
+            return Err(syntax_refusal(error));
         }
-        Err(error) => return Err(Refusal::bad(syntax_reason(error))),
     }
+    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+    if method.len() > METHOD_BYTES_MAX || target.len() > limits.target_bytes_max {
+        judge_request_line(head, limits)?;
+    }
+    judge_target(target.as_bytes())?;
     let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let method = match parsed.method.unwrap_or_default() {
+    let method = match method {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
         "POST" => Method::Post,
@@ -202,7 +216,7 @@ fn parse_head<'a>(
         _ => Method::Other,
     };
     let fields = Fields::collect(parsed.headers)?;
-    let target = Target::parse(parsed.path.unwrap_or_default(), method)?;
+    let target = Target::parse(target, method)?;
     fields.judge_host(version, &target)?;
     Ok(Request {
         method,
@@ -221,12 +235,15 @@ fn parse_head<'a>(
     })
 }
 
-const fn syntax_reason(error: httparse::Error) -> &'static str {
+const fn syntax_refusal(error: httparse::Error) -> Refusal {
     match error {
-        httparse::Error::HeaderName => "a field name is not a token",
-        httparse::Error::HeaderValue => "a field value holds a control character",
-        httparse::Error::NewLine => "a line must end in CRLF",
-        _ => "the request head is malformed",
+        httparse::Error::TooManyHeaders => {
+            Refusal::new(431, "the request head has too many fields")
+        }
+        httparse::Error::HeaderName => Refusal::bad("a field name is not a token"),
+        httparse::Error::HeaderValue => Refusal::bad("a field value holds a control character"),
+        httparse::Error::NewLine => Refusal::bad("a line must end in CRLF"),
+        _ => Refusal::bad("the request head is malformed"),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     pin::{Pin, pin},
     rc::Rc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -133,38 +133,56 @@ async fn carry(upstream: &Rc<Upstream>, link: &Rc<Link>, stream: TcpStream) {
     let mut receiving = pin!(receive(Rc::clone(upstream), reader, Inbox::default()));
     while let Some(key) = next_call(link, receiving.as_mut()).await {
         let Some(request) = upstream.request(key) else { break };
-        match send(&mut writer, request).await {
-            Ok(()) => {}
-            Err(Unsent::Nothing) => {
+        let mut sending = pin!(send(&mut writer, request));
+        let mut sent = begin(sending.as_mut()).await;
+        let mut exchange = Exchange::default();
+        let outcome = loop {
+            let (received, reader, mut inbox) = receiving.as_mut().await;
+            if sent.is_none() {
+                // It is over: the kernel takes a request whole, and answers come after it.
+                sent = Some(sending.as_mut().await);
+            }
+            let step = match sent {
+                Some(Ok(())) => exchange.step(upstream, &mut inbox, received),
+                Some(Err(Unsent::Nothing)) => Step::Unsent,
+                Some(Err(Unsent::Some)) | None => Step::Failed,
+            };
+            receiving.set(receive(Rc::clone(upstream), reader, inbox));
+            if !matches!(step, Step::More) {
+                break step;
+            }
+        };
+        match outcome {
+            Step::Done { status, reusable } => {
+                upstream.end(key, Ok(status));
+                if !reusable {
+                    break;
+                }
+            }
+            Step::Unsent => {
                 upstream.put_back(key);
                 break;
             }
-            Err(Unsent::Some) => {
+            Step::Failed | Step::More => {
                 upstream.end(key, Err(CallError::Broken));
                 break;
             }
         }
-        let mut exchange = Exchange::default();
-        let reusable = loop {
-            let (received, reader, mut inbox) = receiving.as_mut().await;
-            let step = exchange.step(upstream, &mut inbox, received);
-            receiving.set(receive(Rc::clone(upstream), reader, inbox));
-            match step {
-                Step::More => {}
-                Step::Done { status, reusable } => {
-                    upstream.end(key, Ok(status));
-                    break reusable;
-                }
-                Step::Failed => {
-                    upstream.end(key, Err(CallError::Broken));
-                    break false;
-                }
-            }
-        };
-        if !reusable {
-            break;
-        }
         upstream.release(link);
+    }
+}
+
+/// Begins to send; what came of it, if that is known at once.
+///
+/// A ring takes the request when it is next entered. That it has is of no interest before the answer
+/// comes, so nobody is woken for it; should it fail, the read that is posted ends as well. epoll must
+/// be waited on if it cannot send at once.
+async fn begin<F: Future>(mut sending: Pin<&mut F>) -> Option<F::Output> {
+    let mut unwoken = Context::from_waker(Waker::noop());
+    match sending.as_mut().poll(&mut unwoken) {
+        Poll::Ready(sent) => Some(sent),
+        Poll::Pending if monoio::utils::is_legacy() => Some(sending.await),
+        Poll::Pending => None,
     }
 }
 
@@ -200,6 +218,7 @@ async fn next_call<F: Future>(link: &Link, mut receiving: Pin<&mut F>) -> Option
 }
 
 /// How much of a request may have left when sending it failed.
+#[derive(Clone, Copy)]
 enum Unsent {
     /// Not a byte.
     Nothing,
@@ -233,7 +252,12 @@ struct Exchange {
 /// What receiving once brought.
 enum Step {
     More,
-    Done { status: u16, reusable: bool },
+    Done {
+        status: u16,
+        reusable: bool,
+    },
+    /// Not a byte of the request has left.
+    Unsent,
     Failed,
 }
 

@@ -55,6 +55,8 @@ where
     Ok(Refresher(Some(sender)))
 }
 
+// On a thread of its own.
+#[allow(clippy::disallowed_methods)]
 fn keep_looking<P>(name: &str, port: u16, asked: &mpsc::Receiver<()>, publish: P)
 where
     P: Fn(Vec<SocketAddr>),
