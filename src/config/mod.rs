@@ -4,6 +4,8 @@
 
 pub mod arguments;
 mod file;
+mod open_files;
+mod pages;
 mod settle;
 mod values;
 
@@ -11,7 +13,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
     arguments::Arguments,
-    settle::{ConfigError, Settled, counter_clients, read_pages, settle, settle_counter},
+    pages::read_pages,
+    settle::{ConfigError, Settled, counter_clients, settle, settle_counter},
     values::Cores,
 };
 use crate::{
@@ -26,8 +29,6 @@ use crate::{
 
 /// Routes that a configuration may have.
 pub const ROUTES_MAX: usize = 1000;
-/// Pages are kept in memory, rendered once for each worker.
-pub const PAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Everything `tallyring serve` needs to know.
 #[derive(Debug, Clone)]

@@ -10,35 +10,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bytes::Bytes;
 use clap::{ArgMatches, parser::ValueSource};
-use http::HeaderValue;
 
 use super::{
-    Config, CounterConfig, DRAIN_BYTES_MAX, Limits, PAGE_BYTES_MAX, PageFiles, RESPONSE_HEAD,
-    ROUTES_MAX, RouteConfig,
+    Config, CounterConfig, DRAIN_BYTES_MAX, Limits, PageFiles, RESPONSE_HEAD, ROUTES_MAX,
+    RouteConfig,
     arguments::{CounterArguments, ServeArguments},
     file::{File, RouteTable, Text},
+    open_files::{CONNECTIONS_DEFAULT_MAX, FILES_BASE, OpenFiles},
+    pages::{SORRY, WELCOME, read_pages},
     values::{Cores, Period, Size},
 };
 use crate::{
     connection::ClientLimits,
     counter::store,
     host,
-    http::{HEAD_FIELDS_CAP, HeadLimits, render::TEXT_PLAIN, request::Method},
-    site::{Page, Pages},
+    http::{HEAD_FIELDS_CAP, HeadLimits, request::Method},
     upstream::{Target, UpstreamLimits},
 };
 
-/// The two texts that visitors get where no file takes their place.
-const WELCOME: &str = "Welcome to my site!";
-const SORRY: &str = "Error registering your visit";
-
 /// Workers that a configuration may ask for.
 const WORKERS_MAX: usize = 1024;
-/// Client connections that are allowed by default, whatever the open-file limit.
-const CONNECTIONS_DEFAULT_MAX: usize = 1 << 20;
-
 /// Settings that cannot be used: which, what was said and what would do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -65,7 +57,7 @@ pub enum ConfigError {
     },
 }
 
-fn invalid(setting: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+pub(super) fn invalid(setting: impl Into<String>, problem: impl Into<String>) -> ConfigError {
     ConfigError::Value { setting: setting.into(), problem: problem.into() }
 }
 
@@ -174,7 +166,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     };
     let origins: BTreeSet<_> = routes.iter().map(|route| &route.counter).map(origin_of).collect();
     let mut notes = Vec::new();
-    let files = Files {
+    let files = OpenFiles {
         workers: cores.len(),
         counters: origins.len(),
         bundled: bundled.is_some(),
@@ -457,39 +449,6 @@ fn origin_of(counter: &Option<Target>) -> Option<&crate::upstream::Origin> {
     counter.as_ref().map(|target| &target.origin)
 }
 
-/// Reads the pages of a route.
-///
-/// # Errors
-/// When a file cannot be read or is too large.
-pub fn read_pages(files: &PageFiles) -> Result<Pages, ConfigError> {
-    Ok(Pages {
-        welcome: read_page("welcome", files.welcome.as_deref(), WELCOME)?,
-        sorry: read_page("sorry", files.sorry.as_deref(), SORRY)?,
-    })
-}
-
-fn read_page(setting: &str, path: Option<&Path>, text: &'static str) -> Result<Page, ConfigError> {
-    let Some(path) = path else {
-        let body = Bytes::from_static(text.as_bytes());
-        return Ok(Page { content_type: TEXT_PLAIN, body });
-    };
-    let shown = path.display();
-    let bytes = fs::metadata(path)
-        .map_err(|error| invalid(setting, format!("cannot read {shown}: {error}")))?
-        .len();
-    if bytes > PAGE_BYTES_MAX {
-        let problem = format!("{shown} has {bytes} bytes; a page has at most {PAGE_BYTES_MAX}");
-        return Err(invalid(setting, problem));
-    }
-    let body = fs::read(path)
-        .map_err(|error| invalid(setting, format!("cannot read {shown}: {error}")))?;
-    let guessed = mime_guess::from_path(path).first_or_octet_stream();
-    let charset = if guessed.type_() == mime_guess::mime::TEXT { "; charset=utf-8" } else { "" };
-    let content_type = HeaderValue::try_from(format!("{guessed}{charset}"))
-        .map_err(|error| invalid(setting, format!("{shown} has no usable type: {error}")))?;
-    Ok(Page { content_type, body: body.into() })
-}
-
 fn default_data_dir() -> Option<PathBuf> {
     let directory = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     // systemd.exec(5): several directories are separated by colons; ours is the first.
@@ -508,94 +467,9 @@ fn default_store(data_dir: Option<PathBuf>) -> Result<store::Kind, ConfigError> 
     Ok(store::Kind::Redb(directory.join("counter.redb")))
 }
 
-/// Open files that every process needs: standard streams, the signal pipe, libraries.
-const FILES_BASE: usize = 24;
-/// Of each worker: its ring or epoll descriptor, its listeners, its mailbox.
-const FILES_PER_WORKER: usize = 8;
-
-/// Who needs open files.
-struct Files {
-    workers: usize,
-    counters: usize,
-    bundled: bool,
-    admin: bool,
-}
-
-impl Files {
-    /// Shares the limit out: client connections and connections to each counter, for each worker.
-    fn share(
-        &self,
-        limit: u64,
-        connections: Option<usize>,
-        counter_connections: usize,
-        notes: &mut Vec<String>,
-    ) -> Result<(usize, usize), ConfigError> {
-        if connections == Some(0) {
-            return Err(invalid("connections-max", "0 is not at least 1"));
-        }
-        if counter_connections == 0 {
-            return Err(invalid("counter-connections-max", "0 is not at least 1"));
-        }
-        let threads = self.workers + usize::from(self.bundled) + usize::from(self.admin);
-        let base = FILES_BASE + FILES_PER_WORKER * threads;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let free = limit.saturating_sub(base).max(4);
-        // Both ends of a connection to the bundled counter are in this process.
-        let ends = self.counters + usize::from(self.bundled);
-        let per_connection = self.workers * ends.max(1);
-        let room = (free / 2 / per_connection).max(1);
-        let upstream = counter_connections.min(room);
-        if upstream < counter_connections {
-            notes.push(format!(
-                "counter-connections-max is {upstream} instead of {counter_connections}: the \
-                 open-file limit is {limit}; raise it by ulimit -n or LimitNOFILE="
-            ));
-        }
-        let rest = free.saturating_sub(upstream * per_connection).max(1);
-        let clients = match connections {
-            Some(asked) if asked > rest => {
-                return Err(invalid(
-                    "connections-max",
-                    format!(
-                        "{asked} connections do not fit the open-file limit of {limit}, which \
-                         leaves {rest}; raise it by ulimit -n or LimitNOFILE="
-                    ),
-                ));
-            }
-            Some(asked) => asked,
-            None => rest.min(CONNECTIONS_DEFAULT_MAX),
-        };
-        Ok((clients.div_ceil(self.workers), upstream))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const FILES: Files = Files { workers: 2, counters: 1, bundled: false, admin: true };
-
-    #[track_caller]
-    fn check(limit: u64, connections: Option<usize>, expected: Option<(usize, usize)>) {
-        let mut notes = Vec::new();
-        let shared = FILES.share(limit, connections, 1024, &mut notes).ok();
-        assert_eq!(shared, expected, "{limit} files, {connections:?} connections");
-        if let Some((_, upstream)) = shared {
-            assert_eq!(notes.is_empty(), upstream == 1024);
-        }
-    }
-
-    #[test]
-    fn open_files_are_shared_out() {
-        check(1 << 16, None, Some(((65536 - 48 - 2048) / 2, 1024)));
-        check(1 << 30, None, Some((CONNECTIONS_DEFAULT_MAX / 2, 1024)));
-        check(1024, None, Some((244, 244)));
-        check(20, None, Some((1, 1)));
-        check(1 << 16, Some(10_000), Some((5000, 1024)));
-        check(1 << 16, Some(1), Some((1, 1024)));
-        check(1 << 16, Some(0), None);
-        check(1 << 16, Some(65_000), None);
-    }
 
     #[test]
     fn a_file_names_the_line_of_its_error() {

@@ -9,6 +9,7 @@ mod head;
 pub mod render;
 pub mod request;
 pub mod response;
+mod target;
 
 /// Why a peer's message is not served: the status that says so and one line that says why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,96 @@
+//! The open-file limit, shared out: client connections, and connections to the counters.
+
+use super::{ConfigError, settle::invalid};
+
+/// Client connections that are allowed by default, whatever the open-file limit.
+pub(super) const CONNECTIONS_DEFAULT_MAX: usize = 1 << 20;
+
+/// Open files that every process needs: standard streams, the signal pipe, libraries.
+pub(super) const FILES_BASE: usize = 24;
+/// Of each worker: its ring or epoll descriptor, its listeners, its mailbox.
+const FILES_PER_WORKER: usize = 8;
+
+/// Who needs open files.
+pub(super) struct OpenFiles {
+    pub(super) workers: usize,
+    pub(super) counters: usize,
+    pub(super) bundled: bool,
+    pub(super) admin: bool,
+}
+
+impl OpenFiles {
+    /// Shares the limit out: client connections and connections to each counter, for each worker.
+    pub(super) fn share(
+        &self,
+        limit: u64,
+        connections: Option<usize>,
+        counter_connections: usize,
+        notes: &mut Vec<String>,
+    ) -> Result<(usize, usize), ConfigError> {
+        if connections == Some(0) {
+            return Err(invalid("connections-max", "0 is not at least 1"));
+        }
+        if counter_connections == 0 {
+            return Err(invalid("counter-connections-max", "0 is not at least 1"));
+        }
+        let threads = self.workers + usize::from(self.bundled) + usize::from(self.admin);
+        let base = FILES_BASE + FILES_PER_WORKER * threads;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let free = limit.saturating_sub(base).max(4);
+        // Both ends of a connection to the bundled counter are in this process.
+        let ends = self.counters + usize::from(self.bundled);
+        let per_connection = self.workers * ends.max(1);
+        let room = (free / 2 / per_connection).max(1);
+        let upstream = counter_connections.min(room);
+        if upstream < counter_connections {
+            notes.push(format!(
+                "counter-connections-max is {upstream} instead of {counter_connections}: the \
+                 open-file limit is {limit}; raise it by ulimit -n or LimitNOFILE="
+            ));
+        }
+        let rest = free.saturating_sub(upstream * per_connection).max(1);
+        let clients = match connections {
+            Some(asked) if asked > rest => {
+                return Err(invalid(
+                    "connections-max",
+                    format!(
+                        "{asked} connections do not fit the open-file limit of {limit}, which \
+                         leaves {rest}; raise it by ulimit -n or LimitNOFILE="
+                    ),
+                ));
+            }
+            Some(asked) => asked,
+            None => rest.min(CONNECTIONS_DEFAULT_MAX),
+        };
+        Ok((clients.div_ceil(self.workers), upstream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: OpenFiles = OpenFiles { workers: 2, counters: 1, bundled: false, admin: true };
+
+    #[track_caller]
+    fn check(limit: u64, connections: Option<usize>, expected: Option<(usize, usize)>) {
+        let mut notes = Vec::new();
+        let shared = FILES.share(limit, connections, 1024, &mut notes).ok();
+        assert_eq!(shared, expected, "{limit} files, {connections:?} connections");
+        if let Some((_, upstream)) = shared {
+            assert_eq!(notes.is_empty(), upstream == 1024);
+        }
+    }
+
+    #[test]
+    fn open_files_are_shared_out() {
+        check(1 << 16, None, Some(((65536 - 48 - 2048) / 2, 1024)));
+        check(1 << 30, None, Some((CONNECTIONS_DEFAULT_MAX / 2, 1024)));
+        check(1024, None, Some((244, 244)));
+        check(20, None, Some((1, 1)));
+        check(1 << 16, Some(10_000), Some((5000, 1024)));
+        check(1 << 16, Some(1), Some((1, 1024)));
+        check(1 << 16, Some(0), None);
+        check(1 << 16, Some(65_000), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! Where a request is aimed: its target and its host.
+
+use super::{Refusal, request::Method};
+
+/// RFC 9110 section 7.2: `Host = uri-host [ ":" port ]`. User information, a path, a list and an
+/// empty host are refused.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value {
+        [b'[', rest @ ..] => match rest.iter().position(|&byte| byte == b']') {
+            Some(end) => {
+                let (address, tail) = (&rest[..end], &rest[end + 1..]);
+                let valid = str::from_utf8(address)
+                    .is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
+                return valid && (tail.is_empty() || tail.strip_prefix(b":").is_some_and(is_port));
+            }
+            None => return false,
+        },
+        _ => match value.iter().position(|&byte| byte == b':') {
+            Some(colon) => (&value[..colon], Some(&value[colon + 1..])),
+            None => (value, None),
+        },
+    };
+    // RFC 3986 section 3.2.2: `reg-name = *( unreserved / pct-encoded / sub-delims )`, of which the
+    // comma is left out: a Host that looks like a list is two hosts to somebody.
+    let is_name_byte =
+        |&byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte);
+    !host.is_empty() && host.iter().all(is_name_byte) && port.is_none_or(is_port)
+}
+
+fn is_port(digits: &[u8]) -> bool {
+    digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit)
+}
+
+/// A request target, in one of the forms of RFC 9112 section 3.2.
+pub(super) struct Target<'a> {
+    pub(super) authority: Option<&'a [u8]>,
+    pub(super) path: &'a str,
+    pub(super) query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn parse(target: &'a str, method: Method) -> Result<Self, Refusal> {
+        if target == "*" {
+            // RFC 9112 section 3.2.4: the asterisk form is for OPTIONS alone.
+            return match method {
+                Method::Options => Ok(Self { authority: None, path: "*", query: None }),
+                _ => Err(Refusal::bad("the target * is for OPTIONS only")),
+            };
+        }
+        if memchr::memchr(b'#', target.as_bytes()).is_some() {
+            return Err(Refusal::bad("a request target has no fragment"));
+        }
+        let (authority, rest) = match absolute(target) {
+            Some((authority, rest)) => {
+                if !is_host(authority.as_bytes()) {
+                    return Err(Refusal::bad("the request target's host is malformed"));
+                }
+                (Some(authority.as_bytes()), rest)
+            }
+            None => (None, target),
+        };
+        let (path, query) = match rest.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (rest, None),
+        };
+        // RFC 9110 section 4.2.3: an empty path is the same as "/" in an absolute http URI.
+        let path = if authority.is_some() && path.is_empty() { "/" } else { path };
+        if !path.starts_with('/') {
+            return Err(Refusal::bad("the request target is neither a path nor a URI"));
+        }
+        if !is_path(path.as_bytes()) {
+            return Err(Refusal::bad("the request target's path is malformed"));
+        }
+        Ok(Self { authority, path, query })
+    }
+}
+
+/// RFC 9112 section 3.2.2: the absolute form, split into its authority and what follows.
+fn absolute(target: &str) -> Option<(&str, &str)> {
+    if target.starts_with('/') {
+        return None;
+    }
+    let (scheme, rest) = target.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    Some(rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())))
+}
+
+/// RFC 3986 section 3.3, as far as it guards against readers that disagree: percent signs begin an
+/// escape, none escapes a control character, and no backslash passes for a slash.
+fn is_path(path: &[u8]) -> bool {
+    if memchr::memchr2(b'%', b'\\', path).is_none() {
+        return true;
+    }
+    let mut rest = path;
+    loop {
+        rest = match rest {
+            [] => return true,
+            [b'\\', ..] => return false,
+            [b'%', high, low, tail @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                if matches!(high, b'0' | b'1') || (*high == b'7' && matches!(low, b'f' | b'F')) {
+                    return false;
+                }
+                tail
+            }
+            [b'%', ..] => return false,
+            [_, tail @ ..] => tail,
+        };
+    }
+}
