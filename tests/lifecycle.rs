@@ -153,14 +153,15 @@ fn check_cannot_start(arguments: &[&str], words: &str) {
 fn a_port_in_use_is_refused_and_can_be_shared() {
     let stub = Stub::answering(COUNTED);
     let url = stub.url();
-    let first = serve(&["--counter", &url]);
+    let mut first = serve(&["--counter", &url]);
     let address = first.address.to_string();
     let arguments = ["--listen", &address, "--counter", &url, "--admin", "off"];
     check_cannot_start(&arguments, "another process listens there already");
     assert_eq!(first.visit(), WELCOME);
     let second = serve(&["--counter", &url, "--listen", &address, "--share-port"]);
     assert_eq!(second.address, first.address);
-    drop(first);
+    // In order: one that was killed would keep its share of connections until the kernel is done.
+    first.stop();
     assert_eq!(second.visit(), WELCOME);
 }
 

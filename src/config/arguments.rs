@@ -61,6 +61,7 @@ pub struct ServeArguments {
     /// Address to serve on; may be repeated
     #[arg(
         long,
+        value_parser = listen_address,
         env = "TALLYRING_LISTEN",
         value_name = "ADDRESS",
         value_delimiter = ',',
@@ -97,7 +98,7 @@ pub struct ServeArguments {
     /// $XDG_STATE_HOME/tallyring, else ~/.local/state/tallyring]
     #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
     pub data_dir: Option<PathBuf>,
-    /// TOML file with settings and [[route]] tables
+    /// TOML file with settings and `[[route]]` tables
     #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Address of the admin listener (/livez, /readyz, /metrics), or off
@@ -250,6 +251,7 @@ pub struct CounterArguments {
     /// Address to serve on
     #[arg(
         long,
+        value_parser = listen_address,
         env = "TALLYRING_COUNTER_LISTEN",
         value_name = "ADDRESS",
         default_value = "127.0.0.1:3001"
@@ -272,6 +274,11 @@ pub struct CounterArguments {
     /// Time for calls under way to end after SIGTERM or SIGINT
     #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub drain_timeout: Period,
+}
+
+/// An address to listen on.
+fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "it must be an address like 0.0.0.0:3000 or [::]:3000, not a name")
 }
 
 /// An address, or none.

@@ -6,15 +6,14 @@ use std::{
     time::Duration,
 };
 
-use super::{Group, Run, ServerError};
+use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
     connection::ClientLimits,
     counter::{
         Committer, Counter, Job,
         store::{Outcome, Store},
     },
-    driver::{self, Driver},
-    listener, mailbox,
+    driver, mailbox,
     worker::{self, Order, Plan},
 };
 
@@ -24,25 +23,14 @@ const OWN_CLIENTS_DRAIN: Duration = Duration::from_secs(2);
 /// A counter that runs in this process.
 pub(super) struct BundledCounter {
     address: SocketAddr,
-    driver: Driver,
+    driver: String,
     orders: mailbox::Sender<Order<Vec<Outcome>>>,
     committer: Committer,
 }
 
 impl BundledCounter {
-    /// Starts it on `address` and lets it serve.
-    pub(super) fn start(
-        run: &Run,
-        address: SocketAddr,
-        store: Box<dyn Store>,
-        driver: driver::Choice,
-        limits: ClientLimits,
-    ) -> Result<Self, ServerError> {
-        Self::start_on(run, listener::bind(address, 1, false)?, store, driver, limits)
-    }
-
     /// Starts it on a listener and lets it serve.
-    pub(super) fn start_on(
+    pub(super) fn start(
         run: &Run,
         listeners: Vec<StdListener>,
         store: Box<dyn Store>,
@@ -73,7 +61,7 @@ impl BundledCounter {
             make: move || Counter::new(Box::new(submit)),
         };
         worker::start(plan, run.reporter(Group::Counter))?;
-        let driver = run.wait_until_ready(Group::Counter, 1)?;
+        let driver = describe_drivers(run.wait_until_ready(Group::Counter, 1)?);
         orders.send(Order::Serve);
         Ok(Self { address, driver, orders, committer })
     }
@@ -82,7 +70,7 @@ impl BundledCounter {
         self.address
     }
 
-    pub(super) fn driver(&self) -> &Driver {
+    pub(super) fn driver(&self) -> &str {
         &self.driver
     }
 

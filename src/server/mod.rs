@@ -89,18 +89,27 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     let listeners = site::bind(&config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
     let admin = admin.transpose().map_err(ServerError::Admin)?;
-    let store = config.bundled.as_ref().map(store::open).transpose()?;
-    let bundled = match store {
-        Some(store) => {
+    let bundled = match &config.bundled {
+        Some(kind) => {
             let address = SocketAddr::from(([127, 0, 0, 1], 0));
-            let connections = config.limits.upstream.connections_max * config.cores.len() + 64;
-            let clients = counter_clients(connections);
-            Some(BundledCounter::start(&run, address, store, config.driver, clients)?)
+            Some((listener::bind(address, 1, false)?, store::open(kind)?))
         }
         None => None,
     };
-    let counter_address = bundled.as_ref().map(BundledCounter::address);
+    let counter_address = match &bundled {
+        Some((listeners, _)) => Some(listeners[0].local_addr()?),
+        None => None,
+    };
+    // The site's workers come first: where memory for rings is short, they are to have it.
     let site = SiteWorkers::start(&run, &config, listeners, counter_address)?;
+    let bundled = match bundled {
+        Some((listeners, store)) => {
+            let connections = config.limits.upstream.connections_max * config.cores.len() + 64;
+            let clients = counter_clients(connections);
+            Some(BundledCounter::start(&run, listeners, store, config.driver, clients)?)
+        }
+        None => None,
+    };
     let admin = admin.map(|listeners| start_admin(&run, listeners, site.metrics()));
     let admin_address = admin.transpose()?;
     site.serve();
@@ -131,7 +140,7 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let listeners = listener::bind(config.listen, 1, false)?;
     let store = store::open(&config.store)?;
     let counter =
-        BundledCounter::start_on(&run, listeners, store, config.driver, config.clients.clone())?;
+        BundledCounter::start(&run, listeners, store, config.driver, config.clients.clone())?;
     tracing::info!(
         "tallyring {} counts at http://{}/counter, on {}; totals in {}",
         env!("CARGO_PKG_VERSION"),
@@ -177,15 +186,15 @@ impl Run {
         }
     }
 
-    /// Waits until `count` workers of a group stand; the driver of the last.
-    fn wait_until_ready(&self, group: Group, count: usize) -> Result<Driver, WorkerError> {
-        let mut ready = 0;
+    /// Waits until `count` workers of a group stand; their drivers.
+    fn wait_until_ready(&self, group: Group, count: usize) -> Result<Vec<Driver>, WorkerError> {
+        let mut drivers = Vec::new();
         loop {
             match self.events.recv() {
                 Ok(Event::Report(of, Report::Ready(driver))) if of == group => {
-                    ready += 1;
-                    if ready == count {
-                        return Ok(driver);
+                    drivers.push(driver);
+                    if drivers.len() == count {
+                        return Ok(drivers);
                     }
                 }
                 Ok(Event::Report(_, Report::Failed(error))) => return Err(error),
@@ -263,6 +272,12 @@ fn start_admin(
     // The thread lives as long as the process; so does its mailbox.
     std::mem::forget(orders);
     Ok(address)
+}
+
+/// The drivers of several workers for a person: one, unless they differ.
+fn describe_drivers(mut drivers: Vec<Driver>) -> String {
+    drivers.dedup();
+    drivers.iter().map(Driver::to_string).collect::<Vec<_>>().join(" and ")
 }
 
 fn signal_name(signal: i32) -> &'static str {

@@ -10,10 +10,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Group, Run, ServerError};
+use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
     config::{Config, Cores, RouteConfig, read_pages},
-    driver::Driver,
     listener, mailbox,
     observe::metrics::WorkerMetrics,
     site::{Accept, Route, Site, Word},
@@ -54,7 +53,7 @@ pub(super) struct SiteWorkers {
     orders: Vec<Orders>,
     metrics: Vec<Arc<WorkerMetrics>>,
     addresses: Vec<SocketAddr>,
-    driver: Driver,
+    drivers: String,
     /// The counters that visits go to, for a person.
     counters: Vec<String>,
 }
@@ -102,14 +101,14 @@ impl SiteWorkers {
             };
             worker::start(plan, run.reporter(Group::Site))?;
         }
-        let driver = run.wait_until_ready(Group::Site, config.cores.len())?;
+        let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
         let named = targets.iter().zip(&config.routes).map(|(target, route)| {
             let bundled = if route.counter.is_none() { " (bundled)" } else { "" };
             format!("{target}{bundled}")
         });
         let mut counters: Vec<_> = named.collect();
         counters.dedup();
-        Ok(Self { orders, metrics, addresses: listeners.addresses, driver, counters })
+        Ok(Self { orders, metrics, addresses: listeners.addresses, drivers, counters })
     }
 
     /// Lets them accept.
@@ -155,7 +154,7 @@ impl SiteWorkers {
             urls.join(" and "),
             if count == 1 { "worker" } else { "workers" },
             if count == 1 { "core" } else { "cores" },
-            self.driver,
+            self.drivers,
             self.counters.join(", "),
         )
     }

@@ -62,6 +62,7 @@ where
     P: Fn(Vec<SocketAddr>),
 {
     let mut current: Option<Vec<SocketAddr>> = None;
+    let mut failing = false;
     loop {
         let began = Instant::now();
         match look_up(name, port) {
@@ -70,11 +71,16 @@ where
                     tracing::info!("the counter's name {name} has the addresses {addresses:?}");
                     publish(addresses.clone());
                     current = Some(addresses);
+                } else if failing {
+                    tracing::info!("the counter's name {name} can be looked up again");
                 }
+                failing = false;
             }
             Err(error) => {
                 let kept = if current.is_some() { "; its last addresses are kept" } else { "" };
-                tracing::warn!("the counter's name {name} cannot be looked up: {error}{kept}");
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!("the counter's name {name} cannot be looked up: {error}{kept}");
+                }
                 if current.is_none() {
                     // Whoever waits for the first answer has one.
                     publish(Vec::new());
