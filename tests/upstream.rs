@@ -183,12 +183,19 @@ fn each_fault_costs_one_visit_and_no_more() {
         peer.send([0xff; 100]);
         while peer.request().is_some() {}
     });
-    check_fault("a body that never ends", |mut peer| {
+    check_fault("a head that never ends", |mut peer| {
         peer.request();
-        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-        while peer.send("1\r\na\r\n") {
-            thread::yield_now();
-        }
+        peer.send("HTTP/1.1 200 OK\r\n");
+        while peer.send("X-More: of it\r\n") {}
+    });
+    check_fault("a body that stops", |mut peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
+        while peer.request().is_some() {}
+    });
+    check_fault("only interim responses", |mut peer| {
+        peer.request();
+        while peer.send("HTTP/1.1 103 Early Hints\r\n\r\n") {}
     });
 }
 
