@@ -114,3 +114,43 @@ impl<T> Open<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver;
+
+    #[test]
+    fn all_values_arrive_in_order_from_any_thread() {
+        const VALUES: u32 = 10_000;
+        let (mut runtime, _) = driver::build(driver::Choice::Auto).unwrap();
+        let (sender, receiver) = channel().unwrap();
+        let other = sender.clone();
+        let senders = [(sender, 0), (other, VALUES)].map(|(sender, from)| {
+            std::thread::spawn(move || {
+                (from..from + VALUES).for_each(|value| assert!(sender.send(value)));
+            })
+        });
+        let received = runtime.block_on(async {
+            let mut receiver = receiver.open().unwrap();
+            let mut received = Vec::new();
+            while let Some(value) = receiver.receive().await {
+                received.push(value);
+            }
+            received
+        });
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        let (low, high): (Vec<u32>, Vec<u32>) =
+            received.into_iter().partition(|value| *value < VALUES);
+        assert!(low.into_iter().eq(0..VALUES));
+        assert!(high.into_iter().eq(VALUES..2 * VALUES));
+    }
+
+    #[test]
+    fn a_sender_is_told_that_nobody_receives() {
+        let (sender, receiver) = channel().unwrap();
+        assert!(sender.send(1));
+        drop(receiver);
+        assert!(!sender.send(2));
+    }
+}

@@ -21,7 +21,7 @@ use crate::{
         request::{Method, Request},
     },
     observe::metrics::WorkerMetrics,
-    upstream::{Call, Upstream},
+    upstream::{Call, NotBegun, Upstream},
 };
 
 /// What counts as a visit that was registered.
@@ -189,6 +189,11 @@ pub enum Visit {
         /// Its call to the counter.
         call: Call,
     },
+    /// The counter fails: a visit that is not even tried to register.
+    Failing {
+        /// The place of its route.
+        route: u16,
+    },
     /// No room to register it.
     Overloaded,
     /// A route was asked what it takes.
@@ -278,7 +283,8 @@ impl Service for Site {
             let served = self.route(route);
             *visit = match self.upstreams[served.upstream].call(&served.call) {
                 Ok(call) => Visit::Underway { route, call },
-                Err(_) => Visit::Overloaded,
+                Err(NotBegun::Overloaded) => Visit::Overloaded,
+                Err(NotBegun::Failing) => Visit::Failing { route },
             };
         }
     }
@@ -303,6 +309,10 @@ impl Service for Site {
                     self.metrics.erred.increment();
                     push(&mut answers.sorry);
                 }
+            }
+            Visit::Failing { route } => {
+                self.metrics.erred.increment();
+                push(&mut self.answers(*route).sorry);
             }
             Visit::Overloaded => {
                 self.metrics.refused.increment();

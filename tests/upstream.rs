@@ -9,7 +9,7 @@ use std::{
     net::TcpListener,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -464,4 +464,43 @@ fn an_unused_connection_is_closed_in_time() {
     assert_eq!(server.visit(), WELCOME);
     notice.recv_timeout(PATIENCE).unwrap();
     assert_eq!(server.visit(), WELCOME);
+}
+
+#[test]
+fn a_counter_that_fails_is_left_alone_until_it_is_back() {
+    const VISITS: usize = 200;
+    let (calls, back) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (counted, is_back) = (Arc::clone(&calls), Arc::clone(&back));
+    let stub = Stub::start(move |_, mut peer| {
+        while peer.request().is_some() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            if !is_back.load(Ordering::SeqCst) || !peer.send(COUNTED) {
+                return;
+            }
+        }
+    });
+    let server = serve_with(&stub, &["--workers", "1", "--admin", "127.0.0.1:0"]);
+    let mut admin = Client::connect(server.address_after("admin on "));
+    let mut failing = || {
+        let metrics = admin.get("/metrics").body;
+        let row = metrics.lines().find(|line| line.starts_with("tallyring_counters_failing{"));
+        row.unwrap().rsplit(' ').next().unwrap().to_owned()
+    };
+    assert_eq!(failing(), "0");
+    let mut client = server.client();
+    for _ in 0..VISITS {
+        assert_eq!(client.get("/").body, SORRY);
+    }
+    server.wait_for_line("visits fail at once");
+    assert_eq!(failing(), "1");
+    // A run of failures, and a probe now and then; far from one for each visit.
+    let called = calls.load(Ordering::SeqCst);
+    assert!((10..VISITS / 2).contains(&called), "{called} calls for {VISITS} visits");
+    back.store(true, Ordering::SeqCst);
+    while client.get("/").body == SORRY {
+        thread::yield_now();
+    }
+    server.wait_for_line("the counter is back");
+    assert_eq!(failing(), "0");
+    assert_eq!(client.get("/").body, WELCOME);
 }

@@ -52,6 +52,8 @@ pub struct WorkerMetrics {
     pub connections: Count,
     /// Connections to the counter, open or being opened.
     pub counter_connections: Count,
+    /// Counters whose circuit breaker is open: their visits fail at once.
+    pub counters_failing: Count,
     /// Panics caught at a task's boundary.
     pub panics: Count,
     /// The driver's name, once the runtime is built.
@@ -124,6 +126,10 @@ impl Collector for Workers {
         let help = "Requests refused as malformed, too large or too slow";
         self.family(&mut encoder, "bad_requests", help, Kind::Counter, &|w| {
             vec![(peer("client"), w.bad_requests.read())]
+        })?;
+        let help = "Counters that fail: their visits fail at once, but for a probe now and then";
+        self.family(&mut encoder, "counters_failing", help, Kind::Gauge, &|w| {
+            vec![(peer("counter"), w.counters_failing.read())]
         })?;
         let help = "Panics caught at a task's boundary";
         self.family(&mut encoder, "panics", help, Kind::Counter, &|w| {

@@ -77,28 +77,29 @@ impl Calls {
         true
     }
 
-    /// Ends a call. The first end counts: what comes after a time-out changes nothing.
-    pub(super) fn end(&mut self, key: Key, outcome: Result<u16, CallError>) {
-        let Some(call) = self.0.get_mut(key) else { return };
+    /// Ends a call; false when it has ended before. The first end counts: what comes after a time-out
+    /// changes nothing.
+    pub(super) fn end(&mut self, key: Key, outcome: Result<u16, CallError>) -> bool {
+        let Some(call) = self.0.get_mut(key) else { return false };
         if matches!(call.stage, Stage::Ended(_)) {
-            return;
+            return false;
         }
         call.stage = Stage::Ended(outcome);
         if let Some(waker) = call.waker.take() {
             waker.wake();
         }
         self.0.leave(key);
+        true
     }
 
-    /// Ends the calls whose time is up. A connection that one of them was given to is cut: what it
-    /// may still receive belongs to nobody.
-    pub(super) fn expire(&mut self, now: Moment) {
-        while let Some((_, key)) = self.0.pop_expired(now) {
-            if let Some(CallState { stage: Stage::Sent(link), .. }) = self.0.get(key) {
-                link.cut();
-            }
-            self.end(key, Err(CallError::TimedOut));
+    /// A call whose time is up, to be ended. A connection that it was given to is cut: what it may
+    /// still receive belongs to nobody.
+    pub(super) fn cut_expired(&mut self, now: Moment) -> Option<Key> {
+        let (_, key) = self.0.pop_expired(now)?;
+        if let Some(CallState { stage: Stage::Sent(link), .. }) = self.0.get(key) {
+            link.cut();
         }
+        Some(key)
     }
 
     pub(super) fn poll(

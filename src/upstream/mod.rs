@@ -4,6 +4,7 @@
 //! answered by what that connection then receives; what cannot be told apart ends the connection.
 //! Knows nothing of pages or of the visitor.
 
+mod breaker;
 mod calls;
 mod dial;
 mod link;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 
 pub use self::origin::{Host, Origin, Target};
 use self::{
+    breaker::{Breaker, Change},
     calls::{Calls, Stage},
     dial::Addresses,
     link::Link,
@@ -70,10 +72,16 @@ pub enum CallError {
     Broken,
 }
 
-/// Too many calls wait already; this one was not begun.
+/// Why a call was not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many visits wait for the counter")]
-pub struct Overloaded;
+pub enum NotBegun {
+    /// Too many calls wait already.
+    #[error("too many visits wait for the counter")]
+    Overloaded,
+    /// The last calls have all failed, and it is not time for a probe.
+    #[error("the counter fails")]
+    Failing,
+}
 
 /// One worker's side of one counter.
 pub struct Upstream {
@@ -86,6 +94,8 @@ pub struct Upstream {
 }
 
 struct State {
+    metrics: Arc<WorkerMetrics>,
+    breaker: Breaker,
     calls: Calls,
     addresses: Addresses,
     /// Connections that carry no call, the one used last at the back.
@@ -113,6 +123,8 @@ impl Upstream {
         refresh: Box<dyn Fn()>,
     ) -> Rc<Self> {
         let state = State {
+            metrics: Arc::clone(&metrics),
+            breaker: Breaker::default(),
             calls: Calls::new(limits.call_timeout),
             addresses: Addresses::new(addresses),
             idle: VecDeque::new(),
@@ -138,11 +150,14 @@ impl Upstream {
     /// next to be free or opened.
     ///
     /// # Errors
-    /// When too many wait already.
-    pub fn call(self: &Rc<Self>, request: &Bytes) -> Result<Call, Overloaded> {
+    /// When too many wait already, or the counter fails.
+    pub fn call(self: &Rc<Self>, request: &Bytes) -> Result<Call, NotBegun> {
         let mut state = self.state.borrow_mut();
         let now = clock::now();
         state.expire(now, &self.limits);
+        if !state.breaker.admit(now) {
+            return Err(NotBegun::Failing);
+        }
         let key = match state.idle.pop_back() {
             Some(link) => {
                 let key = state.calls.begin(request, Stage::Sent(Rc::clone(&link)), now);
@@ -154,7 +169,7 @@ impl Upstream {
                     state.forget_ended();
                 }
                 if state.waiting.len() >= self.limits.queue_max + state.dialing_or_dialable(self) {
-                    return Err(Overloaded);
+                    return Err(NotBegun::Overloaded);
                 }
                 let key = state.calls.begin(request, Stage::Waiting, now);
                 state.waiting.push_back(key);
@@ -208,7 +223,7 @@ impl Upstream {
 
     /// A call ends with what the counter answered, or why it did not.
     fn end(&self, key: Key, outcome: Result<u16, CallError>) {
-        self.state.borrow_mut().calls.end(key, outcome);
+        self.state.borrow_mut().end(key, outcome);
     }
 
     /// The connection is of no use any more: it gets no further call.
@@ -238,12 +253,38 @@ impl State {
         if self.waiting.len() > self.dialing
             && let Some(key) = self.waiting.pop_front()
         {
-            self.calls.end(key, Err(CallError::NoConnection));
+            self.end(key, Err(CallError::NoConnection));
+        }
+    }
+
+    /// Ends a call, unless it has ended before, and draws the conclusion for those to come.
+    fn end(&mut self, key: Key, outcome: Result<u16, CallError>) {
+        if !self.calls.end(key, outcome) {
+            return;
+        }
+        let change = match outcome {
+            Ok(_) => self.breaker.succeeded(),
+            Err(_) => self.breaker.failed(clock::now()),
+        };
+        match (change, outcome) {
+            (Some(Change::Opened), Err(error)) => {
+                self.metrics.counters_failing.increment();
+                tracing::warn!(
+                    "{error}, many times in a row: visits fail at once until it is back"
+                );
+            }
+            (Some(Change::Closed), _) => {
+                self.metrics.counters_failing.decrement();
+                tracing::info!("the counter is back");
+            }
+            _ => {}
         }
     }
 
     fn expire(&mut self, now: Moment, limits: &UpstreamLimits) {
-        self.calls.expire(now);
+        while let Some(key) = self.calls.cut_expired(now) {
+            self.end(key, Err(CallError::TimedOut));
+        }
         while let Some(link) = self.idle.front()
             && link.idle_since().after(limits.idle_timeout) <= now
         {

@@ -49,49 +49,53 @@ where
         Host::Name(name, port) => (name, port),
     };
     let (sender, asked) = mpsc::sync_channel(1);
+    let look = move || look_up(&name, port).map_err(|error| format!("{name}: {error}"));
     thread::Builder::new()
         .name(String::from("resolver"))
-        .spawn(move || keep_looking(&name, port, &asked, publish))?;
+        .spawn(move || keep_looking(look, &asked, PAUSE, publish))?;
     Ok(Refresher(Some(sender)))
 }
 
+/// Looks, publishes what is new, and waits until the answer is old or somebody asks.
 // On a thread of its own.
 #[allow(clippy::disallowed_methods)]
-fn keep_looking<P>(name: &str, port: u16, asked: &mpsc::Receiver<()>, publish: P)
+fn keep_looking<L, P>(mut look: L, asked: &mpsc::Receiver<()>, pause: Duration, mut publish: P)
 where
-    P: Fn(Vec<SocketAddr>),
+    L: FnMut() -> Result<Vec<SocketAddr>, String>,
+    P: FnMut(Vec<SocketAddr>),
 {
     let mut current: Option<Vec<SocketAddr>> = None;
     let mut failing = false;
     loop {
         let began = Instant::now();
-        match look_up(name, port) {
+        match look() {
             Ok(addresses) => {
-                if !current.as_ref().is_some_and(|current| same(current, &addresses)) {
-                    tracing::info!("the counter's name {name} has the addresses {addresses:?}");
-                    publish(addresses.clone());
-                    current = Some(addresses);
-                } else if failing {
-                    tracing::info!("the counter's name {name} can be looked up again");
+                if failing {
+                    tracing::info!("the counter's name can be looked up again");
                 }
                 failing = false;
+                if !current.as_ref().is_some_and(|current| same(current, &addresses)) {
+                    tracing::info!("the counter's name has the addresses {addresses:?}");
+                    publish(addresses.clone());
+                    current = Some(addresses);
+                }
             }
             Err(error) => {
                 let kept = if current.is_some() { "; its last addresses are kept" } else { "" };
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!("the counter's name {name} cannot be looked up: {error}{kept}");
-                }
-                if current.is_none() {
-                    // Whoever waits for the first answer has one.
-                    publish(Vec::new());
+                    tracing::warn!("the counter's name cannot be looked up: {error}{kept}");
+                    if current.is_none() {
+                        // Whoever waits for the first answer has one.
+                        publish(Vec::new());
+                    }
                 }
             }
         }
-        let patience = if current.is_some() { REFRESH } else { PAUSE };
+        let patience = if current.is_some() { REFRESH } else { pause };
         if asked.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Disconnected) {
             return;
         }
-        thread::sleep(PAUSE.saturating_sub(began.elapsed()));
+        thread::sleep(pause.saturating_sub(began.elapsed()));
     }
 }
 
@@ -141,5 +145,34 @@ mod tests {
         let host = Host::Name(String::from("no-such-name.invalid"), 80);
         let _refresher = start(host, move |addresses| drop(sender.send(addresses))).unwrap();
         assert_eq!(published.recv(), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_is_new_is_published_and_the_last_good_answer_kept() {
+        let [a, b] = ["127.0.0.1:1", "127.0.0.2:1"].map(|text| text.parse::<SocketAddr>().unwrap());
+        let mut answers = vec![
+            Err(String::from("not yet")),
+            Err(String::from("not yet")),
+            Ok(vec![a, b]),
+            Ok(vec![b, a]),
+            Err(String::from("gone")),
+            Ok(vec![a, b]),
+            Ok(vec![b]),
+        ]
+        .into_iter();
+        let (sender, asked) = mpsc::sync_channel(1);
+        let mut sender = Some(sender);
+        let mut published = Vec::new();
+        let look = || {
+            let answer = answers.next().unwrap();
+            // A refresh is asked for before each wait; after the last answer nobody is there to ask.
+            match answers.len() {
+                0 => drop(sender.take()),
+                _ => Refresher(sender.clone()).refresh(),
+            }
+            answer
+        };
+        keep_looking(look, &asked, Duration::ZERO, |addresses| published.push(addresses));
+        assert_eq!(published, [vec![], vec![a, b], vec![b]]);
     }
 }
