@@ -6,6 +6,8 @@
 
 pub mod body;
 mod head;
+#[cfg(test)]
+mod properties;
 pub mod render;
 pub mod request;
 pub mod response;

@@ -176,9 +176,11 @@ fn judge_request_line(head: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
     }
 }
 
-/// RFC 3986 section 2: a URI is made of visible ASCII characters.
+/// RFC 3986 section 2: a URI is made of visible ASCII characters, and not of those that set it apart
+/// from what surrounds it. (Some others that it excludes are sent by browsers all the same.)
 fn judge_target(target: &[u8]) -> Result<(), Refusal> {
-    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
+    let is_uri_byte = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>');
+    if target.is_empty() || !target.iter().all(is_uri_byte) {
         return Err(Refusal::bad("the request target is not a URI"));
     }
     Ok(())

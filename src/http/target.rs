@@ -88,16 +88,17 @@ fn absolute(target: &str) -> Option<(&str, &str)> {
 }
 
 /// RFC 3986 section 3.3, as far as it guards against readers that disagree: percent signs begin an
-/// escape, none escapes a control character, and no backslash passes for a slash.
+/// escape, none escapes a control character, no backslash passes for a slash, and backticks, which no
+/// client leaves as they are, are refused.
 fn is_path(path: &[u8]) -> bool {
-    if memchr::memchr2(b'%', b'\\', path).is_none() {
+    if memchr::memchr3(b'%', b'\\', b'`', path).is_none() {
         return true;
     }
     let mut rest = path;
     loop {
         rest = match rest {
             [] => return true,
-            [b'\\', ..] => return false,
+            [b'\\' | b'`', ..] => return false,
             [b'%', high, low, tail @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
                 if matches!(high, b'0' | b'1') || (*high == b'7' && matches!(low, b'f' | b'F')) {
                     return false;
