@@ -49,6 +49,10 @@ impl Random {
         self.next() % bound
     }
 
+    fn pick(&mut self, of: [u64; 3]) -> u64 {
+        of[usize::try_from(self.below(3)).unwrap()]
+    }
+
     fn one_in(&mut self, bound: u64) -> bool {
         self.below(bound) == 0
     }
@@ -195,8 +199,8 @@ fn the_books_balance_whatever_happens() {
             })
             .collect();
         for round in 0..rounds {
-            wire.cuts.store([0, 5, 50][random.below(3) as usize], Ordering::SeqCst);
-            wire.delays.store([0, 3, 30][random.below(3) as usize], Ordering::SeqCst);
+            wire.cuts.store(random.pick([0, 5, 50]), Ordering::SeqCst);
+            wire.delays.store(random.pick([0, 3, 30]), Ordering::SeqCst);
             let fault = random.below(5);
             println!("round {round}: fault {fault}");
             match fault {

@@ -13,6 +13,7 @@ use std::{
 
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::Outbox;
 use crate::{
     clock,
     deadlines::{Deadlines, Key},
@@ -43,6 +44,9 @@ pub struct ClientLimits {
 /// How long a client that was refused may take to close its side.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Outboxes that a worker keeps for the next who needs one.
+const OUTBOXES_MAX: usize = 64;
+
 /// What a client is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -64,6 +68,9 @@ const PHASES: [Phase; 5] = [Phase::Idle, Phase::Head, Phase::Body, Phase::Write,
 pub struct Clients {
     limits: ClientLimits,
     buffers: Buffers,
+    /// Outboxes that nobody uses. Boxed: each client on the way of a visit holds one.
+    #[allow(clippy::vec_box)]
+    outboxes: RefCell<Vec<Box<Outbox>>>,
     metrics: Arc<WorkerMetrics>,
     table: RefCell<Deadlines<Client, 5>>,
     draining: Cell<bool>,
@@ -95,6 +102,7 @@ impl Clients {
         });
         Rc::new(Self {
             buffers: Buffers::new(limits.head.head_bytes_max),
+            outboxes: RefCell::new(Vec::with_capacity(OUTBOXES_MAX)),
             table: RefCell::new(Deadlines::new(patiences)),
             draining: Cell::new(false),
             waiting: RefCell::default(),
@@ -111,6 +119,19 @@ impl Clients {
     /// The worker's large buffers.
     pub fn buffers(&self) -> &Buffers {
         &self.buffers
+    }
+
+    /// An empty outbox.
+    pub fn outbox(&self) -> Box<Outbox> {
+        self.outboxes.borrow_mut().pop().unwrap_or_else(|| Box::new(Outbox::new()))
+    }
+
+    /// Takes an outbox back that is empty.
+    pub fn keep(&self, outbox: Box<Outbox>) {
+        let mut outboxes = self.outboxes.borrow_mut();
+        if outboxes.len() < OUTBOXES_MAX {
+            outboxes.push(outbox);
+        }
     }
 
     /// The worker's counts.

@@ -120,7 +120,7 @@ enum Next<P> {
     /// The client said, or is told, that there is no next request.
     Close,
     /// The next request is not served.
-    Refuse(Refusal),
+    Refuse(Box<Refusal>),
 }
 
 struct Alone<P> {
@@ -148,7 +148,13 @@ impl<S: Stream> Connection<S> {
     fn converse<V: Service>(&mut self, service: &V) -> impl Future<Output = Result<(), End>> {
         async move {
             loop {
-                match self.next(service).await? {
+                let mut batch = Batch::new();
+                let next = self.gather(service, &mut batch);
+                if !batch.is_empty() {
+                    self.answer(service, &mut batch).await?;
+                }
+                drop(batch);
+                match next {
                     Next::Gather => {}
                     Next::Read => {
                         self.await_head()?;
@@ -162,24 +168,9 @@ impl<S: Stream> Connection<S> {
                         }
                     }
                     Next::Close => return self.part().await,
-                    Next::Refuse(refusal) => return Err(End::Refused(refusal)),
+                    Next::Refuse(refusal) => return Err(End::Refused(*refusal)),
                 }
             }
-        }
-    }
-
-    /// Answers the requests that are whole; what follows.
-    fn next<V: Service>(
-        &mut self,
-        service: &V,
-    ) -> impl Future<Output = Result<Next<V::Pending>, End>> {
-        async move {
-            let mut batch = Batch::new();
-            let next = self.gather(service, &mut batch);
-            if !batch.is_empty() {
-                self.answer(service, &mut batch).await?;
-            }
-            Ok(next)
         }
     }
 
@@ -197,7 +188,7 @@ impl<S: Stream> Connection<S> {
             let whole = match parsed {
                 Ok(Some(whole)) => whole,
                 Ok(None) => return Next::Read,
-                Err(refusal) => return Next::Refuse(refusal),
+                Err(refusal) => return Next::Refuse(Box::new(refusal)),
             };
             let request = whole.request;
             let mut pending = service.admit(&request);
@@ -233,7 +224,7 @@ impl<S: Stream> Connection<S> {
         batch: &mut Batch<V::Pending>,
     ) -> impl Future<Output = Result<(), End>> {
         async move {
-            let mut outbox = Outbox::new(self.seat.clients().buffers());
+            let mut outbox = self.seat.clients().outbox();
             for Turn { pending, form } in batch {
                 let mut waits = false;
                 while !poll_fn(|context| {
@@ -251,7 +242,7 @@ impl<S: Stream> Connection<S> {
                 }
             }
             outbox.flush(&mut self.stream, &self.seat).await?;
-            outbox.release(self.seat.clients().buffers());
+            self.seat.clients().keep(outbox);
             Ok(())
         }
     }
@@ -268,10 +259,10 @@ impl<S: Stream> Connection<S> {
                 if alone.body.is_known_too_large() {
                     return Err(End::Refused(BODY_TOO_LARGE));
                 }
-                let mut outbox = Outbox::new(self.seat.clients().buffers());
+                let mut outbox = self.seat.clients().outbox();
                 outbox.push_interim(b"HTTP/1.1 100 Continue\r\n\r\n");
                 outbox.flush(&mut self.stream, &self.seat).await?;
-                outbox.release(self.seat.clients().buffers());
+                self.seat.clients().keep(outbox);
             }
             self.discard_body(&mut alone.body).await?;
         }
@@ -324,12 +315,12 @@ impl<S: Stream> Connection<S> {
     /// Tells the client what was wrong, then sees to it that the answer arrives.
     async fn refuse(&mut self, refusal: Refusal) {
         self.seat.clients().metrics().bad_requests.increment();
-        let mut outbox = Outbox::new(self.seat.clients().buffers());
+        let mut outbox = self.seat.clients().outbox();
         outbox.push_refusal(refusal);
         if outbox.flush(&mut self.stream, &self.seat).await.is_ok() {
             self.linger().await;
         }
-        outbox.release(self.seat.clients().buffers());
+        self.seat.clients().keep(outbox);
     }
 
     /// Closes after a last answer.

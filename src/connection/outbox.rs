@@ -14,13 +14,15 @@ use crate::{
         Refusal,
         render::{self, Rendered},
     },
-    inbox::Buffers,
 };
 
 /// Gathered bytes that are written before more are added.
 const FLUSH_BYTES: usize = 8 * 1024;
 /// A body from this size on is written as it is, not copied.
 const DIRECT_BYTES: usize = 4 * 1024;
+
+/// Room for the head of an answer behind what was gathered.
+const HEAD_BYTES: usize = 1024;
 
 /// What the request has to say about the form of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +44,9 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An empty outbox with a buffer of the worker's.
-    pub fn new(buffers: &Buffers) -> Self {
-        Self { gathered: buffers.take(), direct: None }
-    }
-
-    /// Gives the buffer back.
-    pub fn release(self, buffers: &Buffers) {
-        buffers.give_back(self.gathered);
+    /// An empty outbox.
+    pub fn new() -> Self {
+        Self { gathered: Vec::with_capacity(FLUSH_BYTES + DIRECT_BYTES + HEAD_BYTES), direct: None }
     }
 
     /// Adds an answer. To be flushed before the next one when it is [full](Self::is_full).

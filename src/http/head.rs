@@ -6,10 +6,10 @@ use super::Refusal;
 /// at once however the peer splits them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeadScan {
-    /// Bytes already searched.
-    searched: usize,
+    /// Bytes already searched. Heads are far smaller than this can tell, and each client has one.
+    searched: u32,
     /// Where the line being searched began.
-    line_start: usize,
+    line_start: u32,
     /// Whether the first line is whole.
     first_line: bool,
 }
@@ -39,22 +39,27 @@ pub(super) enum Found {
 /// follows is refused by the field parser.
 pub(super) fn search(bytes: &[u8], scan: &mut HeadScan) -> Result<Found, Refusal> {
     let mut found = Found::Nothing;
-    while let Some(at) = memchr::memchr(b'\n', &bytes[scan.searched..]) {
-        let line_feed = scan.searched + at;
-        if line_feed == scan.line_start || bytes[line_feed - 1] != b'\r' {
+    let mut line_start = scan.line_start as usize;
+    let mut searched = scan.searched as usize;
+    while let Some(at) = memchr::memchr(b'\n', &bytes[searched..]) {
+        let line_feed = searched + at;
+        if line_feed == line_start || bytes[line_feed - 1] != b'\r' {
             return Err(Refusal::bad("a line must end in CRLF"));
         }
-        scan.searched = line_feed + 1;
-        if line_feed == scan.line_start + 1 {
+        searched = line_feed + 1;
+        if line_feed == line_start + 1 {
             return Ok(Found::End(line_feed + 1));
         }
-        scan.line_start = line_feed + 1;
+        line_start = line_feed + 1;
         if !scan.first_line {
             scan.first_line = true;
             found = Found::FirstLine(line_feed + 1);
         }
     }
-    scan.searched = bytes.len();
+    let place =
+        |place| u32::try_from(place).map_err(|_| Refusal::new(431, "the head is too large"));
+    scan.line_start = place(line_start)?;
+    scan.searched = place(bytes.len())?;
     Ok(found)
 }
 
