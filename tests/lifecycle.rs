@@ -220,6 +220,27 @@ fn visits_under_way_end_before_the_server_does() {
 }
 
 #[test]
+fn clients_that_came_before_the_signal_are_served() {
+    for driver in ["auto", "epoll"] {
+        let stub = Stub::answering(COUNTED);
+        let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
+        // Stopped, it accepts nobody: the kernel queues them, and what they send.
+        server.signal("-STOP");
+        let mut clients: Vec<_> = (0..20).map(|_| server.client()).collect();
+        for client in &mut clients {
+            client.send(get_request("/") + &get_request("/"));
+        }
+        server.signal("-TERM");
+        server.signal("-CONT");
+        for client in &mut clients {
+            assert_eq!(client.response().body, WELCOME, "{driver}");
+        }
+        drop(clients);
+        assert_eq!(server.wait().0.code(), Some(0));
+    }
+}
+
+#[test]
 fn the_time_to_finish_is_bounded() {
     let (stub, _gate, arrived) = gated();
     let mut server = serve(&["--counter", &stub.url(), "--drain-timeout", "200ms"]);

@@ -504,3 +504,28 @@ fn a_counter_that_fails_is_left_alone_until_it_is_back() {
     assert_eq!(failing(), "0");
     assert_eq!(client.get("/").body, WELCOME);
 }
+
+#[test]
+fn a_visit_that_its_visitor_left_keeps_no_connection_for_ever() {
+    // The counter has one connection to give, and never answers the first call.
+    let (hung, notice) = mpsc::channel();
+    let stub = Stub::start(move |number, mut peer| {
+        while peer.request().is_some() {
+            if number == 0 {
+                hung.send(()).unwrap();
+            } else {
+                peer.send(COUNTED);
+            }
+        }
+    });
+    let flags = ["--workers", "1", "--counter-connections-max", "1", "--counter-timeout", "300ms"];
+    let server = serve_with(&stub, &flags);
+    let mut visitor = server.client();
+    // The answer to the first cannot be written any more, and with it the second is given up.
+    visitor.send(get_request("/other") + &get_request("/"));
+    notice.recv_timeout(PATIENCE).unwrap();
+    Peer::from(visitor.stream).reset();
+    let mut client = server.client();
+    while client.get("/").body == SORRY {}
+    assert_eq!(client.get("/").body, WELCOME);
+}

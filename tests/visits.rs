@@ -4,9 +4,9 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, sync::mpsc};
 
-use common::{COUNTED, Client, SORRY, Server, Stub, WELCOME, get_request, serve};
+use common::{COUNTED, Client, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, serve};
 
 fn with_counter(flags: &[&str]) -> (Server, Stub) {
     let stub = Stub::answering(COUNTED);
@@ -312,4 +312,28 @@ fn the_longest_idle_client_gives_its_place_up() {
     assert_eq!(server.visit(), WELCOME);
     assert!(first.is_closed());
     assert_eq!(second.get("/").body, WELCOME);
+}
+
+#[test]
+fn a_client_that_becomes_idle_makes_room_for_one_that_waits() {
+    let (gate, (asked, arrived)) = (Gate::default(), mpsc::channel());
+    let open = gate.clone();
+    let stub = Stub::start(move |_, mut peer| {
+        while peer.request().is_some() {
+            asked.send(()).unwrap();
+            open.wait();
+            peer.send(COUNTED);
+        }
+    });
+    let server = serve(&["--counter", &stub.url(), "--workers", "1", "--connections-max", "1"]);
+    let mut first = server.client();
+    first.send(get_request("/"));
+    arrived.recv_timeout(PATIENCE).unwrap();
+    let mut second = server.client();
+    second.send(get_request("/"));
+    gate.open();
+    assert_eq!(first.response().body, WELCOME);
+    // The first keeps its connection open for as long as it can.
+    assert_eq!(second.response().body, WELCOME);
+    assert!(first.is_closed());
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use super::Outbox;
 use crate::{
@@ -171,7 +171,8 @@ impl Clients {
         let Some(key) = table.first(Phase::Idle as u8) else { return };
         table.leave(key);
         if let Some(client) = table.get(key) {
-            cut(client.socket, Shutdown::Both);
+            // Only the receiving side: a request that has already arrived is still answered.
+            cut(client.socket, Shutdown::Read);
         }
     }
 
@@ -200,6 +201,12 @@ impl Clients {
         .await;
     }
 
+    fn wake_waiting(&self) {
+        for waker in self.waiting.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+
     /// Ends the waits whose time is up. The sockets are shut down, so that the pending operations
     /// end by themselves; to cancel them would race with their completion.
     pub fn expire(&self) {
@@ -210,9 +217,9 @@ impl Clients {
             let Some(client) = table.get_mut(key) else { continue };
             client.expired = Some(phase);
             let side = match phase {
-                // The answer, 408, can still be written.
-                Phase::Head | Phase::Body => Shutdown::Read,
-                Phase::Idle | Phase::Write | Phase::Linger => Shutdown::Both,
+                // What has arrived is still answered: a request, or the lack of one with 408.
+                Phase::Idle | Phase::Head | Phase::Body => Shutdown::Read,
+                Phase::Write | Phase::Linger => Shutdown::Both,
             };
             cut(client.socket, side);
         }
@@ -238,6 +245,27 @@ impl Seat {
             return;
         }
         table.wait(self.key, phase as u8, clock::now());
+        drop(table);
+        if phase == Phase::Idle {
+            // Whoever waits for a seat can have this one.
+            self.clients.wake_waiting();
+        }
+    }
+
+    /// Receives nothing more; what has arrived can still be read.
+    pub fn finish_receiving(&self) {
+        if let Some(client) = self.clients.table.borrow().get(self.key) {
+            cut(client.socket, Shutdown::Read);
+        }
+    }
+
+    /// Whether bytes have arrived that nobody has read.
+    pub fn has_unread(&self) -> bool {
+        let table = self.clients.table.borrow();
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        table
+            .get(self.key)
+            .is_some_and(|client| matches!(recv(client.socket, &mut [0], flags), Ok(1..)))
     }
 
     /// The client waits for us.
@@ -255,8 +283,6 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.clients.metrics.connections.decrement();
         self.clients.table.borrow_mut().remove(self.key);
-        for waker in self.clients.waiting.borrow_mut().drain(..) {
-            waker.wake();
-        }
+        self.clients.wake_waiting();
     }
 }

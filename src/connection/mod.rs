@@ -85,6 +85,8 @@ pub struct Connection<S> {
     stream: S,
     inbox: Inbox,
     scan: HeadScan,
+    /// Whether it has not sent a request yet.
+    is_new: bool,
 }
 
 /// Why a conversation ends before its last answer.
@@ -132,7 +134,7 @@ struct Alone<P> {
 impl<S: Stream> Connection<S> {
     /// A connection that was just accepted and has its seat.
     pub fn new(stream: S, seat: Seat) -> Self {
-        Self { seat, stream, inbox: Inbox::default(), scan: HeadScan::default() }
+        Self { seat, stream, inbox: Inbox::default(), scan: HeadScan::default(), is_new: true }
     }
 
     /// Serves the client until it or the server has had enough.
@@ -157,7 +159,7 @@ impl<S: Stream> Connection<S> {
                 match next {
                     Next::Gather => {}
                     Next::Read => {
-                        self.await_head()?;
+                        self.await_head();
                         self.receive().await?;
                     }
                     Next::Alone(alone) => {
@@ -202,6 +204,7 @@ impl<S: Stream> Connection<S> {
             let (body, expects_continue) = (request.body, request.expects_continue);
             self.inbox.consume(whole.head_bytes);
             self.scan = HeadScan::default();
+            self.is_new = false;
             self.seat.rest();
             if alone {
                 let turn = Turn { pending, form };
@@ -288,13 +291,20 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn await_head(&self) -> Result<(), End> {
+    fn await_head(&self) {
         let waits_for_first_byte = self.inbox.unread().is_empty();
-        if waits_for_first_byte && self.seat.clients().is_draining() {
-            return Err(End::Gone);
+        let drains = self.seat.clients().is_draining();
+        self.seat.wait(match waits_for_first_byte {
+            // It has come a moment before the end: its first request is waited for, but not long.
+            true if drains && self.is_new => Phase::Linger,
+            true => Phase::Idle,
+            false => Phase::Head,
+        });
+        if waits_for_first_byte && drains && !self.is_new {
+            // Requests that have arrived are answered; closing over them would destroy the answers to
+            // those before.
+            self.seat.finish_receiving();
         }
-        self.seat.wait(if waits_for_first_byte { Phase::Idle } else { Phase::Head });
-        Ok(())
     }
 
     /// Receives more, in the phase that the seat is in.
@@ -326,7 +336,7 @@ impl<S: Stream> Connection<S> {
     /// Closes after a last answer.
     async fn part(&mut self) -> Result<(), End> {
         // Unread bytes at the close would make the kernel send a reset, which can overtake the answer.
-        if !self.inbox.unread().is_empty() {
+        if !self.inbox.unread().is_empty() || self.seat.has_unread() {
             Box::pin(self.linger()).await;
         }
         Ok(())

@@ -105,6 +105,8 @@ impl Outbox {
             if let Some(direct) = self.direct.take() {
                 Box::pin(write_all(stream, direct, seat)).await?;
             }
+            // What is waited for next is not the client.
+            seat.rest();
             Ok(())
         }
     }

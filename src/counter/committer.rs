@@ -1,6 +1,12 @@
 //! The thread that alone touches the store: batch in, outcomes out, one commit for each.
 
-use std::{io, sync::mpsc, thread};
+use std::{
+    io,
+    panic::{self, AssertUnwindSafe},
+    process,
+    sync::mpsc,
+    thread,
+};
 
 use super::store::{Operation, Outcome, Store};
 
@@ -37,6 +43,13 @@ impl Committer {
         let run = move || {
             while let Ok(Job::Commit(batch)) = incoming.recv() {
                 report(store.commit(&batch));
+            }
+        };
+        let run = move || {
+            // Without this thread the counter would take calls and answer none.
+            if panic::catch_unwind(AssertUnwindSafe(run)).is_err() {
+                eprintln!("tallyring: the counter's store panicked; aborting");
+                process::abort();
             }
         };
         let thread = thread::Builder::new().name(String::from("committer")).spawn(run)?;

@@ -31,6 +31,8 @@ use crate::{
 
 /// The longest name of a counter, in bytes.
 const NAME_BYTES_MAX: usize = 128;
+/// Operations that may gather for a commit; more are refused.
+const GATHERED_MAX: usize = 100_000;
 /// The most that one call may add.
 const BY_MAX: u64 = 1_000_000;
 
@@ -92,6 +94,11 @@ impl Counter {
 impl Face {
     fn begin(self: &Rc<Self>, operation: Operation) -> Ticket {
         let mut state = self.state.borrow_mut();
+        if state.gathered.len() == GATHERED_MAX {
+            let outcome = Some(Outcome::Failed);
+            let key = state.answers.insert(Answer { outcome, waker: None });
+            return Ticket { face: Rc::clone(self), key };
+        }
         let key = state.answers.insert(Answer::default());
         state.gathered.push(operation);
         state.gathered_keys.push(key);
@@ -237,7 +244,7 @@ fn render_outcome(outcome: Outcome) -> Rendered {
         Outcome::Total(total) => text(200, &format!("{total}\n")),
         Outcome::All(json) => {
             let fields = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-            render::response(StatusCode::OK, &fields, json.into(), clock::unix_seconds())
+            render::response(StatusCode::OK, &fields, json, clock::unix_seconds())
         }
         Outcome::TooManyNames => text(507, "there are too many counters for another name\n"),
         Outcome::Failed => text(503, "the store failed; nothing was counted\n"),

@@ -9,6 +9,7 @@ use std::{
     str::FromStr,
 };
 
+use bytes::Bytes;
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
     TableDefinition, TableError,
@@ -47,7 +48,7 @@ pub enum Outcome {
     /// The counter's total, its addition included and durable.
     Total(u64),
     /// All totals as a JSON object, the name without characters as `""`.
-    All(String),
+    All(Bytes),
     /// There are as many names as a store may hold; nothing was added.
     TooManyNames,
     /// The store failed before it wrote; nothing was added.
@@ -142,7 +143,18 @@ trait Totals {
     fn all(&self) -> Result<BTreeMap<String, u64>, StorageError>;
 }
 
-fn apply(totals: &mut impl Totals, operation: &Operation) -> Result<Outcome, StorageError> {
+/// Does a batch in its order.
+fn apply_all(totals: &mut impl Totals, batch: &[Operation]) -> Result<Vec<Outcome>, StorageError> {
+    // Told once and shared, however many ask between two additions.
+    let mut all = None;
+    batch.iter().map(|operation| apply(totals, operation, &mut all)).collect()
+}
+
+fn apply(
+    totals: &mut impl Totals,
+    operation: &Operation,
+    all: &mut Option<Bytes>,
+) -> Result<Outcome, StorageError> {
     match operation {
         Operation::Add { name, by } => {
             let total = totals.total(name)?;
@@ -152,13 +164,16 @@ fn apply(totals: &mut impl Totals, operation: &Operation) -> Result<Outcome, Sto
             // At a million a nanosecond this would take centuries to reach.
             let total = total.unwrap_or(0).saturating_add(*by);
             totals.set(name, total)?;
+            *all = None;
             Ok(Outcome::Total(total))
         }
         Operation::Total { name } => Ok(Outcome::Total(totals.total(name)?.unwrap_or(0))),
         Operation::All => {
-            // Names are checked at the door: nothing in them needs an escape, and a map of numbers
-            // is always JSON.
-            Ok(Outcome::All(serde_json::to_string(&totals.all()?).unwrap_or_default()))
+            if all.is_none() {
+                // A map of numbers is always JSON.
+                *all = Some(serde_json::to_vec(&totals.all()?).unwrap_or_default().into());
+            }
+            Ok(Outcome::All(all.clone().unwrap_or_default()))
         }
     }
 }
@@ -190,8 +205,8 @@ impl Totals for BTreeMap<String, u64> {
 
 impl Store for MemoryStore {
     fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
-        let outcomes = batch.iter().map(|operation| apply(&mut self.0, operation));
-        outcomes.map(|outcome| outcome.unwrap_or(Outcome::Failed)).collect()
+        // Memory does not fail.
+        apply_all(&mut self.0, batch).unwrap_or_else(|_| vec![Outcome::Failed; batch.len()])
     }
 }
 
@@ -248,9 +263,7 @@ impl RedbStore {
         let transaction = database.begin_write().map_err(|error| before(&error))?;
         let outcomes = {
             let mut table = transaction.open_table(TOTALS).map_err(|error| before(&error))?;
-            let outcomes: Result<Vec<_>, _> =
-                batch.iter().map(|operation| apply(&mut table, operation)).collect();
-            outcomes.map_err(|error| before(&error))?
+            apply_all(&mut table, batch).map_err(|error| before(&error))?
         };
         let changes = batch.iter().any(|operation| matches!(operation, Operation::Add { .. }));
         if changes {

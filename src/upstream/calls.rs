@@ -23,6 +23,9 @@ struct CallState {
     request: Bytes,
     stage: Stage,
     waker: Option<Waker>,
+    /// Nobody will ask for the outcome. A call that was sent keeps its deadline all the same, since
+    /// nothing else ends its connection if the counter never answers.
+    abandoned: bool,
 }
 
 /// How far a call is.
@@ -42,7 +45,12 @@ impl Calls {
     }
 
     pub(super) fn begin(&mut self, request: &Bytes, stage: Stage, now: Moment) -> Key {
-        let key = self.0.insert(CallState { request: request.clone(), stage, waker: None });
+        let key = self.0.insert(CallState {
+            request: request.clone(),
+            stage,
+            waker: None,
+            abandoned: false,
+        });
         self.0.wait(key, CALLS, now);
         key
     }
@@ -73,6 +81,10 @@ impl Calls {
         if !matches!(call.stage, Stage::Sent(_)) {
             return false;
         }
+        if call.abandoned {
+            self.0.remove(key);
+            return false;
+        }
         call.stage = Stage::Waiting;
         true
     }
@@ -88,7 +100,11 @@ impl Calls {
         if let Some(waker) = call.waker.take() {
             waker.wake();
         }
-        self.0.leave(key);
+        if call.abandoned {
+            self.0.remove(key);
+        } else {
+            self.0.leave(key);
+        }
         true
     }
 
@@ -119,8 +135,11 @@ impl Calls {
         Poll::Pending
     }
 
-    /// Nobody waits for the call any more.
+    /// Nobody waits for the call any more. What was sent stays sent.
     pub(super) fn forget(&mut self, key: Key) {
-        self.0.remove(key);
+        match self.0.get_mut(key) {
+            Some(call) if matches!(call.stage, Stage::Sent(_)) => call.abandoned = true,
+            _ => drop(self.0.remove(key)),
+        }
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Link {
     assigned: Cell<Option<Key>>,
     waker: RefCell<Option<Waker>>,
     idle_since: Cell<Moment>,
+    /// Whether it has carried a call to its end.
+    proven: Cell<bool>,
 }
 
 impl Link {
@@ -52,6 +54,7 @@ impl Link {
             assigned: Cell::new(None),
             waker: RefCell::new(None),
             idle_since: Cell::new(crate::clock::now()),
+            proven: Cell::new(false),
         })
     }
 
@@ -119,7 +122,7 @@ impl Drop for Retire<'_> {
         self.upstream.retire(self.link);
         // A call that was assigned and not taken up was not sent.
         if let Some(key) = self.link.assigned.take() {
-            self.upstream.put_back(key);
+            unsent(self.upstream, self.link, key);
         }
     }
 }
@@ -160,7 +163,7 @@ async fn carry(upstream: &Rc<Upstream>, link: &Rc<Link>, stream: TcpStream) {
                 }
             }
             Step::Unsent => {
-                upstream.put_back(key);
+                unsent(upstream, link, key);
                 break;
             }
             Step::Failed | Step::More => {
@@ -168,7 +171,18 @@ async fn carry(upstream: &Rc<Upstream>, link: &Rc<Link>, stream: TcpStream) {
                 break;
             }
         }
+        link.proven.set(true);
         upstream.release(link);
+    }
+}
+
+/// Not a byte of a call has left: it gets another connection. But where a connection was of no use
+/// from its beginning, the next would be no better.
+fn unsent(upstream: &Upstream, link: &Link, key: Key) {
+    if link.proven.get() {
+        upstream.put_back(key);
+    } else {
+        upstream.end(key, Err(CallError::NoConnection));
     }
 }
 

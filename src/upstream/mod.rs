@@ -106,7 +106,12 @@ struct State {
     open: usize,
     /// Connections that are being opened.
     dialing: usize,
+    /// While other connections stand, none is opened before this: one could not be.
+    dial_after: Moment,
 }
+
+/// How long none is opened after one could not be, while others stand.
+const DIAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A call under way. Dropping it gives the answer up, not the visit: what was sent stays sent.
 pub struct Call {
@@ -131,6 +136,7 @@ impl Upstream {
             waiting: VecDeque::new(),
             open: 0,
             dialing: 0,
+            dial_after: clock::now(),
         };
         Rc::new(Self {
             buffers: Buffers::new(limits.head.head_bytes_max),
@@ -182,8 +188,9 @@ impl Upstream {
     }
 
     /// Ends the calls and closes the unused connections whose time is up.
-    pub fn expire(&self) {
+    pub fn expire(self: &Rc<Self>) {
         self.state.borrow_mut().expire(clock::now(), &self.limits);
+        self.dial_for_waiting();
     }
 
     /// Opens a connection for each waiting call that none is being opened for, as far as the limit
@@ -191,7 +198,11 @@ impl Upstream {
     fn dial_for_waiting(self: &Rc<Self>) {
         loop {
             let mut state = self.state.borrow_mut();
+            state.forget_ended();
             if state.dialing >= state.waiting.len() || state.open >= self.limits.connections_max {
+                return;
+            }
+            if state.open > state.dialing && clock::now() < state.dial_after {
                 return;
             }
             state.open += 1;
@@ -213,11 +224,15 @@ impl Upstream {
         self.state.borrow().calls.request(key)
     }
 
-    /// A call that is certain not to have left goes back to the front of the queue.
+    /// A call that is certain not to have left gets another connection, before all others.
     fn put_back(&self, key: Key) {
         let mut state = self.state.borrow_mut();
-        if state.calls.wait_again(key) {
-            state.waiting.push_front(key);
+        if !state.calls.wait_again(key) {
+            return;
+        }
+        match state.idle.pop_back() {
+            Some(link) if state.calls.send_on(key, &link) => link.assign(key),
+            _ => state.waiting.push_front(key),
         }
     }
 
@@ -246,10 +261,15 @@ impl State {
     }
 
     /// No connection could be opened: the call that has waited longest fails, unless connections are
-    /// being opened for all that wait.
+    /// being opened for all that wait, or one stands that will be free in time.
     fn not_dialed(&mut self) {
         self.dialing -= 1;
         self.forget_ended();
+        // This one is still counted as open.
+        if self.open > self.dialing + 1 {
+            self.dial_after = clock::now().after(DIAL_PAUSE);
+            return;
+        }
         if self.waiting.len() > self.dialing
             && let Some(key) = self.waiting.pop_front()
         {

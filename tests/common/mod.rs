@@ -290,7 +290,7 @@ impl Stub {
         thread::spawn(move || {
             for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
                 let serve = Arc::clone(&serve);
-                thread::spawn(move || serve(number, Peer { stream, unread: Vec::new() }));
+                thread::spawn(move || serve(number, Peer::from(stream)));
             }
         });
     }
@@ -311,6 +311,12 @@ pub const COUNTED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1";
 pub struct Peer {
     pub stream: TcpStream,
     unread: Vec<u8>,
+}
+
+impl From<TcpStream> for Peer {
+    fn from(stream: TcpStream) -> Self {
+        Self { stream, unread: Vec::new() }
+    }
 }
 
 impl Peer {

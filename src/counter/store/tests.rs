@@ -21,7 +21,7 @@ fn check_counting(store: &mut dyn Store) {
     let outcomes = store.commit(&[add("", 1), add("a", 5), add("", 1_000_000), total("a")]);
     assert_eq!(outcomes, [1, 5, 1_000_001, 5].map(Outcome::Total));
     let all = store.commit(&[add("b", 1), Operation::All]);
-    assert_eq!(all[1], Outcome::All(String::from(r#"{"":1000001,"a":5,"b":1}"#)));
+    assert_eq!(all[1], Outcome::All(Bytes::from_static(br#"{"":1000001,"a":5,"b":1}"#)));
     assert_eq!(store.commit(&[]), []);
 }
 
