@@ -199,3 +199,43 @@ async fn watch<V: Service>(clients: Rc<Clients>, service: Rc<V>, tick: Duration)
         service.expire();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{env, os::unix::process::ExitStatusExt, process::Command};
+
+    use super::*;
+    use crate::observe::admin::Admin;
+
+    /// Set in the process that is to die.
+    const CHILD: &str = "TALLYRING_TEST_ABORT";
+
+    #[test]
+    fn a_panic_that_escapes_aborts_the_process() {
+        if env::var_os(CHILD).is_none() {
+            let name = "worker::tests::a_panic_that_escapes_aborts_the_process";
+            let mut child = Command::new(env::current_exe().unwrap());
+            let output =
+                child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+            assert_eq!(output.status.signal(), Some(6), "{output:?}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains("aborting"), "{output:?}");
+            return;
+        }
+        let (_orders, receiver) = mailbox::channel().unwrap();
+        let plan = Plan {
+            name: String::from("worker"),
+            core: None,
+            driver: driver::Choice::Epoll,
+            listeners: vec![],
+            limits: crate::config::counter_clients(1),
+            shortest_wait: None,
+            metrics: Arc::default(),
+            orders: receiver,
+            make: || -> Admin { panic!("on purpose") },
+        };
+        start(plan, |_| {}).unwrap();
+        loop {
+            thread::park();
+        }
+    }
+}

@@ -200,3 +200,54 @@ fn what_is_not_safe_runs_alone() {
     assert!(serving.poll(&mut context).is_ready());
     assert_eq!(stream.0.borrow().writes, [HEAD, HEAD + 1, HEAD + 2]);
 }
+
+/// Panics at `/panic`, as no service should.
+struct Panics;
+
+impl Service for Panics {
+    type Pending = ();
+    type Word = ();
+
+    fn admit(&self, request: &Request<'_>) {
+        assert!(request.path != "/panic", "on purpose");
+    }
+
+    fn start(&self, (): &mut ()) {}
+
+    fn poll_answer(
+        &self,
+        (): &mut (),
+        form: Form,
+        outbox: &mut Outbox,
+        _: &mut Context<'_>,
+    ) -> Poll<()> {
+        outbox.push(&Rendered { head: Bytes::new(), body: Bytes::from_static(b"fine") }, form);
+        Poll::Ready(())
+    }
+
+    fn hear(&self, (): ()) {}
+}
+
+#[test]
+fn a_panic_costs_its_connection_alone() {
+    let (mut runtime, _) = crate::driver::build(crate::driver::Choice::Epoll).unwrap();
+    let clients = clients();
+    let service = Rc::new(Panics);
+    let streams = ["/panic", "/"].map(|path| {
+        let stream = Recorder::default();
+        stream.0.borrow_mut().pieces.push_back(requests(&[path]));
+        stream
+    });
+    runtime.block_on(async {
+        for stream in &streams {
+            let connection = Connection::new(stream.clone(), clients.seat(-1));
+            let serving = connection.serve(Rc::clone(&service));
+            crate::task::spawn("connection", clients.metrics(), serving).await;
+        }
+    });
+    assert!(streams[0].0.borrow().writes.is_empty());
+    assert_eq!(streams[1].0.borrow().writes, [HEAD + 4]);
+    assert_eq!(clients.metrics().panics.read(), 1);
+    // Its seat was given up.
+    assert_eq!(clients.metrics().connections.read(), 0);
+}

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs each fuzz target for some seconds: fuzz/run.sh [SECONDS]
+# Any toolchain will do: coverage is asked for without a sanitizer, since nothing here is unsafe.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=${1:-60}
+command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+export RUSTC_BOOTSTRAP=1
+for target in request response body; do
+    mkdir -p "fuzz/corpus/$target"
+    cargo fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
+        -max_total_time="$seconds" -max_len=4096 -print_final_stats=1
+done
