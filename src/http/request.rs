@@ -128,17 +128,13 @@ const TARGET_TOO_LONG: Refusal = Refusal::new(414, "the request target is too lo
 /// Refuses a request line that is not whole and already too long, by the part that is too long.
 fn refuse_overlong(message: &[u8], scan: &HeadScan, limits: &HeadLimits) -> Result<(), Refusal> {
     if !scan.has_first_line() {
-        match message.iter().position(|&byte| byte == b' ') {
-            None if message.len() > METHOD_BYTES_MAX => {
-                return Err(Refusal::bad("the method is too long"));
-            }
-            Some(space) => {
-                let line_max = space + 1 + limits.target_bytes_max + REQUEST_LINE_TAIL_BYTES;
-                if message.len() > line_max {
-                    return Err(TARGET_TOO_LONG);
-                }
-            }
-            None => {}
+        let method_bytes = memchr::memchr(b' ', message).unwrap_or(message.len());
+        if method_bytes > METHOD_BYTES_MAX {
+            return Err(Refusal::bad("the method is too long"));
+        }
+        let line_max = method_bytes + 1 + limits.target_bytes_max + REQUEST_LINE_TAIL_BYTES;
+        if message.len() > line_max {
+            return Err(TARGET_TOO_LONG);
         }
     }
     Ok(())

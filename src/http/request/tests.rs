@@ -269,6 +269,7 @@ fn limits() {
     check(&target(256), Ok(()));
     check(&target(257), Err(414));
     check(&"a".repeat(33), Err(400));
+    check(&format!("{} /", "a".repeat(33)), Err(400));
     check(&format!("GET /{}", "a".repeat(1000)), Err(414));
 
     let head = |bytes: usize| {
