@@ -142,7 +142,7 @@ fn check_fault(fault: &str, fail: impl Fn(Peer) + Send + Sync + 'static) {
             }
         }
     });
-    let mut server = serve_with(&stub, &["--workers", "1", "--counter-timeout", "300ms"]);
+    let mut server = serve_with(&stub, &["--workers", "1", "--counter-timeout", "1s"]);
     let mut client = server.client();
     assert_eq!(client.get("/").body, SORRY, "{fault}");
     assert_eq!(client.get("/").body, WELCOME, "after {fault}");
@@ -214,7 +214,7 @@ fn an_answer_after_the_time_out_reaches_nobody() {
             }
         }
     });
-    let server = serve_with(&stub, &["--workers", "1", "--counter-timeout", "300ms"]);
+    let server = serve_with(&stub, &["--workers", "1", "--counter-timeout", "1s"]);
     let mut client = server.client();
     assert_eq!(client.get("/").body, SORRY);
     late.open();
@@ -518,7 +518,7 @@ fn a_visit_that_its_visitor_left_keeps_no_connection_for_ever() {
             }
         }
     });
-    let flags = ["--workers", "1", "--counter-connections-max", "1", "--counter-timeout", "300ms"];
+    let flags = ["--workers", "1", "--counter-connections-max", "1", "--counter-timeout", "1s"];
     let server = serve_with(&stub, &flags);
     let mut visitor = server.client();
     // The answer to the first cannot be written any more, and with it the second is given up.

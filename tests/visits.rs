@@ -282,7 +282,7 @@ fn both_drivers_and_both_protocols_serve() {
 #[test]
 fn slow_clients_are_told_or_closed() {
     let stub = Stub::answering(COUNTED);
-    let times = ["--head-timeout", "200ms", "--body-timeout", "200ms", "--idle-timeout", "300ms"];
+    let times = ["--head-timeout", "1s", "--body-timeout", "1s", "--idle-timeout", "2s"];
     let mut flags = vec!["--counter"];
     let url = stub.url();
     flags.push(&url);

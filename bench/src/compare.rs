@@ -129,15 +129,26 @@ pub fn compare(arguments: &CompareArguments) -> io::Result<()> {
     }
     let summary = summarise(&record, &arguments.arms);
     print!("\n{summary}");
-    let directory = arguments.out.clone().unwrap_or_else(|| {
-        let day = &record.began[..10];
-        PathBuf::from(format!("bench/runs/{day}-{}", slug(&record.processor)))
-    });
+    let directory = match &arguments.out {
+        Some(directory) => directory.clone(),
+        None => unused(&format!("bench/runs/{}-{}", &record.began[..10], slug(&record.processor))),
+    };
     fs::create_dir_all(&directory)?;
     fs::write(directory.join("runs.json"), serde_json::to_string_pretty(&record)? + "\n")?;
     fs::write(directory.join("summary.md"), summary)?;
     println!("\nraw figures: {}", directory.join("runs.json").display());
     Ok(())
+}
+
+/// The first of `name`, `name-2`, `name-3` and so on that is not there: a run is never overwritten.
+fn unused(name: &str) -> PathBuf {
+    let mut directory = PathBuf::from(name);
+    let mut number = 2;
+    while directory.exists() {
+        directory = PathBuf::from(format!("{name}-{number}"));
+        number += 1;
+    }
+    directory
 }
 
 struct Bench<'a> {
