@@ -11,22 +11,6 @@ use common::{
     tallyring,
 };
 
-/// A counter that answers when the gate opens, and says when it has been asked.
-fn gated() -> (Stub, Gate, mpsc::Receiver<()>) {
-    let (gate, (asked, arrived)) = (Gate::default(), mpsc::channel());
-    let open = gate.clone();
-    let stub = Stub::start(move |_, mut peer| {
-        while peer.request().is_some() {
-            asked.send(()).unwrap();
-            open.wait();
-            if !peer.send(COUNTED) {
-                return;
-            }
-        }
-    });
-    (stub, gate, arrived)
-}
-
 #[test]
 fn the_start_up_line_tells_what_runs() {
     let stub = Stub::answering(COUNTED);
@@ -193,7 +177,7 @@ fn an_admin_address_in_use_is_named() {
 #[test]
 fn visits_under_way_end_before_the_server_does() {
     for driver in ["auto", "epoll"] {
-        let (stub, gate, arrived) = gated();
+        let (stub, gate, arrived) = Stub::gated();
         let mut server = serve(&["--counter", &stub.url(), "--driver", driver, "--workers", "1"]);
         let mut idle = server.client();
         assert_eq!(idle.get("/other").status, 404);
@@ -242,7 +226,7 @@ fn clients_that_came_before_the_signal_are_served() {
 
 #[test]
 fn the_time_to_finish_is_bounded() {
-    let (stub, _gate, arrived) = gated();
+    let (stub, _gate, arrived) = Stub::gated();
     let mut server = serve(&["--counter", &stub.url(), "--drain-timeout", "200ms"]);
     let mut under_way = server.client();
     under_way.send(get_request("/"));
@@ -256,7 +240,7 @@ fn the_time_to_finish_is_bounded() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let (stub, _gate, arrived) = gated();
+    let (stub, _gate, arrived) = Stub::gated();
     let mut server = serve(&["--counter", &stub.url()]);
     let mut under_way = server.client();
     under_way.send(get_request("/"));

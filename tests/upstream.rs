@@ -336,20 +336,12 @@ fn thousands_of_visits_are_in_flight_at_once() {
 
 #[test]
 fn calls_wait_in_a_bounded_queue() {
-    let gate = Gate::default();
-    let (open, arrived) = (gate.clone(), mpsc::channel());
-    let stub = Stub::start(move |_, mut peer| {
-        while peer.request().is_some() {
-            arrived.0.send(()).unwrap();
-            open.wait();
-            peer.send(COUNTED);
-        }
-    });
+    let (stub, gate, arrived) = Stub::gated();
     let flags = ["--workers", "1", "--counter-connections-max", "1", "--counter-queue-max", "2"];
     let server = serve_with(&stub, &flags);
     let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();
     clients[0].send(get_request("/"));
-    arrived.1.recv_timeout(PATIENCE).unwrap();
+    arrived.recv_timeout(PATIENCE).unwrap();
     for client in &mut clients[1..] {
         client.send(get_request("/"));
     }

@@ -4,9 +4,9 @@
 
 mod common;
 
-use std::{fs, sync::mpsc};
+use std::fs;
 
-use common::{COUNTED, Client, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, serve};
+use common::{COUNTED, Client, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, serve};
 
 fn with_counter(flags: &[&str]) -> (Server, Stub) {
     let stub = Stub::answering(COUNTED);
@@ -316,15 +316,7 @@ fn the_longest_idle_client_gives_its_place_up() {
 
 #[test]
 fn a_client_that_becomes_idle_makes_room_for_one_that_waits() {
-    let (gate, (asked, arrived)) = (Gate::default(), mpsc::channel());
-    let open = gate.clone();
-    let stub = Stub::start(move |_, mut peer| {
-        while peer.request().is_some() {
-            asked.send(()).unwrap();
-            open.wait();
-            peer.send(COUNTED);
-        }
-    });
+    let (stub, gate, arrived) = Stub::gated();
     let server = serve(&["--counter", &stub.url(), "--workers", "1", "--connections-max", "1"]);
     let mut first = server.client();
     first.send(get_request("/"));

@@ -1,12 +1,12 @@
 //! The file of `--config`: the keys of the flags, and routes.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr};
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer};
 
 use super::{
     arguments::AdminAddress,
-    values::{Cores, Period, Size},
+    values::{Cores, Period, Size, from_text},
 };
 use crate::{driver, http::request::Method, observe::log, site::Accept, upstream::Target};
 
@@ -96,13 +96,8 @@ impl From<Listen> for Vec<SocketAddr> {
 #[derive(Debug)]
 pub(super) struct Text<T>(pub(super) T);
 
-impl<'de, T> Deserialize<'de> for Text<T>
-where
-    T: std::str::FromStr,
-    T::Err: std::fmt::Display,
-{
+impl<'de, T: FromStr<Err: Display>> Deserialize<'de> for Text<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(Self).map_err(|reason| de::Error::custom(format!("{text:?}: {reason}")))
+        from_text(deserializer).map(Self)
     }
 }

@@ -109,11 +109,16 @@ impl fmt::Display for Cores {
 }
 
 /// A file may give a value as the text that a flag takes.
-fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = &'static str>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|reason| de::Error::custom(format!("{text:?}: {reason}")))
+pub(super) fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    parse(&String::deserialize(deserializer)?)
+}
+
+fn parse<T: FromStr<Err: fmt::Display>, E: de::Error>(text: &str) -> Result<T, E> {
+    text.parse().map_err(|reason| E::custom(format!("{text:?}: {reason}")))
 }
 
 impl<'de> Deserialize<'de> for Period {
@@ -138,9 +143,7 @@ impl<'de> Deserialize<'de> for Size {
         }
         match Form::deserialize(deserializer)? {
             Form::Number(bytes) => Ok(Self(bytes)),
-            Form::Text(text) => {
-                text.parse().map_err(|reason| de::Error::custom(format!("{text:?}: {reason}")))
-            }
+            Form::Text(text) => parse(&text),
         }
     }
 }

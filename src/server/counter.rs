@@ -75,13 +75,13 @@ impl BundledCounter {
     }
 
     /// Stops it once its only clients, our own workers, have drained.
-    pub(super) fn stop(self, run: &mut Run) {
+    pub(super) fn stop(self, run: &Run) {
         let _ = self.drain_and_close(run, OWN_CLIENTS_DRAIN);
     }
 
     /// Lets calls under way end, `timeout` at most, and closes the store; the second signal, if one
     /// came.
-    pub(super) fn drain_and_close(self, run: &mut Run, timeout: Duration) -> Option<i32> {
+    pub(super) fn drain_and_close(self, run: &Run, timeout: Duration) -> Option<i32> {
         self.orders.send(Order::Drain);
         let cut = run.drain(Group::Counter, 1, timeout);
         self.committer.close();

@@ -83,7 +83,7 @@ enum Group {
 /// When it cannot start. Nobody was served then.
 pub fn serve(config: Config) -> Result<Ended, ServerError> {
     let (sender, events) = mpsc::channel();
-    let mut run = Run { sender, events, ready: Arc::default() };
+    let run = Run { sender, events, ready: Arc::default() };
     run.catch_signals()?;
     // All that can fail for want of an address or a file comes first, while nothing runs yet.
     let listeners = site::bind(&config)?;
@@ -123,7 +123,7 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     site.drain();
     let cut = run.drain(Group::Site, site.count(), config.limits.drain_timeout);
     if let Some(bundled) = bundled {
-        bundled.stop(&mut run);
+        bundled.stop(&run);
     }
     tracing::info!("{}", last_line(Totals::of(site.metrics())));
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
@@ -135,7 +135,7 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
 /// When it cannot start. Nothing was counted then.
 pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let (sender, events) = mpsc::channel();
-    let mut run = Run { sender, events, ready: Arc::default() };
+    let run = Run { sender, events, ready: Arc::default() };
     run.catch_signals()?;
     let listeners = listener::bind(config.listen, 1, false)?;
     let store = store::open(&config.store)?;
@@ -150,7 +150,7 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     );
     let signal = run.wait_for_end(|| tracing::info!("SIGHUP: a counter has nothing to read anew"));
     tracing::info!("{}: no new connections; finishing what is under way", signal_name(signal));
-    let cut = counter.drain_and_close(&mut run, config.drain_timeout);
+    let cut = counter.drain_and_close(&run, config.drain_timeout);
     tracing::info!("stopped");
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
 }

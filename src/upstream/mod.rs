@@ -164,24 +164,17 @@ impl Upstream {
         if !state.breaker.admit(now) {
             return Err(NotBegun::Failing);
         }
-        let key = match state.idle.pop_back() {
-            Some(link) => {
-                let key = state.calls.begin(request, Stage::Sent(Rc::clone(&link)), now);
-                link.assign(key);
-                key
-            }
-            None => {
-                if state.waiting.len() >= self.limits.queue_max + state.dialing {
-                    state.forget_ended();
-                }
-                if state.waiting.len() >= self.limits.queue_max + state.dialing_or_dialable(self) {
-                    return Err(NotBegun::Overloaded);
-                }
-                let key = state.calls.begin(request, Stage::Waiting, now);
-                state.waiting.push_back(key);
-                key
-            }
-        };
+        if let Some(link) = state.idle.pop_back() {
+            let key = state.calls.begin(request, Stage::Sent(Rc::clone(&link)), now);
+            link.assign(key);
+            return Ok(Call { upstream: Rc::clone(self), key });
+        }
+        state.forget_ended();
+        if state.waiting.len() >= self.limits.queue_max + state.dialing_or_dialable(self) {
+            return Err(NotBegun::Overloaded);
+        }
+        let key = state.calls.begin(request, Stage::Waiting, now);
+        state.waiting.push_back(key);
         drop(state);
         self.dial_for_waiting();
         Ok(Call { upstream: Rc::clone(self), key })

@@ -300,6 +300,22 @@ impl Stub {
         Self::start(move |_, mut peer| while peer.request().is_some() && peer.send(answer) {})
     }
 
+    /// A counter that answers when the gate opens, and says when it has been asked.
+    pub fn gated() -> (Self, Gate, mpsc::Receiver<()>) {
+        let (gate, (asked, arrived)) = (Gate::default(), mpsc::channel());
+        let open = gate.clone();
+        let stub = Self::start(move |_, mut peer| {
+            while peer.request().is_some() {
+                asked.send(()).unwrap();
+                open.wait();
+                if !peer.send(COUNTED) {
+                    return;
+                }
+            }
+        });
+        (stub, gate, arrived)
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}/counter", self.address)
     }
