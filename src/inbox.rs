@@ -7,11 +7,14 @@
 
 use std::{cell::RefCell, io, mem};
 
-use monoio::{buf::IoBufMut, io::AsyncReadRent};
+use monoio::{
+    buf::IoBufMut,
+    io::{AsyncReadRent, CancelHandle, CancelableAsyncReadRent},
+};
 
 /// The buffer of a connection that waits. Requests of most programs fit; those of browsers take a
-/// second read, into a large buffer. What a chunk of 240 bytes has room for in glibc's malloc.
-const SMALL_BYTES: usize = 232;
+/// second read, into a large buffer. What a chunk of 208 bytes has room for in glibc's malloc.
+const SMALL_BYTES: usize = 200;
 /// Large buffers that a worker keeps for the next who needs one.
 const SPARES_MAX: usize = 64;
 
@@ -85,6 +88,25 @@ impl Inbox {
             self.bytes = slice.into_inner();
             result
         }
+    }
+
+    /// Receives like [`fill`](Self::fill), until `stop` is cancelled; then it ends with an error or,
+    /// where bytes had come before, with those.
+    ///
+    /// # Errors
+    /// As `fill`; `ECANCELED` where it was cancelled.
+    pub async fn fill_until<R: CancelableAsyncReadRent>(
+        &mut self,
+        stream: &mut R,
+        buffers: &Buffers,
+        stop: CancelHandle,
+    ) -> io::Result<usize> {
+        self.make_room(buffers)?;
+        let bytes = mem::take(&mut self.bytes);
+        let (held, room) = (bytes.len(), bytes.capacity());
+        let (result, slice) = stream.cancelable_read(bytes.slice_mut(held..room), stop).await;
+        self.bytes = slice.into_inner();
+        result
     }
 
     fn make_room(&mut self, buffers: &Buffers) -> io::Result<()> {

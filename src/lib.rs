@@ -34,6 +34,7 @@ mod inbox;
 mod listener;
 mod mailbox;
 mod observe;
+mod pace;
 mod server;
 mod site;
 mod task;

@@ -6,6 +6,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
     os::fd::AsRawFd,
+    pin::pin,
     rc::Rc,
     time::Duration,
 };
@@ -22,6 +23,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::{
     connection::{Clients, Connection, Service},
+    pace::Pace,
     task,
 };
 
@@ -157,9 +159,11 @@ pub async fn accept<V: Service>(
         drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(&service))));
     };
     let mut back_off = BACK_OFF.0;
+    let mut pace = Pace::default();
     while !clients.is_draining() {
         // Never dropped while it is pending: it may already hold a connection.
-        match listener.cancelable_accept(stop.clone()).await {
+        let accepting = pin!(listener.cancelable_accept(stop.clone()));
+        match pace.keep(accepting).await {
             Ok((stream, _)) => {
                 back_off = BACK_OFF.0;
                 close_on_exec(&stream);

@@ -4,7 +4,12 @@
 
 mod common;
 
-use std::fs;
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::Shutdown,
+    thread,
+};
 
 use common::{COUNTED, Client, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, serve};
 
@@ -299,6 +304,56 @@ fn slow_clients_are_told_or_closed() {
     assert!(idle.is_closed());
     // One who sends nothing is not answered either.
     assert!(Client::connect(server.address).is_closed());
+}
+
+#[test]
+fn a_slow_client_that_goes_on_sending_can_read_why_it_was_refused() {
+    let stub = Stub::answering(COUNTED);
+    for driver in ["io_uring", "epoll"] {
+        let flags = ["--counter", &stub.url(), "--driver", driver];
+        let server =
+            serve(&[&flags[..], &["--head-timeout", "1s", "--body-timeout", "1s"]].concat());
+        for begun in
+            ["GET / HTTP/1.1\r\nX: ", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n"]
+        {
+            let mut client = server.client();
+            client.send(begun);
+            // The answer has come, and the sending side of the server is shut.
+            client.stream.peek(&mut [0]).unwrap();
+            for _ in 0..100 {
+                client.send("more of it");
+            }
+            assert_eq!(client.response().status, 408);
+            client.finish_sending();
+            assert_eq!(client.stream.read(&mut [0]).expect("a close, not a reset"), 0);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_sends_without_end_leaves_others_their_turn() {
+    let stub = Stub::answering(COUNTED);
+    for driver in ["io_uring", "epoll"] {
+        let server = serve(&["--counter", &stub.url(), "--driver", driver, "--workers", "1"]);
+        let greedy: Vec<_> = (0..2).map(|_| server.client().stream).collect();
+        thread::scope(|scope| {
+            for stream in &greedy {
+                let (mut asks, mut reads) = (stream, stream);
+                // Both end when the stream is shut.
+                scope.spawn(move || {
+                    let requests = get_request("/nowhere").repeat(1000);
+                    while asks.write_all(requests.as_bytes()).is_ok() {}
+                });
+                scope.spawn(move || io::copy(&mut reads, &mut io::sink()));
+            }
+            for _ in 0..20 {
+                assert_eq!(server.visit(), WELCOME, "{driver}");
+            }
+            for stream in &greedy {
+                stream.shutdown(Shutdown::Both).unwrap();
+            }
+        });
+    }
 }
 
 #[test]

@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
+use monoio::io::{CancelHandle, Canceller};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use slotmap::SparseSecondaryMap;
 
 use super::Outbox;
 use crate::{
@@ -73,6 +75,8 @@ pub struct Clients {
     outboxes: RefCell<Vec<Box<Outbox>>>,
     metrics: Arc<WorkerMetrics>,
     table: RefCell<Deadlines<Client, 5>>,
+    /// What ends the reads of the rest of a request: few clients are in the middle of one.
+    stops: RefCell<SparseSecondaryMap<Key, Canceller>>,
     draining: Cell<bool>,
     /// Who waits for a client to leave.
     waiting: RefCell<Vec<Waker>>,
@@ -104,6 +108,7 @@ impl Clients {
             buffers: Buffers::new(limits.head.head_bytes_max),
             outboxes: RefCell::new(Vec::with_capacity(OUTBOXES_MAX)),
             table: RefCell::new(Deadlines::new(patiences)),
+            stops: RefCell::default(),
             draining: Cell::new(false),
             waiting: RefCell::default(),
             limits,
@@ -208,7 +213,11 @@ impl Clients {
     }
 
     /// Ends the waits whose time is up. The sockets are shut down, so that the pending operations
-    /// end by themselves; to cancel them would race with their completion.
+    /// end by themselves, which cannot race with their completion.
+    ///
+    /// A client that is to be told that it was too slow may still be sending, and the kernel resets a
+    /// connection that receives more when both of its sides are shut (RFC 1122 section 4.2.2.13):
+    /// its read is cancelled instead, and awaited all the same.
     pub fn expire(&self) {
         let now = clock::now();
         let mut table = self.table.borrow_mut();
@@ -217,8 +226,12 @@ impl Clients {
             let Some(client) = table.get_mut(key) else { continue };
             client.expired = Some(phase);
             let side = match phase {
-                // What has arrived is still answered: a request, or the lack of one with 408.
-                Phase::Idle | Phase::Head | Phase::Body => Shutdown::Read,
+                Phase::Head | Phase::Body => {
+                    drop(self.stops.borrow_mut().remove(key).map(Canceller::cancel));
+                    continue;
+                }
+                // A request that has already arrived is still answered.
+                Phase::Idle => Shutdown::Read,
                 Phase::Write | Phase::Linger => Shutdown::Both,
             };
             cut(client.socket, side);
@@ -268,6 +281,19 @@ impl Seat {
             .is_some_and(|client| matches!(recv(client.socket, &mut [0], flags), Ok(1..)))
     }
 
+    /// What ends a read of the rest of a request when its time is up.
+    pub fn stop(&self) -> CancelHandle {
+        let stop = Canceller::new();
+        let handle = stop.handle();
+        self.clients.stops.borrow_mut().insert(self.key, stop);
+        handle
+    }
+
+    /// The read has ended.
+    pub fn forget_stop(&self) {
+        self.clients.stops.borrow_mut().remove(self.key);
+    }
+
     /// The client waits for us.
     pub fn rest(&self) {
         self.clients.table.borrow_mut().leave(self.key);
@@ -283,6 +309,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.clients.metrics.connections.decrement();
         self.clients.table.borrow_mut().remove(self.key);
+        self.forget_stop();
         self.clients.wake_waiting();
     }
 }

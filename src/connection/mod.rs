@@ -16,11 +16,12 @@ use std::{
     future::poll_fn,
     io,
     os::fd::AsRawFd,
+    pin::pin,
     rc::Rc,
     task::{Context, Poll},
 };
 
-use monoio::io::{AsyncReadRent, AsyncWriteRent};
+use monoio::io::{AsyncWriteRent, CancelableAsyncReadRent};
 use smallvec::SmallVec;
 
 pub use self::{
@@ -34,6 +35,7 @@ use crate::{
         request::{self, HeadScan, Method, Request},
     },
     inbox::Inbox,
+    pace::Pace,
 };
 
 /// Requests of one client that are answered at a time. The bytes of further ones stay unread.
@@ -42,9 +44,9 @@ const PIPELINE_MAX: usize = 16;
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 
 /// A byte stream to a client.
-pub trait Stream: AsyncReadRent + AsyncWriteRent + AsRawFd + 'static {}
+pub trait Stream: CancelableAsyncReadRent + AsyncWriteRent + AsRawFd + 'static {}
 
-impl<S: AsyncReadRent + AsyncWriteRent + AsRawFd + 'static> Stream for S {}
+impl<S: CancelableAsyncReadRent + AsyncWriteRent + AsRawFd + 'static> Stream for S {}
 
 /// What answers requests: the site, the counter's face, the admin listener.
 ///
@@ -85,6 +87,7 @@ pub struct Connection<S> {
     stream: S,
     inbox: Inbox,
     scan: HeadScan,
+    pace: Pace,
     /// Whether it has not sent a request yet.
     is_new: bool,
 }
@@ -134,7 +137,14 @@ struct Alone<P> {
 impl<S: Stream> Connection<S> {
     /// A connection that was just accepted and has its seat.
     pub fn new(stream: S, seat: Seat) -> Self {
-        Self { seat, stream, inbox: Inbox::default(), scan: HeadScan::default(), is_new: true }
+        Self {
+            seat,
+            stream,
+            inbox: Inbox::default(),
+            scan: HeadScan::default(),
+            pace: Pace::default(),
+            is_new: true,
+        }
     }
 
     /// Serves the client until it or the server has had enough.
@@ -159,8 +169,11 @@ impl<S: Stream> Connection<S> {
                 match next {
                     Next::Gather => {}
                     Next::Read => {
-                        self.await_head();
-                        self.receive().await?;
+                        if self.await_head() == Phase::Head {
+                            Box::pin(self.receive_rest(HEAD_TOO_SLOW)).await?;
+                        } else {
+                            self.receive().await?;
+                        }
                     }
                     Next::Alone(alone) => {
                         let closes = alone.turn.form.close;
@@ -287,38 +300,54 @@ impl<S: Stream> Connection<S> {
                 self.seat.rest();
                 return Ok(());
             }
-            self.receive().await?;
+            self.receive_rest(BODY_TOO_SLOW).await?;
         }
     }
 
-    fn await_head(&self) {
+    /// Waits for the next head, or for the rest of it; says what it waits for.
+    fn await_head(&self) -> Phase {
         let waits_for_first_byte = self.inbox.unread().is_empty();
         let drains = self.seat.clients().is_draining();
-        self.seat.wait(match waits_for_first_byte {
+        let phase = match waits_for_first_byte {
             // It has come a moment before the end: its first request is waited for, but not long.
             true if drains && self.is_new => Phase::Linger,
             true => Phase::Idle,
             false => Phase::Head,
-        });
+        };
+        self.seat.wait(phase);
         if waits_for_first_byte && drains && !self.is_new {
             // Requests that have arrived are answered; closing over them would destroy the answers to
             // those before.
             self.seat.finish_receiving();
         }
+        phase
     }
 
-    /// Receives more, in the phase that the seat is in.
+    /// Receives the first bytes of a request.
     fn receive(&mut self) -> impl Future<Output = Result<(), End>> {
         async move {
-            let count = self.inbox.fill(&mut self.stream, self.seat.clients().buffers()).await?;
-            match count {
-                0 => Err(match self.seat.expired_phase() {
-                    Some(Phase::Head) => End::Refused(HEAD_TOO_SLOW),
-                    Some(Phase::Body) => End::Refused(BODY_TOO_SLOW),
-                    _ => End::Gone,
-                }),
+            let buffers = self.seat.clients().buffers();
+            let filling = pin!(self.inbox.fill(&mut self.stream, buffers));
+            match self.pace.keep(filling).await? {
+                0 => Err(End::Gone),
                 _ => Ok(()),
             }
+        }
+    }
+
+    /// Receives more of a request that has begun; `too_slow` is for whose time was up.
+    async fn receive_rest(&mut self, too_slow: Refusal) -> Result<(), End> {
+        let stop = self.seat.stop();
+        let buffers = self.seat.clients().buffers();
+        let filling = pin!(self.inbox.fill_until(&mut self.stream, buffers, stop));
+        let received = self.pace.keep(filling).await;
+        self.seat.forget_stop();
+        if matches!(self.seat.expired_phase(), Some(Phase::Head | Phase::Body)) {
+            return Err(End::Refused(too_slow));
+        }
+        match received? {
+            0 => Err(End::Gone),
+            _ => Ok(()),
         }
     }
 

@@ -4,7 +4,6 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     os::fd::RawFd,
-    pin::pin,
     sync::Arc,
     task::{Waker, ready},
     time::Duration,
@@ -14,6 +13,7 @@ use bytes::Bytes;
 use monoio::{
     BufResult,
     buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut, SliceMut},
+    io::{AsyncReadRent, CancelHandle},
 };
 
 use super::*;
@@ -45,6 +45,24 @@ impl AsyncReadRent for Recorder {
 
     async fn readv<T: IoVecBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
         (Err(io::ErrorKind::Unsupported.into()), buf)
+    }
+}
+
+impl CancelableAsyncReadRent for Recorder {
+    async fn cancelable_read<T: IoBufMut>(
+        &mut self,
+        buf: T,
+        _: CancelHandle,
+    ) -> BufResult<usize, T> {
+        self.read(buf).await
+    }
+
+    async fn cancelable_readv<T: IoVecBufMut>(
+        &mut self,
+        buf: T,
+        _: CancelHandle,
+    ) -> BufResult<usize, T> {
+        self.readv(buf).await
     }
 }
 

@@ -1,0 +1,47 @@
+//! Lets others run beside a task whose operations are all ready at once.
+//!
+//! On epoll an operation that can complete does so where it is polled first, so that a client that sends
+//! without end would keep its task running for ever: no other task, no event and no timer of its worker
+//! would have a turn. A task that wakes itself is no remedy: it runs before all others. On a ring every
+//! operation waits for its completion, and nothing here ever pauses.
+
+#![allow(clippy::manual_async_fn)]
+
+use std::{future::poll_fn, pin::Pin, time::Duration};
+
+/// Operations in a row that may be ready at once.
+const READY_MAX: u8 = 64;
+/// The shortest time that monoio's timers know. They fire when the worker has nothing else to do, so
+/// that all others have had their turn by then.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How many operations of a task in a row were ready at once.
+#[derive(Debug, Default)]
+pub struct Pace {
+    ready: u8,
+}
+
+impl Pace {
+    /// Awaits `operation`, and pauses after too many that did not wait.
+    pub fn keep<F: Future>(
+        &mut self,
+        mut operation: Pin<&mut F>,
+    ) -> impl Future<Output = F::Output> {
+        async move {
+            let mut ready = true;
+            let output = poll_fn(|context| {
+                let output = operation.as_mut().poll(context);
+                ready &= output.is_ready();
+                output
+            })
+            .await;
+            self.ready = if ready { self.ready + 1 } else { 0 };
+            if self.ready == READY_MAX {
+                self.ready = 0;
+                // Boxed: a timer makes the task that holds it larger and 128-byte aligned.
+                Box::pin(monoio::time::sleep(PAUSE)).await;
+            }
+            output
+        }
+    }
+}
