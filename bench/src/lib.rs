@@ -1,9 +1,13 @@
-//! What the benchmark's own programs share: a bare io_uring loop, the least that this kernel lets an
-//! exchange cost.
+//! What the benchmark's programs share: a bare io_uring loop, the least that this kernel lets an
+//! exchange cost, and the visitors that load a server.
 //!
 //! Multishot accept and receive, provided buffers, static answers, and no parsing beyond looking for
 //! the end of a head. Nothing here is fit to face a peer that does not come from this benchmark.
 
+use bytes::Bytes;
+
+pub mod hyper_site;
+pub mod load;
 pub mod ring;
 
 /// The answer of every arm to a visit, without the `Date` that a real server sends.
@@ -17,6 +21,14 @@ pub const REGISTER: &[u8] =
 
 /// The counter's answer.
 pub const COUNTED: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n1\n";
+
+/// The size of the page at `/heavy`, in bytes: a visit that keeps its thread busy.
+pub const HEAVY_BYTES: usize = 4 * 1024 * 1024;
+
+/// The page at `/heavy`.
+pub fn heavy() -> Bytes {
+    vec![b'x'; HEAVY_BYTES].into()
+}
 
 /// How many heads end in `bytes`. The clients of this benchmark send each head in one segment.
 pub fn heads(bytes: &[u8]) -> usize {

@@ -1,13 +1,15 @@
-//! A bare io_uring loop on one thread.
+//! A bare io_uring loop on one thread, with one deadline.
 
 use std::{
     io,
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     os::fd::{AsRawFd, IntoRawFd, RawFd},
     sync::atomic::{AtomicU16, Ordering},
+    time::Instant,
 };
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use socket2::{Domain, Socket, Type};
 
 /// Buffers that the kernel receives into; a power of two.
 const BUFFERS: u16 = 1024;
@@ -16,12 +18,26 @@ const GROUP: u16 = 0;
 
 /// What a program built on the loop does.
 pub trait Program {
+    /// The loop is about to begin.
+    fn begin(&mut self, _io: &mut Io) {}
     /// A connection was accepted.
-    fn accepted(&mut self, io: &mut Io, socket: RawFd);
+    fn accepted(&mut self, io: &mut Io, socket: RawFd) {
+        io.receive(socket);
+    }
     /// Bytes were received.
     fn received(&mut self, io: &mut Io, socket: RawFd, bytes: &[u8]);
     /// The peer closed, or the connection failed.
     fn closed(&mut self, io: &mut Io, socket: RawFd);
+    /// When it wants to be asked next, whatever the connections do.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+    /// The deadline may have passed. Called after each turn of the loop.
+    fn look(&mut self, _io: &mut Io) {}
+    /// Whether the loop is to end.
+    fn is_done(&self) -> bool {
+        false
+    }
 }
 
 /// Where operations are put.
@@ -57,10 +73,32 @@ impl Io {
         self.push(Op::Send, socket, entry.flags(squeue::Flags::SKIP_SUCCESS));
     }
 
+    /// Closes the sending side, after what was sent before.
+    pub fn finish(&mut self, socket: RawFd) {
+        let entry = opcode::Shutdown::new(types::Fd(socket), libc::SHUT_WR).build();
+        self.push(Op::Send, socket, entry.flags(squeue::Flags::SKIP_SUCCESS));
+    }
+
     /// Receives all that comes on a connection until it ends.
     pub fn receive(&mut self, socket: RawFd) {
         let entry = opcode::RecvMulti::new(types::Fd(socket), GROUP).build();
         self.push(Op::Receive, socket, entry);
+    }
+
+    /// Waits for a completion, but not beyond `deadline`.
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<()> {
+        let waited = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
+            None => self.ring.submitter().submit_and_wait(1),
+            Some(rest) => {
+                let rest = types::Timespec::from(rest);
+                let until = types::SubmitArgs::new().timespec(&rest);
+                self.ring.submitter().submit_with_args(1, &until)
+            }
+        };
+        match waited.map_err(|error| (error.raw_os_error(), error)) {
+            Ok(_) | Err((Some(libc::EINTR | libc::ETIME | libc::EBUSY), _)) => Ok(()),
+            Err((_, error)) => Err(error),
+        }
     }
 
     fn accept(&mut self, listener: RawFd) {
@@ -73,18 +111,33 @@ impl Io {
 ///
 /// # Errors
 /// What connect(2) says.
-pub fn connect(address: &str) -> io::Result<RawFd> {
+pub fn connect(address: impl ToSocketAddrs) -> io::Result<RawFd> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     Ok(stream.into_raw_fd())
 }
 
-/// Runs `program` behind `listener` for ever.
+/// Listens beside other threads and processes.
+///
+/// # Errors
+/// What bind(2) and listen(2) say.
+pub fn listen(address: &str) -> io::Result<TcpListener> {
+    let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Accepted sockets inherit it.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+/// Runs `program` until it is done, behind `listener` if it has one.
 ///
 /// # Errors
 /// When the ring cannot be set up.
-pub fn run(listener: &TcpListener, program: &mut impl Program) -> io::Result<()> {
-    socket2::SockRef::from(listener).set_tcp_nodelay(true)?;
+pub fn run(listener: Option<&TcpListener>, program: &mut impl Program) -> io::Result<()> {
     let ring = IoUring::builder()
         .setup_cqsize(16 * 1024)
         .setup_coop_taskrun()
@@ -92,13 +145,14 @@ pub fn run(listener: &TcpListener, program: &mut impl Program) -> io::Result<()>
         .build(4096)?;
     let mut io = Io { ring };
     let mut buffers = BufferRing::register(&io.ring)?;
-    io.accept(listener.as_raw_fd());
+    if let Some(listener) = listener {
+        io.accept(listener.as_raw_fd());
+    }
+    program.begin(&mut io);
     let mut completions: Vec<cqueue::Entry> = Vec::with_capacity(16 * 1024);
-    loop {
-        match io.ring.submit_and_wait(1) {
-            Err(error) if error.raw_os_error() != Some(libc::EINTR) => return Err(error),
-            _ => {}
-        }
+    while !program.is_done() {
+        io.wait(program.deadline())?;
+        program.look(&mut io);
         completions.extend(io.ring.completion());
         for completion in completions.drain(..) {
             let socket = (completion.user_data() & 0xffff_ffff) as RawFd;
@@ -108,7 +162,7 @@ pub fn run(listener: &TcpListener, program: &mut impl Program) -> io::Result<()>
                     if result >= 0 {
                         program.accepted(&mut io, result);
                     }
-                    if !cqueue::more(flags) {
+                    if let (false, Some(listener)) = (cqueue::more(flags), listener) {
                         io.accept(listener.as_raw_fd());
                     }
                 }
@@ -132,6 +186,7 @@ pub fn run(listener: &TcpListener, program: &mut impl Program) -> io::Result<()>
             }
         }
     }
+    Ok(())
 }
 
 /// Buffers provided to the kernel by a ring that both sides map, io_uring_register_buf_ring(3).

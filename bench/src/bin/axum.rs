@@ -3,20 +3,32 @@
 
 use std::{env, io};
 
-use axum::{Router, extract::State, http::header, routing::get, serve::ListenerExt};
+use axum::{
+    Router, extract::State, http::header, response::IntoResponse, routing::get, serve::ListenerExt,
+};
+use bytes::Bytes;
 use reqwest::Client;
 
 #[derive(Clone)]
 struct Site {
     client: Client,
     counter: String,
+    heavy: Bytes,
 }
 
-async fn visit(State(site): State<Site>) -> impl axum::response::IntoResponse {
+async fn visit(State(site): State<Site>) -> impl IntoResponse {
     let registered = site.client.post(&site.counter).send().await;
     let registered = registered.and_then(reqwest::Response::error_for_status).is_ok();
     let page = if registered { "Welcome to my site!" } else { "Error registering your visit" };
     ([(header::CACHE_CONTROL, "no-store")], page)
+}
+
+async fn heavy_visit(State(site): State<Site>) -> impl IntoResponse {
+    let registered = site.client.post(&site.counter).send().await;
+    match registered.and_then(reqwest::Response::error_for_status) {
+        Ok(_) => site.heavy.into_response(),
+        Err(_) => "Error registering your visit".into_response(),
+    }
 }
 
 #[tokio::main]
@@ -30,6 +42,8 @@ async fn main() -> io::Result<()> {
         // A connection that is gone already needs no option.
         let _ = stream.set_nodelay(true);
     });
-    let router = Router::new().route("/", get(visit)).with_state(Site { client, counter });
+    let site = Site { client, counter, heavy: tallyring_bench::heavy() };
+    let router =
+        Router::new().route("/", get(visit)).route("/heavy", get(heavy_visit)).with_state(site);
     axum::serve(listener, router).await
 }

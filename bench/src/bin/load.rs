@@ -1,0 +1,111 @@
+//! Visitors that load a server, as a program of their own. Prints what they saw as JSON.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::fd::{IntoRawFd, RawFd},
+    time::Duration,
+};
+
+use clap::Parser;
+use tallyring_bench::load::{self, Plan, Until};
+
+/// Visits that tell which thread serves a connection.
+const SOUNDING: usize = 300;
+/// Connections opened in search of some that one thread serves.
+const SOUNDINGS_MAX: usize = 64;
+
+#[derive(Debug, Parser)]
+#[command(name = "load", about = "Makes visits and measures how long each takes")]
+struct Arguments {
+    /// The server
+    address: SocketAddr,
+    #[arg(long, default_value = "/")]
+    path: String,
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Visits a second of all connections together; without it each makes its next visit at once
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Come anew, on another connection, after so many visits
+    #[arg(long)]
+    visits_per_connection: Option<u64>,
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Stop after so many visits instead
+    #[arg(long)]
+    visits: Option<u64>,
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Use only connections that one thread of this process serves, if its connections have one
+    #[arg(long, value_name = "PID")]
+    hot: Option<u32>,
+}
+
+fn main() -> io::Result<()> {
+    let arguments = Arguments::parse();
+    let plan = Plan {
+        address: arguments.address,
+        path: arguments.path,
+        connections: arguments.connections,
+        rate: arguments.rate,
+        visits_per_connection: arguments.visits_per_connection,
+        until: match arguments.visits {
+            Some(visits) => Until::Visits(visits),
+            None => Until::Time(Duration::from_secs_f64(arguments.seconds)),
+        },
+    };
+    let sockets = match arguments.hot {
+        Some(process) => hot(&plan, process)?,
+        None => Vec::new(),
+    };
+    let report = load::run(&plan, arguments.threads, &sockets)?;
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(())
+}
+
+/// Connections that the same thread serves: of as many as were opened, those of the thread that first
+/// had enough. Where threads share connections, that is whichever did most of the work each time.
+fn hot(plan: &Plan, process: u32) -> io::Result<Vec<RawFd>> {
+    let mut by_thread: HashMap<String, Vec<TcpStream>> = HashMap::new();
+    for _ in 0..SOUNDINGS_MAX {
+        let stream = TcpStream::connect(plan.address)?;
+        stream.set_nodelay(true)?;
+        let before = busy(process)?;
+        for _ in 0..SOUNDING {
+            visit(&stream, &plan.path)?;
+        }
+        let after = busy(process)?;
+        let grown = |(thread, now): &(String, f64)| now - before.get(thread).unwrap_or(&0.0);
+        let busiest = after.into_iter().max_by(|a, b| grown(a).total_cmp(&grown(b)));
+        let Some((thread, _)) = busiest else { continue };
+        let streams = by_thread.entry(thread).or_default();
+        streams.push(stream);
+        if streams.len() == plan.connections {
+            return Ok(streams.drain(..).map(IntoRawFd::into_raw_fd).collect());
+        }
+    }
+    Err(io::Error::other("no thread serves that many connections"))
+}
+
+fn visit(mut stream: &TcpStream, path: &str) -> io::Result<()> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())?;
+    match stream.read(&mut [0; 4096])? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The CPU time of each thread, in nanoseconds.
+fn busy(process: u32) -> io::Result<HashMap<String, f64>> {
+    let mut threads = HashMap::new();
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let path = thread?.path();
+        let schedstat = fs::read_to_string(path.join("schedstat")).unwrap_or_default();
+        let time = schedstat.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        threads.insert(path.to_string_lossy().into_owned(), time);
+    }
+    Ok(threads)
+}

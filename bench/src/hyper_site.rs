@@ -1,0 +1,92 @@
+//! The site on hyper: what the arms share that differ only in the runtime below it.
+
+use std::{convert::Infallible, io};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode, Uri,
+    body::Incoming,
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+};
+use tokio::net::TcpStream;
+
+use crate::heavy;
+
+/// The site: a client for the counter, and its pages.
+#[derive(Clone)]
+pub struct Site {
+    client: Client<HttpConnector, Full<Bytes>>,
+    counter: Uri,
+    heavy: Bytes,
+}
+
+impl Site {
+    /// A site that registers its visits at `counter`.
+    ///
+    /// # Errors
+    /// When that is no URL.
+    pub fn new(counter: &str) -> io::Result<Self> {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        Ok(Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            counter: counter.parse().map_err(io::Error::other)?,
+            heavy: heavy(),
+        })
+    }
+
+    /// Serves one client to the end of its connection.
+    pub async fn serve(self, stream: TcpStream) {
+        // A connection that is gone already needs no option.
+        let _ = stream.set_nodelay(true);
+        let answer = service_fn(|request| self.answer(request));
+        // An error is the client's end of the connection.
+        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let page = match request.uri().path() {
+            "/" => Bytes::from_static(b"Welcome to my site!"),
+            "/heavy" => self.heavy.clone(),
+            _ => {
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::NOT_FOUND;
+                return Ok(response);
+            }
+        };
+        let page = match self.register().await {
+            true => page,
+            false => Bytes::from_static(b"Error registering your visit"),
+        };
+        let mut response = Response::new(Full::new(page));
+        let fields = response.headers_mut();
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+
+    async fn register(&self) -> bool {
+        let mut call = Request::new(Full::default());
+        *call.method_mut() = Method::POST;
+        *call.uri_mut() = self.counter.clone();
+        let Ok(mut answer) = self.client.request(call).await else { return false };
+        let status = answer.status();
+        // Only a connection whose answer was read to its end is used again.
+        while let Some(part) = http_body_util::BodyExt::frame(answer.body_mut()).await {
+            if part.is_err() {
+                break;
+            }
+        }
+        status.is_success()
+    }
+}

@@ -1,0 +1,454 @@
+//! Visitors: connections that make visits in a closed loop or at a constant rate, and measure how long
+//! each took.
+//!
+//! At a constant rate a visit is measured from the moment at which it was due, whether or not a
+//! connection was free to make it, so that a server that stalls is charged for all who would have come
+//! meanwhile (what wrk2 calls free of coordinated omission).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    net::SocketAddr,
+    os::fd::RawFd,
+    thread,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::ring::{self, Io, Program};
+
+/// How long the last answers may take after the end.
+const GRACE: Duration = Duration::from_secs(30);
+/// Latencies are kept to three digits, up to a minute.
+const LATENCY_NS_MAX: u64 = 60_000_000_000;
+
+/// What the visitors do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The server.
+    pub address: SocketAddr,
+    /// What they ask for.
+    pub path: String,
+    /// How many they are.
+    pub connections: usize,
+    /// Visits a second of all together; `None`: each makes the next as soon as the last is answered.
+    pub rate: Option<f64>,
+    /// After how many visits a visitor comes anew, on another connection.
+    pub visits_per_connection: Option<u64>,
+    /// When they stop.
+    pub until: Until,
+}
+
+/// When visitors stop.
+#[derive(Debug, Clone, Copy)]
+pub enum Until {
+    /// After this time.
+    Time(Duration),
+    /// After so many visits.
+    Visits(u64),
+}
+
+/// What the visitors saw.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Visits answered with 200.
+    pub visits: u64,
+    /// Visits answered with anything else.
+    pub refused: u64,
+    /// Visits that were not answered.
+    pub failed: u64,
+    /// From the first visit to the end of the time, or to the last answer.
+    pub seconds: f64,
+    /// In microseconds: the median, three quantiles and the maximum.
+    pub p50_us: f64,
+    /// 90 %.
+    pub p90_us: f64,
+    /// 99 %.
+    pub p99_us: f64,
+    /// 99.9 %.
+    pub p999_us: f64,
+    /// The slowest.
+    pub max_us: f64,
+    /// CPU time that the visitors took themselves, in microseconds.
+    pub cpu_us: f64,
+}
+
+/// Lets visitors loose, on this many threads. The connections of `sockets` are used before others are
+/// opened.
+///
+/// # Errors
+/// When the ring cannot be set up or nobody listens.
+pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report> {
+    let threads = threads.clamp(1, plan.connections.max(1));
+    let crowds: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = (0..threads)
+            .map(|place| {
+                let share = |whole: usize| whole / threads + usize::from(place < whole % threads);
+                let until = match plan.until {
+                    Until::Visits(visits) => Until::Visits(visits / threads as u64),
+                    time @ Until::Time(_) => time,
+                };
+                let plan = Plan {
+                    connections: share(plan.connections),
+                    rate: plan.rate.map(|rate| rate / threads as f64),
+                    until,
+                    ..plan.clone()
+                };
+                let sockets = if place == 0 { sockets.to_vec() } else { Vec::new() };
+                scope.spawn(move || {
+                    let mut crowd = Crowd::new(plan, sockets)?;
+                    ring::run(None, &mut crowd)?;
+                    Ok(crowd)
+                })
+            })
+            .collect();
+        let joined = running.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread of visitors panicked")))
+        });
+        joined.collect::<io::Result<_>>()
+    })?;
+    let mut latencies = histogram()?;
+    let mut report = Report {
+        visits: 0,
+        refused: 0,
+        failed: 0,
+        seconds: 0.0,
+        p50_us: 0.0,
+        p90_us: 0.0,
+        p99_us: 0.0,
+        p999_us: 0.0,
+        max_us: 0.0,
+        cpu_us: 0.0,
+    };
+    for crowd in crowds {
+        report.visits += crowd.visits;
+        report.refused += crowd.refused;
+        report.failed += crowd.failed;
+        report.seconds = report.seconds.max(crowd.seconds());
+        latencies.add(crowd.latencies).map_err(io::Error::other)?;
+    }
+    let at = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
+    report.p50_us = at(0.5);
+    report.p90_us = at(0.9);
+    report.p99_us = at(0.99);
+    report.p999_us = at(0.999);
+    report.max_us = latencies.max() as f64 / 1000.0;
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    report.cpu_us = used.tv_sec as f64 * 1e6 + used.tv_nsec as f64 / 1e3;
+    Ok(report)
+}
+
+fn histogram() -> io::Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(io::Error::other)
+}
+
+/// Some of the visitors, on one thread.
+struct Crowd {
+    plan: Plan,
+    ask: &'static [u8],
+    ask_last: &'static [u8],
+    began: Instant,
+    last_answer: Instant,
+    started: u64,
+    visitors: HashMap<RawFd, Visitor>,
+    /// Connections that make no visit now.
+    idle: Vec<RawFd>,
+    /// When the visits were due that no connection was free for.
+    late: VecDeque<Instant>,
+    under_way: u64,
+    visits: u64,
+    refused: u64,
+    failed: u64,
+    latencies: Histogram<u64>,
+    given: Vec<RawFd>,
+}
+
+#[derive(Default)]
+struct Visitor {
+    /// When the visit under way was due.
+    due: Option<Instant>,
+    answer: Answer,
+    made: u64,
+}
+
+impl Crowd {
+    fn new(plan: Plan, given: Vec<RawFd>) -> io::Result<Self> {
+        // Sent for as long as the process lives.
+        let ask = |field: &str| -> &'static [u8] {
+            let text = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n{field}\r\n", plan.path);
+            Box::leak(text.into_boxed_str()).as_bytes()
+        };
+        let now = Instant::now();
+        Ok(Self {
+            ask: ask(""),
+            ask_last: ask("connection: close\r\n"),
+            began: now,
+            last_answer: now,
+            started: 0,
+            visitors: HashMap::new(),
+            idle: Vec::new(),
+            late: VecDeque::new(),
+            under_way: 0,
+            visits: 0,
+            refused: 0,
+            failed: 0,
+            latencies: histogram()?,
+            given,
+            plan,
+        })
+    }
+
+    fn seconds(&self) -> f64 {
+        match self.plan.until {
+            Until::Time(time) => time.as_secs_f64(),
+            Until::Visits(_) => (self.last_answer - self.began).as_secs_f64(),
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        match self.plan.until {
+            Until::Time(time) => now >= self.began + time,
+            Until::Visits(visits) => self.started >= visits,
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let rate = self.plan.rate?;
+        Some(self.began + Duration::from_secs_f64(self.started as f64 / rate))
+    }
+
+    fn come(&mut self, io: &mut Io) -> Option<RawFd> {
+        let socket = self.given.pop().map_or_else(|| ring::connect(self.plan.address), Ok);
+        let Ok(socket) = socket else {
+            self.failed += 1;
+            return None;
+        };
+        self.visitors.insert(socket, Visitor::default());
+        io.receive(socket);
+        Some(socket)
+    }
+
+    fn visit(&mut self, io: &mut Io, socket: RawFd, due: Instant) {
+        let Some(visitor) = self.visitors.get_mut(&socket) else { return };
+        visitor.due = Some(due);
+        visitor.made += 1;
+        self.under_way += 1;
+        let is_last = self.plan.visits_per_connection.is_some_and(|most| visitor.made >= most);
+        io.send(socket, if is_last { self.ask_last } else { self.ask });
+    }
+
+    /// What a connection does that is free.
+    fn go_on(&mut self, io: &mut Io, socket: RawFd, now: Instant) {
+        if let Some(due) = self.late.pop_front() {
+            self.visit(io, socket, due);
+        } else if self.plan.rate.is_none() && !self.is_over(now) {
+            self.started += 1;
+            self.visit(io, socket, now);
+        } else {
+            self.idle.push(socket);
+        }
+    }
+
+    fn answered(&mut self, io: &mut Io, socket: RawFd, status: u16) {
+        let Some(visitor) = self.visitors.get_mut(&socket) else { return };
+        let Some(due) = visitor.due.take() else { return };
+        let now = Instant::now();
+        self.under_way -= 1;
+        self.last_answer = now;
+        if status == 200 {
+            self.visits += 1;
+        } else {
+            self.refused += 1;
+        }
+        let taken = u64::try_from((now - due).as_nanos()).unwrap_or(u64::MAX);
+        self.latencies.saturating_record(taken);
+        // The server closes after a last visit, and the visitor comes anew then.
+        if self.plan.visits_per_connection.is_none_or(|most| visitor.made < most) {
+            self.go_on(io, socket, now);
+        }
+    }
+}
+
+impl Program for Crowd {
+    fn begin(&mut self, io: &mut Io) {
+        let came: Vec<_> = (0..self.plan.connections).filter_map(|_| self.come(io)).collect();
+        self.began = Instant::now();
+        for socket in came {
+            self.go_on(io, socket, self.began);
+        }
+    }
+
+    fn received(&mut self, io: &mut Io, socket: RawFd, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let Some(visitor) = self.visitors.get_mut(&socket) else { return };
+            match visitor.answer.advance(&mut bytes) {
+                Some(status) => self.answered(io, socket, status),
+                None => return,
+            }
+        }
+    }
+
+    fn closed(&mut self, io: &mut Io, socket: RawFd) {
+        let now = Instant::now();
+        self.idle.retain(|idle| *idle != socket);
+        let Some(visitor) = self.visitors.remove(&socket) else { return };
+        if visitor.due.is_some() {
+            self.under_way -= 1;
+            self.failed += 1;
+        }
+        if (!self.is_over(now) || !self.late.is_empty())
+            && let Some(anew) = self.come(io)
+        {
+            self.go_on(io, anew, now);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let end = match self.plan.until {
+            Until::Time(time) => self.began + time,
+            Until::Visits(_) => self.last_answer,
+        };
+        let now = Instant::now();
+        match self.next_due() {
+            Some(due) if !self.is_over(now) => Some(due),
+            _ if now < end => Some(end),
+            _ => Some(end + GRACE),
+        }
+    }
+
+    fn look(&mut self, io: &mut Io) {
+        let now = Instant::now();
+        while let Some(due) = self.next_due()
+            && due <= now
+            && !self.is_over(due)
+        {
+            self.started += 1;
+            match self.idle.pop() {
+                Some(socket) => self.visit(io, socket, due),
+                None => self.late.push_back(due),
+            }
+        }
+        if self.is_over(now) && self.deadline().is_some_and(|end| end <= now) {
+            // Nobody waits longer for these.
+            self.failed += self.under_way + self.late.len() as u64;
+            self.under_way = 0;
+            self.late.clear();
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.under_way == 0 && self.late.is_empty() && self.is_over(Instant::now())
+    }
+}
+
+/// An answer on its way in. Only its status and its length matter.
+enum Answer {
+    Head(Vec<u8>),
+    Body { status: u16, left: usize },
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self::Head(Vec::new())
+    }
+}
+
+impl Answer {
+    /// Takes bytes; the status when the answer is whole. What is no answer has status 0.
+    fn advance(&mut self, bytes: &mut &[u8]) -> Option<u16> {
+        if let Self::Head(held) = self {
+            let before = held.len();
+            held.extend_from_slice(bytes);
+            let Some(end) = held.windows(4).position(|window| window == b"\r\n\r\n") else {
+                *bytes = &[];
+                return None;
+            };
+            let taken = end + 4 - before;
+            let (status, left) = head(&held[..end + 4]).unwrap_or((0, 0));
+            *bytes = &bytes[taken..];
+            *self = Self::Body { status, left };
+        }
+        let Self::Body { status, left } = self else { return None };
+        let taken = bytes.len().min(*left);
+        *bytes = &bytes[taken..];
+        *left -= taken;
+        if *left > 0 {
+            return None;
+        }
+        let status = *status;
+        *self = Self::default();
+        Some(status)
+    }
+}
+
+fn head(bytes: &[u8]) -> Option<(u16, usize)> {
+    let mut fields = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut fields);
+    response.parse(bytes).ok()?;
+    let status = response.code?;
+    let length = response.headers.iter().find(|f| f.name.eq_ignore_ascii_case("content-length"));
+    let length = std::str::from_utf8(length?.value).ok()?.parse().ok()?;
+    Some((status, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_may_come_in_any_pieces() {
+        let answers = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc\
+                        HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n";
+        for size in 1..answers.len() {
+            let (mut answer, mut seen) = (Answer::default(), Vec::new());
+            for mut piece in answers.chunks(size) {
+                while !piece.is_empty() {
+                    seen.extend(answer.advance(&mut piece));
+                }
+            }
+            assert_eq!(seen, [200, 503], "in pieces of {size}");
+        }
+    }
+
+    /// A server that answers each head, and closes where it is asked to.
+    struct Site;
+
+    impl Program for Site {
+        fn received(&mut self, io: &mut Io, socket: RawFd, bytes: &[u8]) {
+            (0..crate::heads(bytes)).for_each(|_| io.send(socket, crate::COUNTED));
+            if bytes.windows(5).any(|window| window == b"close") {
+                io.finish(socket);
+            }
+        }
+
+        fn closed(&mut self, _io: &mut Io, _socket: RawFd) {}
+    }
+
+    #[test]
+    fn each_visit_is_made_and_answered() {
+        let listener = ring::listen("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || ring::run(Some(&listener), &mut Site));
+        let plan = Plan {
+            address,
+            path: String::from("/"),
+            connections: 7,
+            rate: None,
+            visits_per_connection: None,
+            until: Until::Visits(1000),
+        };
+        let counts = |plan: &Plan| {
+            let report = run(plan, 2, &[]).unwrap();
+            assert!(report.p50_us <= report.p99_us && report.p99_us <= report.max_us);
+            (report.visits, report.refused, report.failed)
+        };
+        assert_eq!(counts(&plan), (1000, 0, 0));
+        let anew = Plan { visits_per_connection: Some(3), ..plan.clone() };
+        assert_eq!(counts(&anew), (1000, 0, 0));
+        let paced = Plan { rate: Some(50_000.0), ..plan };
+        assert_eq!(counts(&paced), (1000, 0, 0));
+    }
+}
