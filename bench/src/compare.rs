@@ -6,226 +6,364 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
-    time::{Duration, SystemTime},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use clap::Args;
-use serde::Serialize;
+use tallyring_bench::load::Report;
+use tempfile::TempDir;
 
-use crate::process::{Process, Usage, pause};
+use crate::{
+    arms::{Arm, Setting, list},
+    check, machine,
+    machine::Environment,
+    process::{Process, free_address, pause},
+    record::{FILE, IdleMemory, Record, Run, SceneRecord, SystemCalls},
+    render,
+    scenes::{MAIN, Pace, QUICK, Scene},
+};
 
-const SITE: &str = "127.0.0.1:3100";
-const COUNTER: &str = "127.0.0.1:3101";
-const ARMS: [&str; 4] = ["floor", "tallyring", "tallyring-epoll", "axum"];
-const WARM_UP: Duration = Duration::from_secs(1);
-/// A ring is taken down after its process is gone.
-const BETWEEN: Duration = Duration::from_millis(700);
+const ALL: [Arm; 9] = [
+    Arm::Floor,
+    Arm::Tallyring,
+    Arm::TallyringEpoll,
+    Arm::TokioPerCore,
+    Arm::Hyper,
+    Arm::Axum,
+    Arm::Seed,
+    Arm::Haproxy,
+    Arm::Nginx,
+];
+const WARM_UP_SECONDS: f64 = 0.5;
 
 /// What to compare, and how long.
 #[derive(Debug, Args)]
 pub struct CompareArguments {
-    /// Arms to run, of floor, tallyring, tallyring-epoll and axum
-    #[arg(long, value_delimiter = ',', default_values = ARMS)]
-    arms: Vec<String>,
-    /// Times that each arm is run
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
-    repeats: u32,
-    /// Seconds of each run
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
-    seconds: u64,
-    /// Connections of the client
-    #[arg(long, default_value_t = 64)]
-    connections: u32,
+    /// Arms to run; all that are installed by default
+    #[arg(long, value_delimiter = ',')]
+    arms: Vec<Arm>,
+    /// Scenes to run; all that this machine has the cores for by default
+    #[arg(long, value_delimiter = ',')]
+    scenes: Vec<String>,
+    /// A few scenes and short runs: about five minutes
+    #[arg(long)]
+    quick: bool,
+    /// Times that each arm is run in each scene; 7 by default, 3 with --quick
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: Option<u32>,
+    /// Seconds of each run; 1.5 by default, 1 with --quick
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Cores of the server under test, like 0,1,2; one-core scenes use the first. By default the first
+    /// half of all, or all two of two
+    #[arg(long, value_delimiter = ',')]
+    server_cores: Vec<usize>,
+    /// Cores of the visitors and the counter; by default the other half, or the second of two
+    #[arg(long, value_delimiter = ',')]
+    load_cores: Vec<usize>,
     /// Idle connections whose memory is measured; 0 leaves that out
     #[arg(long, default_value_t = 10_000)]
     idle: u32,
-    /// Cores of the server under test
-    #[arg(long, default_value = "0")]
-    server_cores: String,
-    /// Cores of the client and the counter
-    #[arg(long, default_value = "1")]
-    load_cores: String,
-    /// Directory of the programs
+    /// Directory of the programs, for a machine that cannot build them
     #[arg(long)]
     bin_dir: Option<PathBuf>,
-    /// Directory for the raw figures; a new one below bench/runs by default
+    /// Directory for the results; a new one below bench/runs by default
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Draw the summary and the charts of a run anew from its raw figures, and run nothing
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "check")]
+    render: Option<PathBuf>,
+    /// Compare tallyring's ratios to floor and axum with those of a recorded run, and fail if they
+    /// have become worse by more than the noise
+    #[arg(long, value_name = "DIRECTORY", num_args = 0..=1, default_missing_value = "")]
+    check: Option<PathBuf>,
 }
 
-/// One run of one arm.
-#[derive(Debug, Clone, Serialize)]
-struct Run {
-    arm: String,
-    repeat: u32,
-    visits: u64,
-    seconds: f64,
-    usage: Usage,
-}
-
-#[derive(Debug, Serialize)]
-struct IdleMemory {
-    arm: String,
-    connections: u32,
-    resident_before_bytes: u64,
-    resident_after_bytes: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Record {
-    began: String,
-    kernel: String,
-    processor: String,
-    commit: String,
-    command: Vec<String>,
-    runs: Vec<Run>,
-    idle: Vec<IdleMemory>,
-}
-
-/// Runs the arms and prints their medians and ratios.
+/// Runs the arms, and keeps and prints what they cost.
 ///
 /// # Errors
-/// When a program is missing or fails.
+/// When a program is missing or fails, or a check does.
 pub fn compare(arguments: &CompareArguments) -> io::Result<()> {
-    if let Some(unknown) = arguments.arms.iter().find(|arm| !ARMS.contains(&arm.as_str())) {
-        return Err(io::Error::other(format!("there is no arm {unknown}; there are {ARMS:?}")));
+    if let Some(directory) = &arguments.render {
+        return render::write(directory, &Record::read(directory)?);
     }
-    for tool in ["wrk", "taskset"] {
-        if Command::new(tool).arg("-v").output().is_err() {
-            return Err(io::Error::other(format!(
-                "{tool} is not installed; on Debian: apt-get install {tool}"
-            )));
-        }
-    }
-    let programs = match &arguments.bin_dir {
-        Some(directory) => directory.clone(),
-        None => build()?,
+    let baseline = match &arguments.check {
+        Some(directory) => Some(check::baseline(directory)?),
+        None => None,
     };
-    let bench = Bench { arguments, programs };
-    let mut record = Record {
-        began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        processor: processor(),
-        commit: said_by("git", &["describe", "--always", "--dirty"]),
-        command: std::env::args().skip(1).collect(),
-        runs: Vec::new(),
-        idle: Vec::new(),
-    };
-    let mut arms = arguments.arms.clone();
-    for repeat in 0..arguments.repeats {
-        for arm in &arms {
-            let run = bench.run(arm, repeat)?;
-            let each = run.usage.cpu_us / run.visits as f64;
-            println!("{:>2}/{} {arm:<16} {each:7.2} µs a visit", repeat + 1, arguments.repeats);
-            record.runs.push(run);
-        }
-        arms.rotate_left(1);
+    let mut bench = Bench::new(arguments, baseline.is_some())?;
+    let record = bench.measure()?;
+    if let Some(baseline) = baseline {
+        return check::check(&record, &baseline);
     }
-    if arguments.idle > 0 {
-        for arm in arguments.arms.iter().filter(|arm| *arm != "floor") {
-            record.idle.push(bench.idle_memory(arm)?);
-        }
-    }
-    let summary = summarise(&record, &arguments.arms);
-    print!("\n{summary}");
     let directory = match &arguments.out {
         Some(directory) => directory.clone(),
-        None => unused(&format!("bench/runs/{}-{}", &record.began[..10], slug(&record.processor))),
+        None => {
+            let (began, slug) = (&record.environment.began[..10], record.environment.slug());
+            machine::unused(&format!("bench/runs/{began}-{slug}"))
+        }
     };
     fs::create_dir_all(&directory)?;
-    fs::write(directory.join("runs.json"), serde_json::to_string_pretty(&record)? + "\n")?;
-    fs::write(directory.join("summary.md"), summary)?;
-    println!("\nraw figures: {}", directory.join("runs.json").display());
+    fs::write(directory.join(FILE), serde_json::to_string_pretty(&record)? + "\n")?;
+    render::write(&directory, &record)?;
+    print!("\n{}", fs::read_to_string(directory.join("summary.md"))?);
+    println!("\nkept in {}", directory.display());
     Ok(())
 }
 
-/// The first of `name`, `name-2`, `name-3` and so on that is not there: a run is never overwritten.
-fn unused(name: &str) -> PathBuf {
-    let mut directory = PathBuf::from(name);
-    let mut number = 2;
-    while directory.exists() {
-        directory = PathBuf::from(format!("{name}-{number}"));
-        number += 1;
-    }
-    directory
-}
-
-struct Bench<'a> {
-    arguments: &'a CompareArguments,
+struct Bench {
     programs: PathBuf,
+    scratch: TempDir,
+    arms: Vec<Arm>,
+    scenes: Vec<Scene>,
+    repeats: u32,
+    seconds: f64,
+    idle: u32,
+    server_cores: Vec<usize>,
+    load_cores: Vec<usize>,
+    /// For runs at a constant rate: what the slowest arm can do, in visits a second.
+    capacity: f64,
 }
 
-impl Bench<'_> {
-    fn start(&self, arm: &str) -> io::Result<(Process, Process)> {
-        pause(BETWEEN);
-        let program = |name: &str| self.programs.join(name);
-        let (server, load) = (&self.arguments.server_cores, &self.arguments.load_cores);
-        let mut counter = Process::start(load, &program("stub"), &[COUNTER])?;
-        counter.wait_for(address(COUNTER))?;
-        let url = format!("http://{COUNTER}/counter");
-        let driver = if arm == "tallyring-epoll" { "epoll" } else { "io_uring" };
-        let tallyring = [
-            "--listen",
-            SITE,
-            "--counter",
-            &url,
-            "--cores",
-            server,
-            "--admin",
-            "off",
-            "--driver",
-            driver,
-        ];
-        let mut site = match arm {
-            "floor" => Process::start(server, &program("floor"), &[SITE, COUNTER])?,
-            "axum" => Process::start(server, &program("axum"), &[SITE, &url])?,
-            _ => Process::start(server, &program("tallyring"), &tallyring)?,
-        };
-        site.wait_for(address(SITE))
-            .map_err(|error| io::Error::other(format!("{arm}: {error}")))?;
-        Ok((site, counter))
-    }
+/// A server and its counter.
+struct Pair {
+    site: Process,
+    counter: Process,
+    site_address: SocketAddr,
+    counter_address: SocketAddr,
+}
 
-    fn run(&self, arm: &str, repeat: u32) -> io::Result<Run> {
-        let (site, _counter) = self.start(arm)?;
-        self.wrk(WARM_UP)?;
-        let before = site.usage()?;
-        let (visits, seconds) = self.wrk(Duration::from_secs(self.arguments.seconds))?;
-        let after = site.usage()?;
-        let usage = Usage {
-            cpu_us: after.cpu_us - before.cpu_us,
-            user_us: after.user_us - before.user_us,
-            system_us: after.system_us - before.system_us,
+impl Bench {
+    fn new(arguments: &CompareArguments, is_check: bool) -> io::Result<Self> {
+        let cores = std::thread::available_parallelism()?.get();
+        let half = cores / 2;
+        let or = |given: &[usize], default: std::ops::Range<usize>| match given {
+            [] => default.collect(),
+            given => given.to_vec(),
         };
-        Ok(Run { arm: arm.to_owned(), repeat, visits, seconds, usage })
-    }
-
-    /// Visits that wrk saw answered with 200, and in how many seconds.
-    fn wrk(&self, duration: Duration) -> io::Result<(u64, f64)> {
-        let connections = self.arguments.connections.to_string();
-        let output = Command::new("taskset")
-            .args(["-c", &self.arguments.load_cores, "wrk", "-t1", "-c", &connections, "-d"])
-            .arg(format!("{}s", duration.as_secs()))
-            .arg(format!("http://{SITE}/"))
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        if text.contains("Non-2xx") || text.contains("Socket errors") {
-            return Err(io::Error::other(format!("not every visit was welcomed:\n{text}")));
-        }
-        let line = text.lines().find_map(|line| line.split_once(" requests in "));
-        let parsed = line.and_then(|(visits, rest)| {
-            let seconds = rest.split_once("s,")?.0;
-            Some((visits.trim().parse().ok()?, seconds.parse().ok()?))
+        let server_cores = or(&arguments.server_cores, 0..if cores > 2 { half } else { cores });
+        let load_cores = or(&arguments.load_cores, if cores > 1 { half..cores } else { 0..1 });
+        let scenes = chosen(Scene::all(server_cores.len()), arguments, is_check)?;
+        let mut arms = match arguments.arms.as_slice() {
+            [] if is_check => vec![Arm::Floor, Arm::Tallyring, Arm::TallyringEpoll, Arm::Axum],
+            [] => ALL.to_vec(),
+            given => given.to_vec(),
+        };
+        arms.retain(|arm| {
+            let is_installed = arm.is_installed();
+            if !is_installed {
+                println!("{} is not installed, and left out", arm.name());
+            }
+            is_installed
         });
-        parsed.ok_or_else(|| io::Error::other(format!("wrk says something else:\n{text}")))
+        let programs = machine::programs(arguments.bin_dir.as_deref())?;
+        machine::raise_file_limit()?;
+        Ok(Self {
+            programs,
+            scratch: tempfile::tempdir()?,
+            arms,
+            scenes,
+            repeats: arguments.repeats.unwrap_or(if arguments.quick { 3 } else { 7 }),
+            seconds: arguments.seconds.unwrap_or(if arguments.quick { 1.0 } else { 1.5 }),
+            idle: if is_check { 0 } else { arguments.idle },
+            server_cores,
+            load_cores,
+            capacity: 0.0,
+        })
+    }
+
+    fn measure(&mut self) -> io::Result<Record> {
+        let environment = Environment::look();
+        print!("{}", environment.describe());
+        let mut record = Record {
+            format: 2,
+            environment,
+            load_alone_per_second: self.load_alone()?,
+            arms: self.arms.clone(),
+            scenes: Vec::new(),
+            runs: Vec::new(),
+            idle: Vec::new(),
+            calls: Vec::new(),
+        };
+        self.capacity = self.slowest()?;
+        let scenes = self.scenes.clone();
+        record.scenes = scenes.iter().map(|scene| self.describe(scene)).collect();
+        let plan: Vec<_> = (0..self.repeats)
+            .flat_map(|repeat| scenes.iter().map(move |scene| (repeat, scene)))
+            .flat_map(|(repeat, scene)| {
+                let mut arms = self.arms.clone();
+                arms.rotate_left(repeat as usize % self.arms.len().max(1));
+                arms.into_iter().map(move |arm| (repeat, scene, arm))
+            })
+            .filter(|(_, scene, arm)| scene.suits(*arm))
+            .collect();
+        let began = Instant::now();
+        for (done, (repeat, scene, arm)) in plan.iter().enumerate() {
+            let run = self.run(scene, *arm, *repeat)?;
+            let left =
+                began.elapsed().as_secs_f64() / (done + 1) as f64 * (plan.len() - done - 1) as f64;
+            println!(
+                "{:>4}/{} {:<18} {:<16} {:>7.2} µs a visit, p99 {:>8.0} µs; {:.0} min {:02.0} s left",
+                done + 1,
+                plan.len(),
+                scene.name,
+                arm.name(),
+                run.cpu_us(),
+                run.report.p99_us,
+                (left / 60.0).floor(),
+                (left % 60.0).floor()
+            );
+            record.runs.push(run);
+        }
+        if self.idle > 0 {
+            println!("memory of idle connections, and system calls");
+            for arm in self.arms.clone() {
+                if arm != Arm::Floor {
+                    record.idle.push(self.idle_memory(arm)?);
+                }
+                record.calls.extend(self.system_calls(arm)?);
+            }
+        }
+        Ok(record)
+    }
+
+    fn describe(&self, scene: &Scene) -> SceneRecord {
+        SceneRecord {
+            name: scene.name.clone(),
+            about: scene.about.clone(),
+            connections: scene.connections,
+            rate: self.rate(scene),
+            server_cores: self.server_cores[..scene.cores].to_vec(),
+            load_cores: self.load_cores.clone(),
+        }
+    }
+
+    fn rate(&self, scene: &Scene) -> Option<f64> {
+        match scene.pace {
+            Pace::Open(share) => Some((self.capacity * share).round()),
+            _ => None,
+        }
+    }
+
+    /// Exchanges a second when the visitors talk to the counter itself: far more than any arm's, or
+    /// the load is what is measured.
+    fn load_alone(&self) -> io::Result<f64> {
+        let address = free_address()?;
+        let _counter = self.counter(address, 0)?;
+        let report = self.load(address, &["--seconds", "1"])?;
+        Ok((report.visits + report.refused) as f64 / report.seconds)
+    }
+
+    /// Visits a second of the slowest arm in the main scene.
+    fn slowest(&self) -> io::Result<f64> {
+        let mut slowest = f64::INFINITY;
+        if self.scenes.iter().any(|scene| matches!(scene.pace, Pace::Open(_))) {
+            for arm in &self.arms {
+                let pair = self.start(*arm, &self.server_cores[..1], 0)?;
+                let report = self.load(pair.site_address, &["--seconds", "1"])?;
+                slowest = slowest.min(report.visits as f64 / report.seconds);
+            }
+        }
+        Ok(slowest)
+    }
+
+    fn counter(&self, address: SocketAddr, delay_ms: u32) -> io::Result<Process> {
+        let arguments =
+            [address.to_string(), delay_ms.to_string(), self.load_cores.len().to_string()];
+        let cores = list(&self.load_cores);
+        let mut counter = Process::start(&cores, &self.programs.join("stub"), &arguments)?;
+        counter.wait_for(address)?;
+        Ok(counter)
+    }
+
+    fn start(&self, arm: Arm, cores: &[usize], counter_ms: u32) -> io::Result<Pair> {
+        let (site_address, counter_address) = (free_address()?, free_address()?);
+        let counter = self.counter(counter_address, counter_ms)?;
+        let setting = Setting {
+            programs: &self.programs,
+            scratch: self.scratch.path(),
+            cores,
+            site: site_address,
+            counter: counter_address,
+        };
+        Ok(Pair { site: setting.start(arm)?, counter, site_address, counter_address })
+    }
+
+    fn load_command(&self, site: SocketAddr, arguments: &[&str]) -> Command {
+        let mut command = Command::new("taskset");
+        command.args(["-c", &list(&self.load_cores)]).arg(self.programs.join("load"));
+        command.arg(site.to_string()).args(["--threads", &self.load_cores.len().to_string()]);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn load(&self, site: SocketAddr, arguments: &[&str]) -> io::Result<Report> {
+        report(self.load_command(site, arguments).spawn()?)
+    }
+
+    fn run(&self, scene: &Scene, arm: Arm, repeat: u32) -> io::Result<Run> {
+        let cores = &self.server_cores[..scene.cores];
+        let pair = self.start(arm, cores, scene.counter_ms)?;
+        let (connections, process) = (scene.connections.to_string(), pair.site.id().to_string());
+        let mut arguments = vec!["--connections", &connections];
+        let rate = self.rate(scene).unwrap_or_default().to_string();
+        match scene.pace {
+            Pace::Closed | Pace::BesideHeavy => {}
+            Pace::Reconnect => arguments.extend(["--visits-per-connection", "1"]),
+            Pace::Open(_) => arguments.extend(["--rate", &rate]),
+            Pace::Hot => arguments.extend(["--hot", &process]),
+        }
+        let warm_up = WARM_UP_SECONDS.to_string();
+        let warmed =
+            self.load(pair.site_address, &[&arguments[..], &["--seconds", &warm_up]].concat())?;
+        let (before, counter_before) = (pair.site.snapshot()?, pair.counter.snapshot()?);
+        let seconds = self.seconds.to_string();
+        arguments.extend(["--seconds", &seconds]);
+        let heavy = match scene.pace {
+            Pace::BesideHeavy => {
+                let asked = ["--path", "/heavy", "--connections", "2", "--seconds", &seconds];
+                Some(self.load_command(pair.site_address, &asked).spawn()?)
+            }
+            _ => None,
+        };
+        let report = self.load(pair.site_address, &arguments)?;
+        let heavy = heavy.map(self::report).transpose()?;
+        let usage = before.until(&pair.site.snapshot()?);
+        let counter = counter_before.until(&pair.counter.snapshot()?);
+        let both = |figure: fn(&Report) -> u64| figure(&report) + heavy.as_ref().map_or(0, figure);
+        if both(|report| report.refused + report.failed) > 0 || report.visits == 0 {
+            return Err(io::Error::other(format!(
+                "{} in {}: not every visit was welcomed: {report:?}",
+                arm.name(),
+                scene.name
+            )));
+        }
+        let share = |cpu_us: f64, cores: usize| cpu_us / (report.seconds * 1e6 * cores as f64);
+        Ok(Run {
+            scene: scene.name.clone(),
+            arm,
+            repeat,
+            server_busy: share(usage.cpu_us, cores.len()),
+            load_busy: share(
+                counter.cpu_us + report.cpu_us + heavy.as_ref().map_or(0.0, |heavy| heavy.cpu_us),
+                self.load_cores.len(),
+            ),
+            welcomed: warmed.visits
+                + warmed.sounding_visits
+                + both(|report| report.visits + report.sounding_visits),
+            counted: machine::total(pair.counter_address)?,
+            usage,
+            report,
+            heavy,
+        })
     }
 
     /// What connections cost that made one visit and are kept open.
-    fn idle_memory(&self, arm: &str) -> io::Result<IdleMemory> {
-        let (site, _counter) = self.start(arm)?;
+    fn idle_memory(&self, arm: Arm) -> io::Result<IdleMemory> {
+        let pair = self.start(arm, &self.server_cores[..1], 0)?;
         let visit = || -> io::Result<TcpStream> {
-            let mut stream = TcpStream::connect(SITE)?;
+            let mut stream = TcpStream::connect(pair.site_address)?;
             stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
             let mut answer = [0; 1024];
             let count = stream.read(&mut answer)?;
@@ -237,172 +375,81 @@ impl Bench<'_> {
         for _ in 0..100 {
             visit()?;
         }
-        let resident_before_bytes = site.resident_bytes()?;
-        let idle = (0..self.arguments.idle).map(|_| visit()).collect::<io::Result<Vec<_>>>()?;
-        pause(BETWEEN);
-        let resident_after_bytes = site.resident_bytes()?;
-        drop(idle);
-        let connections = self.arguments.idle;
-        Ok(IdleMemory {
-            arm: arm.to_owned(),
-            connections,
-            resident_before_bytes,
-            resident_after_bytes,
-        })
-    }
-}
-
-fn address(text: &str) -> SocketAddr {
-    SocketAddr::from((
-        [127, 0, 0, 1],
-        text.rsplit(':').next().and_then(|p| p.parse().ok()).unwrap_or(0),
-    ))
-}
-
-/// Builds all programs with the release profile; their directory.
-fn build() -> io::Result<PathBuf> {
-    let status =
-        Command::new("cargo").args(["build", "--release", "--locked", "--workspace"]).status()?;
-    if !status.success() {
-        return Err(io::Error::other("the programs could not be built"));
-    }
-    Ok(std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default())
-}
-
-fn summarise(record: &Record, arms: &[String]) -> String {
-    let of = |arm: &str, figure: fn(&Run) -> f64| {
-        let runs = record.runs.iter().filter(|run| run.arm == arm);
-        Spread::of(runs.map(figure).collect())
-    };
-    let cpu: fn(&Run) -> f64 = |run| run.usage.cpu_us / run.visits as f64;
-    let reference = |arm: &str| arms.iter().any(|a| a == arm).then(|| of(arm, cpu).median);
-    let (floor, axum) = (reference("floor"), reference("axum"));
-    let ratio = |value: f64, to: Option<f64>| {
-        to.map_or(String::from("–"), |to| format!("{:.3}", value / to))
-    };
-    let mut text = format!(
-        "{}, Linux {}, commit {}, {}\n\nMedians (and ranges) of {} runs each, interleaved.\n\n",
-        record.processor,
-        record.kernel,
-        record.commit,
-        record.began,
-        record.runs.len() / arms.len().max(1),
-    );
-    text += "| arm | CPU µs a visit | of which user | × floor | × axum | visits/s |\n";
-    text += "| --- | --- | --- | --- | --- | --- |\n";
-    for arm in arms {
-        let (each, rate) = (of(arm, cpu), of(arm, |run| run.visits as f64 / run.seconds));
-        let user = of(arm, |run| {
-            100.0 * run.usage.user_us / (run.usage.user_us + run.usage.system_us).max(1.0)
-        });
-        text += &format!(
-            "| {arm} | {:.2} ({:.2}–{:.2}) | {:.0} % | {} | {} | {:.0} |\n",
-            each.median,
-            each.least,
-            each.most,
-            user.median,
-            ratio(each.median, floor),
-            ratio(each.median, axum),
-            rate.median
-        );
-    }
-    if !record.idle.is_empty() {
-        text += "\n| arm | resident bytes for each idle keep-alive connection |\n| --- | --- |\n";
-        for idle in &record.idle {
-            let grown = idle.resident_after_bytes.saturating_sub(idle.resident_before_bytes);
-            text += &format!(
-                "| {} | {} (of {}) |\n",
-                idle.arm,
-                grown / u64::from(idle.connections),
-                idle.connections
-            );
-        }
-    }
-    text
-}
-
-struct Spread {
-    least: f64,
-    median: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 {
-            at(middle)
-        } else {
-            (at(middle.wrapping_sub(1)) + at(middle)) / 2.0
+        let rest = Duration::from_millis(700);
+        pause(rest);
+        let resident = || -> io::Result<u64> {
+            let now = pair.site.snapshot()?;
+            Ok(now.until(&now).resident_bytes)
         };
-        Self { least: at(0), median, most: at(values.len().wrapping_sub(1)) }
+        let resident_before_bytes = resident()?;
+        let idle = (0..self.idle).map(|_| visit()).collect::<io::Result<Vec<_>>>()?;
+        pause(rest);
+        let resident_after_bytes = resident()?;
+        drop(idle);
+        Ok(IdleMemory { arm, connections: self.idle, resident_before_bytes, resident_after_bytes })
+    }
+
+    /// Counted by perf(1), which slows nothing down; `None` where it cannot be run.
+    fn system_calls(&self, arm: Arm) -> io::Result<Option<SystemCalls>> {
+        let pair = self.start(arm, &self.server_cores[..1], 0)?;
+        self.load(pair.site_address, &["--seconds", "0.5"])?;
+        let ids: Vec<_> = pair.site.ids().iter().map(u32::to_string).collect();
+        let file = self.scratch.path().join("perf");
+        let load = self.load_command(pair.site_address, &["--seconds", "1"]);
+        let counted = Command::new("perf")
+            .args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", &ids.join(",")])
+            .arg("-o")
+            .arg(&file)
+            .arg("--")
+            .arg(load.get_program())
+            .args(load.get_args())
+            .stdin(Stdio::null())
+            .output();
+        let Ok(output) = counted else { return Ok(None) };
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let calls = text.lines().find(|line| line.contains("sys_enter"));
+        let calls = calls.and_then(|line| line.split(',').next()?.parse().ok());
+        let report = serde_json::from_slice::<Report>(&output.stdout);
+        let (Some(calls), Ok(report)) = (calls, report) else { return Ok(None) };
+        let counter = String::from("perf stat -e raw_syscalls:sys_enter");
+        Ok(Some(SystemCalls { arm, counter, calls, visits: report.visits }))
     }
 }
 
-fn processor() -> String {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-    let model =
-        model.and_then(|line| line.split_once(':')).map_or("unknown", |(_, name)| name.trim());
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{model}, {cores} cores")
-}
-
-fn slug(text: &str) -> String {
-    let plain =
-        text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
-    let plain: String = plain.collect();
-    plain.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
-}
-
-fn said_by(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    output.map_or(String::from("unknown"), |output| {
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+fn report(child: std::process::Child) -> io::Result<Report> {
+    let output = child.wait_with_output()?;
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        io::Error::other(format!("load: {error}: {}", String::from_utf8_lossy(&output.stderr)))
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spread_is_told_by_its_middle_and_ends() {
-        let spread = Spread::of(vec![3.0, 1.0, 2.0]);
-        assert_eq!((spread.least, spread.median, spread.most), (1.0, 2.0, 3.0));
-        assert!((Spread::of(vec![4.0, 1.0, 2.0, 3.0]).median - 2.5).abs() < f64::EPSILON);
+fn chosen(all: Vec<Scene>, arguments: &CompareArguments, is_check: bool) -> io::Result<Vec<Scene>> {
+    let names: Vec<_> = all.iter().map(|scene| scene.name.clone()).collect();
+    if let Some(unknown) = arguments.scenes.iter().find(|name| !names.contains(name)) {
+        let names = names.join(", ");
+        return Err(io::Error::other(format!(
+            "there is no scene {unknown} here; there are {names}"
+        )));
     }
+    let is_chosen = |scene: &Scene| match arguments.scenes.as_slice() {
+        [] if is_check => scene.name == MAIN,
+        [] if arguments.quick => QUICK.contains(&scene.name.as_str()),
+        [] => true,
+        given => given.contains(&scene.name),
+    };
+    Ok(all.into_iter().filter(is_chosen).collect())
+}
 
-    #[test]
-    fn a_run_is_summarised_as_ratios() {
-        let run = |arm: &str, cpu_us| Run {
-            arm: arm.to_owned(),
-            repeat: 0,
-            visits: 10,
-            seconds: 2.0,
-            usage: Usage { cpu_us, user_us: cpu_us / 4.0, system_us: cpu_us * 3.0 / 4.0 },
-        };
-        let record = Record {
-            began: String::from("2000-01-01T00:00:00Z"),
-            kernel: String::from("6"),
-            processor: String::from("A (R) CPU, 2 cores"),
-            commit: String::new(),
-            command: vec![],
-            runs: vec![run("floor", 100.0), run("tallyring", 110.0), run("axum", 400.0)],
-            idle: vec![IdleMemory {
-                arm: String::from("axum"),
-                connections: 10,
-                resident_before_bytes: 100,
-                resident_after_bytes: 1100,
-            }],
-        };
-        let arms = ["floor", "tallyring", "axum"].map(String::from);
-        let summary = summarise(&record, &arms);
-        let row = "| tallyring | 11.00 (11.00–11.00) | 25 % | 1.100 | 0.275 | 5 |";
-        assert!(summary.contains(row), "{summary}");
-        assert!(summary.contains("| axum | 100 (of 10) |"), "{summary}");
-        assert_eq!(slug(&record.processor), "a-r-cpu-2-cores");
+/// The newest directory below `runs` that holds a record of this form.
+pub fn newest(runs: &Path) -> io::Result<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(runs)? {
+        let path = entry?.path();
+        if let Ok(record) = Record::read(&path) {
+            found.push((record.environment.began, path));
+        }
     }
+    found.sort();
+    let newest = found.pop().map(|(_, path)| path);
+    newest.ok_or_else(|| io::Error::other(format!("no recorded run in {}", runs.display())))
 }

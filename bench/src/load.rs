@@ -56,6 +56,9 @@ pub enum Until {
 pub struct Report {
     /// Visits answered with 200.
     pub visits: u64,
+    /// Visits made before those, to find out which thread serves a connection; all were answered.
+    #[serde(default)]
+    pub sounding_visits: u64,
     /// Visits answered with anything else.
     pub refused: u64,
     /// Visits that were not answered.
@@ -113,6 +116,7 @@ pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report>
     let mut latencies = histogram()?;
     let mut report = Report {
         visits: 0,
+        sounding_visits: 0,
         refused: 0,
         failed: 0,
         seconds: 0.0,

@@ -1,7 +1,15 @@
 //! Measures tallyring beside the usual way to write the same program.
 
+mod arms;
+mod check;
 mod compare;
+mod machine;
 mod process;
+mod record;
+mod render;
+mod scenes;
+mod soak;
+mod statistics;
 
 use std::process::ExitCode;
 
@@ -16,13 +24,19 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the arms side by side and print what a visit costs each
-    Compare(compare::CompareArguments),
+    /// Run the arms side by side and keep and print what a visit costs each
+    Compare(Box<compare::CompareArguments>),
+    /// Make many visits with connections that come and go, and see whether the server ends as it began
+    Soak(soak::SoakArguments),
 }
 
 fn main() -> ExitCode {
-    let Arguments { command: Command::Compare(arguments) } = Arguments::parse();
-    match compare::compare(&arguments) {
+    let Arguments { command } = Arguments::parse();
+    let done = match command {
+        Command::Compare(arguments) => compare::compare(&arguments),
+        Command::Soak(arguments) => soak::soak(&arguments),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tallyring-bench: {error}");

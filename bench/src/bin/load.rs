@@ -57,18 +57,20 @@ fn main() -> io::Result<()> {
             None => Until::Time(Duration::from_secs_f64(arguments.seconds)),
         },
     };
+    let mut soundings = 0;
     let sockets = match arguments.hot {
-        Some(process) => hot(&plan, process)?,
+        Some(process) => hot(&plan, process, &mut soundings)?,
         None => Vec::new(),
     };
-    let report = load::run(&plan, arguments.threads, &sockets)?;
+    let mut report = load::run(&plan, arguments.threads, &sockets)?;
+    report.sounding_visits = soundings;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
 
 /// Connections that the same thread serves: of as many as were opened, those of the thread that first
 /// had enough. Where threads share connections, that is whichever did most of the work each time.
-fn hot(plan: &Plan, process: u32) -> io::Result<Vec<RawFd>> {
+fn hot(plan: &Plan, process: u32, visits: &mut u64) -> io::Result<Vec<RawFd>> {
     let mut by_thread: HashMap<String, Vec<TcpStream>> = HashMap::new();
     for _ in 0..SOUNDINGS_MAX {
         let stream = TcpStream::connect(plan.address)?;
@@ -76,6 +78,7 @@ fn hot(plan: &Plan, process: u32) -> io::Result<Vec<RawFd>> {
         let before = busy(process)?;
         for _ in 0..SOUNDING {
             visit(&stream, &plan.path)?;
+            *visits += 1;
         }
         let after = busy(process)?;
         let grown = |(thread, now): &(String, f64)| now - before.get(thread).unwrap_or(&0.0);
@@ -92,9 +95,11 @@ fn hot(plan: &Plan, process: u32) -> io::Result<Vec<RawFd>> {
 
 fn visit(mut stream: &TcpStream, path: &str) -> io::Result<()> {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())?;
-    match stream.read(&mut [0; 4096])? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
+    let mut answer = [0; 4096];
+    let count = stream.read(&mut answer)?;
+    match answer[..count].starts_with(b"HTTP/1.1 200") {
+        true => Ok(()),
+        false => Err(io::Error::other("a visit was not welcomed")),
     }
 }
 

@@ -1,0 +1,176 @@
+//! The programs that are compared, and how each is started: the same routes, the same counter, the
+//! same cores.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use tallyring_bench::HEAVY_BYTES;
+
+use crate::process::Process;
+
+/// A program that is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arm {
+    /// A bare io_uring loop: the least that this kernel lets an exchange cost
+    Floor,
+    /// tallyring on io_uring
+    Tallyring,
+    /// tallyring on epoll
+    TallyringEpoll,
+    /// hyper on one pinned single-threaded tokio runtime for each core
+    TokioPerCore,
+    /// hyper on tokio's work-stealing scheduler
+    Hyper,
+    /// axum and one shared reqwest client on the same
+    Axum,
+    /// axum and a new reqwest client for each visit
+    Seed,
+    /// haproxy as a proxy to the counter
+    Haproxy,
+    /// nginx as a proxy to the counter
+    Nginx,
+}
+
+/// Most connections to the counter of an arm that has such a setting.
+const COUNTER_CONNECTIONS_MAX: usize = 8192;
+
+impl Arm {
+    /// Its name on the command line and in the results.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Whether it can be run here.
+    pub fn is_installed(self) -> bool {
+        match self {
+            Self::Haproxy | Self::Nginx => Command::new(self.name()).arg("-v").output().is_ok(),
+            _ => true,
+        }
+    }
+
+    /// Whether it serves pages of its own, and not only what the counter says.
+    pub fn has_pages(self) -> bool {
+        !matches!(self, Self::Floor | Self::Haproxy | Self::Nginx)
+    }
+
+    /// Whether it works on more than one core.
+    pub fn scales(self) -> bool {
+        self != Self::Floor
+    }
+}
+
+/// What an arm is started with.
+pub struct Setting<'a> {
+    /// Where the built programs are.
+    pub programs: &'a Path,
+    /// For files that an arm wants.
+    pub scratch: &'a Path,
+    /// The cores of the server.
+    pub cores: &'a [usize],
+    /// Where it serves.
+    pub site: SocketAddr,
+    /// Where its counter is.
+    pub counter: SocketAddr,
+}
+
+impl Setting<'_> {
+    /// Starts an arm; it accepts connections when this returns.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn start(&self, arm: Arm) -> io::Result<Process> {
+        let cores = list(self.cores);
+        let url = format!("http://{}/counter", self.counter);
+        let site = self.site.to_string();
+        let own = |name: &str| self.programs.join(name);
+        let fail = |error| io::Error::other(format!("{}: {error}", arm.name()));
+        let started = match arm {
+            Arm::Floor => Process::start(&cores, &own("floor"), &[site, self.counter.to_string()]),
+            Arm::Tallyring => self.tallyring("io_uring"),
+            Arm::TallyringEpoll => self.tallyring("epoll"),
+            Arm::TokioPerCore | Arm::Hyper | Arm::Axum | Arm::Seed => {
+                Process::start(&cores, &own(&arm.name()), &[site, url])
+            }
+            Arm::Haproxy => {
+                let file = self.write("haproxy.cfg", &self.haproxy())?;
+                Process::start(&cores, Path::new("haproxy"), &[Path::new("-f"), &file])
+            }
+            Arm::Nginx => {
+                let file = self.write("nginx.conf", &self.nginx())?;
+                let prefix = self.scratch;
+                let arguments = [Path::new("-p"), prefix, Path::new("-c"), &file];
+                Process::start(&cores, Path::new("nginx"), &arguments)
+            }
+        };
+        let mut process = started.map_err(fail)?;
+        process.wait_for(self.site).map_err(fail)?;
+        Ok(process)
+    }
+
+    fn tallyring(&self, driver: &str) -> io::Result<Process> {
+        let page = self.scratch.join("heavy.txt");
+        if !page.exists() {
+            fs::write(&page, vec![b'x'; HEAVY_BYTES])?;
+        }
+        let url = format!("http://{}/counter", self.counter);
+        let config = format!(
+            "listen = [\"{}\"]\ncounter = \"{url}\"\ndriver = \"{driver}\"\nadmin = \"off\"\n\
+             counter-connections-max = {COUNTER_CONNECTIONS_MAX}\n\
+             [[route]]\npath = \"/\"\n[[route]]\npath = \"/heavy\"\nwelcome = \"{}\"\n",
+            self.site,
+            page.display()
+        );
+        let file = self.write("tallyring.toml", &config)?;
+        let cores = list(self.cores);
+        let arguments = [Path::new("--config"), &file, Path::new("--cores"), Path::new(&cores)];
+        Process::start(&cores, &self.programs.join("tallyring"), &arguments)
+    }
+
+    fn haproxy(&self) -> String {
+        format!(
+            "global\n  nbthread {}\n  maxconn 12000\n  no strict-limits\n\
+             defaults\n  mode http\n  timeout connect 60s\n  timeout client 60s\n  timeout server 60s\n\
+             frontend site\n  bind {}\n  http-request set-method POST\n  http-request set-path /counter\n  \
+             default_backend counter\n\
+             backend counter\n  http-reuse always\n  server counter {}\n",
+            self.cores.len(),
+            self.site,
+            self.counter
+        )
+    }
+
+    fn nginx(&self) -> String {
+        format!(
+            "daemon off;\nworker_processes {};\nworker_cpu_affinity auto;\npid nginx.pid;\n\
+             error_log stderr crit;\nworker_rlimit_nofile 65536;\n\
+             events {{ worker_connections 20000; }}\n\
+             http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  \
+             upstream counter {{ server {}; keepalive 1024; keepalive_requests 1000000000; }}\n  \
+             server {{\n    listen {} reuseport backlog=4096;\n    location / {{\n      \
+             proxy_pass http://counter/counter;\n      proxy_method POST;\n      \
+             proxy_http_version 1.1;\n      proxy_set_header Connection \"\";\n      \
+             proxy_set_header Content-Length 0;\n      proxy_pass_request_body off;\n    }}\n  }}\n}}\n",
+            self.cores.len(),
+            self.counter,
+            self.site
+        )
+    }
+
+    fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {
+        let path = self.scratch.join(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+}
+
+/// Cores as taskset(1) and tallyring take them.
+pub fn list(cores: &[usize]) -> String {
+    cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,84 @@
+//! Whether tallyring has become worse than a recorded run says, beyond what is noise.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    arms::Arm,
+    compare::newest,
+    record::{Record, Run},
+    scenes::MAIN,
+};
+
+/// Where the recorded runs are.
+const RUNS: &str = "bench/runs";
+/// Median deviations that make two medians differ.
+const DEVIATIONS: f64 = 3.0;
+
+/// The record to compare with: the one in `directory`, or the newest where that is empty.
+///
+/// # Errors
+/// When there is none.
+pub fn baseline(directory: &Path) -> io::Result<Record> {
+    let directory = match directory.as_os_str().is_empty() {
+        true => newest(Path::new(RUNS))?,
+        false => PathBuf::from(directory),
+    };
+    println!("compared with {}", directory.display());
+    Record::read(&directory)
+}
+
+/// Compares the ratios of tallyring to floor and axum, each taken within one run of `compare`.
+///
+/// # Errors
+/// When one has become worse.
+pub fn check(now: &Record, then: &Record) -> io::Result<()> {
+    let mut worse = Vec::new();
+    for arm in [Arm::Tallyring, Arm::TallyringEpoll] {
+        for to in [Arm::Floor, Arm::Axum] {
+            let ratio = |record: &Record| record.ratio(MAIN, arm, to, Run::cpu_us);
+            let (Some(now), Some(then)) = (ratio(now), ratio(then)) else { continue };
+            let noise = DEVIATIONS * (now.deviation + then.deviation);
+            let line = format!(
+                "{} x {}: {:.3}, recorded {:.3}, noise {noise:.3}",
+                arm.name(),
+                to.name(),
+                now.median,
+                then.median
+            );
+            println!("{line}");
+            if now.median > then.median + noise {
+                worse.push(line);
+            }
+        }
+    }
+    match worse.is_empty() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("worse than recorded: {}", worse.join("; ")))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::record;
+
+    #[test]
+    fn only_what_is_worse_beyond_noise_fails() {
+        let then = record();
+        assert!(check(&then, &then).is_ok());
+        let mut worse = record();
+        for run in worse.runs.iter_mut().filter(|run| run.arm == Arm::Tallyring) {
+            run.usage.cpu_us *= 1.2;
+        }
+        let error = check(&worse, &then).unwrap_err().to_string();
+        assert!(error.contains("tallyring x floor: 1.320, recorded 1.100"), "{error}");
+        assert!(check(&then, &worse).is_ok());
+        // One repeat in two that differs by a half is noise.
+        let mut noisy = record();
+        noisy.runs.iter_mut().find(|run| run.arm == Arm::Tallyring).unwrap().usage.cpu_us *= 1.5;
+        assert!(check(&noisy, &then).is_ok());
+    }
+}

@@ -1,0 +1,238 @@
+//! The machine that a run is made on: what it is, whether it is fit, and what is built for it.
+
+use std::{
+    fs, io,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+
+use crate::process::pause;
+
+/// Descriptors that the largest scenes need, on each side.
+const DESCRIPTORS_MIN: u64 = 20_000;
+/// The share of the machine that others may use before a run.
+const OTHERS_MAX: f64 = 0.05;
+
+/// What a run was made on and with.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Environment {
+    /// When it was looked at, RFC 3339.
+    pub began: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The processor's name.
+    pub processor: String,
+    /// Cores that this process may run on.
+    pub cores: usize,
+    /// The frequency governors of the cores; empty where the machine does not tell.
+    pub governors: Vec<String>,
+    /// The share of the machine's time that was used by others, and that the hypervisor took.
+    pub busy_before: f64,
+    /// Most descriptors of a process.
+    pub descriptors_max: u64,
+    /// `net.core.somaxconn` and `net.ipv4.ip_local_port_range`.
+    pub network: Vec<String>,
+    /// The commit of the sources.
+    pub commit: String,
+    /// The compiler and the tools.
+    pub tools: Vec<String>,
+    /// The arguments of the command.
+    pub command: Vec<String>,
+    /// What about the machine speaks against the figures.
+    pub warnings: Vec<String>,
+}
+
+impl Environment {
+    /// Looks at the machine for a second.
+    pub fn look() -> Self {
+        let (busy, all) = cpu_time();
+        pause(Duration::from_secs(1));
+        let (busy_later, all_later) = cpu_time();
+        let sysctl = |name: &str| {
+            let text = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
+            format!("{name} {}", text.unwrap_or_default().trim().replace('\t', "-"))
+        };
+        let said = |program: &str, argument: &str| {
+            let text = said_by(program, &[argument]);
+            text.lines().next().unwrap_or_default().to_owned()
+        };
+        let mut environment = Self {
+            began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            processor: processor(),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            governors: governors(),
+            busy_before: (busy_later - busy) / (all_later - all).max(1.0),
+            descriptors_max: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+            network: ["net.core.somaxconn", "net.ipv4.ip_local_port_range"].map(sysctl).to_vec(),
+            commit: said_by("git", &["describe", "--always", "--dirty"]),
+            tools: vec![said("rustc", "--version"), said("haproxy", "-v"), said("nginx", "-v")],
+            command: std::env::args().skip(1).collect(),
+            warnings: Vec::new(),
+        };
+        environment.tools.retain(|tool| !tool.is_empty());
+        environment.warnings = environment.doubts();
+        environment
+    }
+
+    fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if self.busy_before > OTHERS_MAX {
+            let share = self.busy_before * 100.0;
+            doubts.push(format!("others used {share:.0} % of the machine before the run"));
+        }
+        if let Some(governor) = self.governors.iter().find(|governor| *governor != "performance") {
+            doubts.push(format!("the frequency governor is {governor}, not performance"));
+        }
+        if self.descriptors_max < DESCRIPTORS_MIN {
+            doubts.push(format!(
+                "only {} files may be open; raise `ulimit -n` to {DESCRIPTORS_MIN}",
+                self.descriptors_max
+            ));
+        }
+        doubts
+    }
+
+    /// The first lines of a summary.
+    pub fn describe(&self) -> String {
+        let mut text = format!(
+            "{}, {} cores, Linux {}; commit {}, {}\n",
+            self.processor, self.cores, self.kernel, self.commit, self.began
+        );
+        for warning in &self.warnings {
+            text += &format!("\nMind: {warning}.\n");
+        }
+        text
+    }
+
+    /// A name for the machine, fit for a directory.
+    pub fn slug(&self) -> String {
+        slug(&format!("{}, {} cores", self.processor, self.cores))
+    }
+}
+
+/// Time that the processors spent working or for another machine, and all time, in ticks: proc_stat(5).
+fn cpu_time() -> (f64, f64) {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<f64> = line.split_whitespace().filter_map(|text| text.parse().ok()).collect();
+    let all: f64 = ticks.iter().take(8).sum();
+    let idle: f64 = ticks.iter().skip(3).take(2).sum();
+    (all - idle, all)
+}
+
+fn governors() -> Vec<String> {
+    let mut governors = Vec::new();
+    for core in fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten() {
+        let path = core.path().join("cpufreq/scaling_governor");
+        governors.extend(fs::read_to_string(path).ok().map(|text| text.trim().to_owned()));
+    }
+    governors.sort();
+    governors.dedup();
+    governors
+}
+
+fn processor() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = model.and_then(|line| line.split_once(':'));
+    model.map_or("unknown processor", |(_, name)| name.trim()).to_owned()
+}
+
+fn slug(text: &str) -> String {
+    let plain =
+        text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
+    let plain: String = plain.collect();
+    plain.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
+}
+
+/// What a program prints; empty if it cannot be run.
+fn said_by(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    output.map_or(String::new(), |output| {
+        let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+        String::from_utf8_lossy(&said).trim().to_owned()
+    })
+}
+
+/// The directory of the programs: the one given, or where they are built now, with the release profile.
+///
+/// # Errors
+/// When they cannot be built, or taskset(1) is missing.
+pub fn programs(given: Option<&Path>) -> io::Result<PathBuf> {
+    if Command::new("taskset").arg("-V").output().is_err() {
+        return Err(io::Error::other("taskset is not installed; on Debian it is in util-linux"));
+    }
+    if let Some(directory) = given {
+        return directory.canonicalize();
+    }
+    let status =
+        Command::new("cargo").args(["build", "--release", "--locked", "--workspace"]).status()?;
+    if !status.success() {
+        return Err(io::Error::other("the programs could not be built"));
+    }
+    Ok(std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+/// Lets this process, and those it starts, open as many files as it may.
+///
+/// # Errors
+/// What setrlimit(2) says.
+pub fn raise_file_limit() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(())
+}
+
+/// The first of `name`, `name-2`, `name-3` and so on that is not there: a run is never overwritten.
+pub fn unused(name: &str) -> PathBuf {
+    let mut directory = PathBuf::from(name);
+    let mut number = 2;
+    while directory.exists() {
+        directory = PathBuf::from(format!("{name}-{number}"));
+        number += 1;
+    }
+    directory
+}
+
+/// How many visits a counter has counted.
+///
+/// # Errors
+/// When it does not say.
+pub fn total(counter: SocketAddr) -> io::Result<u64> {
+    let mut stream = TcpStream::connect(counter)?;
+    stream.write_all(b"GET /counter HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
+    let mut answer = [0; 1024];
+    let count = stream.read(&mut answer)?;
+    let text = String::from_utf8_lossy(&answer[..count]);
+    let body = text.split_once("\r\n\r\n").and_then(|(_, body)| body.trim().parse().ok());
+    body.ok_or_else(|| io::Error::other(format!("the counter says {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_unfit_is_told() {
+        let fit = Environment { descriptors_max: u64::MAX, ..Environment::default() };
+        assert_eq!(fit.doubts(), [""; 0]);
+        let busy = Environment { busy_before: 0.5, ..fit.clone() };
+        assert_eq!(busy.doubts(), ["others used 50 % of the machine before the run"]);
+        let slow = Environment { governors: vec![String::from("powersave")], ..fit.clone() };
+        assert_eq!(slow.doubts(), ["the frequency governor is powersave, not performance"]);
+        let narrow = Environment { descriptors_max: 1024, ..fit };
+        assert!(narrow.doubts()[0].contains("1024 files"));
+    }
+
+    #[test]
+    fn a_name_is_fit_for_a_directory() {
+        assert_eq!(slug("A (R) CPU @ 2, 2 cores"), "a-r-cpu-2-2-cores");
+    }
+}

@@ -1,0 +1,262 @@
+//! What a comparison leaves behind: every figure of every run, and how it is read again.
+
+use std::{fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+use tallyring_bench::load::Report;
+
+use crate::{arms::Arm, machine::Environment, process::Usage, statistics::Spread};
+
+/// The file of the raw figures.
+pub const FILE: &str = "figures.json";
+/// The share of its cores' time from which on a side is what limits the rate.
+pub const SATURATED: f64 = 0.95;
+
+/// One run of one arm in one scene.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Run {
+    /// The scene's name.
+    pub scene: String,
+    /// The arm.
+    pub arm: Arm,
+    /// Which of the repeats, from 0.
+    pub repeat: u32,
+    /// What the visitors saw.
+    pub report: Report,
+    /// What those of the heavy page saw.
+    pub heavy: Option<Report>,
+    /// What the server used.
+    pub usage: Usage,
+    /// The share of its cores' time that the server used.
+    pub server_busy: f64,
+    /// The share of their cores' time that the visitors and the counter used.
+    pub load_busy: f64,
+    /// Visits answered with 200 since the counter's start, and what it had counted.
+    pub welcomed: u64,
+    /// What the counter had counted.
+    pub counted: u64,
+}
+
+impl Run {
+    /// CPU time of the server for each visit, in microseconds.
+    pub fn cpu_us(&self) -> f64 {
+        let heavy = self.heavy.as_ref().map_or(0, |report| report.visits);
+        let visits = self.report.visits + self.report.sounding_visits + heavy;
+        self.usage.cpu_us / visits as f64
+    }
+
+    /// Visits a second.
+    pub fn rate(&self) -> f64 {
+        self.report.visits as f64 / self.report.seconds
+    }
+}
+
+/// What connections cost that are open and idle.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IdleMemory {
+    /// The arm.
+    pub arm: Arm,
+    /// How many connections.
+    pub connections: u32,
+    /// Resident memory before them.
+    pub resident_before_bytes: u64,
+    /// Resident memory with them.
+    pub resident_after_bytes: u64,
+}
+
+impl IdleMemory {
+    /// For each connection.
+    pub fn bytes(&self) -> u64 {
+        self.resident_after_bytes.saturating_sub(self.resident_before_bytes)
+            / u64::from(self.connections.max(1))
+    }
+}
+
+/// System calls of an arm in the main scene, counted in a run of their own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SystemCalls {
+    /// The arm.
+    pub arm: Arm,
+    /// What counted them.
+    pub counter: String,
+    /// How many.
+    pub calls: u64,
+    /// For how many visits.
+    pub visits: u64,
+}
+
+/// A scene as it was run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SceneRecord {
+    /// Its name.
+    pub name: String,
+    /// What it shows.
+    pub about: String,
+    /// How many visitors.
+    pub connections: usize,
+    /// Visits a second, at a constant rate.
+    pub rate: Option<f64>,
+    /// Cores of the server.
+    pub server_cores: Vec<usize>,
+    /// Cores of the visitors and the counter.
+    pub load_cores: Vec<usize>,
+}
+
+/// A whole comparison.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// The form of this file.
+    pub format: u32,
+    /// What it was made on.
+    pub environment: Environment,
+    /// Exchanges a second of visitors and counter alone, with no server between them.
+    pub load_alone_per_second: f64,
+    /// The arms, in the order of the tables.
+    pub arms: Vec<Arm>,
+    /// The scenes, likewise.
+    pub scenes: Vec<SceneRecord>,
+    /// All runs, in the order in which they were made.
+    pub runs: Vec<Run>,
+    /// Memory of idle connections.
+    pub idle: Vec<IdleMemory>,
+    /// System calls.
+    pub calls: Vec<SystemCalls>,
+}
+
+impl Record {
+    /// Reads the record of a run.
+    ///
+    /// # Errors
+    /// When there is none, or of another form.
+    pub fn read(directory: &Path) -> io::Result<Self> {
+        let path = directory.join(FILE);
+        let fail = |error: String| io::Error::other(format!("{}: {error}", path.display()));
+        let text = fs::read(&path).map_err(|error| fail(error.to_string()))?;
+        serde_json::from_slice(&text).map_err(|error| fail(error.to_string()))
+    }
+
+    /// The runs of an arm in a scene, in the order of their repeats.
+    pub fn runs(&self, scene: &str, arm: Arm) -> Vec<&Run> {
+        let mut runs: Vec<_> =
+            self.runs.iter().filter(|run| run.scene == scene && run.arm == arm).collect();
+        runs.sort_by_key(|run| run.repeat);
+        runs
+    }
+
+    /// The spread of a figure over the runs of an arm in a scene; `None` if it was not run.
+    pub fn spread(&self, scene: &str, arm: Arm, figure: impl Fn(&Run) -> f64) -> Option<Spread> {
+        let runs = self.runs(scene, arm);
+        (!runs.is_empty()).then(|| Spread::of(runs.into_iter().map(figure).collect()))
+    }
+
+    /// The spread of the ratio of a figure between two arms, repeat by repeat.
+    pub fn ratio(
+        &self,
+        scene: &str,
+        arm: Arm,
+        to: Arm,
+        figure: impl Fn(&Run) -> f64,
+    ) -> Option<Spread> {
+        let (runs, others) = (self.runs(scene, arm), self.runs(scene, to));
+        let pairs = runs.iter().zip(&others).map(|(run, other)| figure(run) / figure(other));
+        let ratios: Vec<_> = pairs.collect();
+        (!ratios.is_empty()).then(|| Spread::of(ratios))
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub fn run(scene: &str, arm: Arm, repeat: u32, cpu_us: f64) -> Run {
+        Run {
+            scene: scene.to_owned(),
+            arm,
+            repeat,
+            report: Report {
+                visits: 10,
+                sounding_visits: 0,
+                refused: 0,
+                failed: 0,
+                seconds: 2.0,
+                p50_us: 100.0,
+                p90_us: 150.0,
+                p99_us: 200.0,
+                p999_us: 300.0,
+                max_us: 400.0,
+                cpu_us: 1.0,
+            },
+            heavy: None,
+            usage: Usage {
+                cpu_us,
+                user_us: cpu_us / 4.0,
+                system_us: cpu_us * 0.75,
+                ..Usage::default()
+            },
+            server_busy: 0.5,
+            load_busy: 0.5,
+            welcomed: 10,
+            counted: 10,
+        }
+    }
+
+    /// Two repeats of three arms in one scene.
+    pub fn record() -> Record {
+        let scene = |name: &str| SceneRecord {
+            name: name.to_owned(),
+            about: String::from("closed loop, keep-alive"),
+            connections: 64,
+            rate: None,
+            server_cores: vec![0],
+            load_cores: vec![1],
+        };
+        let runs = |scene: &str| {
+            vec![
+                run(scene, Arm::Floor, 0, 100.0),
+                run(scene, Arm::Tallyring, 0, 110.0),
+                run(scene, Arm::Axum, 0, 400.0),
+                // A repeat in which the machine was slow, for all alike.
+                run(scene, Arm::Floor, 1, 200.0),
+                run(scene, Arm::Tallyring, 1, 220.0),
+                run(scene, Arm::Axum, 1, 800.0),
+            ]
+        };
+        Record {
+            format: 2,
+            environment: Environment::default(),
+            load_alone_per_second: 100_000.0,
+            arms: vec![Arm::Floor, Arm::Tallyring, Arm::Axum],
+            scenes: vec![scene("closed-64"), scene("open-70")],
+            runs: [runs("closed-64"), runs("open-70")].concat(),
+            idle: vec![IdleMemory {
+                arm: Arm::Axum,
+                connections: 10,
+                resident_before_bytes: 100,
+                resident_after_bytes: 1100,
+            }],
+            calls: vec![SystemCalls {
+                arm: Arm::Axum,
+                counter: String::from("perf"),
+                calls: 50,
+                visits: 10,
+            }],
+        }
+    }
+
+    #[test]
+    fn ratios_are_taken_within_a_repeat() {
+        let ratio = record().ratio("closed-64", Arm::Tallyring, Arm::Floor, Run::cpu_us).unwrap();
+        assert!((ratio.least - 1.1).abs() < 1e-9 && (ratio.most - 1.1).abs() < 1e-9);
+        assert!(record().ratio("closed-64", Arm::Tallyring, Arm::Nginx, Run::cpu_us).is_none());
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = serde_json::to_string(&record()).unwrap();
+        fs::write(directory.path().join(FILE), &text).unwrap();
+        let again = serde_json::to_string(&Record::read(directory.path()).unwrap()).unwrap();
+        assert_eq!(again, text);
+        assert!(Record::read(Path::new("/nowhere")).is_err());
+    }
+}

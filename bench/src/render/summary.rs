@@ -1,0 +1,218 @@
+//! The tables.
+
+use crate::{
+    arms::Arm,
+    record::{Record, Run, SATURATED, SceneRecord},
+    scenes::{MAIN, PACED},
+    statistics::Spread,
+};
+
+/// All that a record says, as Markdown.
+pub fn summary(record: &Record) -> String {
+    let mut text = record.environment.describe();
+    let repeats = record.runs.iter().map(|run| run.repeat + 1).max().unwrap_or(0);
+    text += &format!(
+        "\nMedians of {repeats} runs (and their range), interleaved in rotating order; ratios are taken \
+         within a repeat. Visitors and counter alone, with no server between them, exchange {:.0} \
+         answers a second.\n",
+        record.load_alone_per_second
+    );
+    text += &books(record);
+    text += &format!("\n{}", in_short(record));
+    for scene in &record.scenes {
+        text += &table(record, scene);
+    }
+    text += &idle(record);
+    text += &calls(record);
+    text
+}
+
+fn books(record: &Record) -> String {
+    let wrong: Vec<_> = record.runs.iter().filter(|run| run.welcomed != run.counted).collect();
+    let mut text = format!(
+        "\nIn {} of {} runs the counter counted exactly the visits that were answered with 200.\n",
+        record.runs.len() - wrong.len(),
+        record.runs.len()
+    );
+    for run in wrong {
+        text += &format!(
+            "- {} in {}, repeat {}: {} answered, {} counted\n",
+            run.arm.name(),
+            run.scene,
+            run.repeat,
+            run.welcomed,
+            run.counted
+        );
+    }
+    text
+}
+
+const HEADS: [&str; 13] = [
+    "arm",
+    "CPU µs a visit",
+    "user",
+    "× floor",
+    "× axum",
+    "visits/s",
+    "p50 µs",
+    "p99 µs",
+    "p99.9 µs",
+    "max µs",
+    "switches a visit",
+    "MiB",
+    "busiest thread",
+];
+
+fn table(record: &Record, scene: &SceneRecord) -> String {
+    let rate = scene.rate.map_or(String::new(), |rate| format!(", {rate:.0} visits/s"));
+    let mut text = format!(
+        "\n## {}\n\n{}; {} connections{rate}; the server on {}, the load on {}.\n\n",
+        scene.name,
+        capitalised(&scene.about),
+        scene.connections,
+        cores(&scene.server_cores),
+        cores(&scene.load_cores)
+    );
+    text += &row(HEADS.map(String::from));
+    text += &row(HEADS.map(|_| String::from("---")));
+    let mut limited = Vec::new();
+    for arm in &record.arms {
+        let spread = |figure: fn(&Run) -> f64| record.spread(&scene.name, *arm, figure);
+        let Some(cpu) = spread(Run::cpu_us) else { continue };
+        let median =
+            |figure: fn(&Run) -> f64| spread(figure).map_or(f64::NAN, |spread| spread.median);
+        let ratio = |to| ratio(record.ratio(&scene.name, *arm, to, Run::cpu_us));
+        let load = median(|run| run.load_busy);
+        if load >= SATURATED && median(|run| run.server_busy) < SATURATED {
+            limited.push(arm.name());
+        }
+        text += &row([
+            arm.name(),
+            format!("{:.2} ({:.2}–{:.2})", cpu.median, cpu.least, cpu.most),
+            format!(
+                "{:.0} %",
+                100.0 * median(|run| run.usage.user_us / (run.usage.user_us + run.usage.system_us))
+            ),
+            ratio(Arm::Floor),
+            ratio(Arm::Axum),
+            format!("{:.0}", median(Run::rate)),
+            format!("{:.0}", median(|run| run.report.p50_us)),
+            format!("{:.0}", median(|run| run.report.p99_us)),
+            format!("{:.0}", median(|run| run.report.p999_us)),
+            format!("{:.0}", median(|run| run.report.max_us)),
+            format!("{:.3}", median(|run| run.usage.switches as f64 / run.report.visits as f64)),
+            format!("{:.1}", median(|run| run.usage.resident_bytes as f64 / 1048576.0)),
+            format!(
+                "{:.0} %",
+                100.0 * median(|run| run.usage.busiest_thread_us / run.usage.cpu_us)
+            ),
+        ]);
+    }
+    if !limited.is_empty() {
+        text += &format!(
+            "\nThe visitors and the counter, not the server, limited the rate of: {}.\n",
+            limited.join(", ")
+        );
+    }
+    text
+}
+
+fn idle(record: &Record) -> String {
+    if record.idle.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "\n## Memory\n\n| arm | resident bytes for each idle keep-alive connection | of |\n\
+         | --- | --- | --- |\n",
+    );
+    for idle in &record.idle {
+        text += &format!("| {} | {} | {} |\n", idle.arm.name(), idle.bytes(), idle.connections);
+    }
+    text
+}
+
+fn calls(record: &Record) -> String {
+    let Some(first) = record.calls.first() else { return String::new() };
+    let mut text = format!(
+        "\n## System calls\n\nIn `{MAIN}`, counted by `{}` in a run of their own.\n\n\
+         | arm | system calls a visit |\n| --- | --- |\n",
+        first.counter
+    );
+    for calls in &record.calls {
+        let each = calls.calls as f64 / calls.visits as f64;
+        text += &format!("| {} | {each:.3} |\n", calls.arm.name());
+    }
+    text
+}
+
+/// The main figures of each arm; the table of the README too.
+pub fn in_short(record: &Record) -> String {
+    let heads =
+        ["", "CPU µs a visit", "× floor", "× axum", "p99 µs at 70 %", "bytes an idle connection"];
+    let mut text = row(heads.map(String::from)) + &row(heads.map(|_| String::from("---")));
+    for arm in &record.arms {
+        let Some(cpu) = record.spread(MAIN, *arm, Run::cpu_us) else { continue };
+        let paced = record.spread(PACED, *arm, |run| run.report.p99_us);
+        let idle = record.idle.iter().find(|idle| idle.arm == *arm);
+        text += &row([
+            arm.name(),
+            format!("{:.1}", cpu.median),
+            ratio(record.ratio(MAIN, *arm, Arm::Floor, Run::cpu_us)),
+            ratio(record.ratio(MAIN, *arm, Arm::Axum, Run::cpu_us)),
+            paced.map_or(String::from("–"), |paced| format!("{:.0}", paced.median)),
+            idle.map_or(String::from("–"), |idle| idle.bytes().to_string()),
+        ]);
+    }
+    text
+}
+
+fn row<const N: usize>(cells: [String; N]) -> String {
+    format!("| {} |\n", cells.join(" | "))
+}
+
+fn ratio(spread: Option<Spread>) -> String {
+    spread.map_or(String::from("–"), |spread| format!("{:.2}", spread.median))
+}
+
+fn cores(cores: &[usize]) -> String {
+    let list = crate::arms::list(cores);
+    if cores.len() == 1 { format!("core {list}") } else { format!("cores {list}") }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map_or(String::new(), |first| first.to_uppercase().collect::<String>() + letters.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::{record, run};
+
+    #[test]
+    fn a_run_is_summarised() {
+        let mut record = record();
+        let text = summary(&record);
+        let expected =
+            "| tallyring | 16.50 (11.00–22.00) | 25 % | 1.10 | 0.28 | 5 | 100 | 200 | 300 | 400 |";
+        assert!(text.contains(expected), "{text}");
+        assert!(text.contains("| axum | 100 | 10 |"), "{text}");
+        assert!(text.contains("| axum | 5.000 |"), "{text}");
+        assert!(text.contains("In 12 of 12 runs"), "{text}");
+        assert!(!text.contains("limited the rate"), "{text}");
+        record.runs.push(Run { counted: 9, ..run("closed-64", Arm::Axum, 2, 1.0) });
+        assert!(summary(&record).contains("- axum in closed-64, repeat 2: 10 answered, 9 counted"));
+        for run in &mut record.runs {
+            run.load_busy = 0.99;
+        }
+        assert!(summary(&record).contains("limited the rate of: floor, tallyring, axum"));
+    }
+
+    #[test]
+    fn each_arm_has_a_row_in_short() {
+        let expected = "| tallyring | 16.5 | 1.10 | 0.28 | 200 | – |\n";
+        assert!(in_short(&record()).contains(expected));
+    }
+}

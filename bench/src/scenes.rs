@@ -1,0 +1,127 @@
+//! What is asked of each arm: how many visitors, at which pace, with how slow a counter, on how many
+//! cores.
+
+use crate::arms::Arm;
+
+/// How the visitors come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pace {
+    /// Each makes its next visit as soon as the last is answered.
+    Closed,
+    /// The same, each visit on a connection of its own.
+    Reconnect,
+    /// At a constant rate: this share of what the slowest arm can do.
+    Open(f64),
+    /// Closed, while two others ask for a page of megabytes.
+    BesideHeavy,
+    /// Closed, all on connections that one worker has, if connections have one.
+    Hot,
+}
+
+/// One thing that is asked of each arm.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scene {
+    /// Its name on the command line and in the results.
+    pub name: String,
+    /// What it shows, for the summary.
+    pub about: String,
+    /// How many visitors.
+    pub connections: usize,
+    /// How they come.
+    pub pace: Pace,
+    /// How long the counter takes.
+    pub counter_ms: u32,
+    /// Cores of the server.
+    pub cores: usize,
+}
+
+/// The scene that the main figure is from.
+pub const MAIN: &str = "closed-64";
+/// The scene that the latency in the README is from.
+pub const PACED: &str = "open-70";
+/// What `--quick` runs.
+pub const QUICK: [&str; 5] = [MAIN, "closed-256", "reconnect", PACED, "slow-counter-2ms"];
+
+impl Scene {
+    /// All scenes, for a server that has so many cores at most.
+    pub fn all(cores: usize) -> Vec<Self> {
+        let scene = |name: &str, about: &str, connections: usize, pace| Self {
+            name: name.to_owned(),
+            about: about.to_owned(),
+            connections,
+            pace,
+            counter_ms: 0,
+            cores: 1,
+        };
+        let mut scenes: Vec<_> = [1, 8, 64, 256, 1024]
+            .into_iter()
+            .map(|connections| {
+                let name = format!("closed-{connections}");
+                scene(&name, "closed loop, keep-alive", connections, Pace::Closed)
+            })
+            .collect();
+        scenes.push(scene(
+            "reconnect",
+            "closed loop, a new connection for each visit",
+            64,
+            Pace::Reconnect,
+        ));
+        for percent in [50, 70, 90] {
+            scenes.push(scene(
+                &format!("open-{percent}"),
+                &format!("{percent} % of what the slowest arm can do, at a constant rate"),
+                64,
+                Pace::Open(f64::from(percent) / 100.0),
+            ));
+        }
+        for (milliseconds, connections) in [(2, 256), (100, 4096)] {
+            scenes.push(Self {
+                counter_ms: milliseconds,
+                ..scene(
+                    &format!("slow-counter-{milliseconds}ms"),
+                    &format!("a counter that takes {milliseconds} ms"),
+                    connections,
+                    Pace::Closed,
+                )
+            });
+        }
+        if cores > 1 {
+            let wide = |scene: Self| Self { cores, ..scene };
+            let heavy = "visits beside two visitors of a page of 4 MiB";
+            scenes.push(wide(scene("heavy-page", heavy, 64, Pace::BesideHeavy)));
+            let hot = "four connections that one worker has, where connections have one";
+            scenes.push(wide(scene("hot-connections", hot, 4, Pace::Hot)));
+            let mut some = 1;
+            loop {
+                let about = format!("closed loop, the server on {some} of {cores} cores");
+                let scaling = scene(&format!("cores-{some}"), &about, 256, Pace::Closed);
+                scenes.push(Self { cores: some, ..scaling });
+                if some == cores {
+                    break;
+                }
+                some = (some * 2).min(cores);
+            }
+        }
+        scenes
+    }
+
+    /// Whether an arm can be asked this.
+    pub fn suits(&self, arm: Arm) -> bool {
+        (self.cores == 1 || arm.scales()) && (self.pace != Pace::BesideHeavy || arm.has_pages())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scenes_depend_on_the_cores() {
+        let names = |cores| Scene::all(cores).into_iter().map(|s| s.name).collect::<Vec<_>>();
+        let one = names(1);
+        assert!(QUICK.iter().all(|quick| one.iter().any(|name| name == quick)));
+        assert!(!one.iter().any(|name| name.starts_with("cores")));
+        let six = names(6);
+        assert!(six.ends_with(&["cores-1", "cores-2", "cores-4", "cores-6"].map(String::from)));
+    }
+}

@@ -1,0 +1,266 @@
+//! Many visits with connections that come and go: does the server end as it began?
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use serde::Serialize;
+use tallyring_bench::load::Report;
+
+use crate::{
+    arms::{Arm, Setting},
+    machine::{self, Environment},
+    process::{Process, Usage, free_address, pause},
+};
+
+/// Parts that the visits are made in; the server is looked at after each.
+const PARTS: u64 = 40;
+/// How much larger the last tenth may be than the first.
+const GROWTH_MAX: f64 = 1.10;
+
+/// How long the soak is.
+#[derive(Debug, Args)]
+pub struct SoakArguments {
+    /// Visits altogether
+    #[arg(long, default_value_t = 20_000_000, value_parser = clap::value_parser!(u64).range(PARTS..))]
+    visits: u64,
+    /// Visitors at a time
+    #[arg(long, default_value_t = 256)]
+    connections: u64,
+    /// Visits after which a visitor comes anew, on another connection
+    #[arg(long, default_value_t = 50)]
+    visits_per_connection: u64,
+    /// The counter's store: `memory`, or `redb:PATH`
+    #[arg(long, default_value = "memory")]
+    store: String,
+    /// What the server waits on
+    #[arg(long, default_value = "tallyring", value_parser = ["tallyring", "tallyring-epoll"])]
+    arm: String,
+    /// Directory of the programs; they are built by default
+    #[arg(long)]
+    bin_dir: Option<PathBuf>,
+    /// Directory for the figures; a new one below bench/runs by default
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// One part of the visits, and the server after it, when nobody is connected.
+#[derive(Debug, Serialize)]
+struct Part {
+    report: Report,
+    usage: Usage,
+    descriptors: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Record {
+    environment: Environment,
+    arm: Arm,
+    store: String,
+    connections: u64,
+    visits_per_connection: u64,
+    counted: u64,
+    parts: Vec<Part>,
+}
+
+/// Makes the visits and tells how the server was at the beginning and at the end.
+///
+/// # Errors
+/// When a program fails, or the server does not end as it began.
+pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
+    let programs = machine::programs(arguments.bin_dir.as_deref())?;
+    machine::raise_file_limit()?;
+    let scratch = tempfile::tempdir()?;
+    let (site, counter) = (free_address()?, free_address()?);
+    let (first, last) = (0, std::thread::available_parallelism()?.get() - 1);
+    let counter_flags = ["counter", "--listen", &counter.to_string(), "--store", &arguments.store]
+        .map(String::from);
+    let mut counting =
+        Process::start(&last.to_string(), &programs.join("tallyring"), &counter_flags)?;
+    counting.wait_for(counter)?;
+    let arm = match arguments.arm.as_str() {
+        "tallyring" => Arm::Tallyring,
+        _ => Arm::TallyringEpoll,
+    };
+    let setting =
+        Setting { programs: &programs, scratch: scratch.path(), cores: &[first], site, counter };
+    let before = machine::total(counter)?;
+    let server = setting.start(arm)?;
+    let mut parts = Vec::new();
+    for part in 0..PARTS {
+        let begin = server.snapshot()?;
+        let report = visit(arguments, &programs, site, last)?;
+        // The last connections are being closed.
+        pause(Duration::from_millis(200));
+        let usage = begin.until(&server.snapshot()?);
+        println!(
+            "{:>2}/{PARTS}  {:>6.0} visits/s  p50 {:>6.0} µs  p99 {:>6.0} µs  {:>6} KiB  {} descriptors",
+            part + 1,
+            report.visits as f64 / report.seconds,
+            report.p50_us,
+            report.p99_us,
+            usage.resident_bytes / 1024,
+            server.descriptors()?
+        );
+        parts.push(Part { report, usage, descriptors: server.descriptors()? });
+    }
+    let record = Record {
+        environment: Environment::look(),
+        arm,
+        store: arguments.store.clone(),
+        connections: arguments.connections,
+        visits_per_connection: arguments.visits_per_connection,
+        counted: machine::total(counter)? - before,
+        parts,
+    };
+    let (summary, faults) = judge(&record);
+    print!("\n{summary}");
+    let directory = match &arguments.out {
+        Some(directory) => directory.clone(),
+        None => {
+            let date = &humantime::format_rfc3339_seconds(SystemTime::now()).to_string()[..10];
+            machine::unused(&format!("bench/runs/{date}-soak"))
+        }
+    };
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("soak.json"), serde_json::to_string_pretty(&record)? + "\n")?;
+    fs::write(directory.join("summary.md"), summary)?;
+    println!("\nfigures: {}", directory.display());
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(io::Error::other(faults.join("; "))),
+    }
+}
+
+fn visit(
+    arguments: &SoakArguments,
+    programs: &Path,
+    site: SocketAddr,
+    core: usize,
+) -> io::Result<Report> {
+    let output = Command::new("taskset")
+        .args(["-c", &core.to_string()])
+        .arg(programs.join("load"))
+        .arg(site.to_string())
+        .args(["--connections", &arguments.connections.to_string()])
+        .args(["--visits", &(arguments.visits / PARTS).to_string()])
+        .args(["--visits-per-connection", &arguments.visits_per_connection.to_string()])
+        .output()?;
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        io::Error::other(format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+    })
+}
+
+/// The summary, and what is wrong.
+fn judge(record: &Record) -> (String, Vec<String>) {
+    let parts = &record.parts;
+    let sum = |figure: fn(&Report) -> u64| parts.iter().map(|p| figure(&p.report)).sum::<u64>();
+    let (visits, refused, failed) = (sum(|r| r.visits), sum(|r| r.refused), sum(|r| r.failed));
+    let mut text = record.environment.describe();
+    text += &format!(
+        "\n{visits} visits by {} visitors of {}, each of whom came anew after {} visits; the counter's \
+         store was `{}`.\n{refused} were refused, {failed} were not answered, and the counter counted {}.\n\n",
+        record.connections,
+        record.arm.name(),
+        record.visits_per_connection,
+        record.store,
+        record.counted
+    );
+    text += "| tenth | visits/s | p50 µs | p99 µs | p99.9 µs | CPU µs a visit | resident KiB | descriptors |\n";
+    text += "| --- | --- | --- | --- | --- | --- | --- | --- |\n";
+    let tenths: Vec<_> = parts.chunks(parts.len().div_ceil(10).max(1)).collect();
+    let median = |tenth: &[Part], figure: fn(&Part) -> f64| {
+        crate::statistics::Spread::of(tenth.iter().map(figure).collect()).median
+    };
+    let figures: [fn(&Part) -> f64; 7] = [
+        |part| part.report.visits as f64 / part.report.seconds,
+        |part| part.report.p50_us,
+        |part| part.report.p99_us,
+        |part| part.report.p999_us,
+        |part| part.usage.cpu_us / part.report.visits as f64,
+        |part| (part.usage.resident_bytes / 1024) as f64,
+        |part| part.descriptors as f64,
+    ];
+    for (number, tenth) in tenths.iter().enumerate() {
+        let [rate, p50, p99, p999, cpu, resident, descriptors] =
+            figures.map(|figure| median(tenth, figure));
+        text += &format!(
+            "| {} | {rate:.0} | {p50:.0} | {p99:.0} | {p999:.0} | {cpu:.2} | {resident:.0} | {descriptors:.0} |\n",
+            number + 1
+        );
+    }
+    let mut faults = Vec::new();
+    if refused + failed > 0 || record.counted != visits {
+        faults.push(format!("{visits} welcomed, {} counted", record.counted));
+    }
+    if let (Some(first), Some(last)) = (tenths.first(), tenths.last()) {
+        for (name, place) in [("latency", 1), ("memory", 5), ("descriptors", 6)] {
+            let (then, now) = (median(first, figures[place]), median(last, figures[place]));
+            if now > then * GROWTH_MAX {
+                faults.push(format!("{name} grew from {then:.0} to {now:.0}"));
+            }
+        }
+    }
+    text += &match faults.is_empty() {
+        true => String::from("\nIt ended as it began.\n"),
+        false => format!("\nIt did not end as it began: {}.\n", faults.join("; ")),
+    };
+    (text, faults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(p50_us: f64, resident_kib: u64, descriptors: usize) -> Part {
+        let report = Report {
+            visits: 100,
+            sounding_visits: 0,
+            refused: 0,
+            failed: 0,
+            seconds: 2.0,
+            p50_us,
+            p90_us: 0.0,
+            p99_us: 0.0,
+            p999_us: 0.0,
+            max_us: 0.0,
+            cpu_us: 0.0,
+        };
+        let usage =
+            Usage { cpu_us: 1000.0, resident_bytes: resident_kib * 1024, ..Usage::default() };
+        Part { report, usage, descriptors }
+    }
+
+    #[track_caller]
+    fn check(last: Part, counted: u64, faults: &[&str]) {
+        let mut parts: Vec<_> = (0..19).map(|_| part(50.0, 8000, 20)).collect();
+        parts.push(last);
+        let record = Record {
+            environment: Environment::default(),
+            arm: Arm::Tallyring,
+            store: String::from("memory"),
+            connections: 1,
+            visits_per_connection: 1,
+            counted,
+            parts,
+        };
+        let (summary, found) = judge(&record);
+        assert_eq!(found, faults);
+        assert_eq!(summary.contains("It ended as it began"), faults.is_empty());
+    }
+
+    #[test]
+    fn what_grows_or_is_lost_is_found() {
+        check(part(50.0, 8000, 20), 2000, &[]);
+        check(part(50.0, 8000, 20), 1999, &["2000 welcomed, 1999 counted"]);
+        // Each tenth has two parts: the median of the last is between them.
+        check(part(50.0, 10_000, 20), 2000, &["memory grew from 8000 to 9000"]);
+        check(part(50.0, 8000, 26), 2000, &["descriptors grew from 20 to 23"]);
+        check(part(90.0, 8000, 20), 2000, &["latency grew from 50 to 70"]);
+    }
+}
