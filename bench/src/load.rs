@@ -65,7 +65,10 @@ pub struct Report {
     pub failed: u64,
     /// From the first visit to the end of the time, or to the last answer.
     pub seconds: f64,
-    /// In microseconds: the median, three quantiles and the maximum.
+    /// The 99 % quantile of the visits that were answered with anything but 200, in microseconds.
+    #[serde(default)]
+    pub refused_p99_us: f64,
+    /// Of the others, in microseconds: the median, three quantiles and the maximum.
     pub p50_us: f64,
     /// 90 %.
     pub p90_us: f64,
@@ -113,13 +116,14 @@ pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report>
         });
         joined.collect::<io::Result<_>>()
     })?;
-    let mut latencies = histogram()?;
+    let (mut latencies, mut refusals) = (histogram()?, histogram()?);
     let mut report = Report {
         visits: 0,
         sounding_visits: 0,
         refused: 0,
         failed: 0,
         seconds: 0.0,
+        refused_p99_us: 0.0,
         p50_us: 0.0,
         p90_us: 0.0,
         p99_us: 0.0,
@@ -133,8 +137,10 @@ pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report>
         report.failed += crowd.failed;
         report.seconds = report.seconds.max(crowd.seconds());
         latencies.add(crowd.latencies).map_err(io::Error::other)?;
+        refusals.add(crowd.refusals).map_err(io::Error::other)?;
     }
     let at = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
+    report.refused_p99_us = refusals.value_at_quantile(0.99) as f64 / 1000.0;
     report.p50_us = at(0.5);
     report.p90_us = at(0.9);
     report.p99_us = at(0.99);
@@ -167,6 +173,7 @@ struct Crowd {
     refused: u64,
     failed: u64,
     latencies: Histogram<u64>,
+    refusals: Histogram<u64>,
     given: Vec<RawFd>,
 }
 
@@ -200,6 +207,7 @@ impl Crowd {
             refused: 0,
             failed: 0,
             latencies: histogram()?,
+            refusals: histogram()?,
             given,
             plan,
         })
@@ -262,13 +270,14 @@ impl Crowd {
         let now = Instant::now();
         self.under_way -= 1;
         self.last_answer = now;
+        let taken = u64::try_from((now - due).as_nanos()).unwrap_or(u64::MAX);
         if status == 200 {
             self.visits += 1;
+            self.latencies.saturating_record(taken);
         } else {
             self.refused += 1;
+            self.refusals.saturating_record(taken);
         }
-        let taken = u64::try_from((now - due).as_nanos()).unwrap_or(u64::MAX);
-        self.latencies.saturating_record(taken);
         // The server closes after a last visit, and the visitor comes anew then.
         if self.plan.visits_per_connection.is_none_or(|most| visitor.made < most) {
             self.go_on(io, socket, now);

@@ -3,6 +3,7 @@
 mod arms;
 mod check;
 mod compare;
+mod greedy;
 mod machine;
 mod process;
 mod record;
@@ -26,6 +27,8 @@ struct Arguments {
 enum Command {
     /// Run the arms side by side and keep and print what a visit costs each
     Compare(Box<compare::CompareArguments>),
+    /// Let visitors want more than their share, and see what they cost the server and the others
+    Greedy(greedy::GreedyArguments),
     /// Make many visits with connections that come and go, and see whether the server ends as it began
     Soak(soak::SoakArguments),
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     let done = match command {
         Command::Compare(arguments) => compare::compare(&arguments),
+        Command::Greedy(arguments) => greedy::greedy(&arguments),
         Command::Soak(arguments) => soak::soak(&arguments),
     };
     match done {

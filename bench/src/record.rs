@@ -179,6 +179,7 @@ pub mod tests {
                 refused: 0,
                 failed: 0,
                 seconds: 2.0,
+                refused_p99_us: 0.0,
                 p50_us: 100.0,
                 p90_us: 150.0,
                 p99_us: 200.0,

@@ -224,6 +224,7 @@ mod tests {
             refused: 0,
             failed: 0,
             seconds: 2.0,
+            refused_p99_us: 0.0,
             p50_us,
             p90_us: 0.0,
             p99_us: 0.0,
