@@ -38,6 +38,9 @@ pub struct Environment {
     pub descriptors_max: u64,
     /// `net.core.somaxconn` and `net.ipv4.ip_local_port_range`.
     pub network: Vec<String>,
+    /// Connections that netfilter tracks.
+    #[serde(default)]
+    pub tracked: u64,
     /// The commit of the sources.
     pub commit: String,
     /// The compiler and the tools.
@@ -71,6 +74,8 @@ impl Environment {
             busy_before: (busy_later - busy) / (all_later - all).max(1.0),
             descriptors_max: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
             network: ["net.core.somaxconn", "net.ipv4.ip_local_port_range"].map(sysctl).to_vec(),
+            tracked: fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")
+                .map_or(0, |text| text.trim().parse().unwrap_or(0)),
             commit: said_by("git", &["describe", "--always", "--dirty"]),
             tools: vec![said("rustc", "--version"), said("haproxy", "-v"), said("nginx", "-v")],
             command: std::env::args().skip(1).collect(),
@@ -94,6 +99,13 @@ impl Environment {
             doubts.push(format!(
                 "only {} files may be open; raise `ulimit -n` to {DESCRIPTORS_MIN}",
                 self.descriptors_max
+            ));
+        }
+        if self.tracked > 0 {
+            doubts.push(String::from(
+                "netfilter tracks connections, on loopback too, as it does where a container engine has \
+                 run: that is a part of each packet's cost, and connections beyond \
+                 net.netfilter.nf_conntrack_max are dropped",
             ));
         }
         doubts
@@ -227,6 +239,8 @@ mod tests {
         assert_eq!(busy.doubts(), ["others used 50 % of the machine before the run"]);
         let slow = Environment { governors: vec![String::from("powersave")], ..fit.clone() };
         assert_eq!(slow.doubts(), ["the frequency governor is powersave, not performance"]);
+        let tracked = Environment { tracked: 1, ..fit.clone() };
+        assert!(tracked.doubts()[0].contains("netfilter"));
         let narrow = Environment { descriptors_max: 1024, ..fit };
         assert!(narrow.doubts()[0].contains("1024 files"));
     }
