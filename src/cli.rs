@@ -7,9 +7,9 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use crate::{
     config::{
         self, Arguments, ConfigError, Settled,
-        arguments::{Command, CounterArguments, ServeArguments},
+        arguments::{Command, CounterArguments, HealthArguments, ServeArguments},
     },
-    doctor,
+    doctor, health,
     observe::log,
     server::{self, Ended, ServerError},
 };
@@ -40,6 +40,7 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         Some(Command::Serve(flags)) => serve(*flags, of_command("serve")),
         Some(Command::Check(flags)) => check(*flags, of_command("check")),
         Some(Command::Counter(flags)) => counter(flags),
+        Some(Command::Health(flags)) => ask_health(flags, of_command("health")),
         Some(Command::Doctor) => {
             let report = doctor::examine();
             print(&report.text);
@@ -86,6 +87,27 @@ fn counter(arguments: CounterArguments) -> ExitCode {
     let ended = server::serve_counter(config);
     drop(guard);
     exit(ended)
+}
+
+/// Container engines know healthy, 0, and unhealthy, 1, and keep what is said.
+fn ask_health(arguments: HealthArguments, matches: &ArgMatches) -> ExitCode {
+    let config = match config::settle_health(arguments, matches) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(EXIT_FAILED);
+        }
+    };
+    match health::ask(&config) {
+        Ok(status) => {
+            print(&format!("healthy: {} answers {status}\n", config.target));
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            complain(&format!("unhealthy: {}: {reason}", config.target));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
 }
 
 fn check(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {

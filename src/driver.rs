@@ -186,12 +186,12 @@ fn build_rung(ring: Ring) -> io::Result<RingRuntime> {
 fn explain(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => String::from(
-            "io_uring is refused (EPERM): allow it in the container's seccomp profile, or set \
-             sysctl kernel.io_uring_disabled=0",
+            "io_uring is refused (EPERM): run the container with --security-opt \
+             seccomp=docker/seccomp.json, or set sysctl kernel.io_uring_disabled=0",
         ),
         Some(Errno::ENOSYS) => String::from(
-            "io_uring does not exist here (ENOSYS): it needs Linux 5.7 or newer and a seccomp \
-             profile that knows it",
+            "io_uring does not exist here (ENOSYS): it needs Linux 5.7 or newer, and in a container \
+             --security-opt seccomp=docker/seccomp.json",
         ),
         Some(Errno::ENOMEM) => String::from(
             "no memory for a larger ring (ENOMEM): raise the locked-memory limit, ulimit -l or \

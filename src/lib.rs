@@ -28,6 +28,7 @@ mod counter;
 mod deadlines;
 mod doctor;
 mod driver;
+mod health;
 mod host;
 pub mod http;
 mod inbox;

@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    net::TcpListener as StdListener,
     panic::{self, AssertUnwindSafe},
     process,
     rc::Rc,
@@ -19,7 +18,8 @@ use monoio::{io::Canceller, task::JoinHandle};
 use crate::{
     connection::{ClientLimits, Clients, Service},
     driver::{self, Driver, DriverError},
-    listener, mailbox,
+    listener::{self, Listener},
+    mailbox,
     observe::metrics::WorkerMetrics,
     task,
 };
@@ -38,6 +38,8 @@ pub enum Order<W> {
     Drain,
     /// Tell the service.
     Tell(W),
+    /// Report that it still works.
+    Answer,
 }
 
 /// What a worker reports.
@@ -49,6 +51,8 @@ pub enum Report {
     Failed(WorkerError),
     /// Its last client has left.
     Drained,
+    /// It was asked and answers.
+    Alive,
 }
 
 /// Why a worker cannot work.
@@ -71,7 +75,7 @@ pub struct Plan<W, F> {
     /// What it may wait on.
     pub driver: driver::Choice,
     /// Where it accepts.
-    pub listeners: Vec<StdListener>,
+    pub listeners: Vec<Listener>,
     /// What its clients may do.
     pub limits: ClientLimits,
     /// The shortest deadline of its service, if it has any.
@@ -163,6 +167,7 @@ where
                 drop(task::spawn("deadline", clients.metrics(), watching));
             }
             Order::Tell(word) => service.hear(word),
+            Order::Answer => report(Report::Alive),
             Order::Drain => {
                 clients.drain();
                 stop = stop.cancel();

@@ -50,6 +50,11 @@ pub enum Command {
     ///
     /// Exits with 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all.
     Doctor,
+    /// Ask a running server whether it is ready
+    ///
+    /// Exits with 0 when it is and with 1 when it is not or cannot be asked. It asks the admin listener,
+    /// which it finds by the same settings as the server.
+    Health(HealthArguments),
     /// Validate the settings and print each with where it came from
     Check(Box<ServeArguments>),
 }
@@ -274,6 +279,30 @@ pub struct CounterArguments {
     /// Time for calls under way to end after SIGTERM or SIGINT
     #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub drain_timeout: Period,
+}
+
+/// The flags of `health`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct HealthArguments {
+    /// Address of the admin listener of the server that is asked
+    #[arg(
+        long,
+        env = "TALLYRING_ADMIN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:9300"
+    )]
+    pub admin: AdminAddress,
+    /// Page to ask for in place of the admin listener's /readyz, like http://127.0.0.1:3001/counters of
+    /// a counter; any 2xx answer is healthy
+    #[arg(long, env = "TALLYRING_HEALTH_URL", value_name = "URL")]
+    pub url: Option<Target>,
+    /// TOML file with the server's settings
+    #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Time for the whole answer
+    #[arg(long, env = "TALLYRING_HEALTH_TIMEOUT", value_name = "TIME", default_value = "2s")]
+    pub timeout: Period,
 }
 
 /// An address to listen on.

@@ -4,6 +4,7 @@
 
 pub mod arguments;
 mod file;
+mod health;
 mod open_files;
 mod pages;
 mod settle;
@@ -13,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
     arguments::Arguments,
+    health::settle_health,
     pages::read_pages,
     settle::{ConfigError, Settled, counter_clients, settle, settle_counter},
     values::Cores,
@@ -70,6 +72,15 @@ pub struct CounterConfig {
     pub drain_timeout: Duration,
     /// What its clients may do.
     pub clients: ClientLimits,
+}
+
+/// Everything `tallyring health` needs to know.
+#[derive(Debug, Clone)]
+pub struct HealthConfig {
+    /// Who is asked, and for what.
+    pub target: Target,
+    /// For the whole answer.
+    pub timeout: Duration,
 }
 
 /// A path whose requests are visits.

@@ -31,6 +31,10 @@ use crate::{
 
 /// Workers that a configuration may ask for.
 const WORKERS_MAX: usize = 1024;
+/// For one more request of a client that is idle when the server is about to stop: a client under load
+/// sends it at once, and the others are let go before a person who waits for the stop wonders.
+const PARTING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Settings that cannot be used: which, what was said and what would do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -92,7 +96,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         Some(path) => read_file(path)?,
         None => File::default(),
     };
-    let mut pick = Pick { matches, file: arguments.config.clone(), settings: Vec::new() };
+    let mut pick = Pick::new(matches, arguments.config.clone());
     let listen = pick.value("listen", arguments.listen, file.listen.map(Vec::from), |addresses| {
         addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
     });
@@ -193,6 +197,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
                 body_timeout,
                 idle_timeout,
                 write_timeout,
+                parting_timeout: PARTING_TIMEOUT,
             },
             upstream: UpstreamLimits {
                 connect_timeout,
@@ -242,6 +247,7 @@ pub fn counter_clients(connections_max: usize) -> ClientLimits {
         body_timeout: std::time::Duration::from_secs(30),
         idle_timeout: std::time::Duration::from_secs(300),
         write_timeout: std::time::Duration::from_secs(30),
+        parting_timeout: PARTING_TIMEOUT,
     }
 }
 
@@ -249,13 +255,17 @@ const RESPONSE_HEAD_AS_REQUEST: HeadLimits =
     HeadLimits { head_bytes_max: 16 * 1024, head_fields_max: 100, target_bytes_max: 8 * 1024 };
 
 /// Takes each setting from the first place that gives one, and notes which.
-struct Pick<'a> {
+pub(super) struct Pick<'a> {
     matches: &'a ArgMatches,
     file: Option<PathBuf>,
     settings: Vec<Setting>,
 }
 
-impl Pick<'_> {
+impl<'a> Pick<'a> {
+    pub(super) fn new(matches: &'a ArgMatches, file: Option<PathBuf>) -> Self {
+        Self { matches, file, settings: Vec::new() }
+    }
+
     fn value<T>(
         &mut self,
         name: &str,
@@ -278,7 +288,7 @@ impl Pick<'_> {
         value
     }
 
-    fn shown<T: Display>(&mut self, name: &str, argument: T, file: Option<T>) -> T {
+    pub(super) fn shown<T: Display>(&mut self, name: &str, argument: T, file: Option<T>) -> T {
         self.value(name, argument, file, T::to_string)
     }
 
@@ -304,7 +314,7 @@ fn or_text(text: &'static str) -> impl Fn(&Option<PathBuf>) -> String {
     }
 }
 
-fn read_file(path: &Path) -> Result<File, ConfigError> {
+pub(super) fn read_file(path: &Path) -> Result<File, ConfigError> {
     let text =
         fs::read_to_string(path).map_err(|error| ConfigError::File(path.to_owned(), error))?;
     toml::from_str(&text).map_err(|error| {

@@ -41,6 +41,8 @@ pub struct ClientLimits {
     pub idle_timeout: Duration,
     /// Until the client takes some of what is written.
     pub write_timeout: Duration,
+    /// For one more request of a client that is idle when the server is about to stop.
+    pub parting_timeout: Duration,
 }
 
 /// How long a client that was refused may take to close its side.
@@ -62,9 +64,12 @@ pub enum Phase {
     Write,
     /// The close, after a refusal.
     Linger,
+    /// The first byte of a last request, before the server stops.
+    Parting,
 }
 
-const PHASES: [Phase; 5] = [Phase::Idle, Phase::Head, Phase::Body, Phase::Write, Phase::Linger];
+const PHASES: [Phase; 6] =
+    [Phase::Idle, Phase::Head, Phase::Body, Phase::Write, Phase::Linger, Phase::Parting];
 
 /// The clients of one worker.
 pub struct Clients {
@@ -74,7 +79,7 @@ pub struct Clients {
     #[allow(clippy::vec_box)]
     outboxes: RefCell<Vec<Box<Outbox>>>,
     metrics: Arc<WorkerMetrics>,
-    table: RefCell<Deadlines<Client, 5>>,
+    table: RefCell<Deadlines<Client, 6>>,
     /// What ends the reads of the rest of a request: few clients are in the middle of one.
     stops: RefCell<SparseSecondaryMap<Key, Canceller>>,
     draining: Cell<bool>,
@@ -103,6 +108,7 @@ impl Clients {
             Phase::Body => limits.body_timeout,
             Phase::Write => limits.write_timeout,
             Phase::Linger => LINGER_TIMEOUT,
+            Phase::Parting => limits.parting_timeout,
         });
         Rc::new(Self {
             buffers: Buffers::new(limits.head.head_bytes_max),
@@ -181,17 +187,19 @@ impl Clients {
         }
     }
 
-    /// Lets those that wait for a request go and takes no further request from the others.
+    /// Takes one more request from each client, which is told that it was the last; those that send
+    /// none are let go when the time for it is up.
+    ///
+    /// HTTP/1.1 has no other way to say so: a connection that is closed at once may already have a
+    /// request on its way, which would be lost (RFC 9112 section 9.5).
     pub fn drain(&self) {
         self.draining.set(true);
         let mut table = self.table.borrow_mut();
         while let Some(key) = table.first(Phase::Idle as u8) {
-            table.leave(key);
-            if let Some(client) = table.get(key) {
-                // Only the receiving side: a request that has already arrived is still answered.
-                cut(client.socket, Shutdown::Read);
-            }
+            table.wait(key, Phase::Parting as u8, clock::now());
         }
+        drop(table);
+        self.expire();
     }
 
     /// Waits until the last client has left.
@@ -231,7 +239,7 @@ impl Clients {
                     continue;
                 }
                 // A request that has already arrived is still answered.
-                Phase::Idle => Shutdown::Read,
+                Phase::Idle | Phase::Parting => Shutdown::Read,
                 Phase::Write | Phase::Linger => Shutdown::Both,
             };
             cut(client.socket, side);
@@ -262,13 +270,6 @@ impl Seat {
         if phase == Phase::Idle {
             // Whoever waits for a seat can have this one.
             self.clients.wake_waiting();
-        }
-    }
-
-    /// Receives nothing more; what has arrived can still be read.
-    pub fn finish_receiving(&self) {
-        if let Some(client) = self.clients.table.borrow().get(self.key) {
-            cut(client.socket, Shutdown::Read);
         }
     }
 

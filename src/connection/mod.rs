@@ -88,8 +88,6 @@ pub struct Connection<S> {
     inbox: Inbox,
     scan: HeadScan,
     pace: Pace,
-    /// Whether it has not sent a request yet.
-    is_new: bool,
 }
 
 /// Why a conversation ends before its last answer.
@@ -143,7 +141,6 @@ impl<S: Stream> Connection<S> {
             inbox: Inbox::default(),
             scan: HeadScan::default(),
             pace: Pace::default(),
-            is_new: true,
         }
     }
 
@@ -217,7 +214,6 @@ impl<S: Stream> Connection<S> {
             let (body, expects_continue) = (request.body, request.expects_continue);
             self.inbox.consume(whole.head_bytes);
             self.scan = HeadScan::default();
-            self.is_new = false;
             self.seat.rest();
             if alone {
                 let turn = Turn { pending, form };
@@ -309,17 +305,11 @@ impl<S: Stream> Connection<S> {
         let waits_for_first_byte = self.inbox.unread().is_empty();
         let drains = self.seat.clients().is_draining();
         let phase = match waits_for_first_byte {
-            // It has come a moment before the end: its first request is waited for, but not long.
-            true if drains && self.is_new => Phase::Linger,
+            true if drains => Phase::Parting,
             true => Phase::Idle,
             false => Phase::Head,
         };
         self.seat.wait(phase);
-        if waits_for_first_byte && drains && !self.is_new {
-            // Requests that have arrived are answered; closing over them would destroy the answers to
-            // those before.
-            self.seat.finish_receiving();
-        }
         phase
     }
 

@@ -143,6 +143,7 @@ fn clients() -> Rc<Clients> {
         body_timeout: minute,
         idle_timeout: minute,
         write_timeout: minute,
+        parting_timeout: minute,
     };
     Clients::new(limits, Arc::default())
 }

@@ -1,10 +1,6 @@
 //! The bundled counter as a worker: one thread for its face, one for its commits.
 
-use std::{
-    net::{SocketAddr, TcpListener as StdListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
@@ -13,7 +9,9 @@ use crate::{
         Committer, Counter, Job,
         store::{Outcome, Store},
     },
-    driver, mailbox,
+    driver,
+    listener::Listener,
+    mailbox,
     worker::{self, Order, Plan},
 };
 
@@ -32,12 +30,12 @@ impl BundledCounter {
     /// Starts it on a listener and lets it serve.
     pub(super) fn start(
         run: &Run,
-        listeners: Vec<StdListener>,
+        listeners: Vec<Listener>,
         store: Box<dyn Store>,
         driver: driver::Choice,
         limits: ClientLimits,
     ) -> Result<Self, ServerError> {
-        let address = listeners[0].local_addr()?;
+        let address = listeners[0].address;
         let (orders, receiver) = mailbox::channel()?;
         let report = orders.clone();
         let committer = Committer::start(store, move |outcomes| {
@@ -72,6 +70,12 @@ impl BundledCounter {
 
     pub(super) fn driver(&self) -> &str {
         &self.driver
+    }
+
+    /// Has it report that it still works.
+    pub(super) fn ask(&self) {
+        // Fails only when it has ended, and then nobody answers.
+        let _ = self.orders.send(Order::Answer);
     }
 
     /// Stops it once its only clients, our own workers, have drained.

@@ -1,33 +1,36 @@
 //! The whole, from start to stop: binds, starts the workers, waits for a signal, drains.
 
 mod counter;
+mod manager;
+mod run;
 mod site;
 
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering, mpsc},
-    thread,
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use signal_hook::{
-    consts::signal::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
-    iterator::Signals,
+use self::{
+    counter::BundledCounter,
+    run::{Group, Run, signal_name},
+    site::SiteWorkers,
 };
-
-use self::{counter::BundledCounter, site::SiteWorkers};
 use crate::{
     config::{Config, CounterConfig, counter_clients},
     counter::store,
     driver::{self, Driver},
-    listener::{self, BindError},
+    listener::{
+        self, BindError, Listener,
+        inherited::{self, InheritError},
+    },
     mailbox,
     observe::{
         admin::Admin,
         metrics::{self, Totals, WorkerMetrics},
     },
-    worker::{self, Order, Plan, Report, WorkerError},
+    worker::{self, Order, Plan, WorkerError},
 };
 
 /// Why the server cannot start.
@@ -36,6 +39,12 @@ pub enum ServerError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A socket that the service manager has opened cannot be served.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
+    /// More sockets than there is a use for.
+    #[error("the counter serves on one socket, and the service manager hands down {0}")]
+    TooManySockets(usize),
     /// The same, of the admin listener's.
     #[error("admin: {0}; choose another address by --admin, or none by --admin off")]
     Admin(BindError),
@@ -62,31 +71,14 @@ pub enum Ended {
     },
 }
 
-/// What happens to a server.
-#[derive(Debug)]
-enum Event {
-    Signal(i32),
-    Report(Group, Report),
-}
-
-/// Whose report it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Group {
-    Site,
-    Counter,
-    Admin,
-}
-
 /// Serves the site until a signal ends it.
 ///
 /// # Errors
 /// When it cannot start. Nobody was served then.
 pub fn serve(config: Config) -> Result<Ended, ServerError> {
-    let (sender, events) = mpsc::channel();
-    let run = Run { sender, events, ready: Arc::default() };
-    run.catch_signals()?;
+    let run = Run::start()?;
     // All that can fail for want of an address or a file comes first, while nothing runs yet.
-    let listeners = site::bind(&config)?;
+    let listeners = site::listen(&config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
     let admin = admin.transpose().map_err(ServerError::Admin)?;
     let bundled = match &config.bundled {
@@ -96,16 +88,15 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
         }
         None => None,
     };
-    let counter_address = match &bundled {
-        Some((listeners, _)) => Some(listeners[0].local_addr()?),
-        None => None,
-    };
+    let counter_address = bundled.as_ref().map(|(listeners, _)| listeners[0].address);
     // The site's workers come first: where memory for rings is short, they are to have it.
     let site = SiteWorkers::start(&run, &config, listeners, counter_address)?;
     let bundled = match bundled {
         Some((listeners, store)) => {
             let connections = config.limits.upstream.connections_max * config.cores.len() + 64;
-            let clients = counter_clients(connections);
+            let mut clients = counter_clients(connections);
+            // They are our own workers, which have drained by then.
+            clients.parting_timeout = Duration::ZERO;
             Some(BundledCounter::start(&run, listeners, store, config.driver, clients)?)
         }
         None => None,
@@ -116,9 +107,15 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     run.ready.store(true, Ordering::Release);
     let admin_said = admin_address.map(|address| format!("; admin on http://{address}"));
     tracing::info!("{}{}", site.describe(&config), admin_said.unwrap_or_default());
+    manager::ready();
 
-    let signal = run.wait_for_end(|| site.reload(&config));
-    tracing::info!("{}: no new connections; finishing what is under way", signal_name(signal));
+    let workers = site.count() + usize::from(bundled.is_some());
+    let ask = || {
+        site.ask();
+        bundled.iter().for_each(BundledCounter::ask);
+    };
+    let signal = run.wait_for_end(workers, ask, || site.reload(&config));
+    stop(signal);
     run.ready.store(false, Ordering::Release);
     site.drain();
     let cut = run.drain(Group::Site, site.count(), config.limits.drain_timeout);
@@ -134,10 +131,13 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
 /// # Errors
 /// When it cannot start. Nothing was counted then.
 pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
-    let (sender, events) = mpsc::channel();
-    let run = Run { sender, events, ready: Arc::default() };
-    run.catch_signals()?;
-    let listeners = listener::bind(config.listen, 1, false)?;
+    let run = Run::start()?;
+    let handed = inherited::take()?;
+    let listeners = match handed.as_slice() {
+        [] => listener::bind(config.listen, 1, false)?,
+        [socket] => inherited::share_out(socket, 1)?,
+        sockets => return Err(ServerError::TooManySockets(sockets.len())),
+    };
     let store = store::open(&config.store)?;
     let counter =
         BundledCounter::start(&run, listeners, store, config.driver, config.clients.clone())?;
@@ -148,110 +148,28 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
         counter.driver(),
         config.store
     );
-    let signal = run.wait_for_end(|| tracing::info!("SIGHUP: a counter has nothing to read anew"));
-    tracing::info!("{}: no new connections; finishing what is under way", signal_name(signal));
+    manager::ready();
+    let reload = || tracing::info!("SIGHUP: a counter has nothing to read anew");
+    stop(run.wait_for_end(1, || counter.ask(), reload));
     let cut = counter.drain_and_close(&run, config.drain_timeout);
     tracing::info!("stopped");
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
 }
 
-/// What a running server hears of.
-struct Run {
-    sender: mpsc::Sender<Event>,
-    events: mpsc::Receiver<Event>,
-    ready: Arc<AtomicBool>,
-}
-
-impl Run {
-    fn catch_signals(&self) -> io::Result<()> {
-        // SIGXFSZ: beyond a file-size limit a write then fails instead of ending the process.
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
-        let events = self.sender.clone();
-        thread::Builder::new().name(String::from("signals")).spawn(move || {
-            for signal in signals.forever().filter(|signal| *signal != SIGXFSZ) {
-                if events.send(Event::Signal(signal)).is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok(())
-    }
-
-    /// Where the workers of a group report to.
-    fn reporter(&self, group: Group) -> impl Fn(Report) + Clone + Send + 'static {
-        let events = self.sender.clone();
-        move |report| {
-            // Fails only when the process is at its end.
-            let _ = events.send(Event::Report(group, report));
-        }
-    }
-
-    /// Waits until `count` workers of a group stand; their drivers.
-    fn wait_until_ready(&self, group: Group, count: usize) -> Result<Vec<Driver>, WorkerError> {
-        let mut drivers = Vec::new();
-        loop {
-            match self.events.recv() {
-                Ok(Event::Report(of, Report::Ready(driver))) if of == group => {
-                    drivers.push(driver);
-                    if drivers.len() == count {
-                        return Ok(drivers);
-                    }
-                }
-                Ok(Event::Report(_, Report::Failed(error))) => return Err(error),
-                // A signal during the start: nothing runs yet that would have to end in order.
-                Ok(Event::Signal(signal)) if signal != SIGHUP => std::process::exit(128 + signal),
-                Ok(_) => {}
-                Err(_) => unreachable!("this end holds a sender"),
-            }
-        }
-    }
-
-    /// Waits for the signal that ends the server, calling `reload` at each SIGHUP.
-    fn wait_for_end(&self, reload: impl Fn()) -> i32 {
-        loop {
-            match self.events.recv() {
-                Ok(Event::Signal(SIGHUP)) => reload(),
-                Ok(Event::Signal(signal)) => return signal,
-                Ok(Event::Report(_, Report::Failed(error))) => {
-                    tracing::error!("a worker failed: {error}");
-                }
-                Ok(Event::Report(..)) => {}
-                Err(_) => unreachable!("this end holds a sender"),
-            }
-        }
-    }
-
-    /// Waits until `count` workers of a group have drained, `timeout` at most; the second signal, if
-    /// one came.
-    fn drain(&self, group: Group, count: usize, timeout: Duration) -> Option<i32> {
-        let end = Instant::now() + timeout;
-        let mut drained = 0;
-        while drained < count {
-            match self.events.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(Event::Report(of, Report::Drained)) if of == group => drained += 1,
-                Ok(Event::Signal(signal)) if signal != SIGHUP => {
-                    tracing::warn!("{} again: ending at once", signal_name(signal));
-                    return Some(signal);
-                }
-                Ok(_) => {}
-                Err(_) => {
-                    tracing::warn!("the time to finish, {timeout:?}, is up");
-                    return None;
-                }
-            }
-        }
-        None
-    }
+/// Says that the end has begun.
+fn stop(signal: i32) {
+    tracing::info!("{}: no new connections; finishing what is under way", signal_name(signal));
+    manager::stopping();
 }
 
 fn start_admin(
     run: &Run,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<Listener>,
     workers: &[Arc<WorkerMetrics>],
 ) -> Result<SocketAddr, ServerError> {
     /// Scrapers and probes; far more than there ever are.
     const CONNECTIONS_MAX: usize = 64;
-    let address = listeners[0].local_addr()?;
+    let address = listeners[0].address;
     let (orders, receiver) = mailbox::channel()?;
     let (ready, workers) = (Arc::clone(&run.ready), workers.to_vec());
     let plan = Plan {
@@ -278,14 +196,6 @@ fn start_admin(
 fn describe_drivers(mut drivers: Vec<Driver>) -> String {
     drivers.dedup();
     drivers.iter().map(Driver::to_string).collect::<Vec<_>>().join(" and ")
-}
-
-fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        SIGTERM => "SIGTERM",
-        SIGINT => "SIGINT",
-        _ => "a signal",
-    }
 }
 
 fn last_line(totals: Totals) -> String {

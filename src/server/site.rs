@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::SocketAddr,
     rc::Rc,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -13,7 +13,8 @@ use bytes::Bytes;
 use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
     config::{Config, Cores, RouteConfig, read_pages},
-    listener, mailbox,
+    listener::{self, Listener, inherited},
+    mailbox,
     observe::metrics::WorkerMetrics,
     site::{Accept, Route, Site, Word},
     upstream::{
@@ -30,19 +31,31 @@ type Orders = mailbox::Sender<Order<Word>>;
 
 /// The listeners of the workers: for each, one for each address.
 pub(super) struct Listeners {
-    of_workers: Vec<Vec<StdListener>>,
+    of_workers: Vec<Vec<Listener>>,
     addresses: Vec<SocketAddr>,
 }
 
-/// Binds every address for every worker.
-pub(super) fn bind(config: &Config) -> Result<Listeners, ServerError> {
-    let mut of_workers: Vec<Vec<StdListener>> = config.cores.iter().map(|_| Vec::new()).collect();
-    let mut addresses = Vec::new();
-    for &address in &config.listen {
-        let bound = listener::bind(address, config.cores.len(), config.share_port)?;
-        addresses.push(bound[0].local_addr()?);
-        for (listeners, listener) in of_workers.iter_mut().zip(bound) {
-            listeners.push(listener);
+/// Gives every worker a listener at every address: at those of the sockets that a service manager has
+/// handed down, if there are any, else at those of the settings.
+pub(super) fn listen(config: &Config) -> Result<Listeners, ServerError> {
+    let count = config.cores.len();
+    let handed = inherited::take()?;
+    let mut places = Vec::new();
+    if handed.is_empty() {
+        for &address in &config.listen {
+            places.push(listener::bind(address, count, config.share_port)?);
+        }
+    } else {
+        tracing::info!("listening on {} of the service manager's, not on --listen", handed.len());
+        for socket in &handed {
+            places.push(inherited::share_out(socket, count)?);
+        }
+    }
+    let addresses = places.iter().map(|listeners| listeners[0].address).collect();
+    let mut of_workers: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
+    for listeners in places {
+        for (of_worker, listener) in of_workers.iter_mut().zip(listeners) {
+            of_worker.push(listener);
         }
     }
     Ok(Listeners { of_workers, addresses })
@@ -114,6 +127,11 @@ impl SiteWorkers {
     /// Lets them accept.
     pub(super) fn serve(&self) {
         self.tell_all(|| Order::Serve);
+    }
+
+    /// Has each report that it still works.
+    pub(super) fn ask(&self) {
+        self.tell_all(|| Order::Answer);
     }
 
     /// Lets them finish.

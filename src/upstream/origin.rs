@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Uri, header};
 
 use crate::http::render;
 
@@ -91,13 +91,32 @@ impl Target {
         Self { origin: Host::Address(address), uri }
     }
 
+    /// Where the admin listener says whether the server is ready.
+    ///
+    /// # Panics
+    /// Never: an address is an authority.
+    #[allow(clippy::expect_used)]
+    pub fn readiness(admin: SocketAddr) -> Self {
+        let uri = format!("http://{admin}/readyz").parse().expect("an address is an authority");
+        Self { origin: Host::Address(admin), uri }
+    }
+
+    /// A request that only asks, on a connection of its own.
+    pub fn probe(&self) -> Bytes {
+        self.render(Method::GET, &[(header::CONNECTION, HeaderValue::from_static("close"))])
+    }
+
     /// The request of one visit, as it goes over the wire.
     pub fn request(&self) -> Bytes {
+        self.render(Method::POST, &[])
+    }
+
+    fn render(&self, method: Method, more: &[(HeaderName, HeaderValue)]) -> Bytes {
         let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
         // An authority is visible ASCII, which every field value may be.
         let host = HeaderValue::from_str(authority).unwrap_or(HeaderValue::from_static(""));
-        let fields = [(header::HOST, host), (header::USER_AGENT, USER_AGENT)];
-        render::request(Method::POST, self.uri.clone(), &fields)
+        let fields = [&[(header::HOST, host), (header::USER_AGENT, USER_AGENT)], more].concat();
+        render::request(method, self.uri.clone(), &fields)
     }
 }
 

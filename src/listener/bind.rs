@@ -1,37 +1,18 @@
-//! The listening sockets: bound all before any is accepted from, one for each worker and address.
-//!
-//! Knows addresses and how the kernel shares them out; what a connection says is not its business.
+//! Binding: all sockets of an address before any is accepted from, one for each worker.
 
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
-    os::fd::AsRawFd,
-    pin::pin,
-    rc::Rc,
     time::Duration,
 };
 
-use monoio::{
-    io::CancelHandle,
-    net::{TcpListener, TcpStream},
-};
-use nix::{
-    errno::Errno,
-    fcntl::{FcntlArg, FdFlag, fcntl},
-};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::{
-    connection::{Clients, Connection, Service},
-    pace::Pace,
-    task,
-};
+use super::{After, Listener};
 
 /// Connections that the kernel completes ahead of accept(2); it takes the smaller of this and
 /// `net.core.somaxconn`.
 pub const BACKLOG: i32 = 4096;
-/// The first and the longest pause after an accept(2) that failed for want of resources.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// How often, and how far apart, an address in use is looked at before it is given up.
 const LOOKS: u32 = 20;
@@ -90,11 +71,12 @@ impl BindError {
 ///
 /// # Errors
 /// When the address cannot be had, or another process listens there and `share` does not allow it.
-pub fn bind(address: SocketAddr, count: usize, share: bool) -> Result<Vec<StdListener>, BindError> {
+pub fn bind(address: SocketAddr, count: usize, share: bool) -> Result<Vec<Listener>, BindError> {
     let fail = |error| BindError::new(address, error);
     if !share {
         probe(address).map_err(fail)?;
     }
+    let after = if share { After::Share } else { After::Close };
     let mut listeners = Vec::with_capacity(count);
     let mut bound = address;
     for _ in 0..count {
@@ -102,9 +84,9 @@ pub fn bind(address: SocketAddr, count: usize, share: bool) -> Result<Vec<StdLis
         socket.listen(BACKLOG).map_err(fail)?;
         // Accepted sockets inherit it.
         socket.set_tcp_nodelay(true).map_err(fail)?;
-        let listener = StdListener::from(socket);
-        bound = listener.local_addr().map_err(fail)?;
-        listeners.push(listener);
+        let socket = StdListener::from(socket);
+        bound = socket.local_addr().map_err(fail)?;
+        listeners.push(Listener { socket, address: bound, after });
     }
     Ok(listeners)
 }
@@ -142,65 +124,6 @@ fn open(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Accepts clients until `stop` is cancelled, then those that the kernel had already queued.
-pub async fn accept<V: Service>(
-    listener: StdListener,
-    clients: Rc<Clients>,
-    service: Rc<V>,
-    stop: CancelHandle,
-) -> io::Result<()> {
-    // A ring waits on a blocking socket; the epoll driver does its own waiting.
-    listener.set_nonblocking(monoio::utils::is_legacy())?;
-    let queue = listener.try_clone()?;
-    let listener = TcpListener::from_std(listener)?;
-    let welcome = |stream: TcpStream| {
-        let seat = clients.seat(stream.as_raw_fd());
-        let connection = Connection::new(stream, seat);
-        drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(&service))));
-    };
-    let mut back_off = BACK_OFF.0;
-    let mut pace = Pace::default();
-    while !clients.is_draining() {
-        // Never dropped while it is pending: it may already hold a connection.
-        let accepting = pin!(listener.cancelable_accept(stop.clone()));
-        match pace.keep(accepting).await {
-            Ok((stream, _)) => {
-                back_off = BACK_OFF.0;
-                close_on_exec(&stream);
-                if !clients.is_draining() {
-                    clients.room().await;
-                }
-                welcome(stream);
-            }
-            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ECANCELED) => break,
-                // The client gave up while it was queued.
-                Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EAGAIN) => {}
-                // accept(2) would fail again at once, for ever: make room, then wait.
-                _ => {
-                    tracing::warn!(%error, "cannot accept; trying again in {back_off:?}");
-                    clients.close_longest_idle();
-                    monoio::time::sleep(back_off).await;
-                    back_off = (back_off * 2).min(BACK_OFF.1);
-                }
-            },
-        }
-    }
-    // Closing the socket would reset the connections that wait in its queue.
-    queue.set_nonblocking(true)?;
-    while let Ok((stream, _)) = queue.accept() {
-        stream.set_nonblocking(monoio::utils::is_legacy())?;
-        welcome(TcpStream::from_std(stream)?);
-    }
-    Ok(())
-}
-
-/// monoio accepts without `SOCK_CLOEXEC` on a ring.
-fn close_on_exec(stream: &TcpStream) {
-    // Fails only on a descriptor that is not open.
-    let _ = fcntl(stream.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,8 +133,7 @@ mod tests {
     #[test]
     fn all_listen_on_one_free_port() {
         let listeners = bind(LOOPBACK.parse().unwrap(), 3, false).unwrap();
-        let addresses: Vec<_> =
-            listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
         assert_eq!(addresses.len(), 3);
         assert!(addresses.iter().all(|address| *address == addresses[0]));
         assert_ne!(addresses[0].port(), 0);
@@ -220,7 +142,7 @@ mod tests {
     #[test]
     fn a_second_server_is_refused_unless_it_shares() {
         let first = bind(LOOPBACK.parse().unwrap(), 1, false).unwrap();
-        let address = first[0].local_addr().unwrap();
+        let address = first[0].address;
         assert!(matches!(bind(address, 1, false), Err(BindError::InUse { .. })));
         assert_eq!(bind(address, 1, true).unwrap().len(), 1);
         drop(first);
@@ -230,7 +152,7 @@ mod tests {
     #[test]
     fn both_protocols_can_have_the_same_port() {
         let v4 = bind("0.0.0.0:0".parse().unwrap(), 1, false).unwrap();
-        let port = v4[0].local_addr().unwrap().port();
+        let port = v4[0].address.port();
         // A machine without IPv6 says so; that is not the subject here.
         match bind(SocketAddr::new("::".parse().unwrap(), port), 1, false) {
             Ok(_) => {}

@@ -1,0 +1,337 @@
+//! Visitors who want more than their share: what they cost the server, and everybody else.
+
+use std::{
+    fs, io,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use serde::Serialize;
+use tallyring_bench::load::Report;
+
+use crate::{
+    machine::{self, Environment},
+    process::{Process, free_address, pause},
+    statistics::Spread,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// A request head that never ends, a byte at a time.
+const DRIBBLE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ";
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// How many visitors of each kind.
+#[derive(Debug, Args)]
+pub struct GreedyArguments {
+    /// Visitors who send a byte of their request each second
+    #[arg(long, default_value_t = 10_000)]
+    dribblers: usize,
+    /// Visitors who ask for pages of a mebibyte and read nothing
+    #[arg(long, default_value_t = 200)]
+    deaf: usize,
+    /// Times that latencies are measured, with and without
+    #[arg(long, default_value_t = 5)]
+    repeats: usize,
+    /// What the server waits on
+    #[arg(long, default_value = "io_uring", value_parser = ["io_uring", "epoll"])]
+    driver: String,
+    /// Directory of the programs; they are built by default
+    #[arg(long)]
+    bin_dir: Option<PathBuf>,
+    /// Directory for the figures; a new one below bench/runs by default
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Record {
+    environment: Environment,
+    driver: String,
+    dribblers: usize,
+    /// Latencies without the dribblers, and beside them, in turn.
+    alone: Vec<Report>,
+    beside: Vec<Report>,
+    deaf: usize,
+    deaf_resident_bytes: u64,
+    /// Descriptors before the deaf came, and after their time was up.
+    deaf_descriptors: (usize, usize),
+    /// With 40 files and 200 connections: the share of a core.
+    crowded_busy: f64,
+    /// Visits that were welcomed after the crowd had left, of 100.
+    welcomed_after_crowd: usize,
+    /// Latencies at half of what the counter can take, and at three times that.
+    within: Vec<Report>,
+    overloaded: Vec<Report>,
+}
+
+struct Stage<'a> {
+    arguments: &'a GreedyArguments,
+    programs: PathBuf,
+    scratch: tempfile::TempDir,
+    last: usize,
+}
+
+/// Runs all of them, and keeps and prints what was seen.
+///
+/// # Errors
+/// When a program fails.
+pub fn greedy(arguments: &GreedyArguments) -> io::Result<()> {
+    let programs = machine::programs(arguments.bin_dir.as_deref())?;
+    machine::raise_file_limit()?;
+    let last = thread::available_parallelism()?.get() - 1;
+    let stage = Stage { arguments, programs, scratch: tempfile::tempdir()?, last };
+    let environment = Environment::look();
+    let (alone, beside) = stage.dribblers()?;
+    let (deaf_resident_bytes, deaf_descriptors) = stage.deaf()?;
+    let (crowded_busy, welcomed_after_crowd) = stage.crowd()?;
+    let (within, overloaded) = stage.overload()?;
+    let record = Record {
+        environment,
+        driver: arguments.driver.clone(),
+        dribblers: arguments.dribblers,
+        alone,
+        beside,
+        deaf: arguments.deaf,
+        deaf_resident_bytes,
+        deaf_descriptors,
+        crowded_busy,
+        welcomed_after_crowd,
+        within,
+        overloaded,
+    };
+    let summary = summary(&record);
+    print!("\n{summary}");
+    let directory = match &arguments.out {
+        Some(directory) => directory.clone(),
+        None => {
+            let date = &humantime::format_rfc3339_seconds(SystemTime::now()).to_string()[..10];
+            machine::unused(&format!("bench/runs/{date}-greedy"))
+        }
+    };
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("greedy.json"), serde_json::to_string_pretty(&record)? + "\n")?;
+    fs::write(directory.join("summary.md"), summary)?;
+    println!("\nkept in {}", directory.display());
+    Ok(())
+}
+
+impl Stage<'_> {
+    fn counter(&self, delay_ms: u32) -> io::Result<(Process, SocketAddr)> {
+        let address = free_address()?;
+        let arguments = [address.to_string(), delay_ms.to_string()];
+        let program = self.programs.join("stub");
+        let mut counter = Process::start(&self.last.to_string(), &program, &arguments)?;
+        counter.wait_for(address)?;
+        Ok((counter, address))
+    }
+
+    /// A server with one worker, on core 0.
+    fn serve(
+        &self,
+        counter: SocketAddr,
+        before: &[&str],
+        flags: &[&str],
+    ) -> io::Result<(Process, SocketAddr)> {
+        let (address, url) = (free_address()?, format!("http://{counter}/counter"));
+        let (listen, program) = (address.to_string(), self.programs.join("tallyring"));
+        let program = program.to_string_lossy();
+        let driver = self.arguments.driver.as_str();
+        let own = ["--listen", &listen, "--counter", &url, "--admin", "off", "--cores", "0"];
+        let all = [before, &[&*program], &own, &["--driver", driver], flags].concat();
+        let mut server = Process::start("0", Path::new(all[0]), &all[1..])?;
+        server.wait_for(address)?;
+        Ok((server, address))
+    }
+
+    fn load(&self, site: SocketAddr, arguments: &[&str]) -> io::Result<Report> {
+        let output = Command::new("taskset")
+            .args(["-c", &self.last.to_string()])
+            .arg(self.programs.join("load"))
+            .arg(site.to_string())
+            .args(arguments)
+            .output()?;
+        serde_json::from_slice(&output.stdout).map_err(|error| {
+            io::Error::other(format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+        })
+    }
+
+    /// Latencies of visits at a constant rate, without and beside clients that dribble.
+    fn dribblers(&self) -> io::Result<(Vec<Report>, Vec<Report>)> {
+        let (_counter, counter) = self.counter(0)?;
+        let (_server, site) = self.serve(counter, &[], &[])?;
+        let visits = ["--rate", "2000", "--seconds", "3"];
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        for repeat in 0..self.arguments.repeats {
+            println!("dribblers, {} of {}", repeat + 1, self.arguments.repeats);
+            alone.push(self.load(site, &visits)?);
+            let over = AtomicBool::new(false);
+            let report = thread::scope(|scope| {
+                let dribbling = scope.spawn(|| dribble(site, self.arguments.dribblers, &over));
+                // All have come and sent a byte or two.
+                pause(SECOND * 3);
+                let report = self.load(site, &visits);
+                over.store(true, Ordering::Relaxed);
+                dribbling.join().unwrap_or(Ok(()))?;
+                report
+            })?;
+            beside.push(report);
+            pause(SECOND);
+        }
+        Ok((alone, beside))
+    }
+
+    /// Memory that clients cost who never read, and descriptors before them and after their time.
+    fn deaf(&self) -> io::Result<(u64, (usize, usize))> {
+        println!("visitors who do not read");
+        let (_counter, counter) = self.counter(0)?;
+        let page = self.scratch.path().join("page.txt");
+        fs::write(&page, vec![b'x'; PAGE_BYTES])?;
+        let page = page.to_string_lossy();
+        let (server, site) = self.serve(
+            counter,
+            &[],
+            &["--welcome", &page, "--write-timeout", "3s", "--counter-connections-max", "64"],
+        )?;
+        // All connections to the counter are open from here on, and are not counted below.
+        self.load(site, &["--visits", "2000"])?;
+        pause(SECOND);
+        let resident = || -> io::Result<u64> {
+            let now = server.snapshot()?;
+            Ok(now.until(&now).resident_bytes)
+        };
+        let (before, descriptors) = (resident()?, server.descriptors()?);
+        let mut deaf = Vec::new();
+        for _ in 0..self.arguments.deaf {
+            let mut stream = TcpStream::connect(site)?;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(5).as_slice())?;
+            deaf.push(stream);
+        }
+        pause(SECOND);
+        let resident = resident()?.saturating_sub(before);
+        pause(SECOND * 6);
+        Ok((resident, (descriptors, server.descriptors()?)))
+    }
+
+    /// The share of a core that 200 connections cost a server that may open 40 files, and how many of
+    /// 100 visits it welcomes once they have left.
+    fn crowd(&self) -> io::Result<(f64, usize)> {
+        println!("more visitors than files");
+        let (_counter, counter) = self.counter(0)?;
+        let (server, site) = self.serve(counter, &["prlimit", "--nofile=40"], &[])?;
+        let crowd = (0..200).map(|_| TcpStream::connect(site)).collect::<io::Result<Vec<_>>>()?;
+        pause(SECOND);
+        let before = server.snapshot()?;
+        pause(SECOND * 3);
+        let busy = before.until(&server.snapshot()?).cpu_us / 3e6;
+        drop(crowd);
+        let welcomed = (0..100).filter(|_| visit(site).unwrap_or(false)).count();
+        Ok((busy, welcomed))
+    }
+
+    /// Latencies with a counter that takes 8,000 visits a second: at half of that, and at three times.
+    fn overload(&self) -> io::Result<(Vec<Report>, Vec<Report>)> {
+        let (_counter, counter) = self.counter(2)?;
+        let limits = ["--counter-connections-max", "16", "--counter-queue-max", "16"];
+        let (_server, site) = self.serve(counter, &[], &limits)?;
+        let (mut within, mut over) = (Vec::new(), Vec::new());
+        for repeat in 0..self.arguments.repeats {
+            println!("overload, {} of {}", repeat + 1, self.arguments.repeats);
+            for (rate, reports) in [("3000", &mut within), ("18000", &mut over)] {
+                let visits = ["--rate", rate, "--connections", "256", "--seconds", "2"];
+                reports.push(self.load(site, &visits)?);
+            }
+        }
+        Ok((within, over))
+    }
+}
+
+/// Clients that send a byte of their request each second, and come anew when they are refused.
+fn dribble(site: SocketAddr, clients: usize, over: &AtomicBool) -> io::Result<()> {
+    let come = || -> io::Result<(TcpStream, usize)> {
+        let stream = TcpStream::connect(site)?;
+        stream.set_nonblocking(true)?;
+        Ok((stream, 0))
+    };
+    let mut streams = (0..clients).map(|_| come()).collect::<io::Result<Vec<_>>>()?;
+    while !over.load(Ordering::Relaxed) {
+        // Spread over the second, so that they do not come as one burst.
+        for some in streams.chunks_mut(clients.div_ceil(100).max(1)) {
+            for (stream, sent) in some {
+                let byte = DRIBBLE.get(*sent).unwrap_or(&b'x');
+                *sent += 1;
+                let is_refused = stream.read(&mut [0; 512]).is_ok();
+                if is_refused || stream.write_all(&[*byte]).is_err() {
+                    (*stream, *sent) = come()?;
+                }
+            }
+            pause(SECOND / 100);
+        }
+    }
+    Ok(())
+}
+
+fn visit(site: SocketAddr) -> io::Result<bool> {
+    let mut stream = TcpStream::connect(site)?;
+    stream.set_read_timeout(Some(SECOND * 5))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.ends_with("Welcome to my site!"))
+}
+
+fn summary(record: &Record) -> String {
+    let median = |reports: &[Report], figure: fn(&Report) -> f64| {
+        Spread::of(reports.iter().map(figure).collect()).median
+    };
+    let latency = |reports: &[Report]| {
+        let (p50, p99) = (median(reports, |r| r.p50_us), median(reports, |r| r.p99_us));
+        format!("p50 {p50:.0} µs, p99 {p99:.0} µs")
+    };
+    let refused = |reports: &[Report]| {
+        median(reports, |r| 100.0 * r.refused as f64 / (r.visits + r.refused) as f64)
+    };
+    let mut text = record.environment.describe();
+    text += &format!(
+        "\nOne worker on {}; medians of {} runs, in turn.\n\n",
+        record.driver,
+        record.alone.len()
+    );
+    text += "| what | seen |\n| --- | --- |\n";
+    text += &format!("| 2,000 visits a second, alone | {} |\n", latency(&record.alone));
+    text += &format!(
+        "| the same beside {} clients that send a byte a second | {} |\n",
+        record.dribblers,
+        latency(&record.beside)
+    );
+    text += &format!(
+        "| {} clients that never read their answers, of 1 MiB | {} resident bytes each; descriptors \
+         {} before, {} after the write time-out |\n",
+        record.deaf,
+        record.deaf_resident_bytes / record.deaf.max(1) as u64,
+        record.deaf_descriptors.0,
+        record.deaf_descriptors.1
+    );
+    text += &format!(
+        "| 40 files and 200 connections | {:.1} % of a core; then {} of 100 visits welcomed |\n",
+        100.0 * record.crowded_busy,
+        record.welcomed_after_crowd
+    );
+    text += &format!(
+        "| 3,000 visits a second to a counter that takes at most 8,000 | {}; {:.1} % refused |\n",
+        latency(&record.within),
+        refused(&record.within)
+    );
+    text += &format!(
+        "| 18,000 visits a second to the same | accepted: {}; {:.1} % refused, p99 {:.0} µs |\n",
+        latency(&record.overloaded),
+        refused(&record.overloaded),
+        median(&record.overloaded, |r| r.refused_p99_us)
+    );
+    text
+}

@@ -1,0 +1,51 @@
+//! The settings of `health`: whom to ask. What the server reads as `--admin` is read here too, from the
+//! same places, so that a container says it once.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use clap::ArgMatches;
+
+use super::{
+    ConfigError, HealthConfig,
+    arguments::HealthArguments,
+    file::{File, Text},
+    settle::{Pick, invalid, read_file},
+};
+use crate::upstream::Target;
+
+/// Settles the settings of `health`.
+///
+/// # Errors
+/// At the first that does not fit, or when there is nobody to ask.
+pub fn settle_health(
+    arguments: HealthArguments,
+    matches: &ArgMatches,
+) -> Result<HealthConfig, ConfigError> {
+    let timeout = arguments.timeout.0;
+    if let Some(target) = arguments.url {
+        return Ok(HealthConfig { target, timeout });
+    }
+    let file = match &arguments.config {
+        Some(path) => read_file(path)?,
+        None => File::default(),
+    };
+    let mut pick = Pick::new(matches, arguments.config);
+    let admin = pick.shown("admin", arguments.admin, file.admin.map(|Text(admin)| admin)).0;
+    let Some(admin) = admin else {
+        return Err(invalid("admin", "it is off, so that nobody can be asked; give a --url"));
+    };
+    if admin.port() == 0 {
+        return Err(invalid("admin", format!("{admin} has no port to ask at; give a --url")));
+    }
+    Ok(HealthConfig { target: Target::readiness(reachable(admin)), timeout })
+}
+
+/// Where a server that listens on all addresses is reached from its own machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

@@ -1,0 +1,57 @@
+//! Sockets that a service manager has opened and handed down (sd_listen_fds(3)).
+//!
+//! They stay open in the manager while no process serves them: who connects during a restart waits in
+//! the kernel's queue for the next process, and is refused by nobody.
+
+use std::{io, net::TcpListener as StdListener};
+
+use listenfd::ListenFd;
+use socket2::SockRef;
+
+use super::{After, Listener};
+
+/// Why a socket that was handed down cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot serve on socket {place} of the service manager's: {error}; hand over listening TCP \
+     sockets, by ListenStream= in the socket unit"
+)]
+pub struct InheritError {
+    /// Which, counted from 1.
+    place: usize,
+    /// What is wrong with it.
+    error: io::Error,
+}
+
+/// The listening sockets that were handed to this process, none if it was not started that way.
+/// To be called once: the sockets are the caller's from then on.
+///
+/// # Errors
+/// When one is no listening TCP socket.
+pub fn take() -> Result<Vec<StdListener>, InheritError> {
+    let mut handed = ListenFd::from_env();
+    let mut sockets = Vec::with_capacity(handed.len());
+    for index in 0..handed.len() {
+        let fail = |error| InheritError { place: index + 1, error };
+        let socket = handed.take_tcp_listener(index).map_err(fail)?;
+        let socket = socket.ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
+        if !SockRef::from(&socket).is_listener().map_err(fail)? {
+            return Err(fail(io::Error::other("it does not listen")));
+        }
+        // Accepted sockets inherit it.
+        SockRef::from(&socket).set_tcp_nodelay(true).map_err(fail)?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+/// Lets `count` workers accept from one socket: the kernel wakes one ring for each connection
+/// (`IORING_OP_ACCEPT` waits exclusively), and whoever is late finds that there is nothing.
+///
+/// # Errors
+/// When there are no more descriptors.
+pub fn share_out(socket: &StdListener, count: usize) -> io::Result<Vec<Listener>> {
+    let address = socket.local_addr()?;
+    let one = || Ok(Listener { socket: socket.try_clone()?, address, after: After::Leave });
+    (0..count).map(|_| one()).collect()
+}

@@ -1,0 +1,159 @@
+//! What a running server hears of, and how it waits for it: signals, reports of its workers.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::AtomicBool,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use signal_hook::{
+    consts::signal::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
+    iterator::Signals,
+};
+
+use super::manager::{self, Watchdog};
+use crate::{
+    driver::Driver,
+    worker::{Report, WorkerError},
+};
+
+/// What happens to a server.
+#[derive(Debug)]
+enum Event {
+    Signal(i32),
+    Report(Group, Report),
+}
+
+/// Whose report it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Group {
+    Site,
+    Counter,
+    Admin,
+}
+
+/// What a running server hears of.
+pub(super) struct Run {
+    sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    /// Whether all workers serve and none drains.
+    pub(super) ready: Arc<AtomicBool>,
+}
+
+impl Run {
+    /// Begins to listen: signals are heard from now on.
+    pub(super) fn start() -> io::Result<Self> {
+        let (sender, events) = mpsc::channel();
+        let run = Self { sender, events, ready: Arc::default() };
+        run.catch_signals()?;
+        Ok(run)
+    }
+
+    fn catch_signals(&self) -> io::Result<()> {
+        // SIGXFSZ: beyond a file-size limit a write then fails instead of ending the process.
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
+        let events = self.sender.clone();
+        thread::Builder::new().name(String::from("signals")).spawn(move || {
+            for signal in signals.forever().filter(|signal| *signal != SIGXFSZ) {
+                if events.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Where the workers of a group report to.
+    pub(super) fn reporter(&self, group: Group) -> impl Fn(Report) + Clone + Send + 'static {
+        let events = self.sender.clone();
+        move |report| {
+            // Fails only when the process is at its end.
+            let _ = events.send(Event::Report(group, report));
+        }
+    }
+
+    /// Waits until `count` workers of a group stand; their drivers.
+    pub(super) fn wait_until_ready(
+        &self,
+        group: Group,
+        count: usize,
+    ) -> Result<Vec<Driver>, WorkerError> {
+        let mut drivers = Vec::new();
+        loop {
+            match self.events.recv() {
+                Ok(Event::Report(of, Report::Ready(driver))) if of == group => {
+                    drivers.push(driver);
+                    if drivers.len() == count {
+                        return Ok(drivers);
+                    }
+                }
+                Ok(Event::Report(_, Report::Failed(error))) => return Err(error),
+                // A signal during the start: nothing runs yet that would have to end in order.
+                Ok(Event::Signal(signal)) if signal != SIGHUP => std::process::exit(128 + signal),
+                Ok(_) => {}
+                Err(_) => unreachable!("this end holds a sender"),
+            }
+        }
+    }
+
+    /// Waits for the signal that ends the server, calling `reload` at each SIGHUP and `ask` when all
+    /// `workers` are to report that they live.
+    pub(super) fn wait_for_end(&self, workers: usize, ask: impl Fn(), reload: impl Fn()) -> i32 {
+        let mut watchdog = Watchdog::new(workers);
+        loop {
+            let event = match watchdog.wait() {
+                Some(wait) => self.events.recv_timeout(wait),
+                None => self.events.recv().map_err(RecvTimeoutError::from),
+            };
+            match event {
+                Ok(Event::Signal(SIGHUP)) => manager::reloading(&reload),
+                Ok(Event::Signal(signal)) => return signal,
+                Ok(Event::Report(_, Report::Alive)) => watchdog.answered(),
+                Ok(Event::Report(_, Report::Failed(error))) => {
+                    tracing::error!("a worker failed: {error}");
+                }
+                Ok(Event::Report(..)) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    watchdog.asked();
+                    ask();
+                }
+                Err(RecvTimeoutError::Disconnected) => unreachable!("this end holds a sender"),
+            }
+        }
+    }
+
+    /// Waits until `count` workers of a group have drained, `timeout` at most; the second signal, if
+    /// one came.
+    pub(super) fn drain(&self, group: Group, count: usize, timeout: Duration) -> Option<i32> {
+        let end = Instant::now() + timeout;
+        let mut drained = 0;
+        while drained < count {
+            match self.events.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(Event::Report(of, Report::Drained)) if of == group => drained += 1,
+                Ok(Event::Signal(signal)) if signal != SIGHUP => {
+                    tracing::warn!("{} again: ending at once", signal_name(signal));
+                    return Some(signal);
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    tracing::warn!("the time to finish, {timeout:?}, is up");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+}
+
+pub(super) fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        SIGTERM => "SIGTERM",
+        SIGINT => "SIGINT",
+        _ => "a signal",
+    }
+}

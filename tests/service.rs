@@ -1,0 +1,276 @@
+//! What a service manager and a container engine see: the health check, notifications, sockets that
+//! were handed down.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
+    process::{Command, Stdio},
+};
+
+use common::{
+    COUNTED, Client, PATIENCE, Server, Stub, WELCOME, get_request, run, serve, tallyring,
+};
+
+/// Runs `tallyring health` with these flags; its exit code and what it says.
+fn health(flags: &[&str]) -> (i32, String) {
+    let (code, out, error) = run(&[&["health"], flags].concat());
+    (code, out + &error)
+}
+
+#[track_caller]
+fn check_health(flags: &[&str], code: i32, words: &str) {
+    let (got, said) = health(flags);
+    assert_eq!((got, said.lines().count()), (code, 1), "{flags:?}: {said}");
+    assert!(said.contains(words), "{flags:?}: {said}");
+}
+
+/// An address at which nobody listens.
+fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[test]
+fn health_follows_the_server() {
+    let (stub, gate, arrived) = Stub::gated();
+    let mut server = serve(&["--counter", &stub.url(), "--admin", "127.0.0.1:0"]);
+    let admin = server.address_after("admin on ").to_string();
+    check_health(&["--admin", &admin], 0, &format!("healthy: http://{admin}/readyz answers 200"));
+    // Who listens everywhere is asked on the loopback.
+    let port = admin.rsplit(':').next().unwrap();
+    check_health(&["--admin", &format!("0.0.0.0:{port}")], 0, &format!("http://{admin}/readyz"));
+    check_health(&["--url", &format!("http://{admin}/livez")], 0, "livez answers 200");
+    check_health(&["--url", &format!("http://localhost:{port}/livez")], 0, "livez answers 200");
+    check_health(&["--url", &format!("http://{admin}/none")], 1, "none: it answers 404");
+    let mut client = server.client();
+    client.send(get_request("/"));
+    arrived.recv_timeout(PATIENCE).unwrap();
+    server.signal("-TERM");
+    server.wait_for_line("no new connections");
+    check_health(&["--admin", &admin], 1, "it answers 503");
+    gate.open();
+    assert_eq!(client.response().body, WELCOME);
+    server.wait();
+    check_health(&["--admin", &admin], 1, "it does not answer");
+}
+
+#[test]
+fn health_takes_the_admin_address_where_the_server_does() {
+    let stub = Stub::answering("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 Fine\r\n\r\n");
+    let (good, bad) = (stub.address.to_string(), nobody().to_string());
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tallyring.toml");
+    fs::write(&file, format!("admin = \"{good}\"\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let ask = |flags: &[&str], variable: Option<&str>| {
+        let mut command = tallyring();
+        command.arg("health").args(flags);
+        variable.map(|value| command.env("TALLYRING_ADMIN", value));
+        command.output().unwrap().status.code().unwrap()
+    };
+    assert_eq!(ask(&["--config", file], None), 0);
+    assert_eq!(ask(&["--config", file], Some(&bad)), 1);
+    assert_eq!(ask(&["--config", file, "--admin", &good], Some(&bad)), 0);
+    assert_eq!(ask(&[], Some(&good)), 0);
+}
+
+#[test]
+fn health_says_what_is_wrong() {
+    check_health(&["--admin", "off"], 1, "admin: it is off");
+    check_health(&["--admin", "127.0.0.1:0"], 1, "no port to ask at");
+    check_health(&["--config", "/no/such/file"], 1, "/no/such/file");
+    check_health(&["--url", "https://a/"], 2, "https:// is not supported");
+    check_health(&["--admin", &nobody().to_string()], 1, "refused");
+    for (answer, words) in [
+        ("SSH-2.0-OpenSSH_9.2\r\n", "malformed"),
+        ("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", "it answers 500"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", "answers 200"),
+    ] {
+        let stub = Stub::answering(answer);
+        let code = i32::from(!words.ends_with("200"));
+        check_health(&["--admin", &stub.address.to_string()], code, words);
+    }
+    let closing = Stub::start(|_, _| {});
+    check_health(&["--admin", &closing.address.to_string()], 1, "it does not answer");
+    let (silent, _gate, _arrived) = Stub::gated();
+    let address = silent.address.to_string();
+    check_health(&["--admin", &address, "--timeout", "50ms"], 1, "timed out");
+}
+
+#[test]
+fn a_counter_is_asked_by_its_url() {
+    let mut counter = Server::start(&["counter", "--store", "memory"], &[]);
+    let url = format!("http://{}/counters", counter.address);
+    check_health(&["--url", &url], 0, "answers 200");
+    counter.stop();
+    check_health(&["--url", &url], 1, "it does not answer");
+}
+
+/// The service manager's end of the notifications.
+struct Manager {
+    socket: UnixDatagram,
+    path: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify").to_str().unwrap().to_owned();
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, path, _directory: directory }
+    }
+
+    fn hear(&self) -> String {
+        let mut buffer = [0; 1024];
+        let count = self.socket.recv(&mut buffer).expect("a notification");
+        String::from_utf8(buffer[..count].to_vec()).unwrap().trim_end().to_owned()
+    }
+
+    /// What it hears next but for the watchdog's food.
+    fn hear_news(&self) -> String {
+        std::iter::repeat_with(|| self.hear()).find(|said| said != "WATCHDOG=1").unwrap()
+    }
+}
+
+#[test]
+fn the_service_manager_hears_of_start_reload_and_stop() {
+    let stub = Stub::answering(COUNTED);
+    let url = stub.url();
+    for arguments in [
+        &["serve", "--workers", "2", "--counter", &url][..],
+        &["serve", "--workers", "2"],
+        &["counter", "--store", "memory"],
+    ] {
+        let manager = Manager::new();
+        let environment = [("NOTIFY_SOCKET", manager.path.as_str()), ("WATCHDOG_USEC", "20000")];
+        let mut server = Server::start(arguments, &environment);
+        assert_eq!(manager.hear(), "READY=1", "{arguments:?}");
+        // As often as it is waited for, since all workers answer.
+        for _ in 0..5 {
+            assert_eq!(manager.hear(), "WATCHDOG=1", "{arguments:?}");
+        }
+        server.signal("-HUP");
+        let reloading = manager.hear_news();
+        assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+        assert_eq!(manager.hear_news(), "READY=1");
+        server.stop();
+        assert_eq!(manager.hear_news(), "STOPPING=1");
+    }
+}
+
+#[test]
+fn a_service_manager_that_is_gone_stops_nothing() {
+    let stub = Stub::answering(COUNTED);
+    let arguments = ["serve", "--workers", "1", "--counter", &stub.url()];
+    let environment = [("NOTIFY_SOCKET", "/no/such/socket"), ("WATCHDOG_USEC", "20000")];
+    let mut server = Server::start(&arguments, &environment);
+    assert_eq!(server.visit(), WELCOME);
+    server.stop();
+}
+
+/// `tallyring` with `socket` as the first that is handed down.
+fn handed(socket: impl Into<OwnedFd>, arguments: &[&str]) -> Command {
+    let mut command = Command::new("bash");
+    let script = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
+    command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_tallyring")]).args(arguments);
+    command.stdin(Stdio::from(socket.into()));
+    command
+}
+
+fn start_handed(socket: &TcpListener, arguments: &[&str]) -> Server {
+    let command = handed(socket.try_clone().unwrap(), arguments);
+    Server::spawn(command, tempfile::tempdir().unwrap())
+}
+
+#[test]
+fn a_socket_that_was_handed_down_outlives_the_server() {
+    let stub = Stub::answering(COUNTED);
+    let url = stub.url();
+    for driver in ["auto", "epoll"] {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let arguments = ["serve", "--workers", "2", "--driver", driver, "--counter", &url];
+        let arguments = [&arguments[..], &["--admin", "off", "--listen", "127.0.0.1:1"]].concat();
+        for _ in 0..3 {
+            // They come while nobody is there, and wait.
+            let mut early: Vec<_> = (0..20).map(|_| Client::connect(address)).collect();
+            early.iter_mut().for_each(|client| client.send(get_request("/")));
+            let mut server = start_handed(&socket, &arguments);
+            assert_eq!(server.address, address);
+            for client in &mut early {
+                assert_eq!(client.response().body, WELCOME, "{driver}");
+            }
+            assert_eq!(server.visit(), WELCOME);
+            drop(early);
+            server.stop();
+        }
+    }
+}
+
+#[test]
+fn a_counter_serves_on_a_socket_that_was_handed_down() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut early = Client::connect(socket.local_addr().unwrap());
+    early.send("POST /counter HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    let mut counter = start_handed(&socket, &["counter", "--store", "memory"]);
+    assert_eq!(early.response().body.trim_end(), "1");
+    drop(early);
+    counter.stop();
+}
+
+#[test]
+fn what_is_no_listening_socket_is_refused() {
+    let stub = Stub::answering(COUNTED);
+    let connected = TcpStream::connect(stub.address).unwrap();
+    let (datagram, _other) = UnixDatagram::pair().unwrap();
+    let null = fs::File::open("/dev/null").unwrap();
+    for socket in [OwnedFd::from(connected), datagram.into(), null.into()] {
+        let output = handed(socket, &["serve", "--admin", "off"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("socket 1 of the service manager's"), "{said}");
+    }
+}
+
+#[test]
+fn sockets_of_another_process_are_not_taken() {
+    let stub = Stub::answering(COUNTED);
+    let environment = [("LISTEN_FDS", "1"), ("LISTEN_PID", "1")];
+    let mut server = Server::start(&["serve", "--counter", &stub.url()], &environment);
+    assert_eq!(server.visit(), WELCOME);
+    server.stop();
+}
+
+#[test]
+fn an_idle_client_may_send_one_more_request() {
+    for driver in ["auto", "epoll"] {
+        let stub = Stub::answering(COUNTED);
+        let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
+        let mut client = server.client();
+        assert_eq!(client.get("/").body, WELCOME);
+        // Stopped, it learns of the signal and of the request at the same time.
+        server.signal("-STOP");
+        client.send(get_request("/"));
+        server.signal("-TERM");
+        server.signal("-CONT");
+        server.wait_for_line("no new connections");
+        assert_eq!(client.response().body, WELCOME, "{driver}");
+        server.wait();
+        // And one whose request comes after the signal was heard.
+        let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
+        let mut client = server.client();
+        assert_eq!(client.get("/").body, WELCOME);
+        server.signal("-TERM");
+        server.wait_for_line("no new connections");
+        let last = client.get("/");
+        assert_eq!((last.body.as_str(), last.field("connection")), (WELCOME, Some("close")));
+        assert!(client.is_closed());
+        server.wait();
+    }
+}
