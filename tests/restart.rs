@@ -1,0 +1,163 @@
+//! A server is replaced under load, and no request is lost: by a second one on the same port, and by one
+//! on the same socket. TALLYRING_RESTARTS=N sets how often.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use common::{COUNTED, PATIENCE, Server, Stub, WELCOME, serve};
+
+/// Clients that keep their connection, and as many that open one for each request.
+const CLIENTS: usize = 8;
+/// Requests that are answered between two restarts.
+const REQUESTS: u64 = 2_000;
+
+/// Clients that ask without a pause until they are told to stop.
+struct Load {
+    over: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    clients: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn start(address: SocketAddr) -> Self {
+        let (over, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let clients = (0..2 * CLIENTS).map(|number| {
+            let (over, answered) = (Arc::clone(&over), Arc::clone(&answered));
+            thread::spawn(move || ask_on(address, number < CLIENTS, &over, &answered))
+        });
+        let clients = clients.collect();
+        Self { over, answered, clients }
+    }
+
+    /// Waits until so many more are answered.
+    fn wait_for(&self, more: u64) {
+        let wanted = self.answered.load(Ordering::Relaxed) + more;
+        while self.answered.load(Ordering::Relaxed) < wanted {
+            assert!(!self.clients.iter().any(JoinHandle::is_finished), "a client has given up");
+            thread::yield_now();
+        }
+    }
+
+    /// The requests that were answered, and what became of each that was not.
+    fn stop(self) -> (u64, Vec<String>) {
+        self.over.store(true, Ordering::Relaxed);
+        let lost = self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        (self.answered.load(Ordering::Relaxed), lost)
+    }
+}
+
+/// Asks over and over; says what became of each request that was not answered as it should be. A
+/// request is never sent twice.
+fn ask_on(
+    address: SocketAddr,
+    keeps: bool,
+    over: &AtomicBool,
+    answered: &AtomicU64,
+) -> Vec<String> {
+    const LOST_MAX: usize = 100;
+    let mut lost = Vec::new();
+    let mut kept = None;
+    while !over.load(Ordering::Relaxed) && lost.len() < LOST_MAX {
+        let fresh = kept.is_none();
+        let result = kept.take().map_or_else(|| connect(address), Ok).and_then(|stream| {
+            kept = ask(stream, keeps)?;
+            Ok(())
+        });
+        match result {
+            Ok(()) => {
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => lost.push(format!("keeps: {keeps}, fresh: {fresh}: {error}")),
+        }
+    }
+    lost
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// One request; the connection, if it may carry another.
+fn ask(mut stream: TcpStream, keeps: bool) -> io::Result<Option<TcpStream>> {
+    let close = if keeps { "" } else { "Connection: close\r\n" };
+    stream.write_all(format!("GET / HTTP/1.1\r\nHost: a\r\n{close}\r\n").as_bytes())?;
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 1024];
+    while !bytes.ends_with(WELCOME.as_bytes()) {
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::Error::other(format!("cut after {} bytes", bytes.len()))),
+            count => bytes.extend_from_slice(&buffer[..count]),
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+    Ok((!text.contains("connection: close")).then_some(stream))
+}
+
+fn restarts() -> u64 {
+    std::env::var("TALLYRING_RESTARTS").map_or(2, |text| text.parse().unwrap())
+}
+
+#[track_caller]
+fn check_nothing_lost(load: Load) {
+    let (answered, lost) = load.stop();
+    println!("{answered} requests answered over {} restarts, {} lost", restarts(), lost.len());
+    assert_eq!(lost, [""; 0], "lost, of {answered} answered");
+}
+
+#[test]
+fn a_second_server_on_the_same_port_takes_over() {
+    let stub = Stub::answering(COUNTED);
+    let url = stub.url();
+    let mut first = serve(&["--counter", &url, "--share-port"]);
+    let address = first.address.to_string();
+    let load = Load::start(first.address);
+    for _ in 0..restarts() {
+        load.wait_for(REQUESTS);
+        let second = serve(&["--counter", &url, "--share-port", "--listen", &address]);
+        load.wait_for(REQUESTS);
+        first.stop();
+        first = second;
+    }
+    load.wait_for(REQUESTS);
+    check_nothing_lost(load);
+    first.stop();
+}
+
+#[test]
+fn a_server_on_the_same_socket_takes_over() {
+    let stub = Stub::answering(COUNTED);
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let start = || {
+        let mut command = Command::new("bash");
+        let script = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
+        command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_tallyring"), "serve"]);
+        command.args(["--workers", "2", "--admin", "off", "--counter", &stub.url()]);
+        command.stdin(Stdio::from(std::os::fd::OwnedFd::from(socket.try_clone().unwrap())));
+        Server::spawn(command, tempfile::tempdir().unwrap())
+    };
+    let mut server = start();
+    let load = Load::start(server.address);
+    for _ in 0..restarts() {
+        load.wait_for(REQUESTS);
+        server.stop();
+        server = start();
+    }
+    load.wait_for(REQUESTS);
+    check_nothing_lost(load);
+    server.stop();
+}
