@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# The images and what runs them, with real containers: docker/test.sh
+#
+# Uses the engine that runs here. Where none does, it starts one by hand, as root, with all its files in a
+# directory of its own; where none is installed, it installs Debian's first. Builds the base images where
+# they are missing, since a machine without a registry is to be able to test. What it has made, it removes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scratch=$(mktemp -d)
+project=tallyring-test-$$
+image=$project
+bench_image=$project-bench
+engine=
+stub=
+failed=0
+
+finish() {
+    status=$?
+    if [ -n "$stub" ]; then kill "$stub" 2>/dev/null || true; fi
+    if docker info >/dev/null 2>&1; then
+        compose down -v >/dev/null 2>&1 || true
+        docker ps -aq --filter "label=$project" | xargs -r docker rm -vf >/dev/null || true
+        docker rmi -f "$image" "$image-binary" "$bench_image" >/dev/null 2>&1 || true
+    fi
+    if [ -n "$engine" ]; then
+        kill "$engine" 2>/dev/null || true
+        wait "$engine" 2>/dev/null || true
+    fi
+    rm -rf "$scratch"
+    exit "$status"
+}
+trap finish EXIT
+
+step() { printf '\n-- %s\n' "$*"; }
+
+# expect WHAT COMMAND...: prints whether it succeeds, and what it says if not.
+expect() {
+    local what=$1
+    shift
+    if "$@" >"$scratch/said" 2>&1; then
+        echo "ok      $what"
+    else
+        echo "FAILED  $what"
+        sed 's/^/        /' "$scratch/said"
+        failed=$((failed + 1))
+    fi
+}
+
+# within SECONDS COMMAND...: tries until it succeeds; what it said last, if it does not.
+within() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" >"$scratch/tried" 2>&1; do
+        if [ "$SECONDS" -ge "$end" ]; then cat "$scratch/tried"; return 1; fi
+        sleep 0.1
+    done
+}
+
+equal() { [ "$1" = "$2" ] || { echo "$1, not $2"; return 1; }; }
+holds() { case "$1" in *"$2"*) ;; *) echo "no \"$2\" in: $1"; return 1 ;; esac; }
+under() { [ "$1" -lt "$2" ] || { echo "$1, not under $2"; return 1; }; }
+
+install_tools() {
+    local packages=()
+    command -v dockerd >/dev/null || docker info >/dev/null 2>&1 || packages+=(docker.io iptables)
+    docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null ||
+        packages+=(docker-compose)
+    command -v debootstrap >/dev/null || packages+=(debootstrap)
+    command -v curl >/dev/null || packages+=(curl)
+    python3 -c 'import yaml' 2>/dev/null || packages+=(python3-yaml)
+    if [ ${#packages[@]} -gt 0 ]; then
+        echo "installing ${packages[*]}"
+        apt-get update -qq
+        apt-get install -y -qq --no-install-recommends "${packages[@]}" >"$scratch/apt.log" 2>&1 ||
+            { tail -n 20 "$scratch/apt.log"; return 1; }
+    fi
+}
+
+start_engine() {
+    if docker info >/dev/null 2>&1; then return; fi
+    export DOCKER_HOST=unix://$scratch/docker.sock
+    dockerd --data-root "$scratch/data" --exec-root "$scratch/exec" --pidfile "$scratch/pid" \
+        -H "$DOCKER_HOST" >"$scratch/engine.log" 2>&1 &
+    engine=$!
+    if ! within 60 docker info; then
+        echo "FAILED  no container engine can run here; it says:"
+        grep -vE 'level=(info|debug)' "$scratch/engine.log" | tail -n 20
+        exit 1
+    fi
+}
+
+compose() {
+    # Where it looks for the profile differs between versions; here both find it.
+    local command=(docker compose)
+    docker compose version >/dev/null 2>&1 || command=(docker-compose)
+    (cd docker && TALLYRING_IMAGE=$image TALLYRING_BENCH_IMAGE=$bench_image \
+        "${command[@]}" -p "$project" "$@")
+}
+
+build() {
+    # The host's network: a machine may reach its registries from nowhere else.
+    docker build --network host "$@" >"$scratch/build.log" 2>&1 || { tail -n 40 "$scratch/build.log"; return 1; }
+}
+
+# start NAME [OPTION]... [-- ARGUMENT...]: a container of the image, with its admin listener in reach.
+start() {
+    local name=$1 options=()
+    shift
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1"); shift; done
+    if [ $# -gt 0 ]; then shift; fi
+    docker run -d --label "$project" --name "$project-$name" -e TALLYRING_ADMIN=0.0.0.0:9300 \
+        "${options[@]}" "$image" "$@" >/dev/null
+    within 30 started "$name" || { docker logs "$project-$name"; return 1; }
+}
+
+inspect() { docker inspect -f "$2" "$project-$1"; }
+started() { docker logs "$project-$1" 2>&1 | grep -q 'tallyring .*http'; }
+log() { docker logs "$project-$1" 2>&1; }
+address() { inspect "$1" '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'; }
+visit() { curl -sS --max-time 10 "http://$(address "$1"):3000/"; }
+metrics() { curl -sS --max-time 10 "http://$(address "$1"):9300/metrics"; }
+rings() { ls -l "/proc/$(inspect "$1" '{{.State.Pid}}')/fd" | grep -c io_uring || true; }
+field() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$(inspect "$1" '{{.State.Pid}}')/status"; }
+remove() { docker rm -vf "$project-$1" >/dev/null; }
+visit_is() { equal "$(visit "$1")" "Welcome to my site!"; }
+log_holds() { holds "$(log "$1")" "$2"; }
+metrics_hold() { holds "$(metrics "$1")" "$2"; }
+health_is() { equal "$(inspect "$1" '{{.State.Health.Status}}')" "$2"; }
+stops() {
+    docker stop "$project-$1" >/dev/null
+    equal "$(inspect "$1" '{{.State.ExitCode}}')" 0
+}
+
+# runs_on NAME DRIVER: seen in the log, in the metrics and in the open files.
+runs_on() {
+    expect "$1: its log says $2" log_holds "$1" "by $2 ("
+    expect "$1: its metrics say $2" metrics_hold "$1" "driver=\"$2\"} 1"
+    case $2 in
+        io_uring) expect "$1: it holds a ring for each worker" test "$(rings "$1")" -gt 0 ;;
+        *) expect "$1: it holds no ring" equal "$(rings "$1")" 0 ;;
+    esac
+    expect "$1: a visitor is welcomed" visit_is "$1"
+}
+
+step "the engine and the images"
+install_tools
+start_engine
+echo "engine $(docker version -f '{{.Server.Version}}')"
+docker/base-images.sh "$scratch"
+expect "the image is built" build -f docker/Dockerfile -t "$image" .
+expect "the program alone is built" build -f docker/Dockerfile --target binary -t "$image-binary" .
+expect "wrk's image is built" build -f docker/bench.Dockerfile -t "$bench_image" docker
+if [ "$failed" -gt 0 ]; then exit 1; fi
+. docker/checks.sh
+
+step "all together"
+if [ "$failed" -gt 0 ]; then echo "$failed checks failed"; exit 1; fi
+echo "all checks passed"
