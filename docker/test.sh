@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The images and what runs them, with real containers: docker/test.sh
+# The images, what runs them, and the Debian package, with real containers: docker/test.sh
 #
 # Uses the engine that runs here. Where none does, it starts one by hand, as root, with all its files in a
 # directory of its own; where none is installed, it installs Debian's first. Builds the base images where
@@ -20,7 +20,7 @@ finish() {
     if docker info >/dev/null 2>&1; then
         compose down -v >/dev/null 2>&1 || true
         docker ps -aq --filter "label=$project" | xargs -r docker rm -vf >/dev/null || true
-        docker rmi -f "$image" "$image-binary" "$bench_image" >/dev/null 2>&1 || true
+        docker rmi -f "$image" "$image-binary" "$bench_image" "$project-systemd" >/dev/null 2>&1 || true
     fi
     if [ -n "$engine" ]; then
         kill "$engine" 2>/dev/null || true
@@ -152,6 +152,7 @@ expect "the program alone is built" build -f docker/Dockerfile --target binary -
 expect "wrk's image is built" build -f docker/bench.Dockerfile -t "$bench_image" docker
 if [ "$failed" -gt 0 ]; then exit 1; fi
 . docker/checks.sh
+. package/checks.sh
 
 step "all together"
 if [ "$failed" -gt 0 ]; then echo "$failed checks failed"; exit 1; fi

@@ -1,0 +1,71 @@
+# The Debian package and its units under a real systemd, in a container of docker/test.sh's.
+
+inside() { docker exec "$project-systemd" bash -c "$1"; }
+main_pid() { inside "systemctl show -p MainPID --value tallyring"; }
+is_new_pid() { inside "systemctl is-active tallyring" && [ "$(main_pid)" != "$1" ] && served; }
+served() { equal "$(inside "curl -sS --max-time 10 http://127.0.0.1:3000/")" "Welcome to my site!"; }
+journal_holds() { holds "$(inside "journalctl --no-pager -u tallyring")" "$1"; }
+
+step "the Debian package"
+if ! command -v cargo-deb >/dev/null; then
+    expect "cargo-deb is installed" cargo install --quiet --locked cargo-deb --root "$scratch/cargo"
+    PATH=$scratch/cargo/bin:$PATH
+fi
+# Of the program that the image has, so that it is built once and has no libraries to depend on.
+target=$(uname -m)-unknown-linux-musl
+mkdir -p "$scratch/target/$target/release"
+cp "$scratch/tallyring" "$scratch/target/$target/release/tallyring"
+expect "it is made" env CARGO_TARGET_DIR="$scratch/target" \
+    cargo deb --locked --no-build --target "$target" -o "$scratch/tallyring.deb"
+expect "systemd's image is built" build -f package/test.Dockerfile -t "$project-systemd" package
+# As much as systemd needs to set up cgroups and sandboxes. Not --privileged, which asks for
+# capabilities that a machine which is itself a guest may not have.
+docker run -d --label "$project" --name "$project-systemd" --cap-add SYS_ADMIN --cap-add NET_ADMIN \
+    --cap-add SYS_PTRACE --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
+    --cgroupns host -v /sys/fs/cgroup:/sys/fs/cgroup:rw --tmpfs /run --tmpfs /run/lock \
+    "$project-systemd" >/dev/null
+expect "systemd runs" within 60 inside "systemctl is-system-running | grep -E 'running|degraded'"
+docker cp "$scratch/tallyring.deb" "$project-systemd:/tallyring.deb" >/dev/null
+expect "it installs" inside "dpkg -i /tallyring.deb"
+expect "the service is ready and a visitor is welcomed" served
+expect "it serves on the socket unit's socket" journal_holds "listening on 1 of the service manager's"
+expect "the system-call filter lets it use io_uring" journal_holds "by io_uring ("
+expect "it is nobody known" inside "! grep -q '^Uid:.*\b0\b' /proc/$(main_pid)/status"
+expect "its file is in its state directory" inside "test -s /var/lib/tallyring/counter.redb"
+units="/lib/systemd/system/tallyring.service /lib/systemd/system/tallyring.socket"
+expect "systemd-analyze verify finds nothing" inside "test -z \"\$(systemd-analyze verify $units 2>&1)\""
+expect "systemd-analyze security finds an exposure under 1.5" \
+    inside "systemd-analyze security --threshold=15 tallyring"
+
+step "a restart under load"
+docker exec "$project-systemd" wrk -t1 -c16 -d8s http://127.0.0.1:3000/ >"$scratch/load" 2>&1 &
+load=$!
+for _ in 1 2 3; do
+    pid=$(main_pid)
+    expect "systemctl restart" inside "sleep 0.5; systemctl restart tallyring"
+    expect "another process serves" is_new_pid "$pid"
+done
+pid=$(main_pid)
+expect "an upgrade installs" inside "dpkg -i /tallyring.deb"
+expect "and another process serves" is_new_pid "$pid"
+expect "systemctl reload" inside "systemctl reload tallyring"
+expect "the pages are read anew" within 5 journal_holds "SIGHUP: the pages were read anew"
+wait "$load" || true
+expect "wrk has seen no error" bash -c "grep 'requests in' '$scratch/load' && ! grep -E 'Non-2xx|Socket errors' '$scratch/load'"
+sed -n 's/^ *\(.*requests in.*\)/        \1/p' "$scratch/load"
+
+step "a server that hangs, and one that dies"
+inside "mkdir -p /run/systemd/system/tallyring.service.d &&
+    printf '[Service]\nWatchdogSec=2s\n' >/run/systemd/system/tallyring.service.d/test.conf &&
+    systemctl daemon-reload && systemctl restart tallyring"
+pid=$(main_pid)
+expect "it lives on while its workers answer" inside "sleep 4; test \$(systemctl show -p MainPID --value tallyring) = $pid"
+inside "kill -STOP $pid"
+expect "the watchdog ends one that hangs, and another serves" within 20 is_new_pid "$pid"
+expect "systemd says why" journal_holds "Watchdog timeout"
+pid=$(main_pid)
+inside "kill -KILL $pid"
+expect "one that dies is followed by another" within 20 is_new_pid "$pid"
+expect "it is removed" inside "dpkg --purge tallyring"
+expect "nobody listens any more" inside "! curl -sS --max-time 5 http://127.0.0.1:3000/"
+expect "nothing of it is left" inside "! test -e /var/lib/private/tallyring && ! test -e /usr/bin/tallyring"
