@@ -33,7 +33,7 @@ expect "the system-call filter lets it use io_uring" journal_holds "by io_uring 
 expect "it is nobody known" inside "! grep -q '^Uid:.*\b0\b' /proc/$(main_pid)/status"
 expect "its file is in its state directory" inside "test -s /var/lib/tallyring/counter.redb"
 units="/lib/systemd/system/tallyring.service /lib/systemd/system/tallyring.socket"
-expect "systemd-analyze verify finds nothing" inside "test -z \"\$(systemd-analyze verify $units 2>&1)\""
+expect "systemd-analyze verify finds nothing" inside "! systemd-analyze verify $units 2>&1 | grep ."
 expect "systemd-analyze security finds an exposure under 1.5" \
     inside "systemd-analyze security --threshold=15 tallyring"
 

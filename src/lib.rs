@@ -3,6 +3,7 @@
 //! The crate in reading order, each part with what it promises to the next:
 //!
 //! - [`cli`]: arguments in, exit status out.
+//! - `health`: one question to a running server.
 //! - `config`: flags, environment and file become one validated value, which is then only read.
 //! - `server`: binds everything, starts the workers, waits for a signal, drains.
 //! - `worker`: what one core owns. Workers share nothing while they serve.
