@@ -88,6 +88,8 @@ pub struct Connection<S> {
     inbox: Inbox,
     scan: HeadScan,
     pace: Pace,
+    /// The form of the answer to the request whose body is being read; `None` while it is a head.
+    body_of: Option<Form>,
 }
 
 /// Why a conversation ends before its last answer.
@@ -141,6 +143,7 @@ impl<S: Stream> Connection<S> {
             inbox: Inbox::default(),
             scan: HeadScan::default(),
             pace: Pace::default(),
+            body_of: None,
         }
     }
 
@@ -266,6 +269,7 @@ impl<S: Stream> Connection<S> {
         mut alone: Alone<V::Pending>,
     ) -> Result<(), End> {
         if !alone.body.is_empty() {
+            self.body_of = Some(alone.turn.form);
             if alone.expects_continue && self.inbox.unread().is_empty() {
                 // RFC 9110 section 10.1.1: a final status at once if the body will not be read.
                 if alone.body.is_known_too_large() {
@@ -277,6 +281,7 @@ impl<S: Stream> Connection<S> {
                 self.seat.clients().keep(outbox);
             }
             self.discard_body(&mut alone.body).await?;
+            self.body_of = None;
         }
         service.start(&mut alone.turn.pending);
         self.answer(service, &mut Batch::from_iter([alone.turn])).await
@@ -344,8 +349,14 @@ impl<S: Stream> Connection<S> {
     /// Tells the client what was wrong, then sees to it that the answer arrives.
     async fn refuse(&mut self, refusal: Refusal) {
         self.seat.clients().metrics().bad_requests.increment();
+        // RFC 9110 section 9.3.2: no content in an answer to a HEAD. A client would take it for the
+        // beginning of the next answer.
+        let head_only = match self.body_of {
+            Some(form) => form.head_only,
+            None => request::is_head(self.inbox.unread()),
+        };
         let mut outbox = self.seat.clients().outbox();
-        outbox.push_refusal(refusal);
+        outbox.push_refusal(refusal, head_only);
         if outbox.flush(&mut self.stream, &self.seat).await.is_ok() {
             self.linger().await;
         }

@@ -66,11 +66,12 @@ impl Outbox {
         }
     }
 
-    /// Adds the answer to a request that is not served: one line that says why.
-    pub fn push_refusal(&mut self, refusal: Refusal) {
+    /// Adds the answer to a request that is not served: one line that says why, which a `HEAD` does
+    /// not get to see.
+    pub fn push_refusal(&mut self, refusal: Refusal, head_only: bool) {
         let text = format!("{}\n", refusal.reason);
         let answer = render::text(refusal.status, text, clock::unix_seconds());
-        self.push(&answer, Form { head_only: false, close: true, keep_alive: false });
+        self.push(&answer, Form { head_only, close: true, keep_alive: false });
     }
 
     /// Adds an interim response as it is.

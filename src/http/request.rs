@@ -91,8 +91,7 @@ pub fn parse<'a>(
     limits: &HeadLimits,
     body_bytes_max: u64,
 ) -> Result<Option<Whole<'a>>, Refusal> {
-    // RFC 9112 section 2.2: a server should ignore at least one empty line before the request line.
-    let empty_lines = 2 * bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count();
+    let empty_lines = empty_lines(bytes);
     let message = &bytes[empty_lines..];
     if empty_lines >= limits.head_bytes_max {
         return Err(Refusal::bad("too many empty lines before the request"));
@@ -120,6 +119,17 @@ pub fn parse<'a>(
     };
     let request = parse_head(&message[..end], limits, body_bytes_max)?;
     Ok(Some(Whole { request, head_bytes: empty_lines + end }))
+}
+
+/// Whether a request that begins in `bytes`, whole or not, blameless or not, is a `HEAD`.
+pub fn is_head(bytes: &[u8]) -> bool {
+    bytes[empty_lines(bytes)..].starts_with(b"HEAD ")
+}
+
+/// RFC 9112 section 2.2: a server should ignore at least one empty line before the request line. How
+/// many bytes of them there are.
+fn empty_lines(bytes: &[u8]) -> usize {
+    2 * bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count()
 }
 
 const HEAD_TOO_LARGE: Refusal = Refusal::new(431, "the request head is too large");

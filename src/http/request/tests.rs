@@ -287,6 +287,18 @@ fn limits() {
 }
 
 #[test]
+fn a_head_is_known_before_it_is_whole() {
+    for bytes in ["HEAD ", "HEAD / HTTP/1.1\r\n\r\n", "\r\nHEAD  x", "\r\n\r\nHEAD / HTTP/1.1\n"] {
+        assert!(is_head(bytes.as_bytes()), "{bytes:?}");
+    }
+    for bytes in
+        ["", "\r\n", "HEAD", "HEADER / HTTP/1.1", "head / HTTP/1.1", " HEAD ", "GET /HEAD "]
+    {
+        assert!(!is_head(bytes.as_bytes()), "{bytes:?}");
+    }
+}
+
+#[test]
 fn another_protocol_is_refused_at_its_first_bytes() {
     check("\x16\x03\x01", Err(400));
     check("   \r\n\r\n", Err(400));
