@@ -226,7 +226,16 @@ impl Client {
     }
 
     pub fn response_to(&mut self, method: &str) -> Response {
-        let head = String::from_utf8(self.read_through(b"\r\n\r\n").expect("a response")).unwrap();
+        self.response_or_end(method).expect("a response")
+    }
+
+    /// The next response; `None` when the server closes in order before it begins one.
+    pub fn response_or_end(&mut self, method: &str) -> Option<Response> {
+        let Some(head) = self.read_through(b"\r\n\r\n") else {
+            assert!(self.unread.is_empty(), "a head was cut");
+            return None;
+        };
+        let head = String::from_utf8(head).unwrap();
         let status = head.split(' ').nth(1).expect(&head).parse().unwrap();
         let mut response = Response { status, head, body: String::new() };
         let length = response.field("content-length").map_or(0, |length| length.parse().unwrap());
@@ -237,7 +246,7 @@ impl Client {
             let rest = self.unread.split_off(length);
             response.body = String::from_utf8(std::mem::replace(&mut self.unread, rest)).unwrap();
         }
-        response
+        Some(response)
     }
 
     fn read_through(&mut self, end: &[u8]) -> Option<Vec<u8>> {
