@@ -9,7 +9,8 @@ use super::{
     ConfigError, HealthConfig,
     arguments::HealthArguments,
     file::{File, Text},
-    settle::{Pick, invalid, read_file},
+    pick::{Pick, read_file},
+    settle::invalid,
 };
 use crate::upstream::Target;
 

@@ -7,6 +7,7 @@ mod file;
 mod health;
 mod open_files;
 mod pages;
+mod pick;
 mod settle;
 mod values;
 

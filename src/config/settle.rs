@@ -5,12 +5,12 @@ use std::{
     collections::BTreeSet,
     env,
     fmt::Display,
-    fs, io,
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use clap::{ArgMatches, parser::ValueSource};
+use clap::ArgMatches;
 
 use super::{
     Config, CounterConfig, DRAIN_BYTES_MAX, Limits, PageFiles, RESPONSE_HEAD, ROUTES_MAX,
@@ -19,6 +19,7 @@ use super::{
     file::{File, RouteTable, Text},
     open_files::{CONNECTIONS_DEFAULT_MAX, FILES_BASE, OpenFiles},
     pages::{SORRY, WELCOME, read_pages},
+    pick::{Pick, Setting, read_file},
     values::{Cores, Period, Size},
 };
 use crate::{
@@ -63,17 +64,6 @@ pub enum ConfigError {
 
 pub(super) fn invalid(setting: impl Into<String>, problem: impl Into<String>) -> ConfigError {
     ConfigError::Value { setting: setting.into(), problem: problem.into() }
-}
-
-/// A setting as it was settled, for a person.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
-    /// Its name, as in the file.
-    pub name: String,
-    /// Its value.
-    pub value: String,
-    /// Where the value came from.
-    pub source: String,
 }
 
 /// All settings.
@@ -254,55 +244,6 @@ pub fn counter_clients(connections_max: usize) -> ClientLimits {
 const RESPONSE_HEAD_AS_REQUEST: HeadLimits =
     HeadLimits { head_bytes_max: 16 * 1024, head_fields_max: 100, target_bytes_max: 8 * 1024 };
 
-/// Takes each setting from the first place that gives one, and notes which.
-pub(super) struct Pick<'a> {
-    matches: &'a ArgMatches,
-    file: Option<PathBuf>,
-    settings: Vec<Setting>,
-}
-
-impl<'a> Pick<'a> {
-    pub(super) fn new(matches: &'a ArgMatches, file: Option<PathBuf>) -> Self {
-        Self { matches, file, settings: Vec::new() }
-    }
-
-    fn value<T>(
-        &mut self,
-        name: &str,
-        argument: T,
-        file: Option<T>,
-        show: impl Fn(&T) -> String,
-    ) -> T {
-        let (value, source) = match self.matches.value_source(&name.replace('-', "_")) {
-            Some(ValueSource::CommandLine) => (argument, format!("flag --{name}")),
-            Some(ValueSource::EnvVariable) => {
-                let variable = name.replace('-', "_").to_uppercase();
-                (argument, format!("environment TALLYRING_{variable}"))
-            }
-            _ => match (file, &self.file) {
-                (Some(value), Some(path)) => (value, format!("file {}", path.display())),
-                _ => (argument, String::from("default")),
-            },
-        };
-        self.settings.push(Setting { name: name.to_owned(), value: show(&value), source });
-        value
-    }
-
-    pub(super) fn shown<T: Display>(&mut self, name: &str, argument: T, file: Option<T>) -> T {
-        self.value(name, argument, file, T::to_string)
-    }
-
-    fn option<T>(
-        &mut self,
-        name: &str,
-        argument: Option<T>,
-        file: Option<T>,
-        show: impl Fn(&Option<T>) -> String,
-    ) -> Option<T> {
-        self.value(name, argument, file.map(Some), show)
-    }
-}
-
 fn or_auto<T: Display>(value: &Option<T>) -> String {
     value.as_ref().map_or_else(|| String::from("auto"), T::to_string)
 }
@@ -312,19 +253,6 @@ fn or_text(text: &'static str) -> impl Fn(&Option<PathBuf>) -> String {
         Some(path) => path.display().to_string(),
         None => format!("the text {text:?}"),
     }
-}
-
-pub(super) fn read_file(path: &Path) -> Result<File, ConfigError> {
-    let text =
-        fs::read_to_string(path).map_err(|error| ConfigError::File(path.to_owned(), error))?;
-    toml::from_str(&text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start);
-        ConfigError::Syntax {
-            path: path.to_owned(),
-            line: 1 + text[..start.min(text.len())].matches('\n').count(),
-            message: error.message().replace('\n', " "),
-        }
-    })
 }
 
 fn check_listen(listen: &[SocketAddr]) -> Result<(), ConfigError> {
@@ -475,31 +403,4 @@ fn default_store(data_dir: Option<PathBuf>) -> Result<store::Kind, ConfigError> 
         invalid("data-dir", "no place for the counter's file is known (HOME is not set); give one")
     })?;
     Ok(store::Kind::Redb(directory.join("counter.redb")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_names_the_line_of_its_error() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("tallyring.toml");
-        for (text, line, word) in [
-            ("driver = \"auto\"\nlisten = 5\n", 2, "listen"),
-            ("\n\ncolour = \"red\"\n", 3, "colour"),
-            ("counter-timeout = \"soon\"\n", 1, "soon"),
-            ("counter = \"https://a/\"\n", 1, "https"),
-            ("[[route]]\npath = \"/\"\nmethods = [\"PUT\"]\n", 3, "PUT"),
-        ] {
-            fs::write(&path, text).unwrap();
-            match read_file(&path) {
-                Err(ConfigError::Syntax { line: at, message, .. }) => {
-                    assert_eq!(at, line, "{text:?}: {message}");
-                    assert!(message.contains(word) || word == "listen", "{text:?}: {message}");
-                }
-                other => panic!("{text:?}: {:?}", other.err()),
-            }
-        }
-    }
 }

@@ -1,0 +1,112 @@
+//! Where settings come from: each takes its value from the first place that gives one, and notes which.
+
+use std::{
+    fmt::Display,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{ArgMatches, parser::ValueSource};
+
+use super::{ConfigError, file::File};
+
+/// A setting as it was settled, for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name, as in the file.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Where the value came from.
+    pub source: String,
+}
+
+/// Takes each setting from the first place that gives one, and notes which.
+pub(super) struct Pick<'a> {
+    matches: &'a ArgMatches,
+    pub(super) file: Option<PathBuf>,
+    pub(super) settings: Vec<Setting>,
+}
+
+impl<'a> Pick<'a> {
+    pub(super) fn new(matches: &'a ArgMatches, file: Option<PathBuf>) -> Self {
+        Self { matches, file, settings: Vec::new() }
+    }
+
+    pub(super) fn value<T>(
+        &mut self,
+        name: &str,
+        argument: T,
+        file: Option<T>,
+        show: impl Fn(&T) -> String,
+    ) -> T {
+        let (value, source) = match self.matches.value_source(&name.replace('-', "_")) {
+            Some(ValueSource::CommandLine) => (argument, format!("flag --{name}")),
+            Some(ValueSource::EnvVariable) => {
+                let variable = name.replace('-', "_").to_uppercase();
+                (argument, format!("environment TALLYRING_{variable}"))
+            }
+            _ => match (file, &self.file) {
+                (Some(value), Some(path)) => (value, format!("file {}", path.display())),
+                _ => (argument, String::from("default")),
+            },
+        };
+        self.settings.push(Setting { name: name.to_owned(), value: show(&value), source });
+        value
+    }
+
+    pub(super) fn shown<T: Display>(&mut self, name: &str, argument: T, file: Option<T>) -> T {
+        self.value(name, argument, file, T::to_string)
+    }
+
+    pub(super) fn option<T>(
+        &mut self,
+        name: &str,
+        argument: Option<T>,
+        file: Option<T>,
+        show: impl Fn(&Option<T>) -> String,
+    ) -> Option<T> {
+        self.value(name, argument, file.map(Some), show)
+    }
+}
+
+/// Reads the file of `--config`.
+pub(super) fn read_file(path: &Path) -> Result<File, ConfigError> {
+    let text =
+        fs::read_to_string(path).map_err(|error| ConfigError::File(path.to_owned(), error))?;
+    toml::from_str(&text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        ConfigError::Syntax {
+            path: path.to_owned(),
+            line: 1 + text[..start.min(text.len())].matches('\n').count(),
+            message: error.message().replace('\n', " "),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_names_the_line_of_its_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tallyring.toml");
+        for (text, line, word) in [
+            ("driver = \"auto\"\nlisten = 5\n", 2, "listen"),
+            ("\n\ncolour = \"red\"\n", 3, "colour"),
+            ("counter-timeout = \"soon\"\n", 1, "soon"),
+            ("counter = \"https://a/\"\n", 1, "https"),
+            ("[[route]]\npath = \"/\"\nmethods = [\"PUT\"]\n", 3, "PUT"),
+        ] {
+            fs::write(&path, text).unwrap();
+            match read_file(&path) {
+                Err(ConfigError::Syntax { line: at, message, .. }) => {
+                    assert_eq!(at, line, "{text:?}: {message}");
+                    assert!(message.contains(word) || word == "listen", "{text:?}: {message}");
+                }
+                other => panic!("{text:?}: {:?}", other.err()),
+            }
+        }
+    }
+}
