@@ -7,8 +7,7 @@ mod common;
 use std::{fs, net::TcpStream, process::Command, sync::mpsc};
 
 use common::{
-    COUNTED, Client, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, run, serve,
-    tallyring,
+    COUNTED, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, run, serve, tallyring,
 };
 
 #[test]
@@ -267,8 +266,7 @@ fn the_admin_listener_tells_how_it_is() {
         }
     });
     let mut server = serve(&["--counter", &stub.url(), "--workers", "1", "--admin", "127.0.0.1:0"]);
-    let address = server.address_after("admin on ");
-    let mut admin = Client::connect(address);
+    let mut admin = server.admin();
     assert_eq!(admin.get("/livez").body, "alive\n");
     assert_eq!(admin.get("/readyz").body, "ready\n");
     assert_eq!(admin.get("/").status, 404);
@@ -276,21 +274,12 @@ fn the_admin_listener_tells_how_it_is() {
     assert_eq!(client.get("/").body, WELCOME);
     let metrics = admin.get("/metrics");
     assert!(metrics.field("content-type").unwrap().starts_with("application/openmetrics-text"));
-    let sum = |row: &str| -> u64 {
-        let rows = metrics.body.lines().filter(|line| {
-            line.split_once('{').is_some_and(|(name, labels)| {
-                let (wanted, label) = row.split_once('{').unwrap();
-                name == wanted && labels.contains(label)
-            })
-        });
-        rows.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
-    };
-    assert_eq!(sum("tallyring_visits_total{outcome=\"welcomed\""), 1);
-    assert_eq!(sum("tallyring_visits_total{outcome=\"erred\""), 0);
-    assert_eq!(sum("tallyring_connections{peer=\"client\""), 1);
-    assert_eq!(sum("tallyring_visits_total{outcome=\"refused\""), 0);
-    assert_eq!(sum("tallyring_driver{driver="), 1);
     assert_eq!(metrics.body.lines().last(), Some("# EOF"));
+    assert_eq!(admin.metric("tallyring_visits_total{outcome=\"welcomed\""), 1);
+    assert_eq!(admin.metric("tallyring_visits_total{outcome=\"erred\""), 0);
+    assert_eq!(admin.metric("tallyring_connections{peer=\"client\""), 1);
+    assert_eq!(admin.metric("tallyring_visits_total{outcome=\"refused\""), 0);
+    assert_eq!(admin.metric("tallyring_driver{driver="), 1);
     // While it drains it lives and is not ready.
     client.send(get_request("/"));
     arrived.recv_timeout(PATIENCE).unwrap();

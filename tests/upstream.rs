@@ -1,4 +1,4 @@
-//! The counter as the server sees it: every framing, every fault, at most once, never mixed up.
+//! The counter as the server sees it: every framing, at most once, never mixed up.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,22 +9,13 @@ use std::{
     net::TcpListener,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
         mpsc,
     },
     thread,
 };
 
-use common::{
-    COUNTED, Client, Gate, PATIENCE, Peer, SORRY, Server, Stub, WELCOME, get_request, serve,
-};
-
-fn serve_with(stub: &Stub, flags: &[&str]) -> Server {
-    let url = stub.url();
-    let mut all = vec!["--counter", &url];
-    all.extend(flags);
-    serve(&all)
-}
+use common::{COUNTED, Client, PATIENCE, SORRY, Stub, WELCOME, get_request, serve, serve_with};
 
 /// What a visitor gets when the counter answers `answer`, twice on one connection of the client, and
 /// how many connections that took.
@@ -124,173 +115,6 @@ fn a_long_body_costs_its_connection_and_not_the_visit() {
     };
     check_framing(body(64 * 1024), WELCOME, 1);
     check_framing(body(64 * 1024 + 1), WELCOME, 2);
-}
-
-/// A counter whose first connection fails as `fail` says, and whose others count.
-#[track_caller]
-fn check_fault(fault: &str, fail: impl Fn(Peer) + Send + Sync + 'static) {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&calls);
-    let stub = Stub::start(move |number, mut peer| {
-        if number == 0 {
-            return fail(peer);
-        }
-        while peer.request().is_some() {
-            counted.fetch_add(1, Ordering::SeqCst);
-            if !peer.send(COUNTED) {
-                return;
-            }
-        }
-    });
-    let mut server = serve_with(&stub, &["--workers", "1", "--counter-timeout", "1s"]);
-    let mut client = server.client();
-    assert_eq!(client.get("/").body, SORRY, "{fault}");
-    assert_eq!(client.get("/").body, WELCOME, "after {fault}");
-    assert_eq!(client.get("/").body, WELCOME, "after {fault}");
-    drop(client);
-    // A visit that may have reached the counter was not sent again.
-    assert_eq!(calls.load(Ordering::SeqCst), 2, "{fault}");
-    assert!(server.stop().contains("2 visits welcomed, 1 erred"), "{fault}");
-}
-
-#[test]
-fn each_fault_costs_one_visit_and_no_more() {
-    check_fault("closes without a word", |mut peer| drop(peer.request()));
-    check_fault("resets", |mut peer| {
-        peer.request();
-        peer.reset();
-    });
-    check_fault("says nothing", |mut peer| while peer.request().is_some() {});
-    check_fault("half a head", |mut peer| {
-        peer.request();
-        peer.send("HTTP/1.1 200 OK\r\nContent-Le");
-    });
-    check_fault("half a head and silence", |mut peer| {
-        peer.request();
-        peer.send("HTTP/1.1 200 OK\r\nContent-Le");
-        while peer.request().is_some() {}
-    });
-    check_fault("half a body", |mut peer| {
-        peer.request();
-        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345");
-    });
-    check_fault("half a chunk", |mut peer| {
-        peer.request();
-        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12");
-    });
-    check_fault("garbage", |mut peer| {
-        peer.request();
-        peer.send([0xff; 100]);
-        while peer.request().is_some() {}
-    });
-    check_fault("a head that never ends", |mut peer| {
-        peer.request();
-        peer.send("HTTP/1.1 200 OK\r\n");
-        while peer.send("X-More: of it\r\n") {}
-    });
-    check_fault("a body that stops", |mut peer| {
-        peer.request();
-        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
-        while peer.request().is_some() {}
-    });
-    check_fault("only interim responses", |mut peer| {
-        peer.request();
-        while peer.send("HTTP/1.1 103 Early Hints\r\n\r\n") {}
-    });
-}
-
-#[test]
-fn an_answer_after_the_time_out_reaches_nobody() {
-    let (late, gate) = (Gate::default(), Gate::default());
-    let (answer_now, said) = (late.clone(), gate.clone());
-    let stub = Stub::start(move |number, mut peer| {
-        while peer.request().is_some() {
-            if number == 0 {
-                answer_now.wait();
-                peer.send("HTTP/1.1 500 Late\r\nContent-Length: 0\r\n\r\n");
-                said.open();
-            } else {
-                peer.send(COUNTED);
-            }
-        }
-    });
-    let server = serve_with(&stub, &["--workers", "1", "--counter-timeout", "1s"]);
-    let mut client = server.client();
-    assert_eq!(client.get("/").body, SORRY);
-    late.open();
-    gate.wait();
-    for _ in 0..10 {
-        assert_eq!(client.get("/").body, WELCOME);
-    }
-}
-
-#[test]
-fn an_idle_connection_that_the_counter_closed_is_noticed() {
-    // The counter closes each connection after one answer without a word of it in its head; the
-    // second close is awaited by the stub itself, through the server's own close.
-    let (closed, noticed) = mpsc::channel();
-    let stub = Stub::start(move |_, mut peer| {
-        peer.request();
-        peer.send(COUNTED);
-        peer.stream.shutdown(std::net::Shutdown::Write).unwrap();
-        // The server closes too, at once: nothing is sent into a dead connection.
-        closed.send(peer.request().is_none()).unwrap();
-    });
-    let mut server = serve_with(&stub, &["--workers", "1"]);
-    let mut client = server.client();
-    for _ in 0..20 {
-        assert_eq!(client.get("/").body, WELCOME);
-        assert!(noticed.recv_timeout(PATIENCE).unwrap());
-    }
-    drop(client);
-    assert!(server.stop().contains("20 visits welcomed, 0 erred"));
-}
-
-#[test]
-fn bytes_that_nobody_asked_for_end_an_idle_connection() {
-    let (ended, notice) = mpsc::channel();
-    let stub = Stub::start(move |_, mut peer| {
-        peer.request();
-        peer.send(COUNTED);
-        // In a segment of its own, once the first answer was used.
-        if peer.request().is_none() {
-            return;
-        }
-        peer.send(COUNTED);
-        peer.send("HTTP/1.1 500 Twice\r\nContent-Length: 0\r\n\r\n");
-        ended.send(peer.request().is_none()).unwrap();
-    });
-    let server = serve_with(&stub, &["--workers", "1"]);
-    let mut client = server.client();
-    assert_eq!(client.get("/").body, WELCOME);
-    assert_eq!(client.get("/").body, WELCOME);
-    assert!(notice.recv_timeout(PATIENCE).unwrap());
-    assert_eq!(client.get("/").body, WELCOME);
-}
-
-#[test]
-fn a_counter_that_refuses_and_comes_back() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let server = serve(&["--counter", &format!("http://{address}/counter")]);
-    for _ in 0..3 {
-        assert_eq!(server.visit(), SORRY);
-    }
-    let listener = TcpListener::bind(address).unwrap();
-    Stub::start_on(listener, |_, mut peer| while peer.request().is_some() && peer.send(COUNTED) {});
-    assert_eq!(server.visit(), WELCOME);
-}
-
-#[test]
-fn a_counter_by_name_is_found_at_the_address_that_answers() {
-    // localhost may be ::1 and 127.0.0.1; only one of them listens.
-    let stub = Stub::answering(COUNTED);
-    let url = format!("http://localhost:{}/counter", stub.address.port());
-    let server = serve(&["--counter", &url]);
-    assert_eq!(server.visit(), WELCOME);
-    let server = serve(&["--counter", "http://no-such-name.invalid/counter"]);
-    assert_eq!(server.visit(), SORRY);
 }
 
 #[test]
@@ -456,68 +280,4 @@ fn an_unused_connection_is_closed_in_time() {
     assert_eq!(server.visit(), WELCOME);
     notice.recv_timeout(PATIENCE).unwrap();
     assert_eq!(server.visit(), WELCOME);
-}
-
-#[test]
-fn a_counter_that_fails_is_left_alone_until_it_is_back() {
-    const VISITS: usize = 200;
-    let (calls, back) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let (counted, is_back) = (Arc::clone(&calls), Arc::clone(&back));
-    let stub = Stub::start(move |_, mut peer| {
-        while peer.request().is_some() {
-            counted.fetch_add(1, Ordering::SeqCst);
-            if !is_back.load(Ordering::SeqCst) || !peer.send(COUNTED) {
-                return;
-            }
-        }
-    });
-    let server = serve_with(&stub, &["--workers", "1", "--admin", "127.0.0.1:0"]);
-    let mut admin = Client::connect(server.address_after("admin on "));
-    let mut failing = || {
-        let metrics = admin.get("/metrics").body;
-        let row = metrics.lines().find(|line| line.starts_with("tallyring_counters_failing{"));
-        row.unwrap().rsplit(' ').next().unwrap().to_owned()
-    };
-    assert_eq!(failing(), "0");
-    let mut client = server.client();
-    for _ in 0..VISITS {
-        assert_eq!(client.get("/").body, SORRY);
-    }
-    server.wait_for_line("visits fail at once");
-    assert_eq!(failing(), "1");
-    // A run of failures, and a probe now and then; far from one for each visit.
-    let called = calls.load(Ordering::SeqCst);
-    assert!((10..VISITS / 2).contains(&called), "{called} calls for {VISITS} visits");
-    back.store(true, Ordering::SeqCst);
-    while client.get("/").body == SORRY {
-        thread::yield_now();
-    }
-    server.wait_for_line("the counter is back");
-    assert_eq!(failing(), "0");
-    assert_eq!(client.get("/").body, WELCOME);
-}
-
-#[test]
-fn a_visit_that_its_visitor_left_keeps_no_connection_for_ever() {
-    // The counter has one connection to give, and never answers the first call.
-    let (hung, notice) = mpsc::channel();
-    let stub = Stub::start(move |number, mut peer| {
-        while peer.request().is_some() {
-            if number == 0 {
-                hung.send(()).unwrap();
-            } else {
-                peer.send(COUNTED);
-            }
-        }
-    });
-    let flags = ["--workers", "1", "--counter-connections-max", "1", "--counter-timeout", "1s"];
-    let server = serve_with(&stub, &flags);
-    let mut visitor = server.client();
-    // The answer to the first cannot be written any more, and with it the second is given up.
-    visitor.send(get_request("/other") + &get_request("/"));
-    notice.recv_timeout(PATIENCE).unwrap();
-    Peer::from(visitor.stream).reset();
-    let mut client = server.client();
-    while client.get("/").body == SORRY {}
-    assert_eq!(client.get("/").body, WELCOME);
 }

@@ -2,16 +2,23 @@
 //!
 //! No clock synchronises anything here. Time-outs only end a test that would hang.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// No test uses all of it.
+#![allow(dead_code, unused_imports)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod beside;
+mod stub;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Condvar, Mutex, mpsc},
+    sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+pub use stub::{COUNTED, Gate, Peer, Stub};
 
 /// Long enough for the slowest machine; nothing waits for it to pass.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,6 +57,25 @@ pub fn serve(flags: &[&str]) -> Server {
     }
     all.extend(flags);
     Server::start(&all, &[])
+}
+
+/// A server whose visits go to this counter.
+pub fn serve_with(stub: &Stub, flags: &[&str]) -> Server {
+    let url = stub.url();
+    let mut all = vec!["--counter", &url];
+    all.extend(flags);
+    serve(&all)
+}
+
+/// A server with this configuration file.
+pub fn serve_by(file: &str, flags: &[&str]) -> Server {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tallyring.toml");
+    std::fs::write(&path, file).unwrap();
+    let mut all = vec!["--config", path.to_str().unwrap()];
+    all.extend(flags);
+    // The file is read once, at the start.
+    serve(&all)
 }
 
 impl Server {
@@ -141,6 +167,11 @@ impl Server {
 
     pub fn client(&self) -> Client {
         Client::connect(self.address)
+    }
+
+    /// A client of the admin listener, which must be on.
+    pub fn admin(&self) -> Client {
+        Client::connect(self.address_after("admin on "))
     }
 
     /// One request on a connection of its own.
@@ -249,6 +280,27 @@ impl Client {
         Some(response)
     }
 
+    /// The sum over all workers of a metric with a label, like `tallyring_visits_total{outcome="erred"`,
+    /// asked of the admin listener.
+    pub fn metric(&mut self, row: &str) -> u64 {
+        let (name, label) = row.split_once('{').unwrap();
+        let text = self.get("/metrics").body;
+        let rows = text.lines().filter(|line| {
+            line.split_once('{')
+                .is_some_and(|(family, rest)| family == name && rest.contains(label))
+        });
+        rows.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    /// Asks for a metric until it is `wanted`.
+    pub fn wait_for_metric(&mut self, row: &str, wanted: u64) {
+        let began = Instant::now();
+        while self.metric(row) != wanted {
+            assert!(began.elapsed() < PATIENCE, "{row} never was {wanted}");
+            thread::yield_now();
+        }
+    }
+
     fn read_through(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {
             let place = self.unread.windows(end.len()).position(|window| window == end);
@@ -277,114 +329,5 @@ impl Client {
 
     pub fn finish_sending(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
-    }
-}
-
-/// A counter that does what a test says: each connection is handed to `serve` on a thread of its own,
-/// with its number.
-pub struct Stub {
-    pub address: SocketAddr,
-}
-
-impl Stub {
-    pub fn start(serve: impl Fn(usize, Peer) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        Self::start_on(listener, serve);
-        Self { address }
-    }
-
-    pub fn start_on(listener: TcpListener, serve: impl Fn(usize, Peer) + Send + Sync + 'static) {
-        let serve = Arc::new(serve);
-        thread::spawn(move || {
-            for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
-                let serve = Arc::clone(&serve);
-                thread::spawn(move || serve(number, Peer::from(stream)));
-            }
-        });
-    }
-
-    /// A counter that says to each call what `answer` says.
-    pub fn answering(answer: &'static str) -> Self {
-        Self::start(move |_, mut peer| while peer.request().is_some() && peer.send(answer) {})
-    }
-
-    /// A counter that answers when the gate opens, and says when it has been asked.
-    pub fn gated() -> (Self, Gate, mpsc::Receiver<()>) {
-        let (gate, (asked, arrived)) = (Gate::default(), mpsc::channel());
-        let open = gate.clone();
-        let stub = Self::start(move |_, mut peer| {
-            while peer.request().is_some() {
-                asked.send(()).unwrap();
-                open.wait();
-                if !peer.send(COUNTED) {
-                    return;
-                }
-            }
-        });
-        (stub, gate, arrived)
-    }
-
-    pub fn url(&self) -> String {
-        format!("http://{}/counter", self.address)
-    }
-}
-
-pub const COUNTED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1";
-
-/// The server as a stub sees it.
-pub struct Peer {
-    pub stream: TcpStream,
-    unread: Vec<u8>,
-}
-
-impl From<TcpStream> for Peer {
-    fn from(stream: TcpStream) -> Self {
-        Self { stream, unread: Vec::new() }
-    }
-}
-
-impl Peer {
-    /// The next call's head; `None` when the connection ends.
-    pub fn request(&mut self) -> Option<String> {
-        let mut buffer = [0; 4096];
-        loop {
-            if let Some(place) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
-                let rest = self.unread.split_off(place + 4);
-                let head = std::mem::replace(&mut self.unread, rest);
-                return Some(String::from_utf8(head).unwrap());
-            }
-            match self.stream.read(&mut buffer) {
-                Ok(count @ 1..) => self.unread.extend_from_slice(&buffer[..count]),
-                _ => return None,
-            }
-        }
-    }
-
-    /// False when the connection has ended.
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.stream.write_all(bytes.as_ref()).is_ok()
-    }
-
-    /// Closes with a reset.
-    pub fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
-    }
-}
-
-/// A door that a test opens once.
-#[derive(Clone, Default)]
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    pub fn open(&self) {
-        *self.0.0.lock().unwrap() = true;
-        self.0.1.notify_all();
-    }
-
-    pub fn wait(&self) {
-        let open = self.0.0.lock().unwrap();
-        let (_open, result) = self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
-        assert!(!result.timed_out(), "the gate stayed shut");
     }
 }

@@ -16,7 +16,6 @@ mod fields;
 mod request_line;
 
 use std::{
-    fs,
     io::Write,
     sync::{
         Arc,
@@ -24,7 +23,7 @@ use std::{
     },
 };
 
-use common::{COUNTED, Client, Response, Server, Stub, WELCOME, serve};
+use common::{COUNTED, Client, Response, Server, Stub, WELCOME, serve_by};
 
 /// Cases up to this long are also sent a byte at a time.
 const BYTEWISE_MAX: usize = 120;
@@ -48,7 +47,6 @@ struct Site {
     server: Server,
     counted: Arc<AtomicUsize>,
     _stub: Stub,
-    _directory: tempfile::TempDir,
 }
 
 impl Site {
@@ -63,14 +61,9 @@ impl Site {
                 }
             }
         });
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("tallyring.toml");
-        fs::write(&file, "[[route]]\npath = \"/\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\n")
-            .unwrap();
-        let url = stub.url();
-        let config = file.to_str().unwrap();
-        let server = serve(&["--workers", "1", "--counter", &url, "--config", config]);
-        Self { server, counted, _stub: stub, _directory: directory }
+        let file = "[[route]]\npath = \"/\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\n";
+        let server = serve_by(file, &["--workers", "1", "--counter", &stub.url()]);
+        Self { server, counted, _stub: stub }
     }
 
     /// A visit, and the connection stays open.

@@ -1,0 +1,45 @@
+//! A counter that fails beside one that does not.
+
+use super::{COUNTED, Client, Server, Stub, WELCOME, serve_by};
+
+/// One worker with two pages: the visits of `/` go to the counter at `url`, those of `/well` to one that
+/// is always well.
+pub struct Site {
+    pub server: Server,
+    /// Who visits `/well`, and how often it was.
+    neighbour: Client,
+    neighbour_visits: usize,
+    _well: Stub,
+}
+
+impl Site {
+    pub fn start(url: &str, flags: &[&str]) -> Self {
+        let well = Stub::answering(COUNTED);
+        let file = format!(
+            "workers = 1\n[[route]]\npath = \"/\"\ncounter = \"{url}\"\n\
+             [[route]]\npath = \"/well\"\ncounter = \"{}\"\n",
+            well.url()
+        );
+        let mut all = vec!["--workers", "1"];
+        all.extend(flags);
+        let server = serve_by(&file, &all);
+        Self { neighbour: server.client(), server, neighbour_visits: 0, _well: well }
+    }
+
+    /// The counter beside the one that fails is not touched by that.
+    #[track_caller]
+    pub fn check_neighbour(&mut self) {
+        assert_eq!(self.neighbour.get("/well").body, WELCOME);
+        self.neighbour_visits += 1;
+    }
+
+    /// Stops it; it must have welcomed and erred so many visits of `/`.
+    #[track_caller]
+    pub fn check_total(mut self, welcomed: usize, erred: usize) {
+        drop(self.neighbour);
+        let line = self.server.stop();
+        let welcomed = welcomed + self.neighbour_visits;
+        let expected = format!("{welcomed} visits welcomed, {erred} erred, 0 refused");
+        assert!(line.contains(&expected), "not {expected}: {line}");
+    }
+}

@@ -1,0 +1,245 @@
+//! A counter that goes away and comes back, and connections to it that end while nobody uses them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use common::{
+    COUNTED, Gate, PATIENCE, Peer, SORRY, Server, Stub, WELCOME, beside::Site, get_request, serve,
+    serve_with,
+};
+
+#[test]
+fn bytes_that_nobody_asked_for_end_an_idle_connection() {
+    let (ended, notice) = mpsc::channel();
+    let stub = Stub::start(move |_, mut peer| {
+        peer.request();
+        peer.send(COUNTED);
+        // In a segment of its own, once the first answer was used.
+        if peer.request().is_none() {
+            return;
+        }
+        peer.send(COUNTED);
+        peer.send("HTTP/1.1 500 Twice\r\nContent-Length: 0\r\n\r\n");
+        ended.send(peer.request().is_none()).unwrap();
+    });
+    let server = serve_with(&stub, &["--workers", "1"]);
+    let mut client = server.client();
+    assert_eq!(client.get("/").body, WELCOME);
+    assert_eq!(client.get("/").body, WELCOME);
+    assert!(notice.recv_timeout(PATIENCE).unwrap());
+    assert_eq!(client.get("/").body, WELCOME);
+}
+
+#[test]
+fn an_idle_connection_that_the_counter_closed_is_noticed() {
+    // The counter closes each connection after one answer without a word of it in its head; the
+    // second close is awaited by the stub itself, through the server's own close.
+    let (closed, noticed) = mpsc::channel();
+    let stub = Stub::start(move |_, mut peer| {
+        peer.request();
+        peer.send(COUNTED);
+        peer.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // The server closes too, at once: nothing is sent into a dead connection.
+        closed.send(peer.request().is_none()).unwrap();
+    });
+    let mut server = serve_with(&stub, &["--workers", "1"]);
+    let mut client = server.client();
+    for _ in 0..20 {
+        assert_eq!(client.get("/").body, WELCOME);
+        assert!(noticed.recv_timeout(PATIENCE).unwrap());
+    }
+    drop(client);
+    assert!(server.stop().contains("20 visits welcomed, 0 erred"));
+}
+
+#[test]
+fn an_idle_connection_that_the_counter_ended_costs_no_visit() {
+    // In order, by a reset, and as some servers end those that were idle for long.
+    let ends: [fn(Peer); 3] = [drop, Peer::reset, |mut peer| {
+        peer.send("HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n");
+    }];
+    for end in ends {
+        let (gate, calls) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
+        let (open, counted) = (gate.clone(), Arc::clone(&calls));
+        let stub = Stub::start(move |number, mut peer| {
+            while peer.request().is_some() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                peer.send(COUNTED);
+                if number == 0 {
+                    open.wait();
+                    return end(peer);
+                }
+            }
+        });
+        let mut site = Site::start(&stub.url(), &["--admin", "127.0.0.1:0"]);
+        let mut admin = site.server.admin();
+        site.check_neighbour();
+        let mut visitor = site.server.client();
+        assert_eq!(visitor.get("/").body, WELCOME);
+        assert_eq!(admin.metric("tallyring_connections{peer=\"counter\""), 2);
+        gate.open();
+        admin.wait_for_metric("tallyring_connections{peer=\"counter\"", 1);
+        assert_eq!(visitor.get("/").body, WELCOME);
+        assert_eq!(calls.load(Ordering::SeqCst), 2);
+        drop((visitor, admin));
+        site.check_total(2, 0);
+    }
+}
+
+#[test]
+fn a_counter_that_refuses_and_comes_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let mut site = Site::start(&format!("http://{address}/counter"), &[]);
+    for _ in 0..3 {
+        assert_eq!(site.server.visit(), SORRY);
+        site.check_neighbour();
+    }
+    let listener = TcpListener::bind(address).unwrap();
+    Stub::start_on(listener, |_, mut peer| while peer.request().is_some() && peer.send(COUNTED) {});
+    assert_eq!(site.server.visit(), WELCOME);
+    site.check_neighbour();
+    site.check_total(1, 3);
+}
+
+#[test]
+fn a_counter_that_cannot_be_reached_and_comes_back() {
+    // A full queue of connections: the kernel drops every further attempt, as a dead host would.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let socket = socket2::SockRef::from(&listener);
+    socket.listen(0).unwrap();
+    let filler = std::net::TcpStream::connect(address).unwrap();
+    let times = ["--counter-connect-timeout", "1s", "--counter-timeout", "30s"];
+    let mut site = Site::start(&format!("http://{address}/counter"), &times);
+    let mut visitor = site.server.client();
+    visitor.send(get_request("/"));
+    site.check_neighbour();
+    // By the time for a connect, far before that for a call.
+    assert_eq!(visitor.response().body, SORRY);
+    site.check_neighbour();
+    socket.listen(128).unwrap();
+    Stub::start_on(listener, |_, mut peer| while peer.request().is_some() && peer.send(COUNTED) {});
+    assert_eq!(visitor.get("/").body, WELCOME);
+    drop((filler, visitor));
+    site.check_total(1, 1);
+}
+
+#[test]
+fn a_counter_by_name_is_found_at_the_address_that_answers() {
+    // localhost may be ::1 and 127.0.0.1; only one of them listens.
+    let stub = Stub::answering(COUNTED);
+    let url = format!("http://localhost:{}/counter", stub.address.port());
+    let server = serve(&["--counter", &url]);
+    assert_eq!(server.visit(), WELCOME);
+    let mut site = Site::start("http://no-such-name.invalid/counter", &[]);
+    assert_eq!(site.server.visit(), SORRY);
+    site.check_neighbour();
+}
+
+#[test]
+fn a_counter_that_is_killed_and_started_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = format!("redb:{}", directory.path().join("counter.redb").display());
+    let mut counter = Server::start(&["counter", "--store", &store], &[]);
+    let address = counter.address.to_string();
+    let mut site = Site::start(&format!("http://{address}/counter"), &[]);
+    let mut visitor = site.server.client();
+    let (mut welcomed, mut erred) = (0, 0);
+    for _ in 0..3 {
+        for _ in 0..10 {
+            assert_eq!(visitor.get("/").body, WELCOME);
+            welcomed += 1;
+        }
+        counter.signal("-KILL");
+        counter.wait();
+        // Enough for the circuit breaker, too.
+        for _ in 0..15 {
+            assert_eq!(visitor.get("/").body, SORRY);
+            erred += 1;
+            site.check_neighbour();
+        }
+        counter = Server::start(&["counter", "--store", &store, "--listen", &address], &[]);
+        while visitor.get("/").body == SORRY {
+            erred += 1;
+            site.check_neighbour();
+        }
+        welcomed += 1;
+    }
+    // None of the visits that failed had been sent.
+    assert_eq!(counter.get("/counter").body, format!("{welcomed}\n"));
+    drop(visitor);
+    site.check_total(welcomed, erred);
+}
+
+#[test]
+fn a_counter_that_fails_is_left_alone_until_it_is_back() {
+    const VISITS: usize = 200;
+    let (calls, back) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (counted, is_back) = (Arc::clone(&calls), Arc::clone(&back));
+    let stub = Stub::start(move |_, mut peer| {
+        while peer.request().is_some() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            if !is_back.load(Ordering::SeqCst) || !peer.send(COUNTED) {
+                return;
+            }
+        }
+    });
+    let server = serve_with(&stub, &["--workers", "1", "--admin", "127.0.0.1:0"]);
+    let mut admin = server.admin();
+    let failing = "tallyring_counters_failing{";
+    assert_eq!(admin.metric(failing), 0);
+    let mut client = server.client();
+    for _ in 0..VISITS {
+        assert_eq!(client.get("/").body, SORRY);
+    }
+    server.wait_for_line("visits fail at once");
+    assert_eq!(admin.metric(failing), 1);
+    // A run of failures, and a probe now and then; far from one for each visit.
+    let called = calls.load(Ordering::SeqCst);
+    assert!((10..VISITS / 2).contains(&called), "{called} calls for {VISITS} visits");
+    back.store(true, Ordering::SeqCst);
+    while client.get("/").body == SORRY {
+        thread::yield_now();
+    }
+    server.wait_for_line("the counter is back");
+    assert_eq!(admin.metric(failing), 0);
+    assert_eq!(client.get("/").body, WELCOME);
+}
+
+#[test]
+fn a_visit_that_its_visitor_left_keeps_no_connection_for_ever() {
+    // The counter has one connection to give, and never answers the first call.
+    let (hung, notice) = mpsc::channel();
+    let stub = Stub::start(move |number, mut peer| {
+        while peer.request().is_some() {
+            if number == 0 {
+                hung.send(()).unwrap();
+            } else {
+                peer.send(COUNTED);
+            }
+        }
+    });
+    let flags = ["--workers", "1", "--counter-connections-max", "1", "--counter-timeout", "1s"];
+    let server = serve_with(&stub, &flags);
+    let mut visitor = server.client();
+    // The answer to the first cannot be written any more, and with it the second is given up.
+    visitor.send(get_request("/other") + &get_request("/"));
+    notice.recv_timeout(PATIENCE).unwrap();
+    Peer::from(visitor.stream).reset();
+    let mut client = server.client();
+    while client.get("/").body == SORRY {}
+    assert_eq!(client.get("/").body, WELCOME);
+}
