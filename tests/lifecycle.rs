@@ -224,6 +224,26 @@ fn clients_that_came_before_the_signal_are_served() {
 }
 
 #[test]
+fn a_request_that_has_begun_before_the_signal_is_served() {
+    for driver in ["auto", "epoll"] {
+        let stub = Stub::answering(COUNTED);
+        let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
+        let mut client = server.client();
+        assert_eq!(client.get("/").body, WELCOME);
+        // Stopped, it reads nothing of it before it is told to end.
+        server.signal("-STOP");
+        client.send("GET / HTTP/1.1\r\n");
+        server.signal("-TERM");
+        server.signal("-CONT");
+        server.wait_for_line("no new connections");
+        client.send("Host: a\r\n\r\n");
+        assert_eq!(client.response().body, WELCOME, "{driver}");
+        assert!(client.is_closed());
+        assert_eq!(server.wait().0.code(), Some(0), "{driver}");
+    }
+}
+
+#[test]
 fn the_time_to_finish_is_bounded() {
     let (stub, _gate, arrived) = Stub::gated();
     let mut server = serve(&["--counter", &stub.url(), "--drain-timeout", "200ms"]);

@@ -11,7 +11,9 @@ use std::{
     thread,
 };
 
-use common::{COUNTED, Client, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, serve};
+use common::{
+    COUNTED, Client, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, serve, serve_with,
+};
 
 fn with_counter(flags: &[&str]) -> (Server, Stub) {
     let stub = Stub::answering(COUNTED);
@@ -383,4 +385,23 @@ fn a_client_that_becomes_idle_makes_room_for_one_that_waits() {
     // The first keeps its connection open for as long as it can.
     assert_eq!(second.response().body, WELCOME);
     assert!(first.is_closed());
+}
+
+#[test]
+fn a_client_whose_request_has_begun_is_not_idle() {
+    // By epoll, where what has arrived stays in the socket until it is asked for. A ring may hold it in
+    // a completion that nobody has seen yet, for a moment in which the client passes for idle.
+    let stub = Stub::answering(COUNTED);
+    let flags = ["--workers", "1", "--connections-max", "1", "--driver", "epoll"];
+    let server = serve_with(&stub, &flags);
+    // Stopped, it accepts nobody: when it goes on, both are there, and what they have sent.
+    server.signal("-STOP");
+    let mut first = server.client();
+    first.send("GET / HTTP/1.1\r\n");
+    let mut second = server.client();
+    second.send(get_request("/"));
+    server.signal("-CONT");
+    first.send("Host: a\r\n\r\n");
+    assert_eq!(first.response().body, WELCOME);
+    assert_eq!(second.response().body, WELCOME);
 }

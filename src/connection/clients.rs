@@ -165,12 +165,19 @@ impl Clients {
 
     /// Waits until there is a seat, closing the client that has been idle longest to make one.
     pub async fn room(&self) {
+        let mut has_yielded = false;
         poll_fn(|context| {
             if self.table.borrow().len() < self.limits.connections_max {
                 return Poll::Ready(());
             }
-            self.close_longest_idle();
-            self.waiting.borrow_mut().push(context.waker().clone());
+            has_yielded = !has_yielded;
+            if has_yielded {
+                // What was received at the same time is read first: it tells who is not idle.
+                context.waker().wake_by_ref();
+            } else {
+                self.close_longest_idle();
+                self.waiting.borrow_mut().push(context.waker().clone());
+            }
             Poll::Pending
         })
         .await;
@@ -178,13 +185,7 @@ impl Clients {
 
     /// Closes the client that has been idle longest, if any is.
     pub fn close_longest_idle(&self) {
-        let mut table = self.table.borrow_mut();
-        let Some(key) = table.first(Phase::Idle as u8) else { return };
-        table.leave(key);
-        if let Some(client) = table.get(key) {
-            // Only the receiving side: a request that has already arrived is still answered.
-            cut(client.socket, Shutdown::Read);
-        }
+        let_go(&mut self.table.borrow_mut());
     }
 
     /// Takes one more request from each client, which is told that it was the last; those that send
@@ -247,6 +248,30 @@ impl Clients {
     }
 }
 
+/// Closes the client that has been idle longest; whether one was.
+///
+/// One whose request has begun to arrive is not idle, though nobody has read of it yet: it has the
+/// time for a head from now on.
+fn let_go(table: &mut Deadlines<Client, 6>) -> bool {
+    while let Some(key) = table.first(Phase::Idle as u8) {
+        let Some(client) = table.get(key) else { return false };
+        let socket = client.socket;
+        if !has_unread(socket) {
+            table.leave(key);
+            // Only the receiving side: what arrives before this takes effect is still answered.
+            cut(socket, Shutdown::Read);
+            return true;
+        }
+        table.wait(key, Phase::Head as u8, clock::now());
+    }
+    false
+}
+
+fn has_unread(socket: RawFd) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    matches!(recv(socket, &mut [0], flags), Ok(1..))
+}
+
 fn cut(socket: RawFd, side: Shutdown) {
     // An error means that the peer was faster.
     let _ = shutdown(socket, side);
@@ -275,11 +300,7 @@ impl Seat {
 
     /// Whether bytes have arrived that nobody has read.
     pub fn has_unread(&self) -> bool {
-        let table = self.clients.table.borrow();
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        table
-            .get(self.key)
-            .is_some_and(|client| matches!(recv(client.socket, &mut [0], flags), Ok(1..)))
+        self.clients.table.borrow().get(self.key).is_some_and(|client| has_unread(client.socket))
     }
 
     /// What ends a read of the rest of a request when its time is up.
