@@ -1,0 +1,244 @@
+//! Clients that take more than their share, and more of them than there is room for: those who behave are
+//! served all the same, and what the others cost is bounded.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    fs, io,
+    process::Command,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use common::{
+    COUNTED, Client, Gate, PATIENCE, Server, Stub, WELCOME, get_request, serve, serve_with,
+};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+/// CPU time that the process has used, in ticks of 10 ms.
+fn cpu_ticks(server: &Server) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", server.id())).unwrap();
+    // proc_pid_stat(5): the name may hold anything; what follows it begins with the third field.
+    let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    fields[14 - 3].parse::<u64>().unwrap() + fields[15 - 3].parse::<u64>().unwrap()
+}
+
+/// A line of /proc/PID/status in KiB.
+fn memory_kib(server: &Server, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// How long the clients in the tests below wait, by a deadline of the server's own. A loop that spins
+/// uses up to 300 ticks meanwhile.
+const HEAD_TIMEOUT: &str = "3s";
+const WAIT_TICKS_MAX: u64 = 60;
+
+/// A server with these limits on open files and one worker, whose counter answers when the gate opens.
+fn serve_gated(files: u32, driver: &str) -> (Server, Stub, Gate, mpsc::Receiver<()>) {
+    let (stub, gate, arrived) = Stub::gated();
+    let mut command = Command::new("bash");
+    let limit = format!("ulimit -n {files}; exec \"$@\"");
+    command.args(["-c", &limit, "bash", env!("CARGO_BIN_EXE_tallyring")]);
+    command.args(["--workers", "1", "--listen", "127.0.0.1:0", "--admin", "off"]);
+    command.args(["--driver", driver, "--counter", &stub.url()]);
+    command.args(["--head-timeout", HEAD_TIMEOUT, "--counter-timeout", "60s"]);
+    (Server::spawn(command, tempfile::tempdir().unwrap()), stub, gate, arrived)
+}
+
+/// A client that has begun a request. When it is answered, the wait is over.
+fn slow_client(server: &Server) -> Client {
+    let mut client = server.client();
+    client.send("GET / HTTP/1.1\r\n");
+    client
+}
+
+fn visiting_client(server: &Server) -> Client {
+    let mut client = server.client();
+    client.send(get_request("/"));
+    client
+}
+
+#[test]
+fn forty_files_serve_two_hundred_clients_without_spinning() {
+    for driver in ["auto", "epoll"] {
+        let (server, _stub, gate, arrived) = serve_gated(40, driver);
+        let mut slow = slow_client(&server);
+        let mut clients: Vec<_> = (0..200).map(|_| visiting_client(&server)).collect();
+        // Some are being served, none is idle; the others cannot be let in.
+        arrived.recv_timeout(PATIENCE).unwrap();
+        let ticks = cpu_ticks(&server);
+        assert_eq!(slow.response().status, 408);
+        let ticks = cpu_ticks(&server) - ticks;
+        assert!(ticks < WAIT_TICKS_MAX, "{ticks} ticks of CPU time to wait by {driver}");
+        gate.open();
+        for client in &mut clients {
+            assert_eq!(client.response().body, WELCOME);
+        }
+        drop(clients);
+        assert_eq!(server.visit(), WELCOME);
+    }
+}
+
+#[test]
+fn a_server_without_a_file_left_waits_and_recovers() {
+    for driver in ["auto", "epoll"] {
+        let (server, _stub, gate, arrived) = serve_gated(1000, driver);
+        let mut slow = slow_client(&server);
+        let mut clients: Vec<_> = (0..5).map(|_| visiting_client(&server)).collect();
+        for _ in 0..5 {
+            arrived.recv_timeout(PATIENCE).unwrap();
+        }
+        // From here on accept(2) fails with EMFILE, however many files it closes.
+        let process = Pid::from_raw(i32::try_from(server.id()).unwrap());
+        let none = Rlimit { current: Some(3), maximum: Some(1000) };
+        let before = prlimit(process, Resource::Nofile, none).unwrap();
+        clients.extend((0..50).map(|_| visiting_client(&server)));
+        server.wait_for_line("cannot accept");
+        let ticks = cpu_ticks(&server);
+        assert_eq!(slow.response().status, 408);
+        let ticks = cpu_ticks(&server) - ticks;
+        assert!(ticks < WAIT_TICKS_MAX, "{ticks} ticks of CPU time to wait by {driver}");
+        // Those who were let in before are served meanwhile.
+        gate.open();
+        for client in &mut clients[..5] {
+            assert_eq!(client.response().body, WELCOME);
+        }
+        prlimit(process, Resource::Nofile, before).unwrap();
+        for client in &mut clients[5..] {
+            assert_eq!(client.response().body, WELCOME);
+        }
+    }
+}
+
+#[test]
+fn clients_that_never_read_are_closed_and_cost_little() {
+    const CLIENTS: usize = 200;
+    const EACH_KIB_MAX: u64 = 64;
+    let directory = tempfile::tempdir().unwrap();
+    let page = directory.path().join("page.txt");
+    fs::write(&page, vec![b'x'; 1 << 20]).unwrap();
+    let stub = Stub::answering(COUNTED);
+    let page = page.to_str().unwrap();
+    let server = serve(&[
+        "--workers",
+        "1",
+        "--admin",
+        "127.0.0.1:0",
+        "--counter",
+        &stub.url(),
+        "--counter-connections-max",
+        "16",
+        "--welcome",
+        page,
+        "--write-timeout",
+        "2s",
+    ]);
+    let mut admin = server.admin();
+    let mut visitor = server.client();
+    visitor.send(get_request("/").repeat(16));
+    for _ in 0..16 {
+        assert_eq!(visitor.response().body.len(), 1 << 20);
+    }
+    let before = memory_kib(&server, "VmHWM");
+    // 16 MiB of answers each: far more than the kernel takes for any of them.
+    let mut greedy: Vec<_> = (0..CLIENTS).map(|_| server.client()).collect();
+    for client in &mut greedy {
+        client.send(get_request("/").repeat(16));
+    }
+    assert_eq!(visitor.get("/").body.len(), 1 << 20);
+    drop(visitor);
+    admin.wait_for_metric("tallyring_connections{peer=\"client\"", 0);
+    let grown = memory_kib(&server, "VmHWM") - before;
+    assert!(grown < CLIENTS as u64 * EACH_KIB_MAX, "{grown} KiB for {CLIENTS} clients");
+    assert_eq!(server.visit().len(), 1 << 20);
+    // None had taken all: it was the time for a write that ended them.
+    let taken = io::copy(&mut greedy[0].stream, &mut io::sink()).unwrap_or(0);
+    assert!(taken < 16 << 20, "{taken} bytes were taken");
+}
+
+#[test]
+fn clients_that_dribble_are_told_and_stop_nobody() {
+    let stub = Stub::answering(COUNTED);
+    let server = serve_with(&stub, &["--workers", "1", "--head-timeout", "2s"]);
+    let mut visitor = server.client();
+    let mut dribblers: Vec<_> = (0..300).map(|_| slow_client(&server)).collect();
+    dribblers.iter_mut().for_each(|client| client.send("X: "));
+    let began = Instant::now();
+    // There is always a byte more: a deadline that each of them moved would never end.
+    while !dribblers.is_empty() {
+        assert!(began.elapsed() < PATIENCE, "{} are waited for still", dribblers.len());
+        assert_eq!(visitor.get("/").body, WELCOME);
+        dribblers.retain_mut(|client| {
+            if !has_answer(client) {
+                client.send("a");
+                return true;
+            }
+            let answer = client.response();
+            assert_eq!((answer.status, answer.field("connection")), (408, Some("close")));
+            client.finish_sending();
+            assert!(client.is_closed());
+            false
+        });
+    }
+    assert_eq!(visitor.get("/").body, WELCOME);
+}
+
+/// Whether something was received from the server.
+fn has_answer(client: &Client) -> bool {
+    client.stream.set_nonblocking(true).unwrap();
+    let answer = client.stream.peek(&mut [0]).is_ok();
+    client.stream.set_nonblocking(false).unwrap();
+    answer
+}
+
+#[test]
+fn a_body_that_dribbles_is_told_too() {
+    let stub = Stub::answering(COUNTED);
+    let server = serve_with(&stub, &["--workers", "1", "--body-timeout", "1s"]);
+    let mut client = server.client();
+    client.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n");
+    let began = Instant::now();
+    // A byte each time the server has been silent for a moment.
+    while client.stream.peek(&mut [0]).is_err() {
+        assert!(began.elapsed() < PATIENCE, "the body is waited for still");
+        client.send("b");
+    }
+    assert_eq!(client.response().status, 408);
+    assert_eq!(server.visit(), WELCOME);
+}
+
+#[test]
+fn no_socket_is_left_to_a_program_that_is_executed() {
+    for driver in ["auto", "epoll"] {
+        let stub = Stub::answering(COUNTED);
+        let server = serve_with(&stub, &["--driver", driver, "--admin", "127.0.0.1:0"]);
+        // One client of each kind is connected, and so is the counter.
+        let (mut client, mut admin) = (server.client(), server.admin());
+        assert_eq!(client.get("/").body, WELCOME);
+        assert_eq!(admin.get("/livez").status, 200);
+        let mut seen = 0;
+        for entry in fs::read_dir(format!("/proc/{}/fd", server.id())).unwrap() {
+            let entry = entry.unwrap();
+            let number = entry.file_name().into_string().unwrap();
+            let file = fs::read_link(entry.path()).unwrap().display().to_string();
+            // Others were there before it: standard streams, and what whoever started it has left open.
+            if !file.starts_with("socket:") && !file.starts_with("anon_inode:") {
+                continue;
+            }
+            let info = format!("/proc/{}/fdinfo/{number}", server.id());
+            let info = fs::read_to_string(info).unwrap();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+            let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
+            // open(2): O_CLOEXEC.
+            assert!(flags & 0o2_000_000 != 0, "{number}, {file}, by {driver}: {flags:o}");
+            seen += 1;
+        }
+        // Two listeners and the admin's, two clients, the counter, the rings.
+        assert!(seen >= 8, "{seen} files");
+    }
+}
