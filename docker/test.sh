@@ -25,8 +25,10 @@ finish() {
     if [ -n "$engine" ]; then
         kill "$engine" 2>/dev/null || true
         wait "$engine" 2>/dev/null || true
+        # It leaves the mount of its own network behind.
+        awk -v under="$scratch/" 'index($2, under) == 1 { print $2 }' /proc/mounts | xargs -r umount -l || true
     fi
-    rm -rf "$scratch"
+    rm -rf "$scratch" || true
     exit "$status"
 }
 trap finish EXIT
