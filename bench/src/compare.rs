@@ -15,13 +15,15 @@ use tallyring_bench::load::Report;
 use tempfile::TempDir;
 
 use crate::{
-    arms::{Arm, Setting, list},
+    arms::{Arm, Setting},
     check, machine,
     machine::Environment,
     process::{Process, free_address, pause},
     record::{FILE, IdleMemory, Record, Run, SceneRecord, SystemCalls},
     render,
     scenes::{MAIN, Pace, QUICK, Scene},
+    visitors,
+    visitors::OtherSide,
 };
 
 const ALL: [Arm; 9] = [
@@ -97,14 +99,8 @@ pub fn compare(arguments: &CompareArguments) -> io::Result<()> {
     if let Some(baseline) = baseline {
         return check::check(&record, &baseline);
     }
-    let directory = match &arguments.out {
-        Some(directory) => directory.clone(),
-        None => {
-            let (began, slug) = (&record.environment.began[..10], record.environment.slug());
-            machine::unused(&format!("bench/runs/{began}-{slug}"))
-        }
-    };
-    fs::create_dir_all(&directory)?;
+    let name = format!("{}-{}", record.environment.day(), record.environment.slug());
+    let directory = machine::run_directory(arguments.out.as_deref(), &name)?;
     fs::write(directory.join(FILE), serde_json::to_string_pretty(&record)? + "\n")?;
     render::write(&directory, &record)?;
     print!("\n{}", fs::read_to_string(directory.join("summary.md"))?);
@@ -249,9 +245,8 @@ impl Bench {
     /// Exchanges a second when the visitors talk to the counter itself: far more than any arm's, or
     /// the load is what is measured.
     fn load_alone(&self) -> io::Result<f64> {
-        let address = free_address()?;
-        let _counter = self.counter(address, 0)?;
-        let report = self.load(address, &["--seconds", "1"])?;
+        let (_counter, address) = self.other_side().counter(0)?;
+        let report = self.other_side().visit(address, &["--seconds", "1"])?;
         Ok((report.visits + report.refused) as f64 / report.seconds)
     }
 
@@ -261,25 +256,20 @@ impl Bench {
         if self.scenes.iter().any(|scene| matches!(scene.pace, Pace::Open(_))) {
             for arm in &self.arms {
                 let pair = self.start(*arm, &self.server_cores[..1], 0)?;
-                let report = self.load(pair.site_address, &["--seconds", "1"])?;
+                let report = self.other_side().visit(pair.site_address, &["--seconds", "1"])?;
                 slowest = slowest.min(report.visits as f64 / report.seconds);
             }
         }
         Ok(slowest)
     }
 
-    fn counter(&self, address: SocketAddr, delay_ms: u32) -> io::Result<Process> {
-        let arguments =
-            [address.to_string(), delay_ms.to_string(), self.load_cores.len().to_string()];
-        let cores = list(&self.load_cores);
-        let mut counter = Process::start(&cores, &self.programs.join("stub"), &arguments)?;
-        counter.wait_for(address)?;
-        Ok(counter)
+    fn other_side(&self) -> OtherSide<'_> {
+        OtherSide { programs: &self.programs, cores: &self.load_cores }
     }
 
     fn start(&self, arm: Arm, cores: &[usize], counter_ms: u32) -> io::Result<Pair> {
-        let (site_address, counter_address) = (free_address()?, free_address()?);
-        let counter = self.counter(counter_address, counter_ms)?;
+        let site_address = free_address()?;
+        let (counter, counter_address) = self.other_side().counter(counter_ms)?;
         let setting = Setting {
             programs: &self.programs,
             scratch: self.scratch.path(),
@@ -288,18 +278,6 @@ impl Bench {
             counter: counter_address,
         };
         Ok(Pair { site: setting.start(arm)?, counter, site_address, counter_address })
-    }
-
-    fn load_command(&self, site: SocketAddr, arguments: &[&str]) -> Command {
-        let mut command = Command::new("taskset");
-        command.args(["-c", &list(&self.load_cores)]).arg(self.programs.join("load"));
-        command.arg(site.to_string()).args(["--threads", &self.load_cores.len().to_string()]);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn load(&self, site: SocketAddr, arguments: &[&str]) -> io::Result<Report> {
-        report(self.load_command(site, arguments).spawn()?)
     }
 
     fn run(&self, scene: &Scene, arm: Arm, repeat: u32) -> io::Result<Run> {
@@ -315,20 +293,21 @@ impl Bench {
             Pace::Hot => arguments.extend(["--hot", &process]),
         }
         let warm_up = WARM_UP_SECONDS.to_string();
-        let warmed =
-            self.load(pair.site_address, &[&arguments[..], &["--seconds", &warm_up]].concat())?;
+        let warmed = self
+            .other_side()
+            .visit(pair.site_address, &[&arguments[..], &["--seconds", &warm_up]].concat())?;
         let (before, counter_before) = (pair.site.snapshot()?, pair.counter.snapshot()?);
         let seconds = self.seconds.to_string();
         arguments.extend(["--seconds", &seconds]);
         let heavy = match scene.pace {
             Pace::BesideHeavy => {
                 let asked = ["--path", "/heavy", "--connections", "2", "--seconds", &seconds];
-                Some(self.load_command(pair.site_address, &asked).spawn()?)
+                Some(self.other_side().command(pair.site_address, &asked).spawn()?)
             }
             _ => None,
         };
-        let report = self.load(pair.site_address, &arguments)?;
-        let heavy = heavy.map(self::report).transpose()?;
+        let report = self.other_side().visit(pair.site_address, &arguments)?;
+        let heavy = heavy.map(visitors::report).transpose()?;
         let usage = before.until(&pair.site.snapshot()?);
         let counter = counter_before.until(&pair.counter.snapshot()?);
         let both = |figure: fn(&Report) -> u64| figure(&report) + heavy.as_ref().map_or(0, figure);
@@ -352,7 +331,7 @@ impl Bench {
             welcomed: warmed.visits
                 + warmed.sounding_visits
                 + both(|report| report.visits + report.sounding_visits),
-            counted: machine::total(pair.counter_address)?,
+            counted: visitors::total(pair.counter_address)?,
             usage,
             report,
             heavy,
@@ -392,10 +371,10 @@ impl Bench {
     /// Counted by perf(1), which slows nothing down; `None` where it cannot be run.
     fn system_calls(&self, arm: Arm) -> io::Result<Option<SystemCalls>> {
         let pair = self.start(arm, &self.server_cores[..1], 0)?;
-        self.load(pair.site_address, &["--seconds", "0.5"])?;
+        self.other_side().visit(pair.site_address, &["--seconds", "0.5"])?;
         let ids: Vec<_> = pair.site.ids().iter().map(u32::to_string).collect();
         let file = self.scratch.path().join("perf");
-        let load = self.load_command(pair.site_address, &["--seconds", "1"]);
+        let load = self.other_side().command(pair.site_address, &["--seconds", "1"]);
         let counted = Command::new("perf")
             .args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", &ids.join(",")])
             .arg("-o")
@@ -414,13 +393,6 @@ impl Bench {
         let counter = String::from("perf stat -e raw_syscalls:sys_enter");
         Ok(Some(SystemCalls { arm, counter, calls, visits: report.visits }))
     }
-}
-
-fn report(child: std::process::Child) -> io::Result<Report> {
-    let output = child.wait_with_output()?;
-    serde_json::from_slice(&output.stdout).map_err(|error| {
-        io::Error::other(format!("load: {error}: {}", String::from_utf8_lossy(&output.stderr)))
-    })
 }
 
 fn chosen(all: Vec<Scene>, arguments: &CompareArguments, is_check: bool) -> io::Result<Vec<Scene>> {

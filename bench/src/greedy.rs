@@ -5,10 +5,9 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use clap::Args;
@@ -19,6 +18,7 @@ use crate::{
     machine::{self, Environment},
     process::{Process, free_address, pause},
     statistics::Spread,
+    visitors::OtherSide,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ struct Stage<'a> {
     arguments: &'a GreedyArguments,
     programs: PathBuf,
     scratch: tempfile::TempDir,
-    last: usize,
+    load_cores: [usize; 1],
 }
 
 /// Runs all of them, and keeps and prints what was seen.
@@ -85,7 +85,7 @@ pub fn greedy(arguments: &GreedyArguments) -> io::Result<()> {
     let programs = machine::programs(arguments.bin_dir.as_deref())?;
     machine::raise_file_limit()?;
     let last = thread::available_parallelism()?.get() - 1;
-    let stage = Stage { arguments, programs, scratch: tempfile::tempdir()?, last };
+    let stage = Stage { arguments, programs, scratch: tempfile::tempdir()?, load_cores: [last] };
     let environment = Environment::look();
     let (alone, beside) = stage.dribblers()?;
     let (deaf_resident_bytes, deaf_descriptors) = stage.deaf()?;
@@ -107,14 +107,8 @@ pub fn greedy(arguments: &GreedyArguments) -> io::Result<()> {
     };
     let summary = summary(&record);
     print!("\n{summary}");
-    let directory = match &arguments.out {
-        Some(directory) => directory.clone(),
-        None => {
-            let date = &humantime::format_rfc3339_seconds(SystemTime::now()).to_string()[..10];
-            machine::unused(&format!("bench/runs/{date}-greedy"))
-        }
-    };
-    fs::create_dir_all(&directory)?;
+    let name = format!("{}-greedy", record.environment.day());
+    let directory = machine::run_directory(arguments.out.as_deref(), &name)?;
     fs::write(directory.join("greedy.json"), serde_json::to_string_pretty(&record)? + "\n")?;
     fs::write(directory.join("summary.md"), summary)?;
     println!("\nkept in {}", directory.display());
@@ -122,15 +116,6 @@ pub fn greedy(arguments: &GreedyArguments) -> io::Result<()> {
 }
 
 impl Stage<'_> {
-    fn counter(&self, delay_ms: u32) -> io::Result<(Process, SocketAddr)> {
-        let address = free_address()?;
-        let arguments = [address.to_string(), delay_ms.to_string()];
-        let program = self.programs.join("stub");
-        let mut counter = Process::start(&self.last.to_string(), &program, &arguments)?;
-        counter.wait_for(address)?;
-        Ok((counter, address))
-    }
-
     /// A server with one worker, on core 0.
     fn serve(
         &self,
@@ -149,33 +134,25 @@ impl Stage<'_> {
         Ok((server, address))
     }
 
-    fn load(&self, site: SocketAddr, arguments: &[&str]) -> io::Result<Report> {
-        let output = Command::new("taskset")
-            .args(["-c", &self.last.to_string()])
-            .arg(self.programs.join("load"))
-            .arg(site.to_string())
-            .args(arguments)
-            .output()?;
-        serde_json::from_slice(&output.stdout).map_err(|error| {
-            io::Error::other(format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
-        })
+    fn other_side(&self) -> OtherSide<'_> {
+        OtherSide { programs: &self.programs, cores: &self.load_cores }
     }
 
     /// Latencies of visits at a constant rate, without and beside clients that dribble.
     fn dribblers(&self) -> io::Result<(Vec<Report>, Vec<Report>)> {
-        let (_counter, counter) = self.counter(0)?;
+        let (_counter, counter) = self.other_side().counter(0)?;
         let (_server, site) = self.serve(counter, &[], &[])?;
         let visits = ["--rate", "2000", "--seconds", "3"];
         let (mut alone, mut beside) = (Vec::new(), Vec::new());
         for repeat in 0..self.arguments.repeats {
             println!("dribblers, {} of {}", repeat + 1, self.arguments.repeats);
-            alone.push(self.load(site, &visits)?);
+            alone.push(self.other_side().visit(site, &visits)?);
             let over = AtomicBool::new(false);
             let report = thread::scope(|scope| {
                 let dribbling = scope.spawn(|| dribble(site, self.arguments.dribblers, &over));
                 // All have come and sent a byte or two.
                 pause(SECOND * 3);
-                let report = self.load(site, &visits);
+                let report = self.other_side().visit(site, &visits);
                 over.store(true, Ordering::Relaxed);
                 dribbling.join().unwrap_or(Ok(()))?;
                 report
@@ -189,7 +166,7 @@ impl Stage<'_> {
     /// Memory that clients cost who never read, and descriptors before them and after their time.
     fn deaf(&self) -> io::Result<(u64, (usize, usize))> {
         println!("visitors who do not read");
-        let (_counter, counter) = self.counter(0)?;
+        let (_counter, counter) = self.other_side().counter(0)?;
         let page = self.scratch.path().join("page.txt");
         fs::write(&page, vec![b'x'; PAGE_BYTES])?;
         let page = page.to_string_lossy();
@@ -199,7 +176,7 @@ impl Stage<'_> {
             &["--welcome", &page, "--write-timeout", "3s", "--counter-connections-max", "64"],
         )?;
         // All connections to the counter are open from here on, and are not counted below.
-        self.load(site, &["--visits", "2000"])?;
+        self.other_side().visit(site, &["--visits", "2000"])?;
         pause(SECOND);
         let resident = || -> io::Result<u64> {
             let now = server.snapshot()?;
@@ -222,7 +199,7 @@ impl Stage<'_> {
     /// 100 visits it welcomes once they have left.
     fn crowd(&self) -> io::Result<(f64, usize)> {
         println!("more visitors than files");
-        let (_counter, counter) = self.counter(0)?;
+        let (_counter, counter) = self.other_side().counter(0)?;
         let (server, site) = self.serve(counter, &["prlimit", "--nofile=40"], &[])?;
         let crowd = (0..200).map(|_| TcpStream::connect(site)).collect::<io::Result<Vec<_>>>()?;
         pause(SECOND);
@@ -236,7 +213,7 @@ impl Stage<'_> {
 
     /// Latencies with a counter that takes 8,000 visits a second: at half of that, and at three times.
     fn overload(&self) -> io::Result<(Vec<Report>, Vec<Report>)> {
-        let (_counter, counter) = self.counter(2)?;
+        let (_counter, counter) = self.other_side().counter(2)?;
         let limits = ["--counter-connections-max", "16", "--counter-queue-max", "16"];
         let (_server, site) = self.serve(counter, &[], &limits)?;
         let (mut within, mut over) = (Vec::new(), Vec::new());
@@ -244,7 +221,7 @@ impl Stage<'_> {
             println!("overload, {} of {}", repeat + 1, self.arguments.repeats);
             for (rate, reports) in [("3000", &mut within), ("18000", &mut over)] {
                 let visits = ["--rate", rate, "--connections", "256", "--seconds", "2"];
-                reports.push(self.load(site, &visits)?);
+                reports.push(self.other_side().visit(site, &visits)?);
             }
         }
         Ok((within, over))

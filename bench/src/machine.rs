@@ -2,8 +2,6 @@
 
 use std::{
     fs, io,
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, SystemTime},
@@ -123,6 +121,11 @@ impl Environment {
         text
     }
 
+    /// The day on which it was looked at.
+    pub fn day(&self) -> &str {
+        self.began.split('T').next().unwrap_or_default()
+    }
+
     /// A name for the machine, fit for a directory.
     pub fn slug(&self) -> String {
         slug(&format!("{}, {} cores", self.processor, self.cores))
@@ -202,29 +205,21 @@ pub fn raise_file_limit() -> io::Result<()> {
     Ok(())
 }
 
-/// The first of `name`, `name-2`, `name-3` and so on that is not there: a run is never overwritten.
-pub fn unused(name: &str) -> PathBuf {
-    let mut directory = PathBuf::from(name);
-    let mut number = 2;
-    while directory.exists() {
-        directory = PathBuf::from(format!("{name}-{number}"));
-        number += 1;
-    }
-    directory
-}
-
-/// How many visits a counter has counted.
+/// The directory for the results of a run: the one given, or the first of `name`, `name-2` and so on
+/// below bench/runs that is not there: a run is never overwritten.
 ///
 /// # Errors
-/// When it does not say.
-pub fn total(counter: SocketAddr) -> io::Result<u64> {
-    let mut stream = TcpStream::connect(counter)?;
-    stream.write_all(b"GET /counter HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
-    let mut answer = [0; 1024];
-    let count = stream.read(&mut answer)?;
-    let text = String::from_utf8_lossy(&answer[..count]);
-    let body = text.split_once("\r\n\r\n").and_then(|(_, body)| body.trim().parse().ok());
-    body.ok_or_else(|| io::Error::other(format!("the counter says {text:?}")))
+/// When it cannot be made.
+pub fn run_directory(given: Option<&Path>, name: &str) -> io::Result<PathBuf> {
+    let unused = || {
+        let first = format!("bench/runs/{name}");
+        let later = (2..).map(|number| format!("{first}-{number}"));
+        let mut names = std::iter::once(first.clone()).chain(later).map(PathBuf::from);
+        names.find(|directory| !directory.exists()).unwrap_or_default()
+    };
+    let directory = given.map_or_else(unused, Path::to_owned);
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
 }
 
 #[cfg(test)]

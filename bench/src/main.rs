@@ -11,6 +11,7 @@ mod render;
 mod scenes;
 mod soak;
 mod statistics;
+mod visitors;
 
 use std::process::ExitCode;
 

@@ -1,12 +1,6 @@
 //! Many visits with connections that come and go: does the server end as it began?
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Command,
-    time::{Duration, SystemTime},
-};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
@@ -16,6 +10,7 @@ use crate::{
     arms::{Arm, Setting},
     machine::{self, Environment},
     process::{Process, Usage, free_address, pause},
+    visitors::{OtherSide, total},
 };
 
 /// Parts that the visits are made in; the server is looked at after each.
@@ -89,12 +84,22 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
     };
     let setting =
         Setting { programs: &programs, scratch: scratch.path(), cores: &[first], site, counter };
-    let before = machine::total(counter)?;
+    let visits = [
+        "--connections",
+        &arguments.connections.to_string(),
+        "--visits",
+        &(arguments.visits / PARTS).to_string(),
+        "--visits-per-connection",
+        &arguments.visits_per_connection.to_string(),
+    ]
+    .map(String::from);
+    let other_side = OtherSide { programs: &programs, cores: &[last] };
+    let before = total(counter)?;
     let server = setting.start(arm)?;
     let mut parts = Vec::new();
     for part in 0..PARTS {
         let begin = server.snapshot()?;
-        let report = visit(arguments, &programs, site, last)?;
+        let report = other_side.visit(site, &visits.each_ref().map(String::as_str))?;
         // The last connections are being closed.
         pause(Duration::from_millis(200));
         let usage = begin.until(&server.snapshot()?);
@@ -115,19 +120,13 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
         store: arguments.store.clone(),
         connections: arguments.connections,
         visits_per_connection: arguments.visits_per_connection,
-        counted: machine::total(counter)? - before,
+        counted: total(counter)? - before,
         parts,
     };
     let (summary, faults) = judge(&record);
     print!("\n{summary}");
-    let directory = match &arguments.out {
-        Some(directory) => directory.clone(),
-        None => {
-            let date = &humantime::format_rfc3339_seconds(SystemTime::now()).to_string()[..10];
-            machine::unused(&format!("bench/runs/{date}-soak"))
-        }
-    };
-    fs::create_dir_all(&directory)?;
+    let name = format!("{}-soak", record.environment.day());
+    let directory = machine::run_directory(arguments.out.as_deref(), &name)?;
     fs::write(directory.join("soak.json"), serde_json::to_string_pretty(&record)? + "\n")?;
     fs::write(directory.join("summary.md"), summary)?;
     println!("\nfigures: {}", directory.display());
@@ -135,25 +134,6 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::Error::other(faults.join("; "))),
     }
-}
-
-fn visit(
-    arguments: &SoakArguments,
-    programs: &Path,
-    site: SocketAddr,
-    core: usize,
-) -> io::Result<Report> {
-    let output = Command::new("taskset")
-        .args(["-c", &core.to_string()])
-        .arg(programs.join("load"))
-        .arg(site.to_string())
-        .args(["--connections", &arguments.connections.to_string()])
-        .args(["--visits", &(arguments.visits / PARTS).to_string()])
-        .args(["--visits-per-connection", &arguments.visits_per_connection.to_string()])
-        .output()?;
-    serde_json::from_slice(&output.stdout).map_err(|error| {
-        io::Error::other(format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
-    })
 }
 
 /// The summary, and what is wrong.
