@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 /// How long a program may take to end when it is asked to.
@@ -83,16 +83,15 @@ impl Process {
         program: &Path,
         arguments: &[A],
     ) -> io::Result<Self> {
-        let child = Command::new("taskset")
-            .args(["-c", cores])
-            .arg(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
-        Ok(Self { child })
+        let mut command = Command::new("taskset");
+        command.args(["-c", cores]).arg(program).args(arguments).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: one system call, which is async-signal-safe and allocates nothing.
+        unsafe {
+            // A terminal's interrupt reaches only its own group; what that kills ends this too.
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
+        }
+        Ok(Self { child: command.spawn()? })
     }
 
     /// Its id.
