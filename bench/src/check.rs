@@ -35,7 +35,7 @@ pub fn baseline(directory: &Path) -> io::Result<Record> {
 /// # Errors
 /// When one has become worse.
 pub fn check(now: &Record, then: &Record) -> io::Result<()> {
-    let mut worse = Vec::new();
+    let mut worse = now.failures.clone();
     for arm in [Arm::Tallyring, Arm::TallyringEpoll] {
         for to in [Arm::Floor, Arm::Axum] {
             let ratio = |record: &Record| record.ratio(MAIN, arm, to, Run::cpu_us);
@@ -76,6 +76,9 @@ mod tests {
         let error = check(&worse, &then).unwrap_err().to_string();
         assert!(error.contains("tallyring x floor: 1.320, recorded 1.100"), "{error}");
         assert!(check(&then, &worse).is_ok());
+        let mut failed = record();
+        failed.failures.push(String::from("axum fell over"));
+        assert!(check(&failed, &then).is_err());
         // One repeat in two that differs by a half is noise.
         let mut noisy = record();
         noisy.runs.iter_mut().find(|run| run.arm == Arm::Tallyring).unwrap().usage.cpu_us *= 1.5;

@@ -179,6 +179,7 @@ impl Bench {
             arms: self.arms.clone(),
             scenes: Vec::new(),
             runs: Vec::new(),
+            failures: Vec::new(),
             idle: Vec::new(),
             calls: Vec::new(),
         };
@@ -196,7 +197,15 @@ impl Bench {
             .collect();
         let began = Instant::now();
         for (done, (repeat, scene, arm)) in plan.iter().enumerate() {
-            let run = self.run(scene, *arm, *repeat)?;
+            let run = match self.run(scene, *arm, *repeat) {
+                Ok(run) => run,
+                Err(error) => {
+                    let failure = format!("{} in {}: {error}", arm.name(), scene.name);
+                    println!("{:>4}/{} FAILED: {failure}", done + 1, plan.len());
+                    record.failures.push(failure);
+                    continue;
+                }
+            };
             let left =
                 began.elapsed().as_secs_f64() / (done + 1) as f64 * (plan.len() - done - 1) as f64;
             println!(
@@ -312,11 +321,7 @@ impl Bench {
         let counter = counter_before.until(&pair.counter.snapshot()?);
         let both = |figure: fn(&Report) -> u64| figure(&report) + heavy.as_ref().map_or(0, figure);
         if both(|report| report.refused + report.failed) > 0 || report.visits == 0 {
-            return Err(io::Error::other(format!(
-                "{} in {}: not every visit was welcomed: {report:?}",
-                arm.name(),
-                scene.name
-            )));
+            return Err(io::Error::other(format!("not every visit was welcomed: {report:?}")));
         }
         let share = |cpu_us: f64, cores: usize| cpu_us / (report.seconds * 1e6 * cores as f64);
         Ok(Run {

@@ -117,6 +117,9 @@ pub struct Record {
     pub scenes: Vec<SceneRecord>,
     /// All runs, in the order in which they were made.
     pub runs: Vec<Run>,
+    /// What became of runs that did not come to their end.
+    #[serde(default)]
+    pub failures: Vec<String>,
     /// Memory of idle connections.
     pub idle: Vec<IdleMemory>,
     /// System calls.
@@ -157,9 +160,12 @@ impl Record {
         to: Arm,
         figure: impl Fn(&Run) -> f64,
     ) -> Option<Spread> {
-        let (runs, others) = (self.runs(scene, arm), self.runs(scene, to));
-        let pairs = runs.iter().zip(&others).map(|(run, other)| figure(run) / figure(other));
-        let ratios: Vec<_> = pairs.collect();
+        let others = self.runs(scene, to);
+        let ratio = |run: &Run| {
+            let other = others.iter().find(|other| other.repeat == run.repeat)?;
+            Some(figure(run) / figure(other))
+        };
+        let ratios: Vec<_> = self.runs(scene, arm).into_iter().filter_map(ratio).collect();
         (!ratios.is_empty()).then(|| Spread::of(ratios))
     }
 }
@@ -229,6 +235,7 @@ pub mod tests {
             arms: vec![Arm::Floor, Arm::Tallyring, Arm::Axum],
             scenes: vec![scene("closed-64"), scene("open-70")],
             runs: [runs("closed-64"), runs("open-70")].concat(),
+            failures: vec![],
             idle: vec![IdleMemory {
                 arm: Arm::Axum,
                 connections: 10,

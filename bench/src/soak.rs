@@ -30,8 +30,9 @@ pub struct SoakArguments {
     /// Visits after which a visitor comes anew, on another connection
     #[arg(long, default_value_t = 50)]
     visits_per_connection: u64,
-    /// The counter's store: `memory`, or `redb:PATH`
-    #[arg(long, default_value = "memory")]
+    /// The counter: `stub`, the benchmark's, which leaves the visitors more of their core; or
+    /// tallyring's, by its store, `memory` or `redb:PATH`
+    #[arg(long, default_value = "stub")]
     store: String,
     /// What the server waits on
     #[arg(long, default_value = "tallyring", value_parser = ["tallyring", "tallyring-epoll"])]
@@ -73,10 +74,14 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
     let scratch = tempfile::tempdir()?;
     let (site, counter) = (free_address()?, free_address()?);
     let (first, last) = (0, std::thread::available_parallelism()?.get() - 1);
-    let counter_flags = ["counter", "--listen", &counter.to_string(), "--store", &arguments.store]
-        .map(String::from);
-    let mut counting =
-        Process::start(&last.to_string(), &programs.join("tallyring"), &counter_flags)?;
+    let (program, counter_flags) = match arguments.store.as_str() {
+        "stub" => ("stub", vec![counter.to_string()]),
+        store => {
+            let flags = ["counter", "--listen", &counter.to_string(), "--store", store];
+            ("tallyring", flags.map(String::from).to_vec())
+        }
+    };
+    let mut counting = Process::start(&last.to_string(), &programs.join(program), &counter_flags)?;
     counting.wait_for(counter)?;
     let arm = match arguments.arm.as_str() {
         "tallyring" => Arm::Tallyring,
@@ -143,8 +148,8 @@ fn judge(record: &Record) -> (String, Vec<String>) {
     let (visits, refused, failed) = (sum(|r| r.visits), sum(|r| r.refused), sum(|r| r.failed));
     let mut text = record.environment.describe();
     text += &format!(
-        "\n{visits} visits by {} visitors of {}, each of whom came anew after {} visits; the counter's \
-         store was `{}`.\n{refused} were refused, {failed} were not answered, and the counter counted {}.\n\n",
+        "\n{visits} visits by {} visitors of {}, each of whom came anew after {} visits; the counter \
+         was `{}`.\n{refused} were refused, {failed} were not answered, and the counter counted {}.\n\n",
         record.connections,
         record.arm.name(),
         record.visits_per_connection,

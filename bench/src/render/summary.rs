@@ -18,6 +18,9 @@ pub fn summary(record: &Record) -> String {
         record.load_alone_per_second
     );
     text += &books(record);
+    for failure in &record.failures {
+        text += &format!("\nA run failed: {failure}\n");
+    }
     text += &format!("\n{}", in_short(record));
     for scene in &record.scenes {
         text += &table(record, scene);
@@ -202,6 +205,8 @@ mod tests {
         assert!(text.contains("| axum | 5.000 |"), "{text}");
         assert!(text.contains("In 12 of 12 runs"), "{text}");
         assert!(!text.contains("limited the rate"), "{text}");
+        record.failures.push(String::from("axum fell over"));
+        assert!(summary(&record).contains("A run failed: axum fell over"));
         record.runs.push(Run { counted: 9, ..run("closed-64", Arm::Axum, 2, 1.0) });
         assert!(summary(&record).contains("- axum in closed-64, repeat 2: 10 answered, 9 counted"));
         for run in &mut record.runs {
