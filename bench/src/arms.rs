@@ -55,9 +55,9 @@ impl Arm {
         }
     }
 
-    /// Whether it serves pages of its own, and not only what the counter says.
-    pub fn has_pages(self) -> bool {
-        !matches!(self, Self::Floor | Self::Haproxy | Self::Nginx)
+    /// Whether it serves the heavy page.
+    pub fn has_heavy_page(self) -> bool {
+        !matches!(self, Self::Floor | Self::Seed | Self::Haproxy | Self::Nginx)
     }
 
     /// Whether it works on more than one core.

@@ -22,6 +22,7 @@ use crate::{
     record::{FILE, IdleMemory, Record, Run, SceneRecord, SystemCalls},
     render,
     scenes::{MAIN, Pace, QUICK, Scene},
+    statistics::Spread,
     visitors,
     visitors::OtherSide,
 };
@@ -265,8 +266,13 @@ impl Bench {
         if self.scenes.iter().any(|scene| matches!(scene.pace, Pace::Open(_))) {
             for arm in &self.arms {
                 let pair = self.start(*arm, &self.server_cores[..1], 0)?;
-                let report = self.other_side().visit(pair.site_address, &["--seconds", "1"])?;
-                slowest = slowest.min(report.visits as f64 / report.seconds);
+                let rate = |_| {
+                    let report = self.other_side().visit(pair.site_address, &["--seconds", "1"])?;
+                    Ok(report.visits as f64 / report.seconds)
+                };
+                // One second may be one in which the machine did something else.
+                let rates = (0..3).map(rate).collect::<io::Result<_>>()?;
+                slowest = slowest.min(Spread::of(rates).median);
             }
         }
         Ok(slowest)

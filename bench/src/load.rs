@@ -20,6 +20,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::ring::{self, Io, Program};
 
+/// The page of a visit that was not registered.
+const SORRY: &str = "Error registering your visit";
+/// Taken for the status of such a page.
+const NOT_REGISTERED: u16 = 0;
+
 /// How long the last answers may take after the end.
 const GRACE: Duration = Duration::from_secs(30);
 /// Latencies are kept to three digits, up to a minute.
@@ -54,12 +59,12 @@ pub enum Until {
 /// What the visitors saw.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Visits answered with 200.
+    /// Visits that were registered: answered with 200 and another page than the one that says sorry.
     pub visits: u64,
     /// Visits made before those, to find out which thread serves a connection; all were answered.
     #[serde(default)]
     pub sounding_visits: u64,
-    /// Visits answered with anything else.
+    /// Visits answered with anything else, or with the page that says sorry.
     pub refused: u64,
     /// Visits that were not answered.
     pub failed: u64,
@@ -404,12 +409,24 @@ fn head(bytes: &[u8]) -> Option<(u16, usize)> {
     let status = response.code?;
     let length = response.headers.iter().find(|f| f.name.eq_ignore_ascii_case("content-length"));
     let length = std::str::from_utf8(length?.value).ok()?.parse().ok()?;
+    // The page was served, but the visit was not registered: known by its length.
+    let status = if status == 200 && length == SORRY.len() { NOT_REGISTERED } else { status };
     Some((status, length))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_says_sorry_is_no_registered_visit() {
+        let answer = |page: &str| {
+            let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len());
+            Answer::default().advance(&mut text.as_bytes())
+        };
+        assert_eq!(answer("Welcome to my site!"), Some(200));
+        assert_eq!(answer(SORRY), Some(NOT_REGISTERED));
+    }
 
     #[test]
     fn an_answer_may_come_in_any_pieces() {

@@ -107,7 +107,8 @@ impl Scene {
 
     /// Whether an arm can be asked this.
     pub fn suits(&self, arm: Arm) -> bool {
-        (self.cores == 1 || arm.scales()) && (self.pace != Pace::BesideHeavy || arm.has_pages())
+        (self.cores == 1 || arm.scales())
+            && (self.pace != Pace::BesideHeavy || arm.has_heavy_page())
     }
 }
 
