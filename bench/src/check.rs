@@ -1,13 +1,12 @@
 //! Whether tallyring has become worse than a recorded run says, beyond what is noise.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use crate::{
     arms::Arm,
-    compare::newest,
     record::{Record, Run},
     scenes::MAIN,
 };
@@ -28,6 +27,20 @@ pub fn baseline(directory: &Path) -> io::Result<Record> {
     };
     println!("compared with {}", directory.display());
     Record::read(&directory)
+}
+
+/// The newest directory below `runs` that holds a record of this form.
+fn newest(runs: &Path) -> io::Result<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(runs)? {
+        let path = entry?.path();
+        if let Ok(record) = Record::read(&path) {
+            found.push((record.environment.began, path));
+        }
+    }
+    found.sort();
+    let newest = found.pop().map(|(_, path)| path);
+    newest.ok_or_else(|| io::Error::other(format!("no recorded run in {}", runs.display())))
 }
 
 /// Compares the ratios of tallyring to floor and axum, each taken within one run of `compare`.

@@ -5,7 +5,7 @@ use std::{
     fs, io,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -367,14 +367,10 @@ impl Bench {
         }
         let rest = Duration::from_millis(700);
         pause(rest);
-        let resident = || -> io::Result<u64> {
-            let now = pair.site.snapshot()?;
-            Ok(now.until(&now).resident_bytes)
-        };
-        let resident_before_bytes = resident()?;
+        let resident_before_bytes = pair.site.resident_bytes()?;
         let idle = (0..self.idle).map(|_| visit()).collect::<io::Result<Vec<_>>>()?;
         pause(rest);
-        let resident_after_bytes = resident()?;
+        let resident_after_bytes = pair.site.resident_bytes()?;
         drop(idle);
         Ok(IdleMemory { arm, connections: self.idle, resident_before_bytes, resident_after_bytes })
     }
@@ -421,18 +417,4 @@ fn chosen(all: Vec<Scene>, arguments: &CompareArguments, is_check: bool) -> io::
         given => given.contains(&scene.name),
     };
     Ok(all.into_iter().filter(is_chosen).collect())
-}
-
-/// The newest directory below `runs` that holds a record of this form.
-pub fn newest(runs: &Path) -> io::Result<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(runs)? {
-        let path = entry?.path();
-        if let Ok(record) = Record::read(&path) {
-            found.push((record.environment.began, path));
-        }
-    }
-    found.sort();
-    let newest = found.pop().map(|(_, path)| path);
-    newest.ok_or_else(|| io::Error::other(format!("no recorded run in {}", runs.display())))
 }

@@ -178,11 +178,7 @@ impl Stage<'_> {
         // All connections to the counter are open from here on, and are not counted below.
         self.other_side().visit(site, &["--visits", "2000"])?;
         pause(SECOND);
-        let resident = || -> io::Result<u64> {
-            let now = server.snapshot()?;
-            Ok(now.until(&now).resident_bytes)
-        };
-        let (before, descriptors) = (resident()?, server.descriptors()?);
+        let (before, descriptors) = (server.resident_bytes()?, server.descriptors()?);
         let mut deaf = Vec::new();
         for _ in 0..self.arguments.deaf {
             let mut stream = TcpStream::connect(site)?;
@@ -190,7 +186,7 @@ impl Stage<'_> {
             deaf.push(stream);
         }
         pause(SECOND);
-        let resident = resident()?.saturating_sub(before);
+        let resident = server.resident_bytes()?.saturating_sub(before);
         pause(SECOND * 6);
         Ok((resident, (descriptors, server.descriptors()?)))
     }

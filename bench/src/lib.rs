@@ -4,6 +4,8 @@
 //! Multishot accept and receive, provided buffers, static answers, and no parsing beyond looking for
 //! the end of a head. Nothing here is fit to face a peer that does not come from this benchmark.
 
+use std::{fs, path::Path};
+
 use bytes::Bytes;
 
 pub mod hyper_site;
@@ -28,6 +30,13 @@ pub const HEAVY_BYTES: usize = 4 * 1024 * 1024;
 /// The page at `/heavy`.
 pub fn heavy() -> Bytes {
     vec![b'x'; HEAVY_BYTES].into()
+}
+
+/// The CPU time of a thread, by its directory below `/proc`: the first figure of its schedstat file, in
+/// nanoseconds. 0 once it has ended.
+pub fn cpu_nanoseconds(thread: &Path) -> f64 {
+    let schedstat = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+    schedstat.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0)
 }
 
 /// How many heads end in `bytes`. The clients of this benchmark send each head in one segment.

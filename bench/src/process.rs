@@ -13,6 +13,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
+use tallyring_bench::cpu_nanoseconds;
 
 /// How long a program may take to end when it is asked to.
 const END_LOOKS: u32 = 300;
@@ -141,14 +142,12 @@ impl Process {
             for thread in fs::read_dir(format!("/proc/{id}/task"))? {
                 let path = thread?.path();
                 // A thread that has just ended has no file any more.
-                let read = |name| fs::read_to_string(path.join(name)).unwrap_or_default();
-                let (schedstat, status) = (read("schedstat"), read("status"));
-                let time = schedstat.split(' ').next().and_then(|text| text.parse().ok());
+                let status = fs::read_to_string(path.join("status")).unwrap_or_default();
                 let switches = status.lines().filter_map(|line| {
                     line.split_once("_ctxt_switches:")?.1.trim().parse::<u64>().ok()
                 });
                 let name = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-                let of_thread = (name.unwrap_or(id), time.unwrap_or(0.0), switches.sum());
+                let of_thread = (name.unwrap_or(id), cpu_nanoseconds(&path), switches.sum());
                 snapshot.threads.push(of_thread);
             }
             let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
@@ -164,6 +163,14 @@ impl Process {
             snapshot.resident_bytes += kibibytes.unwrap_or(0_u64) * 1024;
         }
         Ok(snapshot)
+    }
+
+    /// Its resident memory now.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn resident_bytes(&self) -> io::Result<u64> {
+        Ok(self.snapshot()?.resident_bytes)
     }
 
     /// How many descriptors it has open.

@@ -10,7 +10,10 @@ use std::{
 };
 
 use clap::Parser;
-use tallyring_bench::load::{self, Plan, Until};
+use tallyring_bench::{
+    cpu_nanoseconds,
+    load::{self, Plan, Until},
+};
 
 /// Visits that tell which thread serves a connection.
 const SOUNDING: usize = 300;
@@ -108,9 +111,7 @@ fn busy(process: u32) -> io::Result<HashMap<String, f64>> {
     let mut threads = HashMap::new();
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {
         let path = thread?.path();
-        let schedstat = fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-        let time = schedstat.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
-        threads.insert(path.to_string_lossy().into_owned(), time);
+        threads.insert(path.to_string_lossy().into_owned(), cpu_nanoseconds(&path));
     }
     Ok(threads)
 }
