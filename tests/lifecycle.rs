@@ -207,14 +207,15 @@ fn clients_that_came_before_the_signal_are_served() {
     for driver in ["auto", "epoll"] {
         let stub = Stub::answering(COUNTED);
         let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
-        // Stopped, it accepts nobody: the kernel queues them, and what they send.
-        server.signal("-STOP");
-        let mut clients: Vec<_> = (0..20).map(|_| server.client()).collect();
-        for client in &mut clients {
-            client.send(get_request("/") + &get_request("/"));
-        }
-        server.signal("-TERM");
-        server.signal("-CONT");
+        // It accepts nobody: the kernel queues them, and what they send.
+        let mut clients = server.while_stopped(|| {
+            let mut clients: Vec<_> = (0..20).map(|_| server.client()).collect();
+            for client in &mut clients {
+                client.send(get_request("/") + &get_request("/"));
+            }
+            server.signal("-TERM");
+            clients
+        });
         for client in &mut clients {
             assert_eq!(client.response().body, WELCOME, "{driver}");
         }
@@ -230,11 +231,11 @@ fn a_request_that_has_begun_before_the_signal_is_served() {
         let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
         let mut client = server.client();
         assert_eq!(client.get("/").body, WELCOME);
-        // Stopped, it reads nothing of it before it is told to end.
-        server.signal("-STOP");
-        client.send("GET / HTTP/1.1\r\n");
-        server.signal("-TERM");
-        server.signal("-CONT");
+        // It reads nothing of it before it is told to end.
+        server.while_stopped(|| {
+            client.send("GET / HTTP/1.1\r\n");
+            server.signal("-TERM");
+        });
         server.wait_for_line("no new connections");
         client.send("Host: a\r\n\r\n");
         assert_eq!(client.response().body, WELCOME, "{driver}");

@@ -394,13 +394,13 @@ fn a_client_whose_request_has_begun_is_not_idle() {
     let stub = Stub::answering(COUNTED);
     let flags = ["--workers", "1", "--connections-max", "1", "--driver", "epoll"];
     let server = serve_with(&stub, &flags);
-    // Stopped, it accepts nobody: when it goes on, both are there, and what they have sent.
-    server.signal("-STOP");
-    let mut first = server.client();
-    first.send("GET / HTTP/1.1\r\n");
-    let mut second = server.client();
-    second.send(get_request("/"));
-    server.signal("-CONT");
+    // It accepts nobody: when it goes on, both are there, and what they have sent.
+    let (mut first, mut second) = server.while_stopped(|| {
+        let (mut first, mut second) = (server.client(), server.client());
+        first.send("GET / HTTP/1.1\r\n");
+        second.send(get_request("/"));
+        (first, second)
+    });
     first.send("Host: a\r\n\r\n");
     assert_eq!(first.response().body, WELCOME);
     assert_eq!(second.response().body, WELCOME);

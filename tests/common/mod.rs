@@ -137,6 +137,14 @@ impl Server {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
+    /// Acts while the process is stopped: it finds all that was done at once when it goes on.
+    pub fn while_stopped<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.signal("-STOP");
+        let outcome = act();
+        self.signal("-CONT");
+        outcome
+    }
+
     /// Waits for the end; the status, and all lines since the last look.
     pub fn wait(&mut self) -> (ExitStatus, Vec<String>) {
         let status = self.child.wait().unwrap();
