@@ -6,6 +6,7 @@
 mod common;
 
 use std::{
+    fs,
     io::{self, Read},
     net::Shutdown,
     sync::{
@@ -196,6 +197,45 @@ fn a_counter_that_never_ends() {
     for begun in [CHUNKED, TO_CLOSE, "HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"] {
         check(begun, WELCOME, &Gate::default(), endless(begun, "1\r\na\r\n"));
     }
+}
+
+/// The most memory that a process has had resident so far, proc_pid_status(5).
+fn peak_kibibytes(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_never_ends_is_not_kept() {
+    const VISITORS: usize = 64;
+    // Each may fill a large buffer, of 16 KiB, and needs one connection on either side.
+    const EACH_KIBIBYTES: u64 = 64;
+    let endless = "X: a\r\n".repeat(5000);
+    let stub = Stub::start(move |number, mut peer| {
+        peer.request();
+        if number < VISITORS {
+            // The first round: after it the server has all that visits without a fault take.
+            peer.send("HTTP/1.1 204 Counted\r\nConnection: close\r\n\r\n");
+            return;
+        }
+        // In turn a head and a body, so that no run of failures makes visits fail at once.
+        peer.send(if number % 2 == 0 { "HTTP/1.1 200 OK\r\n" } else { TO_CLOSE });
+        while peer.send(&endless) {}
+    });
+    let server = serve_with(&stub, &["--workers", "1", "--counter-timeout", "5s"]);
+    let visit_together = || {
+        let mut visitors: Vec<_> = (0..VISITORS).map(|_| server.client()).collect();
+        visitors.iter_mut().for_each(|visitor| visitor.send(get_request("/")));
+        let pages = visitors.iter_mut().map(|visitor| visitor.response().body);
+        pages.filter(|page| page == WELCOME).count()
+    };
+    visit_together();
+    let before = peak_kibibytes(server.id());
+    let welcomed: usize = (0..5).map(|_| visit_together()).sum();
+    let grown = peak_kibibytes(server.id()) - before;
+    assert!(welcomed > 0);
+    assert!(grown <= VISITORS as u64 * EACH_KIBIBYTES, "it grew by {grown} KiB");
 }
 
 #[test]

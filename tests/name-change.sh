@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# A counter that is given by name, while the name's addresses change under the server: in a mount
+# namespace with a hosts file of its own (unshare(1)). tests/name-change.sh [PROGRAM]
+set -euo pipefail
+program=$(realpath "${1:-"$(dirname "$0")/../target/debug/tallyring"}")
+for tool in curl unshare; do
+    command -v "$tool" >/dev/null || { echo "$tool is not installed; on Debian: apt-get install curl util-linux"; exit 1; }
+done
+scratch=$(mktemp -d)
+hosts="$scratch/hosts" log="$scratch/log"
+: >"$log"
+declare -A running=()
+end() { # end NAME SIGNAL
+    local id=${running[$1]}
+    unset "running[$1]"
+    kill "-$2" "$id" 2>/dev/null || true
+    wait "$id" 2>/dev/null || true
+}
+finish() {
+    for name in "${!running[@]}"; do end "$name" KILL; done
+    rm -rf "$scratch"
+}
+trap finish EXIT
+fail() { echo "FAILED $*"; cat "$log"; exit 1; }
+
+# until_true WORDS COMMAND...: for ten seconds.
+until_true() {
+    local words=$1
+    shift
+    for _ in $(seq 200); do
+        if "$@"; then return; fi
+        sleep 0.05
+    done
+    fail "$words"
+}
+
+# start_counter NAME ADDRESS: a counter that forgets, since each is another one.
+start_counter() {
+    "$program" counter --listen "$2" --store memory 2>"$scratch/$1" &
+    running[$1]=$!
+    until_true "$1 did not start" grep -q "counts at http" "$scratch/$1"
+}
+counted() { curl -s --max-time 5 "http://$1/counter"; }
+is_welcomed() { [ "$(curl -s --max-time 10 "$site/")" = "Welcome to my site!" ]; }
+is_not_welcomed() { [ "$(curl -s --max-time 10 "$site/")" = "Error registering your visit" ]; }
+
+start_counter first 127.0.0.2:0
+port=$(sed -n 's/.*http:\/\/127.0.0.2:\([0-9]*\).*/\1/p' "$scratch/first")
+
+echo "127.0.0.1 localhost" >"$hosts"
+rootless=()
+[ "$(id -u)" = 0 ] || rootless=(--map-root-user)
+# shellcheck disable=SC2016
+unshare "${rootless[@]}" --mount sh -c 'mount --bind "$0" /etc/hosts && exec "$@"' "$hosts" \
+    "$program" serve --listen 127.0.0.1:0 --admin off --workers 1 --counter "http://counter.test:$port/counter" 2>"$log" &
+running[server]=$!
+until_true "the server did not start" grep -q "serves http" "$log"
+site=$(sed -n 's/.*serves \(http:[^ ]*\) .*/\1/p' "$log")
+
+is_not_welcomed || fail "a visit was welcomed by a counter without an address"
+grep -q "the counter's name cannot be looked up" "$log" || fail "nobody was told that the name has no address"
+echo "ok a name without an address: the server starts, says so, and registers nothing"
+
+echo "127.0.0.2 counter.test" >"$hosts"
+until_true "the first counter was not found" is_welcomed
+echo "ok the name has an address: visits are registered"
+
+start_counter second "127.0.0.3:$port"
+echo "127.0.0.3 counter.test" >"$hosts"
+end first KILL
+until_true "the second counter was not found" is_welcomed
+grep -q "the counter's name has the addresses \[127.0.0.3:$port\]" "$log" || fail "nobody was told of the new address"
+[ "$(counted "127.0.0.3:$port")" = 1 ] || fail "the second counter did not count the one visit that was welcomed"
+echo "ok the counter has moved: visits are registered at its new address, each once"
+
+echo >"$hosts"
+end second KILL
+until_true "a visit was welcomed by a counter that is gone" is_not_welcomed
+start_counter third "127.0.0.3:$port"
+until_true "the last address was not kept" is_welcomed
+echo "ok the name has no address any more: its last one is kept"
+end server TERM
