@@ -117,107 +117,59 @@ pub struct ServeArguments {
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: log::Format,
+    #[command(flatten)]
+    pub limits: LimitArguments,
+}
 
+/// The flags of `serve` and `check` that limit.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+#[allow(missing_docs)]
+pub struct LimitArguments {
     /// Largest request head
-    #[arg(
-        long,
-        env = "TALLYRING_HEAD_MAX",
-        value_name = "SIZE",
-        default_value = "16KiB",
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "TALLYRING_HEAD_MAX", value_name = "SIZE", default_value = "16KiB")]
     pub head_max: Size,
     /// Most header fields in a request head
-    #[arg(
-        long,
-        env = "TALLYRING_HEAD_FIELDS_MAX",
-        value_name = "NUMBER",
-        default_value = "100",
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "TALLYRING_HEAD_FIELDS_MAX", value_name = "NUMBER", default_value = "100")]
     pub head_fields_max: usize,
     /// Longest request target
-    #[arg(
-        long,
-        env = "TALLYRING_TARGET_MAX",
-        value_name = "SIZE",
-        default_value = "8KiB",
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "TALLYRING_TARGET_MAX", value_name = "SIZE", default_value = "8KiB")]
     pub target_max: Size,
     /// Largest request body; bodies are read and discarded
-    #[arg(
-        long,
-        env = "TALLYRING_BODY_MAX",
-        value_name = "SIZE",
-        default_value = "64KiB",
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "TALLYRING_BODY_MAX", value_name = "SIZE", default_value = "64KiB")]
     pub body_max: Size,
     /// Time for a whole request head, from its first byte
-    #[arg(
-        long,
-        env = "TALLYRING_HEAD_TIMEOUT",
-        value_name = "TIME",
-        default_value = "10s",
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "TALLYRING_HEAD_TIMEOUT", value_name = "TIME", default_value = "10s")]
     pub head_timeout: Period,
     /// Time for a whole request body
-    #[arg(
-        long,
-        env = "TALLYRING_BODY_TIMEOUT",
-        value_name = "TIME",
-        default_value = "30s",
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "TALLYRING_BODY_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub body_timeout: Period,
     /// Time that a connection may stay open between two requests
-    #[arg(
-        long,
-        env = "TALLYRING_IDLE_TIMEOUT",
-        value_name = "TIME",
-        default_value = "75s",
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "TALLYRING_IDLE_TIMEOUT", value_name = "TIME", default_value = "75s")]
     pub idle_timeout: Period,
     /// Time for a client to take some of an answer
-    #[arg(
-        long,
-        env = "TALLYRING_WRITE_TIMEOUT",
-        value_name = "TIME",
-        default_value = "30s",
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "TALLYRING_WRITE_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub write_timeout: Period,
     /// Most client connections, over all workers [default: what the open-file limit allows]
-    #[arg(long, env = "TALLYRING_CONNECTIONS_MAX", value_name = "NUMBER", help_heading = "Limits")]
+    #[arg(long, env = "TALLYRING_CONNECTIONS_MAX", value_name = "NUMBER")]
     pub connections_max: Option<usize>,
     /// Time to connect to one address of the counter
     #[arg(
         long,
         env = "TALLYRING_COUNTER_CONNECT_TIMEOUT",
         value_name = "TIME",
-        default_value = "1s",
-        help_heading = "Limits"
+        default_value = "1s"
     )]
     pub counter_connect_timeout: Period,
     /// Time for a whole call to the counter
-    #[arg(
-        long,
-        env = "TALLYRING_COUNTER_TIMEOUT",
-        value_name = "TIME",
-        default_value = "5s",
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "TALLYRING_COUNTER_TIMEOUT", value_name = "TIME", default_value = "5s")]
     pub counter_timeout: Period,
     /// Most connections of each worker to each counter
     #[arg(
         long,
         env = "TALLYRING_COUNTER_CONNECTIONS_MAX",
         value_name = "NUMBER",
-        default_value = "1024",
-        help_heading = "Limits"
+        default_value = "1024"
     )]
     pub counter_connections_max: usize,
     /// Most visits of each worker that wait for a connection to a counter; further ones get 503
@@ -225,8 +177,7 @@ pub struct ServeArguments {
         long,
         env = "TALLYRING_COUNTER_QUEUE_MAX",
         value_name = "NUMBER",
-        default_value = "4096",
-        help_heading = "Limits"
+        default_value = "4096"
     )]
     pub counter_queue_max: usize,
     /// Time that an unused connection to the counter stays open
@@ -234,18 +185,11 @@ pub struct ServeArguments {
         long,
         env = "TALLYRING_COUNTER_IDLE_TIMEOUT",
         value_name = "TIME",
-        default_value = "30s",
-        help_heading = "Limits"
+        default_value = "30s"
     )]
     pub counter_idle_timeout: Period,
     /// Time for visits under way to end after SIGTERM or SIGINT
-    #[arg(
-        long,
-        env = "TALLYRING_DRAIN_TIMEOUT",
-        value_name = "TIME",
-        default_value = "30s",
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub drain_timeout: Period,
 }
 

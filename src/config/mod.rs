@@ -5,9 +5,11 @@
 pub mod arguments;
 mod file;
 mod health;
+mod limits;
 mod open_files;
 mod pages;
 mod pick;
+mod routes;
 mod settle;
 mod values;
 
@@ -16,8 +18,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub use self::{
     arguments::Arguments,
     health::settle_health,
+    limits::counter_clients,
     pages::read_pages,
-    settle::{ConfigError, Settled, counter_clients, settle, settle_counter},
+    settle::{ConfigError, Settled, settle, settle_counter},
     values::Cores,
 };
 use crate::{

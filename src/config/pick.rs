@@ -70,6 +70,19 @@ impl<'a> Pick<'a> {
     }
 }
 
+/// Shows an option whose default is worked out.
+pub(super) fn or_auto<T: Display>(value: &Option<T>) -> String {
+    value.as_ref().map_or_else(|| String::from("auto"), T::to_string)
+}
+
+/// Shows a file, or the text that stands for it.
+pub(super) fn or_text(text: &'static str) -> impl Fn(&Option<PathBuf>) -> String {
+    move |path| match path {
+        Some(path) => path.display().to_string(),
+        None => format!("the text {text:?}"),
+    }
+}
+
 /// Reads the file of `--config`.
 pub(super) fn read_file(path: &Path) -> Result<File, ConfigError> {
     let text =

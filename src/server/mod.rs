@@ -6,6 +6,7 @@ mod run;
 mod site;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
@@ -193,9 +194,14 @@ fn start_admin(
 }
 
 /// The drivers of several workers for a person: one, unless they differ.
-fn describe_drivers(mut drivers: Vec<Driver>) -> String {
-    drivers.dedup();
-    drivers.iter().map(Driver::to_string).collect::<Vec<_>>().join(" and ")
+fn describe_drivers(drivers: &[Driver]) -> String {
+    each_once(drivers.iter().map(Driver::to_string)).join(" and ")
+}
+
+/// The texts in their order, without those that were there before.
+fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    texts.filter(|text| seen.insert(text.clone())).collect()
 }
 
 fn last_line(totals: Totals) -> String {

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Group, Run, ServerError, describe_drivers};
+use super::{Group, Run, ServerError, describe_drivers, each_once};
 use crate::{
     config::{Config, Cores, RouteConfig, read_pages},
     listener::{self, Listener, inherited},
@@ -114,13 +114,12 @@ impl SiteWorkers {
             };
             worker::start(plan, run.reporter(Group::Site))?;
         }
-        let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
+        let drivers = describe_drivers(&run.wait_until_ready(Group::Site, config.cores.len())?);
         let named = targets.iter().zip(&config.routes).map(|(target, route)| {
             let bundled = if route.counter.is_none() { " (bundled)" } else { "" };
             format!("{target}{bundled}")
         });
-        let mut counters: Vec<_> = named.collect();
-        counters.dedup();
+        let counters = each_once(named);
         Ok(Self { orders, metrics, addresses: listeners.addresses, drivers, counters })
     }
 
