@@ -136,14 +136,26 @@ impl Environment {
     }
 }
 
-/// Time that the processors spent working or for another machine, and all time, in ticks: proc_stat(5).
-fn cpu_time() -> (f64, f64) {
+/// What the processors have spent their time on, in ticks: proc_stat(5).
+fn ticks() -> Vec<f64> {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = stat.lines().next().unwrap_or_default();
-    let ticks: Vec<f64> = line.split_whitespace().filter_map(|text| text.parse().ok()).collect();
+    line.split_whitespace().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// Time that the processors spent working or for another machine, and all time, in ticks.
+fn cpu_time() -> (f64, f64) {
+    let ticks = ticks();
     let all: f64 = ticks.iter().take(8).sum();
     let idle: f64 = ticks.iter().skip(3).take(2).sum();
     (all - idle, all)
+}
+
+/// Time in which this machine's processors had work and the hypervisor ran another machine, in seconds
+/// of one processor.
+pub fn stolen_seconds() -> f64 {
+    let stolen = ticks().get(7).copied().unwrap_or(0.0);
+    stolen / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// How many of some connections on loopback netfilter tracks. Its table alone does not tell: it may

@@ -8,7 +8,7 @@ use tallyring_bench::load::Report;
 
 use crate::{
     arms::{Arm, Setting},
-    machine::{self, Environment},
+    machine::{self, Environment, stolen_seconds},
     process::{Process, Usage, free_address, pause},
     visitors::{OtherSide, total},
 };
@@ -51,6 +51,8 @@ struct Part {
     report: Report,
     usage: Usage,
     descriptors: usize,
+    /// What the hypervisor took meanwhile, of the time of one processor.
+    stolen_seconds: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,7 +107,7 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
     let server = setting.start(arm)?;
     let mut parts = Vec::new();
     for part in 0..PARTS {
-        let begin = server.snapshot()?;
+        let (begin, stolen) = (server.snapshot()?, stolen_seconds());
         let report = other_side.visit(site, &visits.each_ref().map(String::as_str))?;
         // The last connections are being closed.
         pause(Duration::from_millis(200));
@@ -118,7 +120,7 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
             report.p99_us,
             usage.resident_bytes / 1024
         );
-        parts.push(Part { report, usage, descriptors });
+        parts.push(Part { report, usage, descriptors, stolen_seconds: stolen_seconds() - stolen });
     }
     let record = Record {
         environment: Environment::look(),
@@ -157,8 +159,8 @@ fn judge(record: &Record) -> (String, Vec<String>) {
         record.store,
         record.counted
     );
-    text += "| tenth | visits/s | p50 µs | p99 µs | p99.9 µs | max µs | CPU µs a visit | resident KiB | descriptors |\n";
-    text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+    text += "| tenth | visits/s | p50 µs | p99 µs | p99.9 µs | max µs | CPU µs a visit | resident KiB | descriptors | stolen s |\n";
+    text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
     let tenths: Vec<_> = parts.chunks(parts.len().div_ceil(10).max(1)).collect();
     let median = |tenth: &[Part], figure: fn(&Part) -> f64| {
         crate::statistics::Spread::of(tenth.iter().map(figure).collect()).median
@@ -175,10 +177,11 @@ fn judge(record: &Record) -> (String, Vec<String>) {
     for (number, tenth) in tenths.iter().enumerate() {
         let [rate, p50, p99, p999, cpu, resident, descriptors] =
             figures.map(|figure| median(tenth, figure));
-        // Not a median: one standstill of the machine explains what it has made fail.
+        // Not medians: one standstill of the machine explains what it has made fail.
         let longest = tenth.iter().map(|part| part.report.max_us).fold(0.0, f64::max);
+        let stolen: f64 = tenth.iter().map(|part| part.stolen_seconds).sum();
         text += &format!(
-            "| {} | {rate:.0} | {p50:.0} | {p99:.0} | {p999:.0} | {longest:.0} | {cpu:.2} | {resident:.0} | {descriptors:.0} |\n",
+            "| {} | {rate:.0} | {p50:.0} | {p99:.0} | {p999:.0} | {longest:.0} | {cpu:.2} | {resident:.0} | {descriptors:.0} | {stolen:.1} |\n",
             number + 1
         );
     }
@@ -222,7 +225,7 @@ mod tests {
         };
         let usage =
             Usage { cpu_us: 1000.0, resident_bytes: resident_kib * 1024, ..Usage::default() };
-        Part { report, usage, descriptors }
+        Part { report, usage, descriptors, stolen_seconds: 0.0 }
     }
 
     #[track_caller]

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# What a visit costs the kernel and the program: tallyring beside the floor, by perf(1).
+# bench/events.sh [DIRECTORY-OF-PROGRAMS]   (target/release by default; build it with cargo first)
+set -euo pipefail
+programs=${1:-"$(dirname "$0")/../target/release"}
+for tool in perf taskset python3; do
+    command -v "$tool" >/dev/null || { echo "$tool is not installed; on Debian: apt-get install linux-perf util-linux python3"; exit 1; }
+done
+scratch=$(mktemp -d)
+running=()
+finish() {
+    for id in "${running[@]}"; do kill "$id" 2>/dev/null && wait "$id" 2>/dev/null || true; done
+    rm -rf "$scratch"
+}
+trap finish EXIT
+last=$(($(nproc) - 1))
+seconds=4
+counter=127.0.0.1:$((20000 + RANDOM % 10000)) site=127.0.0.1:$((30000 + RANDOM % 2000))
+events=raw_syscalls:sys_enter,io_uring:io_uring_submit_req,io_uring:io_uring_complete
+events+=,net:net_dev_xmit,sched:sched_waking,sched:sched_switch,timer:timer_start
+
+taskset -c "$last" "$programs/stub" "$counter" >/dev/null &
+running+=($!)
+load() { taskset -c "$last" "$programs/load" "$site" --connections 64 "$@"; }
+
+# measure NAME COMMAND...
+measure() {
+    local name=$1 id
+    shift
+    taskset -c 0 "$@" >/dev/null 2>"$scratch/log" &
+    id=$!
+    running+=("$id")
+    until load --visits 64 >/dev/null 2>&1; do
+        kill -0 "$id" 2>/dev/null || { echo "$name did not start: $(cat "$scratch/log")"; exit 1; }
+        sleep 0.1
+    done
+    load --seconds 1 >/dev/null
+    perf stat -x, -e "$events" -p "$id" -o "$scratch/$name.events" -- \
+        taskset -c "$last" "$programs/load" "$site" --connections 64 --seconds "$seconds" >"$scratch/$name.json"
+    perf record -q -e cpu-clock -F 1999 -p "$id" -o "$scratch/$name.perf" -- \
+        taskset -c "$last" "$programs/load" "$site" --connections 64 --seconds "$seconds" >/dev/null
+    perf report -i "$scratch/$name.perf" --stdio --sort dso,sym -F overhead,dso,sym -t ';' 2>/dev/null >"$scratch/$name.symbols"
+    kill "$id"
+    wait "$id" 2>/dev/null || true
+}
+measure floor "$programs/floor" "$site" "$counter"
+for driver in io_uring epoll; do
+    measure "tallyring-$driver" "$programs/tallyring" serve --listen "$site" --counter "http://$counter/counter" \
+        --admin off --cores 0 --driver "$driver"
+done
+
+python3 - "$scratch" floor tallyring-io_uring tallyring-epoll <<'P'
+import json, sys
+
+scratch, arms = sys.argv[1], sys.argv[2:]
+NAMES = {
+    "raw_syscalls:sys_enter": "system calls",
+    "io_uring:io_uring_submit_req": "ring operations submitted",
+    "io_uring:io_uring_complete": "ring completions",
+    "net:net_dev_xmit": "packets sent",
+    "sched:sched_waking": "wake-ups of others",
+    "sched:sched_switch": "context switches",
+    "timer:timer_start": "kernel timers started",
+}
+
+def counted(arm):
+    visits = json.load(open(f"{scratch}/{arm}.json"))["visits"]
+    rows = (line.split(",") for line in open(f"{scratch}/{arm}.events") if "," in line and line[0] != "#")
+    return {row[2]: float(row[0]) / visits for row in rows}
+
+def group(dso, symbol):
+    if symbol.startswith("[k]"):
+        return "kernel"
+    for words, name in [
+        (("httparse", "memchr", "::http::"), "user: reading heads and bodies"),
+        (("monoio",), "user: monoio (tasks, operations, the ring), with what is inlined there"),
+        (("::upstream::",), "user: calls to the counter"),
+        (("::connection::", "::inbox::", "::deadlines::", "::site::"), "user: clients and pages"),
+        (("floor", "tallyring_bench"), "user: floor"),
+    ]:
+        if any(word in symbol for word in words):
+            return name
+    return "user: all else (libc, bytes, vdso, …)"
+
+def shares(arm):
+    shares = {}
+    for line in open(f"{scratch}/{arm}.symbols"):
+        parts = line.strip().split(";")
+        if line[0] != "#" and len(parts) == 3 and parts[0].strip().endswith("%"):
+            name = group(parts[1].strip(), parts[2].strip())
+            shares[name] = shares.get(name, 0.0) + float(parts[0].strip()[:-1])
+    return shares
+
+def table(title, rows, form):
+    print(f"| {title} | " + " | ".join(arms) + " |\n|" + " --- |" * (len(arms) + 1))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        print(f"| {NAMES.get(name, name)} | " + " | ".join(form(row.get(name, 0.0)) for row in rows) + " |")
+    print()
+
+table("a visit", [counted(arm) for arm in arms], lambda value: f"{value:.3f}")
+table("share of CPU time", [shares(arm) for arm in arms], lambda value: f"{value:.1f} %")
+P
