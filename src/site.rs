@@ -21,7 +21,7 @@ use crate::{
         request::{Method, Request},
     },
     observe::metrics::WorkerMetrics,
-    upstream::{Call, NotBegun, Upstream},
+    upstream::{Call, CallBytes, NotBegun, Upstream},
 };
 
 /// What counts as a visit that was registered.
@@ -101,7 +101,7 @@ struct Served {
     path: String,
     methods: Vec<Method>,
     upstream: usize,
-    call: Bytes,
+    call: CallBytes,
     answers: RefCell<Answers>,
 }
 
@@ -227,7 +227,7 @@ impl Site {
             path: route.path,
             methods: route.methods,
             upstream: route.upstream,
-            call: route.call,
+            call: Rc::new(route.call),
         });
         let mut overloaded_fields = render::text_fields();
         overloaded_fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));

@@ -241,16 +241,16 @@ impl<S: Stream> Connection<S> {
         async move {
             let mut outbox = self.seat.clients().outbox();
             for Turn { pending, form } in batch {
-                let mut waits = false;
+                // Answers that are ready are written before another one is waited for.
                 while !poll_fn(|context| {
-                    let answer = service.poll_answer(pending, *form, &mut outbox, context);
-                    // The first look only tells; the second one waits.
-                    if waits { answer.map(|()| true) } else { Poll::Ready(answer.is_ready()) }
+                    match service.poll_answer(pending, *form, &mut outbox, context) {
+                        Poll::Pending if outbox.is_empty() => Poll::Pending,
+                        answer => Poll::Ready(answer.is_ready()),
+                    }
                 })
                 .await
                 {
                     outbox.flush(&mut self.stream, &self.seat).await?;
-                    waits = true;
                 }
                 if outbox.is_full() {
                     outbox.flush(&mut self.stream, &self.seat).await?;

@@ -79,6 +79,11 @@ impl Outbox {
         self.gathered.extend_from_slice(response);
     }
 
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.gathered.is_empty() && self.direct.is_none()
+    }
+
     /// Whether it is to be flushed before an answer is added.
     pub fn is_full(&self) -> bool {
         self.gathered.len() >= FLUSH_BYTES || self.direct.is_some()

@@ -6,9 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-
-use super::{CallError, link::Link};
+use super::{CallBytes, CallError, link::Link};
 use crate::{
     clock::Moment,
     deadlines::{Deadlines, Key},
@@ -20,7 +18,7 @@ const CALLS: u8 = 0;
 pub(super) struct Calls(Deadlines<CallState, 1>);
 
 struct CallState {
-    request: Bytes,
+    request: CallBytes,
     stage: Stage,
     waker: Option<Waker>,
     /// Nobody will ask for the outcome. A call that was sent keeps its deadline all the same, since
@@ -44,9 +42,9 @@ impl Calls {
         Self(Deadlines::new([call_timeout]))
     }
 
-    pub(super) fn begin(&mut self, request: &Bytes, stage: Stage, now: Moment) -> Key {
+    pub(super) fn begin(&mut self, request: &CallBytes, stage: Stage, now: Moment) -> Key {
         let key = self.0.insert(CallState {
-            request: request.clone(),
+            request: Rc::clone(request),
             stage,
             waker: None,
             abandoned: false,
@@ -56,9 +54,9 @@ impl Calls {
     }
 
     /// What is to be sent for a call that was given to a connection and has not ended.
-    pub(super) fn request(&self, key: Key) -> Option<Bytes> {
+    pub(super) fn request(&self, key: Key) -> Option<CallBytes> {
         let call = self.0.get(key)?;
-        matches!(call.stage, Stage::Sent(_)).then(|| call.request.clone())
+        matches!(call.stage, Stage::Sent(_)).then(|| Rc::clone(&call.request))
     }
 
     pub(super) fn is_waiting(&self, key: Key) -> bool {

@@ -13,7 +13,6 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
 use monoio::{
     buf::IoBuf,
     io::{AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable},
@@ -21,7 +20,7 @@ use monoio::{
 };
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::{CallError, Opening, Upstream, dial::dial};
+use super::{CallBytes, CallError, Opening, Upstream, dial::dial};
 use crate::{
     clock::Moment,
     deadlines::Key,
@@ -240,7 +239,7 @@ enum Unsent {
     Some,
 }
 
-async fn send(writer: &mut Writer, mut request: Bytes) -> Result<(), Unsent> {
+async fn send(writer: &mut Writer, mut request: CallBytes) -> Result<(), Unsent> {
     let length = request.len();
     let mut sent = 0;
     while sent < length {

@@ -58,6 +58,10 @@ pub struct UpstreamLimits {
     pub drain_bytes_max: u64,
 }
 
+/// What a call sends, as it goes over the wire. A worker's calls share it, and no other thread does:
+/// counting them takes no atomic operation.
+pub type CallBytes = Rc<Bytes>;
+
 /// Why a call failed. The visit may or may not have been counted, except where it says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
@@ -152,12 +156,12 @@ impl Upstream {
         self.state.borrow_mut().addresses.replace(addresses);
     }
 
-    /// Begins a call: `request`, as it goes over the wire, on the connection used last, or on the
+    /// Begins a call, which sends `request`, on the connection used last, or on the
     /// next to be free or opened.
     ///
     /// # Errors
     /// When too many wait already, or the counter fails.
-    pub fn call(self: &Rc<Self>, request: &Bytes) -> Result<Call, NotBegun> {
+    pub fn call(self: &Rc<Self>, request: &CallBytes) -> Result<Call, NotBegun> {
         let mut state = self.state.borrow_mut();
         let now = clock::now();
         state.expire(now, &self.limits);
@@ -213,7 +217,7 @@ impl Upstream {
     }
 
     /// What a call sends; `None` when it has ended meanwhile.
-    fn request(&self, key: Key) -> Option<Bytes> {
+    fn request(&self, key: Key) -> Option<CallBytes> {
         self.state.borrow().calls.request(key)
     }
 
