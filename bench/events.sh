@@ -49,6 +49,8 @@ for driver in io_uring epoll; do
         --admin off --cores 0 --driver "$driver"
 done
 
+printf '%s, %s cores, Linux %s; commit %s, %s; 64 connections\n\n' "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)" \
+    "$(nproc)" "$(uname -r)" "$(git -C "$(dirname "$0")" describe --always --dirty)" "$(date -u +%FT%TZ)"
 python3 - "$scratch" floor tallyring-io_uring tallyring-epoll <<'P'
 import json, sys
 
