@@ -16,30 +16,31 @@ const RUNS: &str = "bench/runs";
 /// Median deviations that make two medians differ.
 const DEVIATIONS: f64 = 3.0;
 
-/// The record to compare with: the one in `directory`, or the newest where that is empty.
+/// The record to compare with: the one in `directory`, or the newest of `machine` where none is given.
 ///
 /// # Errors
 /// When there is none.
-pub fn baseline(directory: &Path) -> io::Result<Record> {
-    let directory = match directory.as_os_str().is_empty() {
-        true => newest(Path::new(RUNS))?,
-        false => PathBuf::from(directory),
+pub fn baseline(directory: Option<&Path>, machine: &str) -> io::Result<Record> {
+    let directory = match directory {
+        None => newest(Path::new(RUNS), machine)?,
+        Some(directory) => PathBuf::from(directory),
     };
     println!("compared with {}", directory.display());
     Record::read(&directory)
 }
 
-/// The newest directory below `runs` that holds a record of this form.
-fn newest(runs: &Path) -> io::Result<PathBuf> {
+/// The newest directory below `runs` that holds a record of this form: of a machine like this one where
+/// there is any, since a ratio to the floor is not the same on all.
+fn newest(runs: &Path, machine: &str) -> io::Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(runs)? {
         let path = entry?.path();
-        if let Ok(record) = Record::read(&path) {
-            found.push((record.environment.began, path));
+        if let Ok(Record { environment, .. }) = Record::read(&path) {
+            found.push((environment.slug() == machine, environment.began, path));
         }
     }
     found.sort();
-    let newest = found.pop().map(|(_, path)| path);
+    let newest = found.pop().map(|(_, _, path)| path);
     newest.ok_or_else(|| io::Error::other(format!("no recorded run in {}", runs.display())))
 }
 
@@ -48,6 +49,10 @@ fn newest(runs: &Path) -> io::Result<PathBuf> {
 /// # Errors
 /// When one has become worse.
 pub fn check(now: &Record, then: &Record) -> io::Result<()> {
+    let (here, there) = (now.environment.slug(), then.environment.slug());
+    if here != there {
+        println!("Mind: that was recorded on another machine, {there}");
+    }
     let mut worse = now.failures.clone();
     for arm in [Arm::Tallyring, Arm::TallyringEpoll] {
         for to in [Arm::Floor, Arm::Axum] {
@@ -77,6 +82,22 @@ pub fn check(now: &Record, then: &Record) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::record::tests::record;
+
+    #[test]
+    fn a_record_of_the_same_machine_comes_first() {
+        let runs = tempfile::tempdir().unwrap();
+        for (name, processor, began) in [("a", "A", "2026-01"), ("b", "B", "2026-02")] {
+            let mut record = record();
+            record.environment.processor = processor.to_owned();
+            record.environment.began = began.to_owned();
+            fs::create_dir(runs.path().join(name)).unwrap();
+            let text = serde_json::to_string(&record).unwrap();
+            fs::write(runs.path().join(name).join(crate::record::FILE), text).unwrap();
+        }
+        let newest = |machine| newest(runs.path(), machine).unwrap();
+        assert_eq!(newest("a-0-cores"), runs.path().join("a"));
+        assert_eq!(newest("c-0-cores"), runs.path().join("b"));
+    }
 
     #[test]
     fn only_what_is_worse_beyond_noise_fails() {

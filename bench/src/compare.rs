@@ -79,8 +79,9 @@ pub struct CompareArguments {
     render: Option<PathBuf>,
     /// Compare tallyring's ratios to floor and axum with those of a recorded run, and fail if they
     /// have become worse by more than the noise
-    #[arg(long, value_name = "DIRECTORY", num_args = 0..=1, default_missing_value = "")]
-    check: Option<PathBuf>,
+    #[arg(long, value_name = "DIRECTORY")]
+    #[allow(clippy::option_option)]
+    check: Option<Option<PathBuf>>,
 }
 
 /// Runs the arms, and keeps and prints what they cost.
@@ -92,7 +93,7 @@ pub fn compare(arguments: &CompareArguments) -> io::Result<()> {
         return render::write(directory, &Record::read(directory)?);
     }
     let baseline = match &arguments.check {
-        Some(directory) => Some(check::baseline(directory)?),
+        Some(directory) => Some(check::baseline(directory.as_deref(), &Environment::slug_here())?),
         None => None,
     };
     let mut bench = Bench::new(arguments, baseline.is_some())?;

@@ -71,7 +71,7 @@ impl Environment {
             began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             processor: processor(),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            cores: cores(),
             governors: governors(),
             busy_before: (busy_later - busy) / (all_later - all).max(1.0),
             descriptors_max: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
@@ -134,6 +134,11 @@ impl Environment {
     pub fn slug(&self) -> String {
         slug(&format!("{}, {} cores", self.processor, self.cores))
     }
+
+    /// The same for this machine.
+    pub fn slug_here() -> String {
+        Self { processor: processor(), cores: cores(), ..Self::default() }.slug()
+    }
 }
 
 /// What the processors have spent their time on, in ticks: proc_stat(5).
@@ -191,6 +196,10 @@ fn processor() -> String {
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
     let model = model.and_then(|line| line.split_once(':'));
     model.map_or("unknown processor", |(_, name)| name.trim()).to_owned()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(0, usize::from)
 }
 
 fn slug(text: &str) -> String {

@@ -49,3 +49,19 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_to_check_against_may_be_left_out() {
+        let parse = |arguments: &[&str]| {
+            let all = [&["tallyring-bench", "compare"], arguments].concat();
+            Arguments::try_parse_from(all).is_ok()
+        };
+        assert!(parse(&["--check"]));
+        assert!(parse(&["--check", "bench/runs/some", "--seconds", "1"]));
+        assert!(!parse(&["--render"]));
+    }
+}
