@@ -116,8 +116,9 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
         bundled.iter().for_each(BundledCounter::ask);
     };
     let signal = run.wait_for_end(workers, ask, || site.reload(&config));
-    stop(signal);
+    // Before anybody is told: whoever hears of the stop must not find the server ready.
     run.ready.store(false, Ordering::Release);
+    stop(signal);
     site.drain();
     let cut = run.drain(Group::Site, site.count(), config.limits.drain_timeout);
     if let Some(bundled) = bundled {
