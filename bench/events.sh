@@ -7,9 +7,10 @@ for tool in perf taskset python3; do
     command -v "$tool" >/dev/null || { echo "$tool is not installed; on Debian: apt-get install linux-perf util-linux python3"; exit 1; }
 done
 scratch=$(mktemp -d)
-running=()
+stub= server=
 finish() {
-    for id in "${running[@]}"; do kill "$id" 2>/dev/null && wait "$id" 2>/dev/null || true; done
+    # An id is forgotten when its process has ended: another may have it by then.
+    for id in $stub $server; do kill "$id" 2>/dev/null && wait "$id" 2>/dev/null || true; done
     rm -rf "$scratch"
 }
 trap finish EXIT
@@ -20,28 +21,28 @@ events=raw_syscalls:sys_enter,io_uring:io_uring_submit_req,io_uring:io_uring_com
 events+=,net:net_dev_xmit,sched:sched_waking,sched:sched_switch,timer:timer_start
 
 taskset -c "$last" "$programs/stub" "$counter" >/dev/null &
-running+=($!)
-load() { taskset -c "$last" "$programs/load" "$site" --connections 64 "$@"; }
+stub=$!
+load=(taskset -c "$last" "$programs/load" "$site" --connections 64)
 
 # measure NAME COMMAND...
 measure() {
-    local name=$1 id
+    local name=$1
     shift
     taskset -c 0 "$@" >/dev/null 2>"$scratch/log" &
-    id=$!
-    running+=("$id")
-    until load --visits 64 >/dev/null 2>&1; do
-        kill -0 "$id" 2>/dev/null || { echo "$name did not start: $(cat "$scratch/log")"; exit 1; }
+    server=$!
+    until "${load[@]}" --visits 64 >/dev/null 2>&1; do
+        kill -0 "$server" 2>/dev/null || { echo "$name did not start: $(cat "$scratch/log")"; exit 1; }
         sleep 0.1
     done
-    load --seconds 1 >/dev/null
-    perf stat -x, -e "$events" -p "$id" -o "$scratch/$name.events" -- \
-        taskset -c "$last" "$programs/load" "$site" --connections 64 --seconds "$seconds" >"$scratch/$name.json"
-    perf record -q -e cpu-clock -F 1999 -p "$id" -o "$scratch/$name.perf" -- \
-        taskset -c "$last" "$programs/load" "$site" --connections 64 --seconds "$seconds" >/dev/null
-    perf report -i "$scratch/$name.perf" --stdio --sort dso,sym -F overhead,dso,sym -t ';' 2>/dev/null >"$scratch/$name.symbols"
-    kill "$id"
-    wait "$id" 2>/dev/null || true
+    "${load[@]}" --seconds 1 >/dev/null
+    perf stat -x, -e "$events" -p "$server" -o "$scratch/$name.events" -- \
+        "${load[@]}" --seconds "$seconds" >"$scratch/$name.json"
+    perf record -q -e cpu-clock -F 1999 -p "$server" -o "$scratch/$name.perf" -- \
+        "${load[@]}" --seconds "$seconds" >/dev/null
+    perf report -i "$scratch/$name.perf" --stdio --sort sym -F overhead,sym -t ';' 2>/dev/null >"$scratch/$name.symbols"
+    kill "$server"
+    wait "$server" 2>/dev/null || true
+    server=
 }
 measure floor "$programs/floor" "$site" "$counter"
 for driver in io_uring epoll; do
@@ -70,7 +71,7 @@ def counted(arm):
     rows = (line.split(",") for line in open(f"{scratch}/{arm}.events") if "," in line and line[0] != "#")
     return {row[2]: float(row[0]) / visits for row in rows}
 
-def group(dso, symbol):
+def group(symbol):
     if symbol.startswith("[k]"):
         return "kernel"
     for words, name in [
@@ -88,8 +89,8 @@ def shares(arm):
     shares = {}
     for line in open(f"{scratch}/{arm}.symbols"):
         parts = line.strip().split(";")
-        if line[0] != "#" and len(parts) == 3 and parts[0].strip().endswith("%"):
-            name = group(parts[1].strip(), parts[2].strip())
+        if line[0] != "#" and len(parts) == 2 and parts[0].strip().endswith("%"):
+            name = group(parts[1].strip())
             shares[name] = shares.get(name, 0.0) + float(parts[0].strip()[:-1])
     return shares
 

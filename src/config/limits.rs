@@ -110,7 +110,7 @@ fn check_head(head: &HeadLimits) -> Result<(), ConfigError> {
 /// as long as they like.
 pub fn counter_clients(connections_max: usize) -> ClientLimits {
     ClientLimits {
-        head: RESPONSE_HEAD_AS_REQUEST,
+        head: HeadLimits { target_bytes_max: 8 * 1024, ..RESPONSE_HEAD },
         body_bytes_max: DRAIN_BYTES_MAX,
         connections_max,
         head_timeout: Duration::from_secs(10),
@@ -120,6 +120,3 @@ pub fn counter_clients(connections_max: usize) -> ClientLimits {
         parting_timeout: PARTING_TIMEOUT,
     }
 }
-
-const RESPONSE_HEAD_AS_REQUEST: HeadLimits =
-    HeadLimits { head_bytes_max: 16 * 1024, head_fields_max: 100, target_bytes_max: 8 * 1024 };

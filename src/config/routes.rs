@@ -16,15 +16,13 @@ use crate::{http::request::Method, upstream::Target};
 
 /// The routes of the file, or the one that there is without any.
 pub(super) fn settle_routes(
-    tables: Vec<RouteTable>,
+    mut tables: Vec<RouteTable>,
     counter: Option<Target>,
     site_files: &PageFiles,
 ) -> Result<Vec<RouteConfig>, ConfigError> {
     if tables.is_empty() {
-        let methods = vec![Method::Get, Method::Head];
-        let pages = read_pages(site_files)?;
-        let files = site_files.clone();
-        return Ok(vec![RouteConfig { path: String::from("/"), methods, counter, files, pages }]);
+        let path = String::from("/");
+        tables.push(RouteTable { path, methods: None, counter: None, welcome: None, sorry: None });
     }
     if tables.len() > ROUTES_MAX {
         let problem = format!("{} are more than {ROUTES_MAX}", tables.len());

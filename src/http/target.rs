@@ -22,10 +22,8 @@ pub(super) fn is_host(value: &[u8]) -> bool {
     };
     // RFC 3986 section 3.2.2: `reg-name = *( unreserved / pct-encoded / sub-delims )`, of which the
     // comma is left out: a Host that looks like a list is two hosts to somebody.
-    let is_name_byte = |&byte: &u8| {
-        matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' | b'%'
-            | b'!' | b'$' | b'&'..=b'+' | b';' | b'=')
-    };
+    let is_name_byte =
+        |&byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte);
     !host.is_empty() && host.iter().all(is_name_byte) && port.is_none_or(is_port)
 }
 

@@ -20,14 +20,11 @@ pub enum Host {
     Name(String, u16),
 }
 
-/// A scheme, host and port: visits of routes that share these share connections.
-pub type Origin = Host;
-
 /// A counter's URL, `http://host[:port]/path[?query]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Who to connect to.
-    pub origin: Origin,
+    /// Who to connect to: visits of routes that share it share connections.
+    pub origin: Host,
     uri: Uri,
 }
 
