@@ -91,7 +91,7 @@ pub struct Report {
 /// opened.
 ///
 /// # Errors
-/// When the ring cannot be set up or nobody listens.
+/// When the ring cannot be set up, or nobody listens, be it from the beginning or from some time on.
 pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report> {
     let threads = threads.clamp(1, plan.connections.max(1));
     let crowds: Vec<_> = thread::scope(|scope| {
@@ -112,7 +112,10 @@ pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report>
                 scope.spawn(move || {
                     let mut crowd = Crowd::new(plan, sockets)?;
                     ring::run(None, &mut crowd)?;
-                    Ok(crowd)
+                    match (crowd.is_shut_out(), crowd.turned_away.take()) {
+                        (true, Some(error)) => Err(error),
+                        _ => Ok(crowd),
+                    }
                 })
             })
             .collect();
@@ -173,6 +176,8 @@ struct Crowd {
     idle: Vec<RawFd>,
     /// When the visits were due that no connection was free for.
     late: VecDeque<Instant>,
+    /// Why the last visitor who came got no connection, if one did not.
+    turned_away: Option<io::Error>,
     under_way: u64,
     visits: u64,
     refused: u64,
@@ -207,6 +212,7 @@ impl Crowd {
             visitors: HashMap::new(),
             idle: Vec::new(),
             late: VecDeque::new(),
+            turned_away: None,
             under_way: 0,
             visits: 0,
             refused: 0,
@@ -225,6 +231,11 @@ impl Crowd {
         }
     }
 
+    /// No visitor is left, and none gets in.
+    fn is_shut_out(&self) -> bool {
+        self.visitors.is_empty() && self.turned_away.is_some()
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         match self.plan.until {
             Until::Time(time) => now >= self.began + time,
@@ -239,9 +250,13 @@ impl Crowd {
 
     fn come(&mut self, io: &mut Io) -> Option<RawFd> {
         let socket = self.given.pop().map_or_else(|| ring::connect(self.plan.address), Ok);
-        let Ok(socket) = socket else {
-            self.failed += 1;
-            return None;
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                self.failed += 1;
+                self.turned_away = Some(error);
+                return None;
+            }
         };
         self.visitors.insert(socket, Visitor::default());
         io.receive(socket);
@@ -358,7 +373,8 @@ impl Program for Crowd {
     }
 
     fn is_done(&self) -> bool {
-        self.under_way == 0 && self.late.is_empty() && self.is_over(Instant::now())
+        let is_over = self.late.is_empty() && self.is_over(Instant::now());
+        self.under_way == 0 && (is_over || self.is_shut_out())
     }
 }
 
@@ -455,6 +471,24 @@ mod tests {
         }
 
         fn closed(&mut self, _io: &mut Io, _socket: RawFd) {}
+    }
+
+    #[test]
+    fn visitors_who_find_nobody_say_so() {
+        let listener = ring::listen("127.0.0.1:0").unwrap();
+        let plan = Plan {
+            address: listener.local_addr().unwrap(),
+            path: String::from("/"),
+            connections: 3,
+            rate: None,
+            visits_per_connection: None,
+            until: Until::Visits(10),
+        };
+        drop(listener);
+        let refused = |plan: &Plan| run(plan, 1, &[]).unwrap_err().kind();
+        assert_eq!(refused(&plan), io::ErrorKind::ConnectionRefused);
+        let paced = Plan { rate: Some(1000.0), ..plan };
+        assert_eq!(refused(&paced), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]
