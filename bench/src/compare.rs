@@ -21,7 +21,7 @@ use crate::{
     process::{Process, free_address, pause},
     record::{FILE, IdleMemory, Record, Run, SceneRecord, SystemCalls},
     render,
-    scenes::{MAIN, Pace, QUICK, Scene},
+    scenes::{Capacity, MAIN, Pace, QUICK, Scene},
     statistics::Spread,
     visitors,
     visitors::OtherSide,
@@ -120,8 +120,8 @@ struct Bench {
     idle: u32,
     server_cores: Vec<usize>,
     load_cores: Vec<usize>,
-    /// For runs at a constant rate: what the slowest arm can do, in visits a second.
-    capacity: f64,
+    /// For runs at a constant rate: what each arm can do, in visits a second.
+    capacities: Vec<(Arm, f64)>,
 }
 
 /// A server and its counter.
@@ -142,7 +142,7 @@ impl Bench {
         };
         let server_cores = or(&arguments.server_cores, 0..if cores > 2 { half } else { cores });
         let load_cores = or(&arguments.load_cores, if cores > 1 { half..cores } else { 0..1 });
-        let scenes = chosen(Scene::all(server_cores.len()), arguments, is_check)?;
+        let mut scenes = chosen(Scene::all(server_cores.len()), arguments, is_check)?;
         let mut arms = match arguments.arms.as_slice() {
             [] if is_check => vec![Arm::Floor, Arm::Tallyring, Arm::TallyringEpoll, Arm::Axum],
             [] => ALL.to_vec(),
@@ -154,6 +154,13 @@ impl Bench {
                 println!("{} is not installed, and left out", arm.name());
             }
             is_installed
+        });
+        scenes.retain(|scene| {
+            let is_possible = scene.is_possible(&arms);
+            if !is_possible {
+                println!("{} needs an arm that is not run, and is left out", scene.name);
+            }
+            is_possible
         });
         let programs = machine::programs(arguments.bin_dir.as_deref())?;
         machine::raise_file_limit()?;
@@ -167,7 +174,7 @@ impl Bench {
             idle: if is_check { 0 } else { arguments.idle },
             server_cores,
             load_cores,
-            capacity: 0.0,
+            capacities: Vec::new(),
         })
     }
 
@@ -185,7 +192,7 @@ impl Bench {
             idle: Vec::new(),
             calls: Vec::new(),
         };
-        self.capacity = self.slowest()?;
+        self.capacities = self.capacities()?;
         let scenes = self.scenes.clone();
         record.scenes = scenes.iter().map(|scene| self.describe(scene)).collect();
         let plan: Vec<_> = (0..self.repeats)
@@ -248,9 +255,18 @@ impl Bench {
 
     fn rate(&self, scene: &Scene) -> Option<f64> {
         match scene.pace {
-            Pace::Open(share) => Some((self.capacity * share).round()),
+            Pace::Open(share, capacity) => Some((self.capacity(capacity) * share).round()),
             _ => None,
         }
+    }
+
+    fn capacity(&self, whose: Capacity) -> f64 {
+        let counts = |arm: Arm| match whose {
+            Capacity::Slowest => true,
+            Capacity::Of(named) => arm == named,
+        };
+        let those = self.capacities.iter().filter(|(arm, _)| counts(*arm));
+        those.map(|(_, capacity)| *capacity).fold(f64::INFINITY, f64::min)
     }
 
     /// Exchanges a second when the visitors talk to the counter itself: far more than any arm's, or
@@ -261,10 +277,10 @@ impl Bench {
         Ok((report.visits + report.refused) as f64 / report.seconds)
     }
 
-    /// Visits a second of the slowest arm in the main scene.
-    fn slowest(&self) -> io::Result<f64> {
-        let mut slowest = f64::INFINITY;
-        if self.scenes.iter().any(|scene| matches!(scene.pace, Pace::Open(_))) {
+    /// Visits a second of each arm in the main scene, if a scene is to have a share of them.
+    fn capacities(&self) -> io::Result<Vec<(Arm, f64)>> {
+        let mut capacities = Vec::new();
+        if self.scenes.iter().any(|scene| matches!(scene.pace, Pace::Open(..))) {
             for arm in &self.arms {
                 let pair = self.start(*arm, &self.server_cores[..1], 0)?;
                 let rate = |_| {
@@ -273,10 +289,10 @@ impl Bench {
                 };
                 // One second may be one in which the machine did something else.
                 let rates = (0..3).map(rate).collect::<io::Result<_>>()?;
-                slowest = slowest.min(Spread::of(rates).median);
+                capacities.push((*arm, Spread::of(rates).median));
             }
         }
-        Ok(slowest)
+        Ok(capacities)
     }
 
     fn other_side(&self) -> OtherSide<'_> {
@@ -305,7 +321,7 @@ impl Bench {
         match scene.pace {
             Pace::Closed | Pace::BesideHeavy => {}
             Pace::Reconnect => arguments.extend(["--visits-per-connection", "1"]),
-            Pace::Open(_) => arguments.extend(["--rate", &rate]),
+            Pace::Open(..) => arguments.extend(["--rate", &rate]),
             Pace::Hot => arguments.extend(["--hot", &process]),
         }
         let warm_up = WARM_UP_SECONDS.to_string();

@@ -10,12 +10,21 @@ pub enum Pace {
     Closed,
     /// The same, each visit on a connection of its own.
     Reconnect,
-    /// At a constant rate: this share of what the slowest arm can do.
-    Open(f64),
+    /// At a constant rate: this share of what such an arm can do.
+    Open(f64, Capacity),
     /// Closed, while two others ask for a page of megabytes.
     BesideHeavy,
     /// Closed, all on connections that one worker has, if connections have one.
     Hot,
+}
+
+/// Whose visits a second a constant rate is a share of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Capacity {
+    /// The slowest arm's: all others have little to do.
+    Slowest,
+    /// This arm's. Without it the scene is left out.
+    Of(Arm),
 }
 
 /// One thing that is asked of each arm.
@@ -71,9 +80,15 @@ impl Scene {
                 &format!("open-{percent}"),
                 &format!("{percent} % of what the slowest arm can do, at a constant rate"),
                 64,
-                Pace::Open(f64::from(percent) / 100.0),
+                Pace::Open(f64::from(percent) / 100.0, Capacity::Slowest),
             ));
         }
+        scenes.push(scene(
+            "open-axum-70",
+            "70 % of what axum can do, at a constant rate",
+            64,
+            Pace::Open(0.7, Capacity::Of(Arm::Axum)),
+        ));
         for (milliseconds, connections) in [(2, 256), (100, 4096)] {
             scenes.push(Self {
                 counter_ms: milliseconds,
@@ -108,13 +123,35 @@ impl Scene {
     /// Whether an arm can be asked this.
     pub fn suits(&self, arm: Arm) -> bool {
         (self.cores == 1 || arm.scales())
-            && (self.pace != Pace::BesideHeavy || arm.has_heavy_page())
+            && match self.pace {
+                Pace::BesideHeavy => arm.has_heavy_page(),
+                // It does a third of that, and its queue would grow for as long as it is run.
+                Pace::Open(_, Capacity::Of(_)) => arm != Arm::Seed,
+                _ => true,
+            }
+    }
+
+    /// Whether it can be asked of some of these arms.
+    pub fn is_possible(&self, arms: &[Arm]) -> bool {
+        match self.pace {
+            Pace::Open(_, Capacity::Of(arm)) => arms.contains(&arm),
+            _ => true,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_of_an_arm_that_is_there_and_for_those_that_keep_up() {
+        let scenes = Scene::all(1);
+        let scene = scenes.iter().find(|scene| scene.name == "open-axum-70").unwrap();
+        assert!(scene.is_possible(&[Arm::Floor, Arm::Axum]));
+        assert!(!scene.is_possible(&[Arm::Floor, Arm::Hyper]));
+        assert!(scene.suits(Arm::Hyper) && !scene.suits(Arm::Seed));
+    }
 
     #[test]
     fn the_scenes_depend_on_the_cores() {
