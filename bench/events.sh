@@ -17,7 +17,7 @@ trap finish EXIT
 last=$(($(nproc) - 1))
 seconds=4
 counter=127.0.0.1:$((20000 + RANDOM % 10000)) site=127.0.0.1:$((30000 + RANDOM % 2000))
-events=raw_syscalls:sys_enter,io_uring:io_uring_submit_req,io_uring:io_uring_complete
+events=raw_syscalls:sys_enter,io_uring:io_uring_submit_req,io_uring:io_uring_complete,io_uring:io_uring_poll_arm
 events+=,net:net_dev_xmit,sched:sched_waking,sched:sched_switch,timer:timer_start
 
 taskset -c "$last" "$programs/stub" "$counter" >/dev/null &
@@ -60,6 +60,7 @@ NAMES = {
     "raw_syscalls:sys_enter": "system calls",
     "io_uring:io_uring_submit_req": "ring operations submitted",
     "io_uring:io_uring_complete": "ring completions",
+    "io_uring:io_uring_poll_arm": "of which waited at their socket",
     "net:net_dev_xmit": "packets sent",
     "sched:sched_waking": "wake-ups of others",
     "sched:sched_switch": "context switches",

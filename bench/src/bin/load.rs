@@ -6,6 +6,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     os::fd::{IntoRawFd, RawFd},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -47,8 +48,19 @@ struct Arguments {
     hot: Option<u32>,
 }
 
-fn main() -> io::Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let address = arguments.address;
+    match visit_all(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {address}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn visit_all(arguments: Arguments) -> io::Result<()> {
     let plan = Plan {
         address: arguments.address,
         path: arguments.path,
