@@ -120,7 +120,7 @@ struct Bench {
     idle: u32,
     server_cores: Vec<usize>,
     load_cores: Vec<usize>,
-    /// For runs at a constant rate: what each arm can do, in visits a second.
+    /// For runs at a constant rate: what the arms that they rest on can do, in visits a second.
     capacities: Vec<(Arm, f64)>,
 }
 
@@ -261,11 +261,7 @@ impl Bench {
     }
 
     fn capacity(&self, whose: Capacity) -> f64 {
-        let counts = |arm: Arm| match whose {
-            Capacity::Slowest => true,
-            Capacity::Of(named) => arm == named,
-        };
-        let those = self.capacities.iter().filter(|(arm, _)| counts(*arm));
+        let those = self.capacities.iter().filter(|(arm, _)| whose.rests_on(*arm));
         those.map(|(_, capacity)| *capacity).fold(f64::INFINITY, f64::min)
     }
 
@@ -277,22 +273,24 @@ impl Bench {
         Ok((report.visits + report.refused) as f64 / report.seconds)
     }
 
-    /// Visits a second of each arm in the main scene, if a scene is to have a share of them.
+    /// Visits a second in the main scene, of each arm that the rate of a scene rests on.
     fn capacities(&self) -> io::Result<Vec<(Arm, f64)>> {
-        let mut capacities = Vec::new();
-        if self.scenes.iter().any(|scene| matches!(scene.pace, Pace::Open(..))) {
-            for arm in &self.arms {
-                let pair = self.start(*arm, &self.server_cores[..1], 0)?;
-                let rate = |_| {
-                    let report = self.other_side().visit(pair.site_address, &["--seconds", "1"])?;
-                    Ok(report.visits as f64 / report.seconds)
-                };
-                // One second may be one in which the machine did something else.
-                let rates = (0..3).map(rate).collect::<io::Result<_>>()?;
-                capacities.push((*arm, Spread::of(rates).median));
-            }
-        }
-        Ok(capacities)
+        let is_asked = |arm: Arm| {
+            self.scenes.iter().any(
+                |scene| matches!(scene.pace, Pace::Open(_, capacity) if capacity.rests_on(arm)),
+            )
+        };
+        let measure = |arm: Arm| {
+            let pair = self.start(arm, &self.server_cores[..1], 0)?;
+            let rate = |_| {
+                let report = self.other_side().visit(pair.site_address, &["--seconds", "1"])?;
+                Ok(report.visits as f64 / report.seconds)
+            };
+            // One second may be one in which the machine did something else.
+            let rates = (0..3).map(rate).collect::<io::Result<_>>()?;
+            Ok((arm, Spread::of(rates).median))
+        };
+        self.arms.iter().copied().filter(|arm| is_asked(*arm)).map(measure).collect()
     }
 
     fn other_side(&self) -> OtherSide<'_> {

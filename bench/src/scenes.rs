@@ -27,6 +27,16 @@ pub enum Capacity {
     Of(Arm),
 }
 
+impl Capacity {
+    /// Whether it takes this arm's to know it.
+    pub fn rests_on(self, arm: Arm) -> bool {
+        match self {
+            Self::Slowest => true,
+            Self::Of(named) => arm == named,
+        }
+    }
+}
+
 /// One thing that is asked of each arm.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scene {
@@ -134,7 +144,7 @@ impl Scene {
     /// Whether it can be asked of some of these arms.
     pub fn is_possible(&self, arms: &[Arm]) -> bool {
         match self.pace {
-            Pace::Open(_, Capacity::Of(arm)) => arms.contains(&arm),
+            Pace::Open(_, capacity) => arms.iter().any(|arm| capacity.rests_on(*arm)),
             _ => true,
         }
     }
