@@ -112,8 +112,8 @@ pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report>
                 scope.spawn(move || {
                     let mut crowd = Crowd::new(plan, sockets)?;
                     ring::run(None, &mut crowd)?;
-                    match (crowd.is_shut_out(), crowd.turned_away.take()) {
-                        (true, Some(error)) => Err(error),
+                    match crowd.turned_away.take() {
+                        Some(error) if !crowd.has_finished() => Err(error),
                         _ => Ok(crowd),
                     }
                 })
@@ -229,6 +229,11 @@ impl Crowd {
             Until::Time(time) => time.as_secs_f64(),
             Until::Visits(_) => (self.last_answer - self.began).as_secs_f64(),
         }
+    }
+
+    /// All visits have begun that were to be made.
+    fn has_finished(&self) -> bool {
+        self.late.is_empty() && self.is_over(Instant::now())
     }
 
     /// No visitor is left, and none gets in.
@@ -373,8 +378,7 @@ impl Program for Crowd {
     }
 
     fn is_done(&self) -> bool {
-        let is_over = self.late.is_empty() && self.is_over(Instant::now());
-        self.under_way == 0 && (is_over || self.is_shut_out())
+        self.under_way == 0 && (self.has_finished() || self.is_shut_out())
     }
 }
 
@@ -473,17 +477,21 @@ mod tests {
         fn closed(&mut self, _io: &mut Io, _socket: RawFd) {}
     }
 
+    fn plan(address: SocketAddr, connections: usize, visits: u64) -> Plan {
+        Plan {
+            address,
+            path: String::from("/"),
+            connections,
+            rate: None,
+            visits_per_connection: None,
+            until: Until::Visits(visits),
+        }
+    }
+
     #[test]
     fn visitors_who_find_nobody_say_so() {
         let listener = ring::listen("127.0.0.1:0").unwrap();
-        let plan = Plan {
-            address: listener.local_addr().unwrap(),
-            path: String::from("/"),
-            connections: 3,
-            rate: None,
-            visits_per_connection: None,
-            until: Until::Visits(10),
-        };
+        let plan = plan(listener.local_addr().unwrap(), 3, 10);
         drop(listener);
         let refused = |plan: &Plan| run(plan, 1, &[]).unwrap_err().kind();
         assert_eq!(refused(&plan), io::ErrorKind::ConnectionRefused);
@@ -496,14 +504,7 @@ mod tests {
         let listener = ring::listen("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || ring::run(Some(&listener), &mut Site));
-        let plan = Plan {
-            address,
-            path: String::from("/"),
-            connections: 7,
-            rate: None,
-            visits_per_connection: None,
-            until: Until::Visits(1000),
-        };
+        let plan = plan(address, 7, 1000);
         let counts = |plan: &Plan| {
             let report = run(plan, 2, &[]).unwrap();
             assert!(report.p50_us <= report.p99_us && report.p99_us <= report.max_us);
