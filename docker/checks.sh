@@ -77,6 +77,10 @@ shipped=(--security-opt seccomp=docker/seccomp.json)
 start memlock "${shipped[@]}" --ulimit memlock=65536
 expect "memlock: a visitor is welcomed" visit_is memlock
 expect "memlock: its log says on what" log_holds memlock "by io_uring ("
+docker restart "$project-memlock" >/dev/null
+# The kernel gives the memory of the rings back some time after they are closed.
+rings_again() { equal "$(log memlock | grep -c 'by io_uring (')" 2; }
+expect "memlock: a restart finds the memory again" within 30 rings_again
 remove memlock
 start bare "${shipped[@]}" --read-only --cap-drop ALL --user 12345
 runs_on bare io_uring

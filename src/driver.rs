@@ -1,19 +1,45 @@
 //! What a worker waits on: io_uring with the best flags this kernel takes, or epoll.
 //!
 //! A ladder: each rung is tried on the thread that will run it, because that thread becomes the only
-//! one that may submit, and because ring memory is charged to the process as it is asked for.
+//! one that may submit. Ring memory is charged to the user as it is asked for, and the kernel gives it
+//! back some time after a ring is closed: so one thread of the process tries at a time, a refusal for
+//! want of memory is tried again, and what one thread was refused no later one asks for.
 
-use std::{fmt, io};
+use std::{
+    fmt, io,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use io_uring::{IoUring, Probe, opcode};
 
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDriver};
 use nix::errno::Errno;
 
-/// Submission queue entries, most first. monoio gives up when the queue is full after a flush, so
-/// there is room for every operation that one round of tasks can begin.
-const ENTRIES: [u32; 3] = [4096, 1024, 256];
+/// Submission queue entries, most first. A full queue is flushed by a system call in the midst of a
+/// round of tasks, so there is room for what most rounds begin; the last is one that finds room in the
+/// 64 KiB that older systems let a user lock.
+const ENTRIES: [u32; 4] = [4096, 1024, 256, 64];
 /// Completions that may wait for each submission entry: connections keep a read posted each, and
 /// those can all complete in one round.
 const COMPLETIONS_PER_ENTRY: u32 = 4;
+/// How often a rung is tried before want of memory is believed, and the pause before each new try. A
+/// closed ring's memory comes back within some 30 ms: that of a refused try, and of a predecessor.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(25);
+/// What monoio asks of a ring for sockets, wakes and timers.
+const OPERATIONS: [u8; 9] = [
+    opcode::Accept::CODE,
+    opcode::AsyncCancel::CODE,
+    opcode::Close::CODE,
+    opcode::Connect::CODE,
+    opcode::PollAdd::CODE,
+    opcode::Read::CODE,
+    opcode::Recv::CODE,
+    opcode::Send::CODE,
+    opcode::Timeout::CODE,
+];
 
 /// Which driver the operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
@@ -40,7 +66,7 @@ impl fmt::Display for Choice {
 }
 
 /// How a ring is set up, io_uring_setup(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ring {
     /// Entries of the submission queue.
     pub entries: u32,
@@ -51,7 +77,7 @@ pub struct Ring {
 }
 
 /// What a runtime was built on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Driver {
     /// io_uring. Why a higher rung was not to be had, when it was not.
     IoUring(Ring, Option<String>),
@@ -125,7 +151,7 @@ pub fn build(choice: Choice) -> Result<(AnyRuntime, Driver), DriverError> {
             Ok((runtime, ring, shortfall)) => {
                 return Ok((AnyRuntime::IoUring(runtime), Driver::IoUring(ring, shortfall)));
             }
-            Err(error) => explain(&error),
+            Err(reason) => reason,
         },
     };
     if choice == Choice::IoUring {
@@ -140,46 +166,106 @@ pub fn build(choice: Choice) -> Result<(AnyRuntime, Driver), DriverError> {
 
 type RingRuntime = Runtime<TimeDriver<IoUringDriver>>;
 
-/// Goes down the ladder; gives the last rung's error when none holds.
-fn build_ring() -> io::Result<(RingRuntime, Ring, Option<String>)> {
-    let mut shortfall = None;
-    for flags in [true, false] {
-        for entries in ENTRIES {
-            let ring = Ring { entries, flags };
-            let error = match build_rung(ring) {
-                Ok(runtime) => return Ok((runtime, ring, shortfall.as_ref().map(explain))),
-                Err(error) => error,
-            };
-            match error.raw_os_error().map(Errno::from_raw) {
-                // Refused whatever the setup: there is no lower rung.
-                Some(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => return Err(error),
-                // The kernel does not know the flags: fewer entries do not help.
-                Some(Errno::EINVAL) if flags => {
-                    shortfall.get_or_insert(error);
-                    break;
-                }
-                _ => {
-                    shortfall.get_or_insert(error);
-                }
-            }
+/// The ladder of this process.
+static LADDER: Mutex<Ladder> = Mutex::new(Ladder::Untried);
+
+/// What the threads that came before have found.
+#[derive(Clone)]
+enum Ladder {
+    Untried,
+    /// The rung that held, and why no higher one did.
+    Held(Ring, Option<String>),
+    /// None holds.
+    Refused(String),
+}
+
+/// Goes down the ladder from where the last thread stood; why none holds, when none does.
+fn build_ring() -> Result<(RingRuntime, Ring, Option<String>), String> {
+    let mut ladder = LADDER.lock().unwrap_or_else(PoisonError::into_inner);
+    let (top, shortfall) = match ladder.clone() {
+        Ladder::Refused(reason) => return Err(reason),
+        Ladder::Held(ring, shortfall) => (ring, shortfall),
+        Ladder::Untried => (Ring { entries: ENTRIES[0], flags: true }, None),
+    };
+    let is_probed = matches!(*ladder, Ladder::Held(..));
+    let descent =
+        if is_probed { Ok(()) } else { patiently(probe).map_err(|error| explain(&error)) };
+    match descent.and_then(|()| descend(top, shortfall, |ring| patiently(|| build_rung(ring)))) {
+        Ok((runtime, ring, shortfall)) => {
+            *ladder = Ladder::Held(ring, shortfall.clone());
+            Ok((runtime, ring, shortfall))
+        }
+        Err(reason) => {
+            *ladder = Ladder::Refused(reason.clone());
+            Err(reason)
         }
     }
-    Err(shortfall.unwrap_or_else(|| io::ErrorKind::Unsupported.into()))
+}
+
+/// Builds on `ring`, or the first lower one that holds; with why no higher one did.
+fn descend<R>(
+    mut ring: Ring,
+    mut shortfall: Option<String>,
+    build: impl Fn(Ring) -> io::Result<R>,
+) -> Result<(R, Ring, Option<String>), String> {
+    loop {
+        let error = match build(ring) {
+            Ok(built) => return Ok((built, ring, shortfall)),
+            Err(error) => error,
+        };
+        let reason = explain(&error);
+        let lower = match error.raw_os_error().map(Errno::from_raw) {
+            // Refused whatever the setup.
+            Some(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => return Err(reason),
+            // The kernel does not know the flags: fewer entries do not help.
+            Some(Errno::EINVAL) if ring.flags => Some(Ring { flags: false, ..ring }),
+            _ => ENTRIES
+                .into_iter()
+                .find(|&entries| entries < ring.entries)
+                .map(|entries| Ring { entries, ..ring }),
+        };
+        let Some(lower) = lower else { return Err(shortfall.unwrap_or(reason)) };
+        shortfall.get_or_insert(reason);
+        ring = lower;
+    }
+}
+
+/// Tries again, some times, what is refused for want of memory. The thread has no tasks yet.
+#[allow(clippy::disallowed_methods)]
+fn patiently<R>(build: impl Fn() -> io::Result<R>) -> io::Result<R> {
+    for _ in 1..TRIES {
+        match build() {
+            Err(error) if error.raw_os_error() == Some(Errno::ENOMEM as i32) => {
+                thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
+    build()
+}
+
+/// A kernel may have rings and lack an operation that monoio needs.
+fn probe() -> io::Result<()> {
+    let mut probe = Probe::new();
+    IoUring::new(2)?.submitter().register_probe(&mut probe)?;
+    if OPERATIONS.into_iter().all(|operation| probe.is_supported(operation)) {
+        Ok(())
+    } else {
+        Err(Errno::ENOSYS.into())
+    }
 }
 
 fn build_rung(ring: Ring) -> io::Result<RingRuntime> {
-    let mut setup = io_uring::IoUring::builder();
+    let mut setup = IoUring::builder();
     setup.setup_cqsize(ring.entries * COMPLETIONS_PER_ENTRY);
     if ring.flags {
         setup.setup_coop_taskrun().setup_single_issuer();
     }
-    let runtime = RuntimeBuilder::<IoUringDriver>::new()
+    RuntimeBuilder::<IoUringDriver>::new()
         .uring_builder(setup)
         .with_entries(ring.entries)
         .enable_timer()
-        .build()?;
-    // A kernel may have rings and lack an operation that monoio needs.
-    if monoio::utils::detect_uring() { Ok(runtime) } else { Err(Errno::ENOSYS.into()) }
+        .build()
 }
 
 /// Says what an error of io_uring_setup(2) means here and what would change it.
@@ -194,7 +280,7 @@ fn explain(error: &io::Error) -> String {
              --security-opt seccomp=docker/seccomp.json",
         ),
         Some(Errno::ENOMEM) => String::from(
-            "no memory for a larger ring (ENOMEM): raise the locked-memory limit, ulimit -l or \
+            "too little locked memory for full-size rings (ENOMEM): raise its limit, ulimit -l or \
              LimitMEMLOCK=",
         ),
         Some(Errno::EINVAL) => {
@@ -206,13 +292,76 @@ fn explain(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
+
+    /// Goes down from the top where `build` is what a kernel answers; the rungs tried, and the outcome.
+    #[expect(clippy::type_complexity)]
+    fn descend_where(
+        build: impl Fn(Ring) -> Result<(), Errno>,
+    ) -> (Vec<Ring>, Result<((), Ring, Option<String>), String>) {
+        let tried = RefCell::new(Vec::new());
+        let top = Ring { entries: ENTRIES[0], flags: true };
+        let outcome = descend(top, None, |ring| {
+            tried.borrow_mut().push(ring);
+            build(ring).map_err(io::Error::from)
+        });
+        (tried.into_inner(), outcome)
+    }
 
     #[test]
     fn epoll_is_always_to_be_had() {
         let (mut runtime, driver) = build(Choice::Epoll).unwrap();
         assert_eq!(driver.name(), "epoll");
         assert!(runtime.block_on(async { monoio::utils::is_legacy() }));
+    }
+
+    #[test]
+    fn little_memory_makes_smaller_rings_and_then_none() {
+        let (tried, outcome) =
+            descend_where(|ring| if ring.entries > 256 { Err(Errno::ENOMEM) } else { Ok(()) });
+        assert_eq!(tried.iter().map(|ring| ring.entries).collect::<Vec<_>>(), [4096, 1024, 256]);
+        let ((), ring, shortfall) = outcome.unwrap();
+        assert_eq!(ring, Ring { entries: 256, flags: true });
+        assert!(shortfall.unwrap().contains("ENOMEM"));
+
+        let (tried, outcome) = descend_where(|_| Err(Errno::ENOMEM));
+        assert_eq!(tried.len(), ENTRIES.len());
+        assert!(tried.iter().all(|ring| ring.flags), "{tried:?}");
+        assert!(outcome.unwrap_err().contains("ENOMEM"));
+    }
+
+    #[test]
+    fn unknown_flags_are_left_out() {
+        let (tried, outcome) =
+            descend_where(|ring| if ring.flags { Err(Errno::EINVAL) } else { Ok(()) });
+        assert_eq!(tried.len(), 2);
+        let ((), ring, shortfall) = outcome.unwrap();
+        assert_eq!(ring, Ring { entries: ENTRIES[0], flags: false });
+        assert!(shortfall.unwrap().contains("EINVAL"));
+    }
+
+    #[test]
+    fn a_refusal_of_io_uring_ends_the_descent() {
+        for errno in [Errno::EPERM, Errno::EACCES, Errno::ENOSYS] {
+            let (tried, outcome) = descend_where(|_| Err(errno));
+            assert_eq!((tried.len(), outcome.is_err()), (1, true));
+        }
+    }
+
+    #[test]
+    fn only_want_of_memory_is_waited_for() {
+        for (errno, refusals, tries) in
+            [(Errno::ENOMEM, 2, 3), (Errno::ENOMEM, 9, TRIES), (Errno::EPERM, 1, 1)]
+        {
+            let tried = Cell::new(0);
+            let outcome = patiently(|| {
+                tried.set(tried.get() + 1);
+                if tried.get() > refusals { Ok(()) } else { Err(errno.into()) }
+            });
+            assert_eq!((tried.get(), outcome.is_ok()), (tries, refusals < tries));
+        }
     }
 
     #[test]

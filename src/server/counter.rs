@@ -59,7 +59,7 @@ impl BundledCounter {
             make: move || Counter::new(Box::new(submit)),
         };
         worker::start(plan, run.reporter(Group::Counter))?;
-        let driver = describe_drivers(&run.wait_until_ready(Group::Counter, 1)?);
+        let driver = describe_drivers(run.wait_until_ready(Group::Counter, 1)?);
         orders.send(Order::Serve);
         Ok(Self { address, driver, orders, committer })
     }

@@ -194,15 +194,10 @@ fn start_admin(
     Ok(address)
 }
 
-/// The drivers of several workers for a person: one, unless they differ.
-fn describe_drivers(drivers: &[Driver]) -> String {
-    each_once(drivers.iter().map(Driver::to_string)).join(" and ")
-}
-
-/// The texts in their order, without those that were there before.
-fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
-    let mut seen = BTreeSet::new();
-    texts.filter(|text| seen.insert(text.clone())).collect()
+/// The drivers of several workers for a person: one, unless they differ; io_uring before epoll.
+fn describe_drivers(drivers: Vec<Driver>) -> String {
+    let drivers = BTreeSet::from_iter(drivers);
+    drivers.iter().map(Driver::to_string).collect::<Vec<_>>().join(" and ")
 }
 
 fn last_line(totals: Totals) -> String {

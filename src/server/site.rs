@@ -1,7 +1,7 @@
 //! The site as workers: one on each core, each with its listeners and its own side of each counter.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     rc::Rc,
     sync::{Arc, mpsc},
@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Group, Run, ServerError, describe_drivers, each_once};
+use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
     config::{Config, Cores, RouteConfig, read_pages},
     listener::{self, Listener, inherited},
@@ -114,7 +114,7 @@ impl SiteWorkers {
             };
             worker::start(plan, run.reporter(Group::Site))?;
         }
-        let drivers = describe_drivers(&run.wait_until_ready(Group::Site, config.cores.len())?);
+        let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
         let named = targets.iter().zip(&config.routes).map(|(target, route)| {
             let bundled = if route.counter.is_none() { " (bundled)" } else { "" };
             format!("{target}{bundled}")
@@ -182,6 +182,12 @@ impl SiteWorkers {
             let _ = orders.send(order());
         }
     }
+}
+
+/// The texts in their order, without those that were there before.
+fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    texts.filter(|text| seen.insert(text.clone())).collect()
 }
 
 /// The counter of each route.
