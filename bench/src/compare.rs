@@ -1,30 +1,18 @@
 //! The arms side by side: each in turn, in rotating order, so that what else the machine does meets
 //! all of them alike.
 
-use std::{
-    fs, io,
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    path::PathBuf,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{fs, io, path::PathBuf, time::Instant};
 
 use clap::Args;
-use tallyring_bench::load::Report;
-use tempfile::TempDir;
 
 use crate::{
-    arms::{Arm, Setting},
+    arms::Arm,
     check, machine,
     machine::Environment,
-    process::{Process, free_address, pause},
-    record::{FILE, IdleMemory, Record, Run, SceneRecord, SystemCalls},
+    place::Place,
+    record::{FILE, Record, SceneRecord},
     render,
     scenes::{Capacity, MAIN, Pace, QUICK, Scene},
-    statistics::Spread,
-    visitors,
-    visitors::OtherSide,
 };
 
 const ALL: [Arm; 9] = [
@@ -38,7 +26,6 @@ const ALL: [Arm; 9] = [
     Arm::Haproxy,
     Arm::Nginx,
 ];
-const WARM_UP_SECONDS: f64 = 0.5;
 
 /// What to compare, and how long.
 #[derive(Debug, Args)]
@@ -111,25 +98,14 @@ pub fn compare(arguments: &CompareArguments) -> io::Result<()> {
 }
 
 struct Bench {
-    programs: PathBuf,
-    scratch: TempDir,
+    place: Place,
     arms: Vec<Arm>,
     scenes: Vec<Scene>,
     repeats: u32,
     seconds: f64,
     idle: u32,
-    server_cores: Vec<usize>,
-    load_cores: Vec<usize>,
     /// For runs at a constant rate: what the arms that they rest on can do, in visits a second.
     capacities: Vec<(Arm, f64)>,
-}
-
-/// A server and its counter.
-struct Pair {
-    site: Process,
-    counter: Process,
-    site_address: SocketAddr,
-    counter_address: SocketAddr,
 }
 
 impl Bench {
@@ -165,15 +141,12 @@ impl Bench {
         let programs = machine::programs(arguments.bin_dir.as_deref())?;
         machine::raise_file_limit()?;
         Ok(Self {
-            programs,
-            scratch: tempfile::tempdir()?,
+            place: Place { programs, scratch: tempfile::tempdir()?, server_cores, load_cores },
             arms,
             scenes,
             repeats: arguments.repeats.unwrap_or(if arguments.quick { 3 } else { 7 }),
             seconds: arguments.seconds.unwrap_or(if arguments.quick { 1.0 } else { 1.5 }),
             idle: if is_check { 0 } else { arguments.idle },
-            server_cores,
-            load_cores,
             capacities: Vec::new(),
         })
     }
@@ -184,7 +157,7 @@ impl Bench {
         let mut record = Record {
             format: 2,
             environment,
-            load_alone_per_second: self.load_alone()?,
+            load_alone_per_second: self.place.load_alone()?,
             arms: self.arms.clone(),
             scenes: Vec::new(),
             runs: Vec::new(),
@@ -206,7 +179,7 @@ impl Bench {
             .collect();
         let began = Instant::now();
         for (done, (repeat, scene, arm)) in plan.iter().enumerate() {
-            let run = match self.run(scene, *arm, *repeat) {
+            let run = match self.place.run(scene, self.rate(scene), self.seconds, *arm, *repeat) {
                 Ok(run) => run,
                 Err(error) => {
                     let failure = format!("{} in {}: {error}", arm.name(), scene.name);
@@ -234,9 +207,9 @@ impl Bench {
             println!("memory of idle connections, and system calls");
             for arm in self.arms.clone() {
                 if arm != Arm::Floor {
-                    record.idle.push(self.idle_memory(arm)?);
+                    record.idle.push(self.place.idle_memory(arm, self.idle)?);
                 }
-                record.calls.extend(self.system_calls(arm)?);
+                record.calls.extend(self.place.system_calls(arm)?);
             }
         }
         Ok(record)
@@ -248,8 +221,8 @@ impl Bench {
             about: scene.about.clone(),
             connections: scene.connections,
             rate: self.rate(scene),
-            server_cores: self.server_cores[..scene.cores].to_vec(),
-            load_cores: self.load_cores.clone(),
+            server_cores: self.place.server_cores[..scene.cores].to_vec(),
+            load_cores: self.place.load_cores.clone(),
         }
     }
 
@@ -265,14 +238,6 @@ impl Bench {
         those.map(|(_, capacity)| *capacity).fold(f64::INFINITY, f64::min)
     }
 
-    /// Exchanges a second when the visitors talk to the counter itself: far more than any arm's, or
-    /// the load is what is measured.
-    fn load_alone(&self) -> io::Result<f64> {
-        let (_counter, address) = self.other_side().counter(0)?;
-        let report = self.other_side().visit(address, &["--seconds", "1"])?;
-        Ok((report.visits + report.refused) as f64 / report.seconds)
-    }
-
     /// Visits a second in the main scene, of each arm that the rate of a scene rests on.
     fn capacities(&self) -> io::Result<Vec<(Arm, f64)>> {
         let is_asked = |arm: Arm| {
@@ -280,140 +245,8 @@ impl Bench {
                 |scene| matches!(scene.pace, Pace::Open(_, capacity) if capacity.rests_on(arm)),
             )
         };
-        let measure = |arm: Arm| {
-            let pair = self.start(arm, &self.server_cores[..1], 0)?;
-            let rate = |_| {
-                let report = self.other_side().visit(pair.site_address, &["--seconds", "1"])?;
-                Ok(report.visits as f64 / report.seconds)
-            };
-            // One second may be one in which the machine did something else.
-            let rates = (0..3).map(rate).collect::<io::Result<_>>()?;
-            Ok((arm, Spread::of(rates).median))
-        };
+        let measure = |arm: Arm| Ok((arm, self.place.capacity(arm)?));
         self.arms.iter().copied().filter(|arm| is_asked(*arm)).map(measure).collect()
-    }
-
-    fn other_side(&self) -> OtherSide<'_> {
-        OtherSide { programs: &self.programs, cores: &self.load_cores }
-    }
-
-    fn start(&self, arm: Arm, cores: &[usize], counter_ms: u32) -> io::Result<Pair> {
-        let site_address = free_address()?;
-        let (counter, counter_address) = self.other_side().counter(counter_ms)?;
-        let setting = Setting {
-            programs: &self.programs,
-            scratch: self.scratch.path(),
-            cores,
-            site: site_address,
-            counter: counter_address,
-        };
-        Ok(Pair { site: setting.start(arm)?, counter, site_address, counter_address })
-    }
-
-    fn run(&self, scene: &Scene, arm: Arm, repeat: u32) -> io::Result<Run> {
-        let cores = &self.server_cores[..scene.cores];
-        let pair = self.start(arm, cores, scene.counter_ms)?;
-        let (connections, process) = (scene.connections.to_string(), pair.site.id().to_string());
-        let mut arguments = vec!["--connections", &connections];
-        let rate = self.rate(scene).unwrap_or_default().to_string();
-        match scene.pace {
-            Pace::Closed | Pace::BesideHeavy => {}
-            Pace::Reconnect => arguments.extend(["--visits-per-connection", "1"]),
-            Pace::Open(..) => arguments.extend(["--rate", &rate]),
-            Pace::Hot => arguments.extend(["--hot", &process]),
-        }
-        let warm_up = WARM_UP_SECONDS.to_string();
-        let warmed = self
-            .other_side()
-            .visit(pair.site_address, &[&arguments[..], &["--seconds", &warm_up]].concat())?;
-        let (before, counter_before) = (pair.site.snapshot()?, pair.counter.snapshot()?);
-        let seconds = self.seconds.to_string();
-        arguments.extend(["--seconds", &seconds]);
-        let heavy = match scene.pace {
-            Pace::BesideHeavy => {
-                let asked = ["--path", "/heavy", "--connections", "2", "--seconds", &seconds];
-                Some(self.other_side().command(pair.site_address, &asked).spawn()?)
-            }
-            _ => None,
-        };
-        let report = self.other_side().visit(pair.site_address, &arguments)?;
-        let heavy = heavy.map(visitors::report).transpose()?;
-        let usage = before.until(&pair.site.snapshot()?);
-        let counter = counter_before.until(&pair.counter.snapshot()?);
-        let both = |figure: fn(&Report) -> u64| figure(&report) + heavy.as_ref().map_or(0, figure);
-        if both(|report| report.refused + report.failed) > 0 || report.visits == 0 {
-            return Err(io::Error::other(format!("not every visit was welcomed: {report:?}")));
-        }
-        let share = |cpu_us: f64, cores: usize| cpu_us / (report.seconds * 1e6 * cores as f64);
-        Ok(Run {
-            scene: scene.name.clone(),
-            arm,
-            repeat,
-            server_busy: share(usage.cpu_us, cores.len()),
-            load_busy: share(
-                counter.cpu_us + report.cpu_us + heavy.as_ref().map_or(0.0, |heavy| heavy.cpu_us),
-                self.load_cores.len(),
-            ),
-            welcomed: warmed.visits
-                + warmed.sounding_visits
-                + both(|report| report.visits + report.sounding_visits),
-            counted: visitors::total(pair.counter_address)?,
-            usage,
-            report,
-            heavy,
-        })
-    }
-
-    /// What connections cost that made one visit and are kept open.
-    fn idle_memory(&self, arm: Arm) -> io::Result<IdleMemory> {
-        let pair = self.start(arm, &self.server_cores[..1], 0)?;
-        let visit = || -> io::Result<TcpStream> {
-            let mut stream = TcpStream::connect(pair.site_address)?;
-            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-            let mut answer = [0; 1024];
-            let count = stream.read(&mut answer)?;
-            match String::from_utf8_lossy(&answer[..count]).contains("200 OK") {
-                true => Ok(stream),
-                false => Err(io::Error::other("a visit was not welcomed")),
-            }
-        };
-        for _ in 0..100 {
-            visit()?;
-        }
-        let rest = Duration::from_millis(700);
-        pause(rest);
-        let resident_before_bytes = pair.site.resident_bytes()?;
-        let idle = (0..self.idle).map(|_| visit()).collect::<io::Result<Vec<_>>>()?;
-        pause(rest);
-        let resident_after_bytes = pair.site.resident_bytes()?;
-        drop(idle);
-        Ok(IdleMemory { arm, connections: self.idle, resident_before_bytes, resident_after_bytes })
-    }
-
-    /// Counted by perf(1), which slows nothing down; `None` where it cannot be run.
-    fn system_calls(&self, arm: Arm) -> io::Result<Option<SystemCalls>> {
-        let pair = self.start(arm, &self.server_cores[..1], 0)?;
-        self.other_side().visit(pair.site_address, &["--seconds", "0.5"])?;
-        let ids: Vec<_> = pair.site.ids().iter().map(u32::to_string).collect();
-        let file = self.scratch.path().join("perf");
-        let load = self.other_side().command(pair.site_address, &["--seconds", "1"]);
-        let counted = Command::new("perf")
-            .args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", &ids.join(",")])
-            .arg("-o")
-            .arg(&file)
-            .arg("--")
-            .arg(load.get_program())
-            .args(load.get_args())
-            .stdin(Stdio::null())
-            .output();
-        let Ok(output) = counted else { return Ok(None) };
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        let calls = text.lines().find(|line| line.contains("sys_enter"));
-        let calls = calls.and_then(|line| line.split(',').next()?.parse().ok());
-        let report = serde_json::from_slice::<Report>(&output.stdout);
-        let (Some(calls), Ok(report)) = (calls, report) else { return Ok(None) };
-        let counter = String::from("perf stat -e raw_syscalls:sys_enter");
-        Ok(Some(SystemCalls { arm, counter, calls, visits: report.visits }))
     }
 }
 

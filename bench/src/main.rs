@@ -5,6 +5,7 @@ mod check;
 mod compare;
 mod greedy;
 mod machine;
+mod place;
 mod process;
 mod record;
 mod render;

@@ -204,7 +204,8 @@ impl Drop for Process {
     }
 }
 
-/// A free address on loopback. Another process may take it before it is used, which shows at once.
+/// A free address on loopback. Whoever is to listen there is started before another address is asked
+/// for: the same might be given again, and with `SO_REUSEPORT` both would listen and share the requests.
 ///
 /// # Errors
 /// What bind(2) says.

@@ -74,7 +74,6 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
     let programs = machine::programs(arguments.bin_dir.as_deref())?;
     machine::raise_file_limit()?;
     let scratch = tempfile::tempdir()?;
-    let site = free_address()?;
     let (first, last) = (0, std::thread::available_parallelism()?.get() - 1);
     let other_side = OtherSide { programs: &programs, cores: &[last] };
     let (_counting, counter) = match arguments.store.as_str() {
@@ -88,6 +87,7 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
             (counting, address)
         }
     };
+    let site = free_address()?;
     let arm = match arguments.arm.as_str() {
         "tallyring" => Arm::Tallyring,
         _ => Arm::TallyringEpoll,

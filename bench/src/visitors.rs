@@ -64,9 +64,11 @@ impl OtherSide<'_> {
 /// When they do not say.
 pub fn report(visitors: Child) -> io::Result<Report> {
     let output = visitors.wait_with_output()?;
-    serde_json::from_slice(&output.stdout).map_err(|error| {
-        io::Error::other(format!("load: {error}: {}", String::from_utf8_lossy(&output.stderr)))
-    })
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(format!("load: {}: {}", output.status, said.trim_end())));
+    }
+    serde_json::from_slice(&output.stdout).map_err(io::Error::other)
 }
 
 /// How many visits a counter has counted.

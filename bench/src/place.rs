@@ -1,0 +1,216 @@
+//! An arm under test: the server, its counter and its visitors, each on cores of their own, and what is
+//! read off them.
+
+use std::{
+    fs, io,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use tallyring_bench::load::Report;
+use tempfile::TempDir;
+
+use crate::{
+    arms::{Arm, Setting},
+    process::{Process, free_address, pause},
+    record::{IdleMemory, Run, SystemCalls},
+    scenes::{Pace, Scene},
+    statistics::Spread,
+    visitors,
+    visitors::OtherSide,
+};
+
+const WARM_UP_SECONDS: f64 = 0.5;
+
+/// Where arms are tried.
+pub struct Place {
+    /// Where the built programs are.
+    pub programs: PathBuf,
+    /// For files that the programs need.
+    pub scratch: TempDir,
+    /// The cores of the server under test; one-core scenes use the first.
+    pub server_cores: Vec<usize>,
+    /// The cores of the visitors and the counter.
+    pub load_cores: Vec<usize>,
+}
+
+/// A server and its counter.
+struct Pair {
+    site: Process,
+    counter: Process,
+    site_address: SocketAddr,
+    counter_address: SocketAddr,
+}
+
+impl Place {
+    /// Exchanges a second when the visitors talk to the counter itself: far more than any arm's, or
+    /// the load is what is measured.
+    ///
+    /// # Errors
+    /// When a program fails.
+    pub fn load_alone(&self) -> io::Result<f64> {
+        let (_counter, address) = self.other_side().counter(0)?;
+        let report = self.other_side().visit(address, &["--seconds", "1"])?;
+        Ok((report.visits + report.refused) as f64 / report.seconds)
+    }
+
+    /// Visits a second of an arm in the main scene.
+    ///
+    /// # Errors
+    /// When a program fails.
+    pub fn capacity(&self, arm: Arm) -> io::Result<f64> {
+        let pair = self.start(arm, &self.server_cores[..1], 0)?;
+        let rate = |_| {
+            let report = self.other_side().visit(pair.site_address, &["--seconds", "1"])?;
+            Ok(report.visits as f64 / report.seconds)
+        };
+        // One second may be one in which the machine did something else.
+        let rates = (0..3).map(rate).collect::<io::Result<_>>()?;
+        Ok(Spread::of(rates).median)
+    }
+
+    /// The visitors and the counter.
+    fn other_side(&self) -> OtherSide<'_> {
+        OtherSide { programs: &self.programs, cores: &self.load_cores }
+    }
+
+    fn start(&self, arm: Arm, cores: &[usize], counter_ms: u32) -> io::Result<Pair> {
+        let (counter, counter_address) = self.other_side().counter(counter_ms)?;
+        let site_address = free_address()?;
+        let setting = Setting {
+            programs: &self.programs,
+            scratch: self.scratch.path(),
+            cores,
+            site: site_address,
+            counter: counter_address,
+        };
+        Ok(Pair { site: setting.start(arm)?, counter, site_address, counter_address })
+    }
+
+    /// Runs an arm once in a scene: what it cost, and whether the books are right.
+    ///
+    /// # Errors
+    /// When a program fails, or a visit was not welcomed.
+    pub fn run(
+        &self,
+        scene: &Scene,
+        rate: Option<f64>,
+        seconds: f64,
+        arm: Arm,
+        repeat: u32,
+    ) -> io::Result<Run> {
+        let cores = &self.server_cores[..scene.cores];
+        let pair = self.start(arm, cores, scene.counter_ms)?;
+        let (connections, process) = (scene.connections.to_string(), pair.site.id().to_string());
+        let mut arguments = vec!["--connections", &connections];
+        let rate = rate.unwrap_or_default().to_string();
+        match scene.pace {
+            Pace::Closed | Pace::BesideHeavy => {}
+            Pace::Reconnect => arguments.extend(["--visits-per-connection", "1"]),
+            Pace::Open(..) => arguments.extend(["--rate", &rate]),
+            Pace::Hot => arguments.extend(["--hot", &process]),
+        }
+        let warm_up = WARM_UP_SECONDS.to_string();
+        let warmed = self
+            .other_side()
+            .visit(pair.site_address, &[&arguments[..], &["--seconds", &warm_up]].concat())?;
+        let (before, counter_before) = (pair.site.snapshot()?, pair.counter.snapshot()?);
+        let seconds = seconds.to_string();
+        arguments.extend(["--seconds", &seconds]);
+        let heavy = match scene.pace {
+            Pace::BesideHeavy => {
+                let asked = ["--path", "/heavy", "--connections", "2", "--seconds", &seconds];
+                Some(self.other_side().command(pair.site_address, &asked).spawn()?)
+            }
+            _ => None,
+        };
+        let report = self.other_side().visit(pair.site_address, &arguments)?;
+        let heavy = heavy.map(visitors::report).transpose()?;
+        let usage = before.until(&pair.site.snapshot()?);
+        let counter = counter_before.until(&pair.counter.snapshot()?);
+        let both = |figure: fn(&Report) -> u64| figure(&report) + heavy.as_ref().map_or(0, figure);
+        if both(|report| report.refused + report.failed) > 0 || report.visits == 0 {
+            return Err(io::Error::other(format!("not every visit was welcomed: {report:?}")));
+        }
+        let share = |cpu_us: f64, cores: usize| cpu_us / (report.seconds * 1e6 * cores as f64);
+        Ok(Run {
+            scene: scene.name.clone(),
+            arm,
+            repeat,
+            server_busy: share(usage.cpu_us, cores.len()),
+            load_busy: share(
+                counter.cpu_us + report.cpu_us + heavy.as_ref().map_or(0.0, |heavy| heavy.cpu_us),
+                self.load_cores.len(),
+            ),
+            welcomed: warmed.visits
+                + warmed.sounding_visits
+                + both(|report| report.visits + report.sounding_visits),
+            counted: visitors::total(pair.counter_address)?,
+            usage,
+            report,
+            heavy,
+        })
+    }
+
+    /// What connections cost that made one visit and are kept open.
+    ///
+    /// # Errors
+    /// When a program fails, or a visit was not welcomed.
+    pub fn idle_memory(&self, arm: Arm, connections: u32) -> io::Result<IdleMemory> {
+        let pair = self.start(arm, &self.server_cores[..1], 0)?;
+        let visit = || -> io::Result<TcpStream> {
+            let mut stream = TcpStream::connect(pair.site_address)?;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+            let mut answer = [0; 1024];
+            let count = stream.read(&mut answer)?;
+            match String::from_utf8_lossy(&answer[..count]).contains("200 OK") {
+                true => Ok(stream),
+                false => Err(io::Error::other("a visit was not welcomed")),
+            }
+        };
+        for _ in 0..100 {
+            visit()?;
+        }
+        let rest = Duration::from_millis(700);
+        pause(rest);
+        let resident_before_bytes = pair.site.resident_bytes()?;
+        let idle = (0..connections).map(|_| visit()).collect::<io::Result<Vec<_>>>()?;
+        pause(rest);
+        let resident_after_bytes = pair.site.resident_bytes()?;
+        drop(idle);
+        Ok(IdleMemory { arm, connections, resident_before_bytes, resident_after_bytes })
+    }
+
+    /// The system calls of an arm, counted by perf(1), which slows nothing down; `None` where it cannot
+    /// be run.
+    ///
+    /// # Errors
+    /// When a program fails.
+    pub fn system_calls(&self, arm: Arm) -> io::Result<Option<SystemCalls>> {
+        let pair = self.start(arm, &self.server_cores[..1], 0)?;
+        self.other_side().visit(pair.site_address, &["--seconds", "0.5"])?;
+        let ids: Vec<_> = pair.site.ids().iter().map(u32::to_string).collect();
+        let file = self.scratch.path().join("perf");
+        let load = self.other_side().command(pair.site_address, &["--seconds", "1"]);
+        let counted = Command::new("perf")
+            .args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", &ids.join(",")])
+            .arg("-o")
+            .arg(&file)
+            .arg("--")
+            .arg(load.get_program())
+            .args(load.get_args())
+            .stdin(Stdio::null())
+            .output();
+        let Ok(output) = counted else { return Ok(None) };
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let calls = text.lines().find(|line| line.contains("sys_enter"));
+        let calls = calls.and_then(|line| line.split(',').next()?.parse().ok());
+        let report = serde_json::from_slice::<Report>(&output.stdout);
+        let (Some(calls), Ok(report)) = (calls, report) else { return Ok(None) };
+        let counter = String::from("perf stat -e raw_syscalls:sys_enter");
+        Ok(Some(SystemCalls { arm, counter, calls, visits: report.visits }))
+    }
+}
