@@ -244,11 +244,11 @@ fn patiently<R>(build: impl Fn() -> io::Result<R>) -> io::Result<R> {
     build()
 }
 
-/// A kernel may have rings and lack an operation that monoio needs.
+/// A kernel may have rings and lack an operation that monoio needs, or the question for them.
 fn probe() -> io::Result<()> {
     let mut probe = Probe::new();
-    IoUring::new(2)?.submitter().register_probe(&mut probe)?;
-    if OPERATIONS.into_iter().all(|operation| probe.is_supported(operation)) {
+    let asked = IoUring::new(2)?.submitter().register_probe(&mut probe);
+    if asked.is_ok() && OPERATIONS.into_iter().all(|operation| probe.is_supported(operation)) {
         Ok(())
     } else {
         Err(Errno::ENOSYS.into())
