@@ -61,6 +61,12 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// What stands after the first `?` of the target.
     pub query: Option<&'a str>,
+    /// Whom the request is for, with the port if it was given: the target's authority, else the `Host`
+    /// field (RFC 9112 section 3.2.2). Only HTTP/1.0 may leave it out.
+    pub host: Option<&'a [u8]>,
+    /// Whether it has an `Origin` field, as what a browser sends for a page of another site does
+    /// (RFC 6454 section 7).
+    pub has_origin: bool,
     /// The version of the request line.
     pub version: Version,
     /// Whether the connection may carry another request after this one (RFC 9112 section 9.3).
@@ -231,6 +237,8 @@ fn parse_head<'a>(
         method,
         path: target.path,
         query: target.query,
+        host: target.authority.or(fields.host),
+        has_origin: fields.has_origin,
         version,
         persistent: match version {
             // RFC 9112 section 9.3, in this order.
@@ -263,6 +271,7 @@ struct Fields<'a> {
     content_length: Option<&'a [u8]>,
     transfer_encoding: Option<&'a [u8]>,
     has_content_type: bool,
+    has_origin: bool,
     close: bool,
     keep_alive: bool,
     expects_continue: bool,
@@ -289,6 +298,7 @@ impl<'a> Fields<'a> {
                 }
                 self.expects_continue = true;
             }
+            6 if name.eq_ignore_ascii_case("origin") => self.has_origin = true,
             10 if name.eq_ignore_ascii_case("connection") => {
                 for option in list_elements(value) {
                     self.close |= option.eq_ignore_ascii_case(b"close");

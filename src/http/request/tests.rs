@@ -58,6 +58,8 @@ fn a_request_is_read() {
         method: Method::Head,
         path: "/a/b",
         query: Some("c=d?e"),
+        host: Some(b"a:80"),
+        has_origin: false,
         version: Version::Http11,
         persistent: true,
         expects_continue: false,
@@ -174,6 +176,14 @@ fn hosts() {
     check("GET / HTTP/1.0\r\n\r\n", Ok(()));
     check("GET / HTTP/1.0\r\nHost: a/b\r\n\r\n", Err(400));
     check_fields("Host: a", Err(400));
+    assert_eq!(request("GET / HTTP/1.0\r\n\r\n").host, None);
+    assert_eq!(request("GET http://a:1/ HTTP/1.1\r\nHost: a:1\r\n\r\n").host, Some(&b"a:1"[..]));
+}
+
+#[test]
+fn origins() {
+    assert!(request("GET / HTTP/1.1\r\nHost: a\r\norigin: http://b\r\n\r\n").has_origin);
+    assert!(!request("GET / HTTP/1.1\r\nHost: a\r\nX-Origin: http://b\r\n\r\n").has_origin);
 }
 
 #[test]
