@@ -15,7 +15,7 @@ use monoio::io::{CancelHandle, Canceller};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use slotmap::SparseSecondaryMap;
 
-use super::Outbox;
+use super::outbox::{OutboxPool, PooledOutbox};
 use crate::{
     clock,
     deadlines::{Deadlines, Key},
@@ -48,9 +48,6 @@ pub struct ClientLimits {
 /// How long a client that was refused may take to close its side.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Outboxes that a worker keeps for the next who needs one.
-const OUTBOXES_MAX: usize = 64;
-
 /// What a client is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -75,9 +72,7 @@ const PHASES: [Phase; 6] =
 pub struct Clients {
     limits: ClientLimits,
     buffers: Buffers,
-    /// Outboxes that nobody uses. Boxed: each client on the way of a visit holds one.
-    #[allow(clippy::vec_box)]
-    outboxes: RefCell<Vec<Box<Outbox>>>,
+    outboxes: OutboxPool,
     metrics: Arc<WorkerMetrics>,
     table: RefCell<Deadlines<Client, 6>>,
     /// What ends the reads of the rest of a request: few clients are in the middle of one.
@@ -112,7 +107,7 @@ impl Clients {
         });
         Rc::new(Self {
             buffers: Buffers::new(limits.head.head_bytes_max),
-            outboxes: RefCell::new(Vec::with_capacity(OUTBOXES_MAX)),
+            outboxes: OutboxPool::default(),
             table: RefCell::new(Deadlines::new(patiences)),
             stops: RefCell::default(),
             draining: Cell::new(false),
@@ -133,16 +128,8 @@ impl Clients {
     }
 
     /// An empty outbox.
-    pub fn outbox(&self) -> Box<Outbox> {
-        self.outboxes.borrow_mut().pop().unwrap_or_else(|| Box::new(Outbox::new()))
-    }
-
-    /// Takes an outbox back that is empty.
-    pub fn keep(&self, outbox: Box<Outbox>) {
-        let mut outboxes = self.outboxes.borrow_mut();
-        if outboxes.len() < OUTBOXES_MAX {
-            outboxes.push(outbox);
-        }
+    pub fn outbox(&self) -> PooledOutbox<'_> {
+        self.outboxes.take()
     }
 
     /// The worker's counts.

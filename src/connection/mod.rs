@@ -257,7 +257,6 @@ impl<S: Stream> Connection<S> {
                 }
             }
             outbox.flush(&mut self.stream, &self.seat).await?;
-            self.seat.clients().keep(outbox);
             Ok(())
         }
     }
@@ -278,7 +277,6 @@ impl<S: Stream> Connection<S> {
                 let mut outbox = self.seat.clients().outbox();
                 outbox.push_interim(b"HTTP/1.1 100 Continue\r\n\r\n");
                 outbox.flush(&mut self.stream, &self.seat).await?;
-                self.seat.clients().keep(outbox);
             }
             self.discard_body(&mut alone.body).await?;
             self.body_of = None;
@@ -357,10 +355,11 @@ impl<S: Stream> Connection<S> {
         };
         let mut outbox = self.seat.clients().outbox();
         outbox.push_refusal(refusal, head_only);
-        if outbox.flush(&mut self.stream, &self.seat).await.is_ok() {
+        let told = outbox.flush(&mut self.stream, &self.seat).await;
+        drop(outbox);
+        if told.is_ok() {
             self.linger().await;
         }
-        self.seat.clients().keep(outbox);
     }
 
     /// Closes after a last answer.

@@ -2,7 +2,11 @@
 
 #![allow(clippy::manual_async_fn)]
 
-use std::{io, mem};
+use std::{
+    cell::RefCell,
+    io, mem,
+    ops::{Deref, DerefMut},
+};
 
 use bytes::{Buf, Bytes};
 use monoio::{buf::IoBuf, io::AsyncWriteRent};
@@ -23,6 +27,11 @@ const DIRECT_BYTES: usize = 4 * 1024;
 
 /// Room for the head of an answer behind what was gathered.
 const HEAD_BYTES: usize = 1024;
+/// What an outbox has room for before it grows.
+const CAPACITY: usize = FLUSH_BYTES + DIRECT_BYTES + HEAD_BYTES;
+
+/// Outboxes that a worker keeps for the next who needs one.
+const SPARES_MAX: usize = 64;
 
 /// What the request has to say about the form of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +44,64 @@ pub struct Form {
     pub keep_alive: bool,
 }
 
+/// A worker's outboxes. All that nobody uses are empty.
+#[derive(Debug, Default)]
+pub struct OutboxPool {
+    /// Boxed: each client on the way of a visit holds one.
+    #[allow(clippy::vec_box)]
+    spares: RefCell<Vec<Box<Outbox>>>,
+}
+
+impl OutboxPool {
+    /// An empty outbox, which returns to the pool when it is dropped.
+    pub fn take(&self) -> PooledOutbox<'_> {
+        let spare = self.spares.borrow_mut().pop();
+        PooledOutbox { pool: self, outbox: Some(spare.unwrap_or_else(|| Box::new(Outbox::new()))) }
+    }
+
+    /// Takes an outbox back, whatever it still holds: that was meant for a client who is gone. One that
+    /// has grown is freed, and so is one whose memory went with a write that nobody awaited.
+    fn put(&self, mut outbox: Box<Outbox>) {
+        outbox.clear();
+        let mut spares = self.spares.borrow_mut();
+        if spares.len() < SPARES_MAX && outbox.gathered.capacity() == CAPACITY {
+            spares.push(outbox);
+        }
+    }
+}
+
+/// An outbox on loan. However its holder lets go of it, by an error or a panic too, it goes back empty.
+#[derive(Debug)]
+pub struct PooledOutbox<'a> {
+    pool: &'a OutboxPool,
+    /// `None` only while it is dropped.
+    outbox: Option<Box<Outbox>>,
+}
+
+impl Deref for PooledOutbox<'_> {
+    type Target = Outbox;
+
+    fn deref(&self) -> &Outbox {
+        let Some(outbox) = &self.outbox else { unreachable!("it is taken out by drop alone") };
+        outbox
+    }
+}
+
+impl DerefMut for PooledOutbox<'_> {
+    fn deref_mut(&mut self) -> &mut Outbox {
+        let Some(outbox) = &mut self.outbox else { unreachable!("it is taken out by drop alone") };
+        outbox
+    }
+}
+
+impl Drop for PooledOutbox<'_> {
+    fn drop(&mut self) {
+        if let Some(outbox) = self.outbox.take() {
+            self.pool.put(outbox);
+        }
+    }
+}
+
 /// Answers that are not written yet.
 #[derive(Debug)]
 pub struct Outbox {
@@ -44,14 +111,21 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An empty outbox.
-    pub fn new() -> Self {
-        Self { gathered: Vec::with_capacity(FLUSH_BYTES + DIRECT_BYTES + HEAD_BYTES), direct: None }
+    fn new() -> Self {
+        Self { gathered: Vec::with_capacity(CAPACITY), direct: None }
+    }
+
+    fn clear(&mut self) {
+        self.gathered.clear();
+        self.direct = None;
     }
 
     /// Adds an answer. To be flushed before the next one when it is [full](Self::is_full).
+    ///
+    /// # Panics
+    /// After a large body that was not flushed: the answers would be mixed.
     pub fn push(&mut self, answer: &Rendered, form: Form) {
-        debug_assert!(self.direct.is_none(), "an answer after a large body needs a flush between");
+        assert!(self.direct.is_none(), "an answer after a large body needs a flush between");
         self.gathered.extend_from_slice(&answer.head);
         if form.close {
             self.gathered.extend_from_slice(b"connection: close\r\n");
@@ -138,5 +212,51 @@ fn progress(written: io::Result<usize>) -> io::Result<usize> {
     match written {
         Ok(0) => Err(io::ErrorKind::WriteZero.into()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(outbox: &mut Outbox, body_bytes: usize) {
+        let answer =
+            Rendered { head: Bytes::from_static(b"head\r\n"), body: vec![b'x'; body_bytes].into() };
+        outbox.push(&answer, Form { head_only: false, close: false, keep_alive: false });
+    }
+
+    #[test]
+    fn an_outbox_that_is_let_go_of_comes_back_empty() {
+        let pool = OutboxPool::default();
+        for body_bytes in [0, 1, DIRECT_BYTES - 1, DIRECT_BYTES] {
+            let mut outbox = pool.take();
+            assert!(outbox.is_empty());
+            fill(&mut outbox, body_bytes);
+            drop(outbox);
+            assert_eq!(pool.spares.borrow().len(), 1);
+        }
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut outbox = pool.take();
+            fill(&mut outbox, 1);
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err());
+        assert!(pool.take().is_empty());
+    }
+
+    #[test]
+    fn spares_are_bounded_in_number_and_size() {
+        let pool = OutboxPool::default();
+        let taken: Vec<_> = (0..=SPARES_MAX).map(|_| pool.take()).collect();
+        drop(taken);
+        assert_eq!(pool.spares.borrow().len(), SPARES_MAX);
+
+        let pool = OutboxPool::default();
+        let mut grown = pool.take();
+        for _ in 0..5 {
+            fill(&mut grown, DIRECT_BYTES - 1);
+        }
+        drop(grown);
+        assert!(pool.spares.borrow().is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! How answers are gathered into writes, on a stream that records them.
+//! How answers are gathered into writes, and what becomes of a buffer whose write fails, on a stream
+//! that records them.
 
 use std::{
     cell::RefCell,
@@ -12,21 +13,58 @@ use std::{
 use bytes::Bytes;
 use monoio::{
     BufResult,
-    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut, SliceMut},
+    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut, Slice, SliceMut},
     io::{AsyncReadRent, CancelHandle},
 };
 
 use super::*;
 use crate::http::{HeadLimits, render::Rendered};
 
-/// A stream that gives these pieces, one a read, and records how much each write had.
+/// A stream that gives these pieces, one a read, and records what was written.
 #[derive(Clone, Default)]
 struct Recorder(Rc<RefCell<Record>>);
 
 #[derive(Default)]
 struct Record {
     pieces: VecDeque<Vec<u8>>,
+    /// How much each write had.
     writes: Vec<usize>,
+    written: Vec<u8>,
+    fault: Option<Fault>,
+}
+
+/// What happens to the write that would pass this many bytes.
+#[derive(Clone, Copy)]
+struct Fault {
+    after: usize,
+    kind: FaultKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum FaultKind {
+    Error,
+    WritesNothing,
+    NeverEnds,
+}
+
+impl Recorder {
+    fn of(pieces: &[&[u8]], fault: Option<Fault>) -> Self {
+        let pieces = pieces.iter().map(|piece| piece.to_vec()).collect();
+        Self(Rc::new(RefCell::new(Record { pieces, fault, ..Record::default() })))
+    }
+
+    fn written(&self) -> Vec<u8> {
+        self.0.borrow().written.clone()
+    }
+}
+
+/// What a buffer holds: a generic one shows it as a pointer only.
+fn bytes_of<T: IoBuf>(buf: &T) -> &[u8] {
+    let buf: &dyn std::any::Any = buf;
+    match buf.downcast_ref::<Slice<Vec<u8>>>() {
+        Some(slice) => &slice.get_ref()[slice.begin()..slice.end()],
+        None => buf.downcast_ref::<Bytes>().expect("a slice of a vector, or bytes"),
+    }
 }
 
 impl AsRawFd for Recorder {
@@ -68,8 +106,22 @@ impl CancelableAsyncReadRent for Recorder {
 
 impl AsyncWriteRent for Recorder {
     async fn write<T: IoBuf>(&mut self, buf: T) -> BufResult<usize, T> {
-        self.0.borrow_mut().writes.push(buf.bytes_init());
-        (Ok(buf.bytes_init()), buf)
+        let bytes = bytes_of(&buf);
+        let fault = self.0.borrow().fault;
+        let room = fault.map_or(usize::MAX, |fault| fault.after - self.0.borrow().written.len());
+        let taken = bytes.len().min(room);
+        if let (0, Some(Fault { kind, .. })) = (taken, fault) {
+            match kind {
+                FaultKind::Error => return (Err(io::ErrorKind::ConnectionReset.into()), buf),
+                FaultKind::WritesNothing => return (Ok(0), buf),
+                FaultKind::NeverEnds => std::future::pending().await,
+            }
+        }
+        let mut record = self.0.borrow_mut();
+        record.writes.push(taken);
+        record.written.extend_from_slice(&bytes[..taken]);
+        drop(record);
+        (Ok(taken), buf)
     }
 
     async fn writev<T: IoVecBuf>(&mut self, buf: T) -> BufResult<usize, T> {
@@ -269,4 +321,57 @@ fn a_panic_costs_its_connection_alone() {
     assert_eq!(clients.metrics().panics.read(), 1);
     // Its seat was given up.
     assert_eq!(clients.metrics().connections.read(), 0);
+}
+
+/// What a client receives that is served on these clients' buffers; it leaves when its time is up.
+fn receives(clients: &Rc<Clients>, pieces: &[&[u8]], fault: Option<Fault>) -> Vec<u8> {
+    let stream = Recorder::of(pieces, fault);
+    let connection = Connection::new(stream.clone(), clients.seat(-1));
+    let serving = pin!(connection.serve(Rc::new(Echo::default())));
+    let done = serving.poll(&mut Context::from_waker(Waker::noop()));
+    let waits = fault.is_some_and(|fault| matches!(fault.kind, FaultKind::NeverEnds));
+    assert!(done.is_ready() || waits, "nothing here waits");
+    stream.written()
+}
+
+/// Every way to be answered, and to be refused.
+fn conversations() -> Vec<Vec<Vec<u8>>> {
+    let refused = b"BAD\r\n\r\n".to_vec();
+    let head = |fields: &str| format!("POST /7 HTTP/1.1\r\nHost: a\r\n{fields}\r\n").into_bytes();
+    let expects = "Expect: 100-continue\r\n";
+    vec![
+        vec![requests(&["/10"])],
+        vec![requests(&["/10", "/20", "/30"])],
+        vec![requests(&["/10", "/5000", "/20"])],
+        vec![requests(&["/3000"; 4])],
+        vec![requests(&["/10"]), refused.clone()],
+        vec![refused],
+        vec![b"HEAD /< HTTP/1.1\r\n\r\n".to_vec()],
+        vec![head(&format!("{expects}Content-Length: 3\r\n")), b"abc".to_vec()],
+        vec![head(&format!("{expects}Content-Length: 9999\r\n"))],
+        vec![[head("Transfer-Encoding: chunked\r\n"), b"x".to_vec()].concat()],
+    ]
+}
+
+#[test]
+fn what_one_client_did_not_take_reaches_no_other() {
+    let innocent = requests(&["/10", "/5000", "/20"]);
+    let expected = receives(&clients(), &[&innocent], None);
+    for conversation in conversations() {
+        let pieces: Vec<&[u8]> = conversation.iter().map(Vec::as_slice).collect();
+        let whole = receives(&clients(), &pieces, None);
+        assert!(!whole.is_empty());
+        for kind in [FaultKind::Error, FaultKind::WritesNothing, FaultKind::NeverEnds] {
+            let clients = clients();
+            for after in 0..whole.len() {
+                let received = receives(&clients, &pieces, Some(Fault { after, kind }));
+                assert_eq!(received.len(), after);
+                assert!(
+                    receives(&clients, &[&innocent], None) == expected,
+                    "after {:?} with {kind:?} at {after}",
+                    String::from_utf8_lossy(&conversation.concat())
+                );
+            }
+        }
+    }
 }

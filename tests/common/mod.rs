@@ -239,7 +239,7 @@ impl Response {
 }
 
 pub fn get_request(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }
 
 impl Client {
@@ -327,6 +327,11 @@ impl Client {
         let count = self.stream.read(&mut buffer).expect("the server to answer or close");
         self.unread.extend_from_slice(&buffer[..count]);
         count
+    }
+
+    /// Whether nothing is left of what was received so far.
+    pub fn has_read_all(&self) -> bool {
+        self.unread.is_empty()
     }
 
     /// Whether the server closes without another byte. A reset is a close too.
