@@ -183,12 +183,7 @@ pub enum Visit {
         route: u16,
     },
     /// A visit that is being registered.
-    Underway {
-        /// The place of its route.
-        route: u16,
-        /// Its call to the counter.
-        call: Call,
-    },
+    Underway(Registration),
     /// The counter fails: a visit that is not even tried to register.
     Failing {
         /// The place of its route.
@@ -210,6 +205,38 @@ pub enum Visit {
     AnyResource,
     /// No route has the path.
     NotFound,
+}
+
+/// A visit on the way to its book. Dropped before its outcome is known, it is abandoned.
+pub struct Registration {
+    /// The place of its route.
+    route: u16,
+    call: Call,
+    ended: bool,
+}
+
+impl Registration {
+    /// Whether the visit is registered, once that is known.
+    fn poll(&mut self, accept: Accept, context: &mut Context<'_>) -> Poll<bool> {
+        let outcome = ready!(self.call.poll(context));
+        let registered = outcome.is_ok_and(|status| accept.is_met(status));
+        assert!(!std::mem::replace(&mut self.ended, true), "a visit ends once");
+        let metrics = self.call.metrics();
+        if registered {
+            metrics.welcomed.increment();
+        } else {
+            metrics.erred.increment();
+        }
+        Poll::Ready(registered)
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.call.metrics().abandoned.increment();
+        }
+    }
 }
 
 impl Site {
@@ -281,10 +308,17 @@ impl Service for Site {
     fn start(&self, visit: &mut Visit) {
         if let Visit::Admitted { route } = *visit {
             let served = self.route(route);
+            self.metrics.started.increment();
             *visit = match self.upstreams[served.upstream].call(&served.call) {
-                Ok(call) => Visit::Underway { route, call },
-                Err(NotBegun::Overloaded) => Visit::Overloaded,
-                Err(NotBegun::Failing) => Visit::Failing { route },
+                Ok(call) => Visit::Underway(Registration { route, call, ended: false }),
+                Err(NotBegun::Overloaded) => {
+                    self.metrics.refused.increment();
+                    Visit::Overloaded
+                }
+                Err(NotBegun::Failing) => {
+                    self.metrics.erred.increment();
+                    Visit::Failing { route }
+                }
             };
         }
     }
@@ -299,25 +333,13 @@ impl Service for Site {
         let mut push = |current: &mut Current| outbox.push(current.rendered(), form);
         match visit {
             Visit::Admitted { .. } => unreachable!("a visit is started before it is polled"),
-            Visit::Underway { route, call } => {
-                let outcome = ready!(call.poll(context));
-                let mut answers = self.answers(*route);
-                if outcome.is_ok_and(|status| self.accept.is_met(status)) {
-                    self.metrics.welcomed.increment();
-                    push(&mut answers.welcome);
-                } else {
-                    self.metrics.erred.increment();
-                    push(&mut answers.sorry);
-                }
+            Visit::Underway(registration) => {
+                let registered = ready!(registration.poll(self.accept, context));
+                let mut answers = self.answers(registration.route);
+                push(if registered { &mut answers.welcome } else { &mut answers.sorry });
             }
-            Visit::Failing { route } => {
-                self.metrics.erred.increment();
-                push(&mut self.answers(*route).sorry);
-            }
-            Visit::Overloaded => {
-                self.metrics.refused.increment();
-                push(&mut self.overloaded.borrow_mut());
-            }
+            Visit::Failing { route } => push(&mut self.answers(*route).sorry),
+            Visit::Overloaded => push(&mut self.overloaded.borrow_mut()),
             Visit::Options { route } => push(&mut self.answers(*route).options),
             Visit::NotAllowed { route } => push(&mut self.answers(*route).not_allowed),
             Visit::AnyResource => push(&mut self.any_resource.borrow_mut()),
@@ -325,6 +347,7 @@ impl Service for Site {
         }
         Poll::Ready(())
     }
+
     fn hear(&self, word: Word) {
         match word {
             Word::Pages(pages) => {

@@ -36,6 +36,8 @@ pub enum Order<W> {
     Serve,
     /// Accept no more, finish what is under way, and report.
     Drain,
+    /// Stop at once, whatever is under way, and report.
+    Cut,
     /// Tell the service.
     Tell(W),
     /// Report that it still works.
@@ -51,6 +53,8 @@ pub enum Report {
     Failed(WorkerError),
     /// Its last client has left.
     Drained,
+    /// It was cut: nothing happens on it any more, and its counts are final.
+    Stopped,
     /// It was asked and answers.
     Alive,
 }
@@ -126,10 +130,11 @@ where
     };
     // Set once: each worker has its own.
     let _ = plan.metrics.driver.set(driver.name());
-    let failed = report.clone();
-    if let Err(error) = runtime.block_on(work(plan, driver, report)) {
-        failed(Report::Failed(error.into()));
-    }
+    let ended = report.clone();
+    ended(match runtime.block_on(work(plan, driver, report)) {
+        Ok(()) => Report::Stopped,
+        Err(error) => Report::Failed(error.into()),
+    });
 }
 
 async fn work<V, F, R>(plan: Plan<V::Word, F>, driver: Driver, report: R) -> io::Result<()>
@@ -168,6 +173,7 @@ where
             }
             Order::Tell(word) => service.hear(word),
             Order::Answer => report(Report::Alive),
+            Order::Cut => break,
             Order::Drain => {
                 clients.drain();
                 stop = stop.cancel();

@@ -7,7 +7,8 @@ mod common;
 use std::{fs, net::TcpStream, process::Command, sync::mpsc};
 
 use common::{
-    COUNTED, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, run, serve, tallyring,
+    Books, COUNTED, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, run, serve,
+    tallyring,
 };
 
 #[test]
@@ -254,7 +255,11 @@ fn the_time_to_finish_is_bounded() {
     server.signal("-INT");
     let (status, lines) = server.wait();
     assert_eq!(status.code(), Some(0), "{lines:?}");
-    assert!(lines.last().unwrap().contains("1 connections were closed unfinished"), "{lines:?}");
+    let last = lines.last().unwrap();
+    assert!(last.contains("1 connections were closed unfinished"), "{lines:?}");
+    // The counter has the call: the visit must be in a book.
+    let books = Books { welcomed: 0, erred: 0, refused: 0, abandoned: 1 };
+    assert_eq!(Books::read(last), books);
     assert!(under_way.is_closed());
 }
 
@@ -270,6 +275,7 @@ fn a_second_signal_ends_at_once() {
     server.signal("-TERM");
     let (status, lines) = server.wait();
     assert_eq!(status.code(), Some(143), "{lines:?}");
+    assert_eq!(Books::read(lines.last().unwrap()).abandoned, 1);
 }
 
 #[test]
@@ -362,5 +368,5 @@ fn log_lines_may_be_json() {
     let line = server.stop();
     let value: serde_json::Value = serde_json::from_str(&line).unwrap();
     let message = value["fields"]["message"].as_str().unwrap();
-    assert_eq!(message, "stopped: 0 visits welcomed, 1 erred, 0 refused");
+    assert_eq!(message, "stopped: 0 visits welcomed, 1 erred, 0 refused, 0 abandoned");
 }

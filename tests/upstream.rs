@@ -281,3 +281,41 @@ fn an_unused_connection_is_closed_in_time() {
     notice.recv_timeout(PATIENCE).unwrap();
     assert_eq!(server.visit(), WELCOME);
 }
+
+#[test]
+fn visits_whose_client_leaves_are_in_a_book() {
+    /// As many as the first read takes.
+    const VISITS: u64 = 4;
+    for driver in ["auto", "epoll"] {
+        let (asked, arrived) = mpsc::channel();
+        let (permit, permitted) = mpsc::channel::<()>();
+        let permitted = Mutex::new(permitted);
+        // One call at a time, answered when the test says so.
+        let stub = Stub::start(move |_, mut peer| {
+            while peer.request().is_some() {
+                asked.send(()).unwrap();
+                if permitted.lock().unwrap().recv().is_err() || !peer.send(COUNTED) {
+                    return;
+                }
+            }
+        });
+        let flags =
+            ["--workers", "1", "--driver", driver, "--counter-connections-max", "1", "--admin"];
+        let mut server = serve_with(&stub, &[&flags[..], &["127.0.0.1:0"]].concat());
+        let mut admin = server.admin();
+        let mut client = server.client();
+        client.send(get_request("/").repeat(usize::try_from(VISITS).unwrap()));
+        arrived.recv_timeout(PATIENCE).unwrap();
+        admin.wait_for_metric("tallyring_visits_in_flight{peer=\"client\"", VISITS);
+        client.reset();
+        // The first answer finds nobody. Those that wait behind it are not registered any more, but for
+        // the one that had the connection by then.
+        permit.send(()).unwrap();
+        admin.wait_for_metric("tallyring_visits_in_flight{peer=\"client\"", 0);
+        drop(permit);
+        let books = server.stop_with_books();
+        let counted = 1 + arrived.try_iter().count();
+        assert_eq!((books.ended(), books.abandoned > 0), (VISITS, true), "{driver}: {books:?}");
+        books.check(u64::try_from(counted).unwrap());
+    }
+}

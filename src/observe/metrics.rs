@@ -38,12 +38,16 @@ impl Count {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerMetrics {
+    /// Visits that were started. Each ends in exactly one of the four books that follow.
+    pub started: Count,
     /// Visits answered with the welcome page.
     pub welcomed: Count,
     /// Visits answered with the sorry page.
     pub erred: Count,
     /// Visits refused for overload.
     pub refused: Count,
+    /// Visits whose client left before their outcome was known. Their calls may have been counted.
+    pub abandoned: Count,
     /// Requests refused for what they said or how slowly.
     pub bad_requests: Count,
     /// Client connections accepted so far.
@@ -60,7 +64,17 @@ pub struct WorkerMetrics {
     pub driver: OnceLock<&'static str>,
 }
 
-/// The sums over all workers that the last line tells.
+impl WorkerMetrics {
+    /// Visits that were started and are in no book yet.
+    pub fn in_flight(&self) -> u64 {
+        // The books first: what ends meanwhile must not be missing from those that were started.
+        let ended =
+            self.welcomed.read() + self.erred.read() + self.refused.read() + self.abandoned.read();
+        self.started.read().saturating_sub(ended)
+    }
+}
+
+/// The sums over all workers that the last line tells, once they have stopped.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
     /// Visits answered with the welcome page.
@@ -69,6 +83,8 @@ pub struct Totals {
     pub erred: u64,
     /// Visits refused for overload.
     pub refused: u64,
+    /// Visits whose outcome nobody was told: their client left, or the drain cut them.
+    pub abandoned: u64,
     /// Client connections open.
     pub connections: u64,
 }
@@ -80,6 +96,7 @@ impl Totals {
             welcomed: sum.welcomed + worker.welcomed.read(),
             erred: sum.erred + worker.erred.read(),
             refused: sum.refused + worker.refused.read(),
+            abandoned: sum.abandoned + worker.abandoned.read() + worker.in_flight(),
             connections: sum.connections + worker.connections.read(),
         })
     }
@@ -105,12 +122,23 @@ type Rows<'a> = &'a dyn Fn(&WorkerMetrics) -> Vec<([(&'static str, &'static str)
 
 impl Collector for Workers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        self.family(&mut encoder, "visits", "Visits answered, by outcome", Kind::Counter, &|w| {
-            vec![
-                ([("outcome", "welcomed")], w.welcomed.read()),
-                ([("outcome", "erred")], w.erred.read()),
-                ([("outcome", "refused")], w.refused.read()),
-            ]
+        self.family(
+            &mut encoder,
+            "visits",
+            "Visits that have ended, by outcome",
+            Kind::Counter,
+            &|w| {
+                vec![
+                    ([("outcome", "welcomed")], w.welcomed.read()),
+                    ([("outcome", "erred")], w.erred.read()),
+                    ([("outcome", "refused")], w.refused.read()),
+                    ([("outcome", "abandoned")], w.abandoned.read()),
+                ]
+            },
+        )?;
+        let help = "Visits that were started and have not ended";
+        self.family(&mut encoder, "visits_in_flight", help, Kind::Gauge, &|w| {
+            vec![([("peer", "client")], w.in_flight())]
         })?;
         let peer = |name| [("peer", name)];
         self.family(&mut encoder, "connections", "Open connections", Kind::Gauge, &|w| {

@@ -121,6 +121,9 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     stop(signal);
     site.drain();
     let cut = run.drain(Group::Site, site.count(), config.limits.drain_timeout);
+    // What is still under way ends here: what a worker told anybody later would be in no book.
+    site.cut();
+    run.wait_until_stopped(Group::Site, site.count());
     if let Some(bundled) = bundled {
         bundled.stop(&run);
     }
@@ -201,10 +204,13 @@ fn describe_drivers(drivers: Vec<Driver>) -> String {
 }
 
 fn last_line(totals: Totals) -> String {
-    let Totals { welcomed, erred, refused, connections } = totals;
+    let Totals { welcomed, erred, refused, abandoned, connections } = totals;
     let left = match connections {
         0 => String::new(),
         left => format!("; {left} connections were closed unfinished"),
     };
-    format!("stopped: {welcomed} visits welcomed, {erred} erred, {refused} refused{left}")
+    format!(
+        "stopped: {welcomed} visits welcomed, {erred} erred, {refused} refused, {abandoned} \
+         abandoned{left}"
+    )
 }

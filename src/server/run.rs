@@ -22,6 +22,9 @@ use crate::{
     worker::{Report, WorkerError},
 };
 
+/// For a worker to stop when it is cut: it does so as soon as it is done with what it is at.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What happens to a server.
 #[derive(Debug)]
 enum Event {
@@ -147,6 +150,25 @@ impl Run {
             }
         }
         None
+    }
+
+    /// Waits until `count` workers of a group have stopped, but not for one that hangs.
+    pub(super) fn wait_until_stopped(&self, group: Group, count: usize) {
+        let end = Instant::now() + STOP_TIMEOUT;
+        let mut stopped = 0;
+        while stopped < count {
+            match self.events.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(Event::Report(of, Report::Stopped)) if of == group => stopped += 1,
+                Ok(_) => {}
+                Err(_) => {
+                    tracing::warn!(
+                        "{} workers do not stop; the counts may miss visits of theirs",
+                        count - stopped
+                    );
+                    return;
+                }
+            }
+        }
     }
 }
 

@@ -138,6 +138,11 @@ impl SiteWorkers {
         self.tell_all(|| Order::Drain);
     }
 
+    /// Stops them whatever is under way.
+    pub(super) fn cut(&self) {
+        self.tell_all(|| Order::Cut);
+    }
+
     /// Reads the pages anew. Those that cannot be read stay as they are, all of them.
     pub(super) fn reload(&self, config: &Config) {
         let pages: Result<Vec<_>, _> =

@@ -355,6 +355,11 @@ impl Drop for Opening {
 }
 
 impl Call {
+    /// The worker's counts.
+    pub fn metrics(&self) -> &WorkerMetrics {
+        &self.upstream.metrics
+    }
+
     /// The status of the counter's final response, once it was received whole.
     pub fn poll(&self, context: &mut Context<'_>) -> Poll<Result<u16, CallError>> {
         self.upstream.state.borrow_mut().calls.poll(self.key, context)

@@ -10,7 +10,7 @@ pub mod beside;
 mod stub;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
@@ -163,6 +163,11 @@ impl Server {
         lines.last().expect("a last line").clone()
     }
 
+    /// Asks it to stop; the visits of its last line.
+    pub fn stop_with_books(&mut self) -> Books {
+        Books::read(&self.stop())
+    }
+
     /// Waits for a line that holds `words`.
     pub fn wait_for_line(&self, words: &str) -> String {
         loop {
@@ -192,6 +197,55 @@ impl Server {
         let response = self.get("/");
         assert_eq!(response.status, 200);
         response.body
+    }
+}
+
+/// What a server's last line says of its visits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Books {
+    pub welcomed: u64,
+    pub erred: u64,
+    pub refused: u64,
+    pub abandoned: u64,
+}
+
+impl Books {
+    pub fn read(line: &str) -> Self {
+        let said = |word: &str| {
+            let before = line.split_once(word).expect(line).0.trim_end();
+            before.rsplit(' ').next().unwrap().parse().expect(line)
+        };
+        Self {
+            welcomed: said("visits welcomed"),
+            erred: said("erred"),
+            refused: said("refused"),
+            abandoned: said("abandoned"),
+        }
+    }
+
+    /// The books of several servers as one.
+    pub fn sum(all: &[Self]) -> Self {
+        all.iter().fold(Self { welcomed: 0, erred: 0, refused: 0, abandoned: 0 }, |sum, one| Self {
+            welcomed: sum.welcomed + one.welcomed,
+            erred: sum.erred + one.erred,
+            refused: sum.refused + one.refused,
+            abandoned: sum.abandoned + one.abandoned,
+        })
+    }
+
+    /// Visits that were started: each is in one book.
+    pub fn ended(&self) -> u64 {
+        self.welcomed + self.erred + self.refused + self.abandoned
+    }
+
+    /// The contract: what was welcomed is counted, and what was counted is in a book.
+    #[track_caller]
+    pub fn check(&self, counted: u64) {
+        assert!(self.welcomed <= counted, "{self:?}, {counted} counted");
+        assert!(
+            counted <= self.welcomed + self.erred + self.abandoned,
+            "{self:?}, {counted} counted"
+        );
     }
 }
 
@@ -244,7 +298,10 @@ pub fn get_request(path: &str) -> String {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::of(TcpStream::connect(address).unwrap())
+    }
+
+    pub fn of(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, unread: Vec::new() }
@@ -252,6 +309,11 @@ impl Client {
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// False when the connection has ended.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.write_all(bytes.as_ref()).is_ok()
     }
 
     pub fn get(&mut self, path: &str) -> Response {
@@ -270,9 +332,17 @@ impl Client {
 
     /// The next response; `None` when the server closes in order before it begins one.
     pub fn response_or_end(&mut self, method: &str) -> Option<Response> {
-        let Some(head) = self.read_through(b"\r\n\r\n") else {
+        self.try_response(method).expect("the server to answer or close")
+    }
+
+    /// The next response; `None` when the server closes in order before it begins one.
+    ///
+    /// # Errors
+    /// When the connection is reset.
+    pub fn try_response(&mut self, method: &str) -> io::Result<Option<Response>> {
+        let Some(head) = self.read_through(b"\r\n\r\n")? else {
             assert!(self.unread.is_empty(), "a head was cut");
-            return None;
+            return Ok(None);
         };
         let head = String::from_utf8(head).unwrap();
         let status = head.split(' ').nth(1).expect(&head).parse().unwrap();
@@ -280,12 +350,12 @@ impl Client {
         let length = response.field("content-length").map_or(0, |length| length.parse().unwrap());
         if method != "HEAD" {
             while self.unread.len() < length {
-                assert!(self.receive() > 0, "the body was cut");
+                assert!(self.receive()? > 0, "the body was cut");
             }
             let rest = self.unread.split_off(length);
             response.body = String::from_utf8(std::mem::replace(&mut self.unread, rest)).unwrap();
         }
-        Some(response)
+        Ok(Some(response))
     }
 
     /// The sum over all workers of a metric with a label, like `tallyring_visits_total{outcome="erred"`,
@@ -309,24 +379,29 @@ impl Client {
         }
     }
 
-    fn read_through(&mut self, end: &[u8]) -> Option<Vec<u8>> {
+    fn read_through(&mut self, end: &[u8]) -> io::Result<Option<Vec<u8>>> {
         loop {
             let place = self.unread.windows(end.len()).position(|window| window == end);
             if let Some(place) = place {
                 let rest = self.unread.split_off(place + end.len());
-                return Some(std::mem::replace(&mut self.unread, rest));
+                return Ok(Some(std::mem::replace(&mut self.unread, rest)));
             }
-            if self.receive() == 0 {
-                return None;
+            if self.receive()? == 0 {
+                return Ok(None);
             }
         }
     }
 
-    fn receive(&mut self) -> usize {
+    fn receive(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 4096];
-        let count = self.stream.read(&mut buffer).expect("the server to answer or close");
+        let count = self.stream.read(&mut buffer)?;
         self.unread.extend_from_slice(&buffer[..count]);
-        count
+        Ok(count)
+    }
+
+    /// Closes with a reset: what is on its way is lost (SO_LINGER of 0, socket(7)).
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// Whether nothing is left of what was received so far.
