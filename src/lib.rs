@@ -34,6 +34,7 @@ mod host;
 pub mod http;
 mod inbox;
 mod listener;
+mod liveness;
 mod mailbox;
 mod observe;
 mod pace;

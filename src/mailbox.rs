@@ -96,11 +96,14 @@ impl<T> Receiver<T> {
 
 impl<T> Open<T> {
     /// The next value; `None` when all senders are gone.
-    pub async fn receive(&mut self) -> Option<T> {
+    ///
+    /// # Errors
+    /// When the socket fails by which it is woken: no value would be heard of any more.
+    pub async fn receive(&mut self) -> io::Result<Option<T>> {
         loop {
             match self.values.try_recv() {
-                Ok(value) => return Some(value),
-                Err(mpsc::TryRecvError::Disconnected) => return None,
+                Ok(value) => return Ok(Some(value)),
+                Err(mpsc::TryRecvError::Disconnected) => return Ok(None),
                 Err(mpsc::TryRecvError::Empty) => {}
             }
             let (result, buffer) = self.socket.read(std::mem::take(&mut self.buffer)).await;
@@ -108,8 +111,12 @@ impl<T> Open<T> {
             // Answered before the queue is looked at: a value put in after this rings again. A swap,
             // since a mere store could pass the look at the queue that follows it.
             self.rung.swap(false, Ordering::AcqRel);
-            if !matches!(result, Ok(1..)) {
-                return self.values.try_recv().ok();
+            match result {
+                Ok(1..) => {}
+                // The last sender is gone, after what it may have put in.
+                Ok(0) => return Ok(self.values.try_recv().ok()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -134,7 +141,7 @@ mod tests {
         let received = runtime.block_on(async {
             let mut receiver = receiver.open().unwrap();
             let mut received = Vec::new();
-            while let Some(value) = receiver.receive().await {
+            while let Some(value) = receiver.receive().await.unwrap() {
                 received.push(value);
             }
             received
@@ -144,6 +151,18 @@ mod tests {
             received.into_iter().partition(|value| *value < VALUES);
         assert!(low.into_iter().eq(0..VALUES));
         assert!(high.into_iter().eq(VALUES..2 * VALUES));
+    }
+
+    #[test]
+    fn a_socket_that_fails_is_an_error_and_no_end() {
+        let (mut runtime, _) = driver::build(driver::Choice::Auto).unwrap();
+        let (_sender, mut receiver) = channel::<()>().unwrap();
+        // One that was never connected cannot be read from.
+        receiver.socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)
+            .unwrap()
+            .into();
+        let received = runtime.block_on(async { receiver.open().unwrap().receive().await });
+        assert!(received.is_err(), "{received:?}");
     }
 
     #[test]

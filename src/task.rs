@@ -1,7 +1,7 @@
 //! Tasks on a worker, and what becomes of one that panics: it is logged and counted, and it alone
-//! ends.
+//! ends. But where the process is of no use without it, the process ends.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
+use std::{any::Any, fmt::Display, io, panic::AssertUnwindSafe, process, sync::Arc, thread};
 
 use futures_util::FutureExt;
 
@@ -26,6 +26,44 @@ where
         }
     });
     monoio::spawn(guarded)
+}
+
+/// Runs a task that its worker cannot live without. A panic in it, or an error, ends the process: a worker
+/// that is half alive would keep its listeners and answer nobody.
+pub fn spawn_essential<F>(name: &'static str, task: F) -> monoio::task::JoinHandle<()>
+where
+    F: Future<Output = io::Result<()>> + 'static,
+{
+    monoio::spawn(AssertUnwindSafe(task).catch_unwind().map(move |result| match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => end_process(name, &error),
+        Err(panic) => end_process(name, &message(&*panic)),
+    }))
+}
+
+/// Starts a thread that the process cannot live without: a panic in it ends the process.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn spawn_essential_thread<F>(name: String, run: F) -> io::Result<thread::JoinHandle<()>>
+where
+    F: FnOnce() + Send + 'static,
+{
+    thread::Builder::new().name(name.clone()).spawn(move || {
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(run)) {
+            end_process(&name, &message(&*panic));
+        }
+    })
+}
+
+/// Ends the process, since a part of it has ended that it cannot live without. Whoever watches over it
+/// starts it again.
+pub fn end_process(part: &str, why: &dyn Display) -> ! {
+    // Not by the log, whose lines another thread writes.
+    eprintln!(
+        "tallyring: {part} has failed, and the server is of no use without it: {why}; aborting"
+    );
+    process::abort();
 }
 
 /// What a panic said.

@@ -1,24 +1,17 @@
 //! What one core owns: a thread pinned to it, a runtime, listeners, clients, and the service that
 //! answers them. Workers share nothing while they serve.
 
-use std::{
-    io,
-    panic::{self, AssertUnwindSafe},
-    process,
-    rc::Rc,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use core_affinity::CoreId;
 use futures_util::FutureExt;
-use monoio::{io::Canceller, task::JoinHandle};
+use monoio::task::JoinHandle;
 
 use crate::{
     connection::{ClientLimits, Clients, Service},
     driver::{self, Driver, DriverError},
     listener::{self, Listener},
+    liveness::{Liveness, Shown},
     mailbox,
     observe::metrics::WorkerMetrics,
     task,
@@ -40,7 +33,7 @@ pub enum Order<W> {
     Cut,
     /// Tell the service.
     Tell(W),
-    /// Report that it still works.
+    /// Report that all parts of it still work.
     Answer,
 }
 
@@ -55,7 +48,7 @@ pub enum Report {
     Drained,
     /// It was cut: nothing happens on it any more, and its counts are final.
     Stopped,
-    /// It was asked and answers.
+    /// It was asked: it accepts, and keeps its deadlines.
     Alive,
 }
 
@@ -102,15 +95,9 @@ where
     F: FnOnce() -> V + Send + 'static,
     R: Fn(Report) + Clone + Send + 'static,
 {
-    thread::Builder::new().name(plan.name.clone()).spawn(move || {
-        // Tasks catch their own panics. One that gets here has left the worker half alive, with a
-        // listener that takes connections and answers none: better none than that.
-        if panic::catch_unwind(AssertUnwindSafe(|| run(plan, report))).is_err() {
-            eprintln!("tallyring: a worker panicked outside of its tasks; aborting");
-            process::abort();
-        }
-    })?;
-    Ok(())
+    // Tasks catch their own panics. One that gets past them has left the worker half alive, with a
+    // listener that takes connections and answers none: better none than that.
+    task::spawn_essential_thread(plan.name.clone(), move || run(plan, report)).map(drop)
 }
 
 fn run<V, F, R>(plan: Plan<V::Word, F>, report: R)
@@ -130,61 +117,86 @@ where
     };
     // Set once: each worker has its own.
     let _ = plan.metrics.driver.set(driver.name());
-    let ended = report.clone();
-    ended(match runtime.block_on(work(plan, driver, report)) {
-        Ok(()) => Report::Stopped,
-        Err(error) => Report::Failed(error.into()),
-    });
+    let name = plan.name.clone();
+    match runtime.block_on(work(plan, driver, report.clone())) {
+        Ok(()) => report(Report::Stopped),
+        Err(error) => task::end_process(&name, &error),
+    }
 }
 
+/// Does what it is ordered until it is cut, or nobody is there to order.
+///
+/// # Errors
+/// When its orders do not reach it any more.
 async fn work<V, F, R>(plan: Plan<V::Word, F>, driver: Driver, report: R) -> io::Result<()>
 where
     V: Service,
     F: FnOnce() -> V,
-    R: Fn(Report) + 'static,
+    R: Fn(Report) + Clone + 'static,
 {
-    let report = Rc::new(report);
-    let mut orders = plan.orders.open()?;
+    let mut orders = match plan.orders.open() {
+        Ok(orders) => orders,
+        Err(error) => {
+            report(Report::Failed(error.into()));
+            return Ok(());
+        }
+    };
     let clients = Clients::new(plan.limits, Arc::clone(&plan.metrics));
     let service = Rc::new((plan.make)());
     let tick = tick(clients.limits(), plan.shortest_wait);
+    let alive = report.clone();
+    let liveness = Rc::new(Liveness::new(move || alive(Report::Alive)));
     let mut listeners = Some(plan.listeners);
     let mut accepts = Vec::new();
-    let mut stop = Canceller::new();
     report(Report::Ready(driver));
-    while let Some(order) = orders.receive().await {
+    while let Some(order) = orders.receive().await? {
         match order {
             Order::Serve => {
                 for listener in listeners.take().into_iter().flatten() {
-                    let accepting = listener::accept(
-                        listener,
-                        Rc::clone(&clients),
-                        Rc::clone(&service),
-                        stop.handle(),
-                    );
-                    accepts.push(task::spawn("listener", clients.metrics(), async move {
-                        if let Err(error) = accepting.await {
-                            tracing::error!(%error, "a listener failed");
-                        }
-                    }));
+                    accepts.push(accept(listener, &clients, &service, &liveness));
                 }
-                let watching = watch(Rc::clone(&clients), Rc::clone(&service), tick);
-                drop(task::spawn("deadline", clients.metrics(), watching));
+                let shown = liveness.add_part();
+                let (clients, service) = (Rc::clone(&clients), Rc::clone(&service));
+                let watching = watch(clients, service, Rc::clone(&liveness), shown, tick);
+                drop(task::spawn_essential("the task that keeps deadlines", watching));
             }
             Order::Tell(word) => service.hear(word),
-            Order::Answer => report(Report::Alive),
+            Order::Answer => liveness.ask(),
             Order::Cut => break,
             Order::Drain => {
                 clients.drain();
-                stop = stop.cancel();
+                liveness.interrupt();
                 let drained = drained(std::mem::take(&mut accepts), Rc::clone(&clients));
-                let report = Rc::clone(&report);
+                let report = report.clone();
                 let reported = drained.map(move |()| report(Report::Drained));
                 drop(task::spawn("drain", clients.metrics(), reported));
             }
         }
     }
     Ok(())
+}
+
+/// Begins to accept on one listener. Without it the worker would keep the socket and serve nobody who
+/// connects to it; but once it drains, others do.
+fn accept<V: Service>(
+    listener: Listener,
+    clients: &Rc<Clients>,
+    service: &Rc<V>,
+    liveness: &Rc<Liveness>,
+) -> JoinHandle<()> {
+    let (clients, service, liveness) =
+        (Rc::clone(clients), Rc::clone(service), Rc::clone(liveness));
+    // Before the task runs: it may be asked before.
+    let shown = liveness.add_part();
+    task::spawn_essential("a listener", async move {
+        match listener::accept(listener, Rc::clone(&clients), service, liveness, shown).await {
+            Err(error) if clients.is_draining() => {
+                tracing::error!(%error, "a listener failed while it was closed");
+                Ok(())
+            }
+            ended => ended,
+        }
+    })
 }
 
 /// Waits until nobody is accepted any more and the last client has left.
@@ -203,9 +215,16 @@ fn tick(limits: &ClientLimits, shortest_wait: Option<Duration>) -> Duration {
     (shortest / 10).clamp(TICK_MIN, TICK)
 }
 
-async fn watch<V: Service>(clients: Rc<Clients>, service: Rc<V>, tick: Duration) {
+async fn watch<V: Service>(
+    clients: Rc<Clients>,
+    service: Rc<V>,
+    liveness: Rc<Liveness>,
+    mut shown: Shown,
+    tick: Duration,
+) -> io::Result<()> {
     loop {
         monoio::time::sleep(tick).await;
+        liveness.show(&mut shown);
         clients.expire();
         service.expire();
     }
@@ -213,40 +232,102 @@ async fn watch<V: Service>(clients: Rc<Clients>, service: Rc<V>, tick: Duration)
 
 #[cfg(test)]
 mod tests {
-    use std::{env, os::unix::process::ExitStatusExt, process::Command};
+    use std::{
+        env, net::TcpListener as StdListener, os::unix::process::ExitStatusExt, process::Command,
+        thread,
+    };
 
     use super::*;
-    use crate::observe::admin::Admin;
+    use crate::{
+        connection::{Form, Outbox},
+        http::request::Request,
+        listener::After,
+    };
 
-    /// Set in the process that is to die.
-    const CHILD: &str = "TALLYRING_TEST_ABORT";
+    /// Says which fault the process is to have that is to die of it.
+    const FAULT: &str = "TALLYRING_TEST_FAULT";
 
-    #[test]
-    fn a_panic_that_escapes_aborts_the_process() {
-        if env::var_os(CHILD).is_none() {
-            let name = "worker::tests::a_panic_that_escapes_aborts_the_process";
-            let mut child = Command::new(env::current_exe().unwrap());
-            let output =
-                child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
-            assert_eq!(output.status.signal(), Some(6), "{output:?}");
-            assert!(String::from_utf8_lossy(&output.stderr).contains("aborting"), "{output:?}");
-            return;
+    /// Has the fault that the environment says.
+    struct Faulty(String);
+
+    impl Service for Faulty {
+        type Pending = ();
+        type Word = ();
+
+        fn admit(&self, _: &Request<'_>) {}
+        fn start(&self, (): &mut ()) {}
+
+        fn poll_answer(
+            &self,
+            (): &mut (),
+            _: Form,
+            _: &mut Outbox,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<()> {
+            std::task::Poll::Ready(())
         }
-        let (_orders, receiver) = mailbox::channel().unwrap();
+
+        fn hear(&self, (): ()) {
+            assert!(self.0 != "orders", "on purpose");
+        }
+
+        fn expire(&self) {
+            assert!(self.0 != "deadlines", "on purpose");
+        }
+    }
+
+    fn run_with_fault(fault: String) -> ! {
+        let (orders, receiver) = mailbox::channel().unwrap();
+        let socket = match fault.as_str() {
+            "listener" => {
+                // Bound, but it does not listen: accept(2) fails for good.
+                let any = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+                StdListener::from(any.unwrap())
+            }
+            _ => StdListener::bind("127.0.0.1:0").unwrap(),
+        };
+        let address = ([127, 0, 0, 1], 0).into();
         let plan = Plan {
             name: String::from("worker"),
             core: None,
             driver: driver::Choice::Epoll,
-            listeners: vec![],
+            listeners: vec![Listener { socket, address, after: After::Close }],
             limits: crate::config::counter_clients(1),
             shortest_wait: None,
             metrics: Arc::default(),
             orders: receiver,
-            make: || -> Admin { panic!("on purpose") },
+            make: move || {
+                assert!(fault != "start", "on purpose");
+                Faulty(fault)
+            },
         };
         start(plan, |_| {}).unwrap();
+        orders.send(Order::Serve);
+        orders.send(Order::Tell(()));
         loop {
             thread::park();
+        }
+    }
+
+    #[test]
+    fn a_worker_that_is_half_lost_ends_the_process() {
+        if let Ok(fault) = env::var(FAULT) {
+            run_with_fault(fault);
+        }
+        for (fault, part) in [
+            ("start", "worker"),
+            ("orders", "worker"),
+            ("deadlines", "deadlines"),
+            ("listener", "listener"),
+        ] {
+            let name = "worker::tests::a_worker_that_is_half_lost_ends_the_process";
+            let mut child = Command::new(env::current_exe().unwrap());
+            let output =
+                child.args(["--exact", name, "--nocapture"]).env(FAULT, fault).output().unwrap();
+            assert_eq!(output.status.signal(), Some(6), "{fault}: {output:?}");
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.lines().find(|line| line.contains("aborting")).expect(fault);
+            assert!(said.contains(part), "{fault}: {said}");
         }
     }
 }

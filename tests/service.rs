@@ -132,6 +132,13 @@ impl Manager {
         String::from_utf8(buffer[..count].to_vec()).unwrap().trim_end().to_owned()
     }
 
+    /// Takes what there is to be heard.
+    fn hear_all(&self) {
+        self.socket.set_nonblocking(true).unwrap();
+        while self.socket.recv(&mut [0; 1024]).is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
+    }
+
     /// What it hears next but for the watchdog's food.
     fn hear_news(&self) -> String {
         std::iter::repeat_with(|| self.hear()).find(|said| said != "WATCHDOG=1").unwrap()
@@ -161,6 +168,26 @@ fn the_service_manager_hears_of_start_reload_and_stop() {
         assert_eq!(manager.hear_news(), "READY=1");
         server.stop();
         assert_eq!(manager.hear_news(), "STOPPING=1");
+    }
+}
+
+#[test]
+fn a_watched_server_loses_no_newcomer() {
+    let stub = Stub::answering(COUNTED);
+    let url = stub.url();
+    for driver in ["auto", "epoll"] {
+        let manager = Manager::new();
+        // It is asked each millisecond, which interrupts its accepts.
+        let environment = [("NOTIFY_SOCKET", manager.path.as_str()), ("WATCHDOG_USEC", "4000")];
+        let mut arguments = vec!["serve", "--workers", "2", "--counter", &url, "--driver", driver];
+        // A short deadline makes for a short tick, at which the answers come.
+        arguments.extend(["--counter-idle-timeout", "20ms"]);
+        let mut server = Server::start(&arguments, &environment);
+        for _ in 0..500 {
+            assert_eq!(server.visit(), WELCOME, "{driver}");
+            manager.hear_all();
+        }
+        assert!(server.stop().contains("500 visits welcomed"), "{driver}");
     }
 }
 

@@ -15,10 +15,7 @@ use std::{
     time::Duration,
 };
 
-use monoio::{
-    io::CancelHandle,
-    net::{TcpListener, TcpStream},
-};
+use monoio::net::{TcpListener, TcpStream};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, fcntl},
@@ -30,6 +27,7 @@ use crate::{
     clock,
     connection::{Clients, Connection, Service},
     host,
+    liveness::{Liveness, Shown},
     pace::Pace,
     task,
 };
@@ -65,12 +63,17 @@ pub enum After {
     Leave,
 }
 
-/// Accepts clients until `stop` is cancelled, then those that the kernel had already queued.
+/// Accepts clients until the worker drains, then those that the kernel had already queued. What it waits
+/// on ends when `liveness` interrupts it: it then shows that it lives, or sees that the worker drains.
+///
+/// # Errors
+/// When the socket fails for good.
 pub async fn accept<V: Service>(
     listener: Listener,
     clients: Rc<Clients>,
     service: Rc<V>,
-    stop: CancelHandle,
+    liveness: Rc<Liveness>,
+    mut shown: Shown,
 ) -> io::Result<()> {
     let Listener { socket, after, .. } = listener;
     // A ring waits on a blocking socket; the epoll driver does its own waiting.
@@ -85,8 +88,9 @@ pub async fn accept<V: Service>(
     let mut back_off = BACK_OFF.0;
     let mut pace = Pace::default();
     while !clients.is_draining() {
+        liveness.show(&mut shown);
         // Never dropped while it is pending: it may already hold a connection.
-        let accepting = pin!(listener.cancelable_accept(stop.clone()));
+        let accepting = pin!(listener.cancelable_accept(liveness.handle()));
         match pace.keep(accepting).await {
             Ok((stream, _)) => {
                 back_off = BACK_OFF.0;
@@ -97,9 +101,12 @@ pub async fn accept<V: Service>(
                 welcome(stream);
             }
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ECANCELED) => break,
-                // The client gave up while it was queued.
-                Some(Errno::ECONNABORTED | Errno::EINTR) => {}
+                // Interrupted, or the client gave up while it was queued.
+                Some(Errno::ECANCELED | Errno::ECONNABORTED | Errno::EINTR) => {}
+                // This is no listening socket, and will not be one: nothing is ever accepted here.
+                Some(Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK) => {
+                    return Err(error);
+                }
                 // Only a socket that others have too is set nonblocking under a ring, by a worker of
                 // theirs or ours that waits on epoll: then nothing is left but to look again.
                 Some(Errno::EAGAIN) => monoio::time::sleep(LOOK).await,

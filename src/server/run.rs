@@ -7,7 +7,6 @@ use std::{
         atomic::AtomicBool,
         mpsc::{self, RecvTimeoutError},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -19,6 +18,7 @@ use signal_hook::{
 use super::manager::{self, Watchdog};
 use crate::{
     driver::Driver,
+    task,
     worker::{Report, WorkerError},
 };
 
@@ -61,7 +61,7 @@ impl Run {
         // SIGXFSZ: beyond a file-size limit a write then fails instead of ending the process.
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
         let events = self.sender.clone();
-        thread::Builder::new().name(String::from("signals")).spawn(move || {
+        task::spawn_essential_thread(String::from("signals"), move || {
             for signal in signals.forever().filter(|signal| *signal != SIGXFSZ) {
                 if events.send(Event::Signal(signal)).is_err() {
                     return;
@@ -117,9 +117,6 @@ impl Run {
                 Ok(Event::Signal(SIGHUP)) => manager::reloading(&reload),
                 Ok(Event::Signal(signal)) => return signal,
                 Ok(Event::Report(_, Report::Alive)) => watchdog.answered(),
-                Ok(Event::Report(_, Report::Failed(error))) => {
-                    tracing::error!("a worker failed: {error}");
-                }
                 Ok(Event::Report(..)) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     watchdog.asked();
