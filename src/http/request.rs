@@ -232,11 +232,13 @@ fn parse_head<'a>(
     };
     let fields = Fields::collect(parsed.headers)?;
     let target = Target::parse(target, method)?;
-    fields.judge_host(version, &target)?;
+    fields.judge_host(version)?;
     Ok(Request {
         method,
         path: target.path,
         query: target.query,
+        // RFC 9112 section 3.2.2: a server must ignore the Host field beside an absolute target, and use
+        // the target's host.
         host: target.authority.or(fields.host),
         has_origin: fields.has_origin,
         version,
@@ -325,7 +327,7 @@ impl<'a> Fields<'a> {
     }
 
     /// RFC 9112 section 3.2: a 1.1 request without exactly one valid Host is answered with 400.
-    fn judge_host(&self, version: Version, target: &Target<'_>) -> Result<(), Refusal> {
+    fn judge_host(&self, version: Version) -> Result<(), Refusal> {
         let Some(host) = self.host else {
             return match version {
                 Version::Http10 => Ok(()),
@@ -334,11 +336,6 @@ impl<'a> Fields<'a> {
         };
         if !is_host(host) {
             return Err(Refusal::bad("the Host field is not a host with an optional port"));
-        }
-        // RFC 9112 section 3.2.2: a server takes the host from an absolute target and ignores the
-        // field. Where the two differ, somebody on the way may have believed the other one.
-        if target.authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host)) {
-            return Err(Refusal::bad("the Host field differs from the request target's host"));
         }
         Ok(())
     }

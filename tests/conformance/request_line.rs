@@ -118,16 +118,25 @@ fn target_forms() {
         site.refuses(400, line(&format!("GET {target} HTTP/1.1")));
     }
     // RFC 9112 section 3.2.2: a server takes the absolute form of an http URI too. Its host is the
-    // request's (section 3.2); user information in it is refused (RFC 9110 section 4.2.4).
-    for target in ["http://a/", "HTTP://A/", "http://a", "http://a?b", "https://a/"] {
-        site.serves(line(&format!("GET {target} HTTP/1.1")));
-    }
-    site.serves("GET http://a:80/ HTTP/1.1\r\nHost: a:80\r\n\r\n");
-    site.check(line("GET http://a/there HTTP/1.1"), &[404], Then::Open);
+    // request's, whatever the Host field says; user information in it is refused (RFC 9110 section
+    // 4.2.4).
     for target in [
+        "http://a/",
+        "HTTP://A/",
+        "http://a",
+        "http://a?b",
+        "https://a/",
         "http://b/",
         "http://a:80/",
-        "http://a.b/",
+    ] {
+        site.serves(line(&format!("GET {target} HTTP/1.1")));
+    }
+    site.serves("GET http://a:80/ HTTP/1.1\r\nHost: b:81\r\n\r\n");
+    for host in ["", "Host:\r\n", "Host: b/c\r\n", "Host: a\r\nHost: a\r\n"] {
+        site.refuses(400, format!("GET http://a/ HTTP/1.1\r\n{host}\r\n"));
+    }
+    site.check(line("GET http://a/there HTTP/1.1"), &[404], Then::Open);
+    for target in [
         "http://u@a/",
         "http://u:p@a/",
         "http://",

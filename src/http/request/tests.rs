@@ -147,7 +147,6 @@ fn targets() {
         "/%7F",
         "http://",
         "http:///",
-        "http://b/",
         "http://u@a/",
         "ftp://a/",
         "//a\\",
@@ -178,6 +177,21 @@ fn hosts() {
     check_fields("Host: a", Err(400));
     assert_eq!(request("GET / HTTP/1.0\r\n\r\n").host, None);
     assert_eq!(request("GET http://a:1/ HTTP/1.1\r\nHost: a:1\r\n\r\n").host, Some(&b"a:1"[..]));
+}
+
+#[test]
+fn an_absolute_target_outdoes_the_host_field() {
+    let host = |fields| {
+        request(&format!("GET http://b:1/ HTTP/1.1\r\n{fields}\r\n")).host.map(<[u8]>::to_vec)
+    };
+    for fields in ["Host: a\r\n", "Host: b\r\n", "Host: b:1\r\n", "Host: [::1]:80\r\n"] {
+        assert_eq!(host(fields).as_deref(), Some(&b"b:1"[..]), "{fields:?}");
+    }
+    // It must be there all the same, once, and well-formed.
+    for fields in ["", "Host:\r\n", "Host: a/b\r\n", "Host: b:1\r\nHost: b:1\r\n"] {
+        check(&format!("GET http://b:1/ HTTP/1.1\r\n{fields}\r\n"), Err(400));
+    }
+    check("GET http://b/ HTTP/1.0\r\n\r\n", Ok(()));
 }
 
 #[test]
