@@ -1,8 +1,11 @@
 //! Request heads, judged by RFC 9112 before anything is routed: a malformed message is refused
 //! whatever its path or method.
 
+mod line;
+
 use std::mem::MaybeUninit;
 
+use self::line::{RequestLine, judge_target};
 pub use super::head::HeadScan;
 use super::{
     HEAD_FIELDS_CAP, HeadLimits, Refusal, Version,
@@ -113,7 +116,8 @@ pub fn parse<'a>(
         Found::End(_) => return Err(HEAD_TOO_LARGE),
         found => {
             match found {
-                Found::FirstLine(end) => judge_request_line(&message[..end], limits)?,
+                // As soon as it is whole, so that a client that speaks another protocol is told at once.
+                Found::FirstLine(_) => drop(request_line(message, limits)?),
                 _ => refuse_overlong(message, scan, limits)?,
             }
             return if bytes.len() < limits.head_bytes_max {
@@ -156,46 +160,13 @@ fn refuse_overlong(message: &[u8], scan: &HeadScan, limits: &HeadLimits) -> Resu
     Ok(())
 }
 
-/// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`, judged as soon as
-/// the line is whole, so that a client that speaks another protocol is told at once.
-fn judge_request_line(head: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
-    let line = &head[..memchr::memchr(b'\r', head).unwrap_or(head.len())];
-    let mut parts = line.split(|&byte| byte == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(Refusal::bad("a request line is a method, a target and a version"));
-    };
-    if method.len() > METHOD_BYTES_MAX {
-        return Err(Refusal::bad("the method is too long"));
-    }
-    if method.is_empty() || !method.iter().all(|&byte| is_token_byte(byte)) {
-        return Err(Refusal::bad("the method is not a token"));
-    }
-    if target.len() > limits.target_bytes_max {
-        return Err(TARGET_TOO_LONG);
-    }
-    judge_target(target)?;
-    // RFC 9112 section 2.3: `HTTP-version = "HTTP" "/" DIGIT "." DIGIT`, case-sensitive.
-    match version {
-        b"HTTP/1.1" | b"HTTP/1.0" => Ok(()),
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-            if major.is_ascii_digit() && minor.is_ascii_digit() =>
-        {
-            Err(Refusal::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"))
-        }
-        _ => Err(Refusal::bad("the HTTP version is malformed")),
-    }
+/// How long the first line of a head is, without its line end.
+fn line_bytes(head: &[u8]) -> usize {
+    memchr::memchr(b'\r', head).unwrap_or(head.len())
 }
 
-/// RFC 3986 section 2: a URI is made of visible ASCII characters, and not of those that set it apart
-/// from what surrounds it. (Some others that it excludes are sent by browsers all the same.)
-fn judge_target(target: &[u8]) -> Result<(), Refusal> {
-    let is_uri_byte = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>');
-    if target.is_empty() || !target.iter().all(is_uri_byte) {
-        return Err(Refusal::bad("the request target is not a URI"));
-    }
-    Ok(())
+fn request_line<'a>(head: &'a [u8], limits: &HeadLimits) -> Result<RequestLine<'a>, Refusal> {
+    RequestLine::parse(&head[..line_bytes(head)], limits)
 }
 
 fn parse_head<'a>(
@@ -211,17 +182,52 @@ fn parse_head<'a>(
         Ok(_) => return Err(Refusal::bad("the request head is malformed")),
         Err(error) => {
             // What is wrong with a request line, our own rules say better.
-            judge_request_line(head, limits)?;
-            return Err(syntax_refusal(error));
+            let line = request_line(head, limits)?;
+            return match error {
+                httparse::Error::Version => parse_newer(head, line, limits, body_bytes_max),
+                error => Err(syntax_refusal(error)),
+            };
         }
     }
     let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
     if method.len() > METHOD_BYTES_MAX || target.len() > limits.target_bytes_max {
-        judge_request_line(head, limits)?;
+        request_line(head, limits)?;
     }
     judge_target(target.as_bytes())?;
     let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let method = match method {
+    judge(RequestLine { method, target, version }, parsed.headers, body_bytes_max)
+}
+
+/// Reads a head of HTTP/1.2 to HTTP/1.9, whose request line httparse refuses.
+#[cold]
+fn parse_newer<'a>(
+    head: &'a [u8],
+    line: RequestLine<'a>,
+    limits: &HeadLimits,
+    body_bytes_max: u64,
+) -> Result<Request<'a>, Refusal> {
+    let mut storage = [httparse::EMPTY_HEADER; HEAD_FIELDS_CAP];
+    let fields_max = limits.head_fields_max.min(HEAD_FIELDS_CAP);
+    let Some(fields) = head[line_bytes(head)..].strip_prefix(b"\r\n") else {
+        return Err(Refusal::bad("a line must end in CRLF"));
+    };
+    match httparse::parse_headers(fields, &mut storage[..fields_max]) {
+        Ok(httparse::Status::Complete((length, headers))) if length == fields.len() => {
+            judge(line, headers, body_bytes_max)
+        }
+        Ok(_) => Err(Refusal::bad("the request head is malformed")),
+        Err(error) => Err(syntax_refusal(error)),
+    }
+}
+
+/// Judges a head that obeys the grammar by what it says.
+fn judge<'a>(
+    line: RequestLine<'a>,
+    headers: &[httparse::Header<'a>],
+    body_bytes_max: u64,
+) -> Result<Request<'a>, Refusal> {
+    let version = line.version;
+    let method = match line.method {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
         "POST" => Method::Post,
@@ -230,8 +236,8 @@ fn parse_head<'a>(
         "CONNECT" => return Err(Refusal::new(501, "CONNECT is not served here")),
         _ => Method::Other,
     };
-    let fields = Fields::collect(parsed.headers)?;
-    let target = Target::parse(target, method)?;
+    let fields = Fields::collect(headers)?;
+    let target = Target::parse(line.target, method)?;
     fields.judge_host(version)?;
     Ok(Request {
         method,

@@ -64,13 +64,37 @@ pub fn parse(
         }
         _ => return Err(Malformed("its head is too large")),
     };
+    if matches!(&bytes[..end], [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9', ..]) {
+        return parse_newer(&bytes[..end], limits, body_bytes_max).map(Some);
+    }
+    parse_head(&bytes[..end], limits, body_bytes_max).map(Some)
+}
+
+/// RFC 9110 section 2.5: a higher minor version is read as the highest that is known here, which is
+/// also the highest that httparse takes.
+#[cold]
+fn parse_newer(
+    head: &[u8],
+    limits: &HeadLimits,
+    body_bytes_max: u64,
+) -> Result<Response, Malformed> {
+    let mut head = head.to_vec();
+    head[b"HTTP/1.".len()] = b'1';
+    parse_head(&head, limits, body_bytes_max)
+}
+
+fn parse_head(
+    head: &[u8],
+    limits: &HeadLimits,
+    body_bytes_max: u64,
+) -> Result<Response, Malformed> {
     let mut storage = [const { MaybeUninit::uninit() }; HEAD_FIELDS_CAP];
     let mut parsed = httparse::Response::new(&mut []);
     let fields_max = limits.head_fields_max.min(HEAD_FIELDS_CAP);
     let complete = httparse::ParserConfig::default()
-        .parse_response_with_uninit_headers(&mut parsed, &bytes[..end], &mut storage[..fields_max])
+        .parse_response_with_uninit_headers(&mut parsed, head, &mut storage[..fields_max])
         .map_err(|_| Malformed("its head breaks the grammar"))?;
-    if complete != httparse::Status::Complete(end) {
+    if complete != httparse::Status::Complete(head.len()) {
         return Err(Malformed("its head breaks the grammar"));
     }
     let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
@@ -85,7 +109,7 @@ pub fn parse(
         Version::Http11 => true,
         Version::Http10 => fields.keep_alive,
     };
-    Ok(Some(Response { status, head_bytes: end, body, persistent }))
+    Ok(Response { status, head_bytes: head.len(), body, persistent })
 }
 
 #[derive(Default)]
@@ -207,6 +231,20 @@ mod tests {
         for status in [100, 103, 204, 304] {
             let head = format!("HTTP/1.1 {status} x\r\nContent-Length: 5");
             check(&head, Some((status, BodyReader::EMPTY, true)));
+        }
+    }
+
+    #[test]
+    fn a_newer_minor_version_is_read_as_1_1() {
+        for version in ["1.2", "1.9"] {
+            let head = format!("HTTP/{version} 200 OK\r\nContent-Length: 5");
+            check(&head, Some((200, BodyReader::sized(5, BODY_MAX), true)));
+            check(&format!("{head}\r\nX : a"), None);
+            let head = format!("HTTP/{version} 200 OK\r\nTransfer-Encoding: chunked");
+            check(&head, Some((200, BodyReader::chunked(BODY_MAX), true)));
+        }
+        for version in ["0.9", "2.0", "1.10", "1.", "1.a", "01.1"] {
+            check(&format!("HTTP/{version} 200 OK\r\nContent-Length: 5"), None);
         }
     }
 

@@ -67,8 +67,15 @@ fn versions() {
     let site = Site::start();
     site.serves(line("GET / HTTP/1.1"));
     site.check("GET / HTTP/1.0\r\n\r\n", &[200], Then::Closes);
-    // RFC 9110 section 15.6.6: other versions are refused, with those that are spoken.
-    for version in ["0.9", "1.2", "1.9", "2.0", "3.0", "9.9"] {
+    // RFC 9110 section 2.5: a higher minor version is read as the highest known of its major version.
+    for minor in 2..=9 {
+        site.serves(line(&format!("GET / HTTP/1.{minor}")));
+        site.refuses(400, format!("GET / HTTP/1.{minor}\r\n\r\n"));
+    }
+    let fields = "Connection: close\r\nTransfer-Encoding: chunked";
+    site.check(line(&format!("POST / HTTP/1.2\r\n{fields}")) + "0\r\n\r\n", &[200], Then::Closes);
+    // RFC 9110 section 15.6.6: other major versions are refused, with those that are spoken.
+    for version in ["0.9", "2.0", "2.1", "3.0", "9.9"] {
         site.refuses(505, line(&format!("GET / HTTP/{version}")));
     }
     site.refuses(505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");

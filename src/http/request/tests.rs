@@ -108,8 +108,35 @@ fn request_lines() {
     ] {
         check_line(line, Err(400));
     }
-    for version in ["0.9", "1.2", "2.0", "9.9"] {
+    for line_end in ["\r", "\r\0", "\r\r\n", "\n", " \r\n", "\r \n"] {
+        for version in ["1.0", "1.1", "1.2"] {
+            check(&format!("GET / HTTP/{version}{line_end}Host: a\r\n\r\n"), Err(400));
+        }
+    }
+    for version in ["0.0", "0.9", "2.0", "2.1", "9.9"] {
         check_line(&format!("GET / HTTP/{version}"), Err(505));
+    }
+}
+
+#[test]
+fn a_newer_minor_version_is_read_as_1_1() {
+    for minor in 2..=9 {
+        let newer = |rest: &str| format!("POST /a?b HTTP/1.{minor}\r\n{rest}\r\n");
+        let plain = |rest: &str| format!("POST /a?b HTTP/1.1\r\n{rest}\r\n");
+        for fields in [
+            "Host: a\r\n",
+            "Host: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\nOrigin: b\r\n",
+            "Host: a\r\nTransfer-Encoding: chunked\r\nConnection: x, close\r\n",
+        ] {
+            assert_eq!(request(&newer(fields)), request(&plain(fields)));
+        }
+        for fields in ["", "Host: a\r\nX : a\r\n", "Host: a\r\nHost: a\r\n", "Host: a\r\n X: a\r\n"]
+        {
+            check(&newer(fields), Err(400));
+        }
+        check(&newer(&format!("Host: a\r\n{}", "X: a\r\n".repeat(8))), Err(431));
+        check(&newer(&format!("Host: a\r\n{}", "X: a\r\n".repeat(7))), Ok(()));
+        check_line(&format!("GET /{} HTTP/1.{minor}", "a".repeat(256)), Err(414));
     }
 }
 
