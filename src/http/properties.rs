@@ -78,7 +78,7 @@ fn request_bytes() -> impl Strategy<Value = Vec<u8>> {
         ],
         0..4,
     );
-    let right = ("(GET|POST|HEAD|PUT)", "/[a-z?/%=]{0,8}", "1\\.[0-3]", fields).prop_map(
+    let right = ("(GET|POST|HEAD|PUT|GETT)", "/[a-z?/%=]{0,8}", "1\\.[0-3]", fields).prop_map(
         |(method, target, version, fields)| {
             let fields = fields.concat();
             format!("{method} {target} HTTP/{version}\r\nHost: h\r\n{fields}\r\n").into_bytes()

@@ -32,7 +32,7 @@ pub enum Method {
     Post,
     /// `OPTIONS`: what a resource takes.
     Options,
-    /// Any other token.
+    /// `PUT`, `DELETE`, `TRACE` or `PATCH`: known, and taken by nothing here.
     Other,
 }
 
@@ -232,9 +232,8 @@ fn judge<'a>(
         "HEAD" => Method::Head,
         "POST" => Method::Post,
         "OPTIONS" => Method::Options,
-        // RFC 9110 section 9.3.6: only a proxy has a use for CONNECT; its target is no path.
-        "CONNECT" => return Err(Refusal::new(501, "CONNECT is not served here")),
-        _ => Method::Other,
+        "PUT" | "DELETE" | "TRACE" | "PATCH" => Method::Other,
+        _ => return Err(refuse_method(line, &Fields::collect(headers)?)),
     };
     let fields = Fields::collect(headers)?;
     let target = Target::parse(line.target, method)?;
@@ -258,6 +257,22 @@ fn judge<'a>(
         expects_continue: fields.expects_continue && version == Version::Http11,
         body: fields.body(version, body_bytes_max)?,
     })
+}
+
+/// RFC 9110 section 9.1: a method that is unknown or not implemented for any resource is 501. It is
+/// refused here, as a malformed message is, whatever its target: which form a target has depends on
+/// the method, and so may what follows on the connection, which therefore closes. A message that is
+/// malformed besides is told that.
+#[cold]
+fn refuse_method(line: RequestLine<'_>, fields: &Fields<'_>) -> Refusal {
+    if let Err(refusal) = fields.judge_host(line.version) {
+        return refusal;
+    }
+    match line.method {
+        // RFC 9110 section 9.3.6: only a proxy has a use for it; its target is no path.
+        "CONNECT" => Refusal::new(501, "CONNECT is not served here"),
+        _ => Refusal::new(501, "the method is not known here"),
+    }
 }
 
 const fn syntax_refusal(error: httparse::Error) -> Refusal {

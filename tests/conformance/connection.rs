@@ -72,6 +72,7 @@ fn none_is_answered_after_one_that_is_refused() {
         (400, chunked("0\r\nHost: b\r\n\r\n")),
         (417, get("Expect: tea")),
         (501, line("CONNECT a:80 HTTP/1.1")),
+        (501, line("FOO / HTTP/1.1")),
         (501, post("Transfer-Encoding: gzip", "")),
         (505, line("GET / HTTP/2.0")),
     ] {

@@ -37,14 +37,23 @@ fn the_request_line_has_three_parts() {
 fn methods() {
     let site = Site::start();
     // RFC 9110 section 9.1: methods are tokens, and case-sensitive. One that the page does not take is
-    // answered with those that it takes.
-    for method in ["get", "Get", "FOO", "DELETE", "PUT", "PATCH", "FOO-bar!~", "GETT", "G"] {
+    // answered with those that it takes; one that nobody knows is 501, wherever it is aimed.
+    for method in ["DELETE", "PUT", "PATCH", "TRACE"] {
         site.check(line(&format!("{method} / HTTP/1.1")), &[405], Then::Open);
+        site.check(line(&format!("{method} /there HTTP/1.1")), &[404], Then::Open);
+        site.refuses(400, line(&format!("{method} * HTTP/1.1")));
     }
+    for method in ["get", "Get", "FOO", "delete", "FOO-bar!~", "GETT", "G", "PRI", &"A".repeat(32)]
+    {
+        for target in ["/", "/there", "*", "http://a/", "a:443"] {
+            site.refuses(501, line(&format!("{method} {target} HTTP/1.1")));
+        }
+    }
+    site.refuses(501, line("FOO / HTTP/1.1\r\nContent-Length: 5") + "hello");
+    site.refuses(501, line("FOO / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5"));
     for method in ["G[T", "G\"T", "G(T", "G:T", "G/T", "G\0T", "G\x7fT", "GÉT", "@"] {
         site.refuses(400, line(&format!("{method} / HTTP/1.1")));
     }
-    site.check(line(&format!("{} / HTTP/1.1", "A".repeat(32))), &[405], Then::Open);
     site.refuses(400, line(&format!("{} / HTTP/1.1", "A".repeat(33))));
     site.refuses(400, line(&format!("{} / HTTP/1.1", "A".repeat(100_000))));
     // RFC 9110 section 9.3.6: only a proxy serves CONNECT.
@@ -158,7 +167,7 @@ fn target_forms() {
     }
     // RFC 9112 section 3.2.4: the asterisk form is for OPTIONS alone.
     site.check(line("OPTIONS * HTTP/1.1"), &[200], Then::Open);
-    for method in ["GET", "HEAD", "POST", "FOO"] {
+    for method in ["GET", "HEAD", "POST", "PUT"] {
         site.refuses(400, line(&format!("{method} * HTTP/1.1")));
     }
     site.refuses(400, line("OPTIONS ** HTTP/1.1"));
