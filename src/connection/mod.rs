@@ -32,7 +32,7 @@ use crate::{
     http::{
         Refusal, Version,
         body::{BodyError, BodyReader},
-        request::{self, HeadScan, Method, Request},
+        request::{self, BODY_TOO_LARGE, HeadScan, Method, Request},
     },
     inbox::Inbox,
     pace::Pace,
@@ -270,10 +270,6 @@ impl<S: Stream> Connection<S> {
         if !alone.body.is_empty() {
             self.body_of = Some(alone.turn.form);
             if alone.expects_continue && self.inbox.unread().is_empty() {
-                // RFC 9110 section 10.1.1: a final status at once if the body will not be read.
-                if alone.body.is_known_too_large() {
-                    return Err(End::Refused(BODY_TOO_LARGE));
-                }
                 let mut outbox = self.seat.clients().outbox();
                 outbox.push_interim(b"HTTP/1.1 100 Continue\r\n\r\n");
                 outbox.flush(&mut self.stream, &self.seat).await?;
@@ -391,7 +387,6 @@ impl<S: Stream> Connection<S> {
 
 const HEAD_TOO_SLOW: Refusal = Refusal::new(408, "the request head took too long");
 const BODY_TOO_SLOW: Refusal = Refusal::new(408, "the request body took too long");
-const BODY_TOO_LARGE: Refusal = Refusal::new(413, "the request body is too large");
 
 #[cfg(test)]
 mod tests;

@@ -86,23 +86,19 @@ impl BodyReader {
         matches!(self.framing, Framing::Sized { left: 0 })
     }
 
-    /// Whether the length is known to exceed the limit before a byte of it was read.
-    pub const fn is_known_too_large(&self) -> bool {
-        matches!(self.framing, Framing::Sized { left } if left > self.content_left)
-    }
-
     /// Whether the end of the connection is the end of this body, and no cut.
     pub const fn ends_with_connection(&self) -> bool {
         matches!(self.framing, Framing::ToClose)
     }
 
-    /// Takes what belongs to the body from the start of `bytes`.
+    /// Takes what belongs to the body from the start of `bytes`, which may be empty.
     ///
     /// # Errors
-    /// When the content exceeds the limit or the chunked coding is broken. The reader is of no use
-    /// after that, and neither is the connection.
+    /// When the content exceeds the limit, as soon as its length or the size of a chunk says so, or when
+    /// the chunked coding is broken. The reader is of no use after that, and neither is the connection.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Progress, BodyError> {
         match &mut self.framing {
+            Framing::Sized { left } if *left > self.content_left => Err(BodyError::TooLarge),
             Framing::Sized { left } => {
                 let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= taken as u64;
@@ -193,6 +189,10 @@ impl Chunked {
                 return Ok(Progress { consumed: at, done: true });
             }
             self.state = self.step(byte)?;
+            // The line of a chunk's size has just ended.
+            if self.state == State::Data && self.size > *content_left {
+                return Err(BodyError::TooLarge);
+            }
         }
         Ok(Progress { consumed: at, done: false })
     }
@@ -368,8 +368,6 @@ mod tests {
         check(&BodyReader::sized(5, 5), b"hello", Ok(Some(5)));
         check(&BodyReader::sized(5, 5), b"hell", Ok(None));
         check(&BodyReader::sized(6, 5), b"hello!", Err(()));
-        assert!(BodyReader::sized(6, 5).is_known_too_large());
-        assert!(!BodyReader::sized(5, 5).is_known_too_large());
         assert_eq!(
             BodyReader::sized(5, 5).advance(b"helloGET"),
             Ok(Progress { consumed: 5, done: true })
@@ -401,7 +399,6 @@ mod tests {
         check_chunked("0000000000000005\r\nhello\r\n0\r\n\r\n", Ok(Some(30)));
         check_chunked("00000000000000005\r\nhello\r\n0\r\n\r\n", Err(()));
         check_chunked("FFFFFFFFFFFFFFFF0\r\nhello\r\n0\r\n\r\n", Err(()));
-        check_chunked("FFFFFFFFFFFFFFFF\r\nhello", Ok(None));
     }
 
     #[test]
@@ -453,6 +450,34 @@ mod tests {
     fn check_overhead(bytes: &str, accepted: bool) {
         let result = BodyReader::chunked(1000).advance(bytes.as_bytes());
         assert_eq!(result.is_ok_and(|progress| progress.done), accepted);
+    }
+
+    #[track_caller]
+    fn check_at_once(mut reader: BodyReader, bytes: &str, expected: Result<(), BodyError>) {
+        let progress = reader.advance(bytes.as_bytes());
+        assert_eq!(progress.map(|progress| assert!(!progress.done)), expected, "{bytes:?}");
+    }
+
+    #[test]
+    fn content_that_is_announced_too_large_is_not_waited_for() {
+        check_at_once(BodyReader::sized(8, 8), "", Ok(()));
+        check_at_once(BodyReader::sized(9, 8), "", Err(BodyError::TooLarge));
+        check_at_once(BodyReader::sized(u64::MAX, 8), "", Err(BodyError::TooLarge));
+        check_at_once(BodyReader::to_close(8), "", Ok(()));
+        for line in
+            ["9\r\n", "FFFFFFFFFFFFFFFF\r\n", "0000000000000009;a=b\r\n", "8\r\nabcdefgh\r\n1\r\n"]
+        {
+            check_at_once(BodyReader::chunked(8), line, Err(BodyError::TooLarge));
+            // Its line may still turn out to be malformed.
+            check_at_once(BodyReader::chunked(8), &line[..line.len() - 1], Ok(()));
+        }
+        for line in ["8\r\n", "8\r\nabcdefgh\r\n0\r\n", "4\r\nabcd\r\n4\r\n"] {
+            check_at_once(BodyReader::chunked(8), line, Ok(()));
+        }
+        for line in ["FFFFFFFFFFFFFFFF0", "9;;", "9\rx", "9x"] {
+            let result = BodyReader::chunked(8).advance(line.as_bytes());
+            assert!(matches!(result, Err(BodyError::Malformed(_))), "{line:?}: {result:?}");
+        }
     }
 
     #[test]

@@ -143,6 +143,9 @@ fn empty_lines(bytes: &[u8]) -> usize {
 }
 
 const HEAD_TOO_LARGE: Refusal = Refusal::new(431, "the request head is too large");
+/// RFC 9110 section 15.5.14: more content than the server is willing to read. The connection closes, so
+/// that none of it is waited for.
+pub const BODY_TOO_LARGE: Refusal = Refusal::new(413, "the request body is too large");
 const TARGET_TOO_LONG: Refusal = Refusal::new(414, "the request target is too long");
 
 /// Refuses a request line that is not whole and already too long, by the part that is too long.
@@ -365,9 +368,11 @@ impl<'a> Fields<'a> {
     fn body(&self, version: Version, content_max: u64) -> Result<BodyReader, Refusal> {
         match (self.transfer_encoding, self.content_length) {
             (None, None) => Ok(BodyReader::EMPTY),
-            (None, Some(length)) => content_length(length)
-                .map(|length| BodyReader::sized(length, content_max))
-                .ok_or(Refusal::bad("Content-Length must be one decimal number")),
+            (None, Some(length)) => match content_length(length) {
+                Some(length) if length > content_max => Err(BODY_TOO_LARGE),
+                Some(length) => Ok(BodyReader::sized(length, content_max)),
+                None => Err(Refusal::bad("Content-Length must be one decimal number")),
+            },
             // RFC 9112 section 6.1: a server may reject such a request, and ought to handle it as
             // an attempt at smuggling.
             (Some(_), Some(_)) => {

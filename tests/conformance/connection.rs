@@ -70,6 +70,8 @@ fn none_is_answered_after_one_that_is_refused() {
         (400, post("Content-Length: 5\r\nTransfer-Encoding: chunked", "0\r\n\r\n")),
         (400, chunked("5\r\nhello!\r\n0\r\n\r\n")),
         (400, chunked("0\r\nHost: b\r\n\r\n")),
+        (413, post("Content-Length: 65537", "")),
+        (413, chunked("10001\r\n")),
         (417, get("Expect: tea")),
         (501, line("CONNECT a:80 HTTP/1.1")),
         (501, line("FOO / HTTP/1.1")),
@@ -106,8 +108,10 @@ fn an_answer_to_a_head_has_no_content() {
     site.refuses(414, line(&format!("HEAD /{} HTTP/1.1", "a".repeat(9000))));
     site.refuses(431, line(&format!("HEAD / HTTP/1.1\r\nX: {}", "a".repeat(20_000))));
     site.refuses(400, line("HEAD / HTTP/1.1\r\nTransfer-Encoding: chunked") + "x");
-    let large = "HEAD / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 65537";
+    let large = "HEAD / HTTP/1.1\r\nContent-Length: 65537";
     site.refuses(413, line(large));
+    site.refuses(413, line(&format!("{large}\r\nExpect: 100-continue")));
+    site.refuses(413, line("HEAD / HTTP/1.1\r\nTransfer-Encoding: chunked") + "10001\r\n");
 
     let mut client = site.server.client();
     client.send(line("HEAD / HTTP/1.1") + &visit);

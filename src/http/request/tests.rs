@@ -304,6 +304,20 @@ fn body_framing() {
     assert_eq!(body("Transfer-Encoding: chunked\r\n"), BodyReader::chunked(BODY_MAX));
 }
 
+#[test]
+fn an_announced_body_is_bounded() {
+    check_fields("Content-Length: 100", Ok(()));
+    for length in ["101", "999999999", "9999999999999999999"] {
+        check_fields(&format!("Content-Length: {length}"), Err(413));
+        check(&format!("GET / HTTP/1.0\r\nContent-Length: {length}\r\n\r\n"), Err(413));
+        // What is malformed is told that.
+        check(&format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n"), Err(400));
+        check_fields(&format!("Content-Length: {length}\r\nX : a"), Err(400));
+        check_fields(&format!("Content-Length: {length}\r\nTransfer-Encoding: chunked"), Err(400));
+    }
+    check_fields("Content-Length: 99999999999999999999", Err(400));
+}
+
 #[track_caller]
 fn request_body(bytes: &str) -> BodyReader {
     request(bytes).body
