@@ -305,6 +305,10 @@ impl Service for Site {
         }
     }
 
+    fn is_refused(&self, visit: &Visit) -> bool {
+        matches!(visit, Visit::NotAllowed { .. } | Visit::NotFound)
+    }
+
     fn start(&self, visit: &mut Visit) {
         if let Visit::Admitted { route } = *visit {
             let served = self.route(route);

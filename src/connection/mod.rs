@@ -61,6 +61,11 @@ pub trait Service: 'static {
     /// Decides what is to be done. Nothing happens yet: the body may still turn out malformed.
     fn admit(&self, request: &Request<'_>) -> Self::Pending;
 
+    /// Whether the answer is a refusal whatever the body says, so that nobody needs to send it.
+    fn is_refused(&self, _pending: &Self::Pending) -> bool {
+        false
+    }
+
     /// Begins what was decided. Called once.
     fn start(&self, pending: &mut Self::Pending);
 
@@ -132,6 +137,8 @@ struct Alone<P> {
     turn: Turn<P>,
     body: BodyReader,
     expects_continue: bool,
+    /// The body is held back by the client and not asked for. The answer closes the connection.
+    leaves_body: bool,
 }
 
 impl<S: Stream> Connection<S> {
@@ -207,7 +214,13 @@ impl<S: Stream> Connection<S> {
             };
             let request = whole.request;
             let mut pending = service.admit(&request);
-            let persistent = request.persistent && !self.seat.clients().is_draining();
+            // RFC 9110 section 10.1.1: where the head tells the final status, it is sent at once. The
+            // client may or may not send its body after that, so the connection ends there.
+            let leaves_body = request.expects_continue
+                && !request.body.is_empty()
+                && service.is_refused(&pending);
+            let persistent =
+                request.persistent && !leaves_body && !self.seat.clients().is_draining();
             let form = Form {
                 head_only: request.method == Method::Head,
                 close: !persistent,
@@ -220,7 +233,8 @@ impl<S: Stream> Connection<S> {
             self.seat.rest();
             if alone {
                 let turn = Turn { pending, form };
-                return Next::Alone(Box::new(Alone { turn, body, expects_continue }));
+                let alone = Alone { turn, body, expects_continue, leaves_body };
+                return Next::Alone(Box::new(alone));
             }
             service.start(&mut pending);
             batch.push(Turn { pending, form });
@@ -267,7 +281,7 @@ impl<S: Stream> Connection<S> {
         service: &V,
         mut alone: Alone<V::Pending>,
     ) -> Result<(), End> {
-        if !alone.body.is_empty() {
+        if !alone.body.is_empty() && !alone.leaves_body {
             self.body_of = Some(alone.turn.form);
             if alone.expects_continue && self.inbox.unread().is_empty() {
                 let mut outbox = self.seat.clients().outbox();
@@ -278,7 +292,12 @@ impl<S: Stream> Connection<S> {
             self.body_of = None;
         }
         service.start(&mut alone.turn.pending);
-        self.answer(service, &mut Batch::from_iter([alone.turn])).await
+        self.answer(service, &mut Batch::from_iter([alone.turn])).await?;
+        if alone.leaves_body {
+            // The body may already be on its way.
+            self.linger().await;
+        }
+        Ok(())
     }
 
     async fn discard_body(&mut self, body: &mut BodyReader) -> Result<(), End> {

@@ -146,6 +146,10 @@ impl Service for Counter {
         }
     }
 
+    fn is_refused(&self, counting: &Counting) -> bool {
+        matches!(counting, Counting::Known(answer) if answer.is_error())
+    }
+
     fn start(&self, counting: &mut Counting) {
         if let Counting::Admitted(operation) = counting {
             let operation = mem::replace(operation, Operation::All);

@@ -36,6 +36,13 @@ pub struct Rendered {
     pub body: Bytes,
 }
 
+impl Rendered {
+    /// Whether its status is 4xx or 5xx.
+    pub fn is_error(&self) -> bool {
+        matches!(self.head.get(b"HTTP/1.1 ".len()), Some(b'4' | b'5'))
+    }
+}
+
 /// Renders a response with `Content-Length`, `Date` and `fields`.
 ///
 /// `unix_seconds` is the time of the `Date` field (RFC 9110 section 6.6.1).
@@ -157,6 +164,16 @@ mod tests {
              cache-control: no-store\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
         );
         assert_eq!(rendered.body, "hello");
+    }
+
+    #[test]
+    fn an_error_is_known_by_its_status() {
+        for status in [200, 204, 301, 399] {
+            assert!(!text(status, "405\n".to_owned(), 0).is_error(), "{status}");
+        }
+        for status in [400, 404, 405, 499, 500, 503, 599] {
+            assert!(text(status, "200\n".to_owned(), 0).is_error(), "{status}");
+        }
     }
 
     #[test]

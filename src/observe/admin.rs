@@ -74,6 +74,10 @@ impl Service for Admin {
         self.answer(request)
     }
 
+    fn is_refused(&self, answer: &Rendered) -> bool {
+        answer.is_error()
+    }
+
     fn start(&self, _answer: &mut Rendered) {}
 
     fn poll_answer(

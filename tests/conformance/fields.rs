@@ -1,6 +1,7 @@
 //! The fields of a request: lines, names, values, and those that mean something to a server.
 
-use super::{Site, Then, get, post};
+use super::{Site, Then, get, line, post};
+use crate::common::{COUNTED, Server, Stub, serve_with};
 
 #[test]
 fn lines_end_in_crlf() {
@@ -163,6 +164,70 @@ fn expectations() {
         client.send(body.1);
         assert_eq!(client.response().status, 200);
     }
-    // A final answer at once where the content would not be read.
-    site.refuses(413, post("Expect: 100-continue\r\nContent-Length: 65537", ""));
+    // A final answer at once where the content would not be read. Whether it still comes is not known, so
+    // the connection ends, and nothing on it is taken for a request.
+    let held = "Expect: 100-continue\r\nContent-Length: 65537";
+    site.refuses(413, post(held, ""));
+    site.refuses(413, line(&format!("POST /there HTTP/1.1\r\n{held}")));
+    for (framing, content) in [
+        ("Content-Length: 5", "hello"),
+        ("Content-Length: 65536", ""),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", "not hexadecimal\r\n"),
+        ("Content-Length: 31", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    ] {
+        let held = format!("Expect: 100-continue\r\n{framing}");
+        for (method, status) in [("PUT /", 405), ("POST /there", 404), ("PUT /there", 404)] {
+            let head = line(&format!("{method} HTTP/1.1\r\n{held}"));
+            site.refuses(status, &head);
+            site.refuses(status, head + content);
+        }
+        site.refuses(404, line(&format!("HEAD /there HTTP/1.1\r\n{held}")));
+        site.refuses(501, line(&format!("FOO / HTTP/1.1\r\n{held}")));
+    }
+    // Without the expectation the content comes anyway; it is read, and the connection stays.
+    site.check(line("PUT / HTTP/1.1\r\nContent-Length: 5") + "hello", &[405], Then::Open);
+    site.waits(line("PUT / HTTP/1.1\r\nContent-Length: 5") + "hell");
+    // So it does without content.
+    site.check(line("PUT / HTTP/1.1\r\nExpect: 100-continue"), &[405], Then::Open);
+    // What is answered before it is not lost.
+    let visit = line("GET / HTTP/1.1");
+    let held = "Expect: 100-continue\r\nContent-Length: 5";
+    let refused = line(&format!("POST /there HTTP/1.1\r\n{held}"));
+    site.check(format!("{visit}{refused}"), &[200, 404], Then::Refused);
+}
+
+#[test]
+fn every_service_refuses_content_that_is_held_back() {
+    let held = "Expect: 100-continue\r\nContent-Length: 5";
+    let counter = Server::start(&["counter", "--store", "memory"], &[]);
+    let stub = Stub::answering(COUNTED);
+    let site = serve_with(&stub, &["--admin", "127.0.0.1:0"]);
+    for (what, mut client, status) in [
+        ("POST /there", counter.client(), 404),
+        ("POST /counters", counter.client(), 405),
+        ("POST /counter?by=x", counter.client(), 400),
+        ("POST /counter/a%20b", counter.client(), 400),
+        ("GET /there", site.admin(), 404),
+        ("POST /metrics", site.admin(), 405),
+        ("PUT /", site.client(), 405),
+    ] {
+        client.send(line(&format!("{what} HTTP/1.1\r\n{held}")));
+        let answer = client.response();
+        assert_eq!((answer.status, answer.field("connection")), (status, Some("close")), "{what}");
+        client.finish_sending();
+        assert!(client.is_closed(), "{what}");
+    }
+    for (what, mut client) in [
+        ("POST /counter", counter.client()),
+        ("OPTIONS /counter", counter.client()),
+        ("GET /livez", site.admin()),
+        ("OPTIONS /", site.client()),
+    ] {
+        client.send(line(&format!("{what} HTTP/1.1\r\n{held}")));
+        assert_eq!(client.response().status, 100, "{what}");
+        client.send("hello");
+        let answer = client.response();
+        assert_eq!((answer.status, answer.field("connection")), (200, None), "{what}");
+    }
 }
