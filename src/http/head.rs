@@ -5,40 +5,31 @@ use super::Refusal;
 /// How far a growing buffer has been searched for the end of its head, so that each byte is looked
 /// at once however the peer splits them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HeadScan {
-    /// Bytes already searched. Heads are far smaller than this can tell, and each client has one.
+pub struct EndScan {
+    /// Bytes already searched. Heads are far smaller than this can tell.
     searched: u32,
     /// Where the line being searched began.
     line_start: u32,
-    /// Whether the first line is whole.
-    first_line: bool,
 }
 
-impl HeadScan {
-    /// Whether the first line is whole.
-    pub(super) const fn has_first_line(&self) -> bool {
-        self.first_line
+impl EndScan {
+    /// Searched up to `searched`, in a line that began at `line_start`.
+    pub(super) fn after(searched: usize, line_start: usize) -> Result<Self, Refusal> {
+        Ok(Self { searched: place(searched)?, line_start: place(line_start)? })
     }
 }
 
-/// What a search found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    /// Bytes up to and including the empty line.
-    End(usize),
-    /// The end of the first line, in the search that first saw it; the head is not whole yet.
-    FirstLine(usize),
-    /// Nothing new.
-    Nothing,
+fn place(at: usize) -> Result<u32, Refusal> {
+    u32::try_from(at).map_err(|_| Refusal::new(431, "the head is too large"))
 }
 
-/// Searches `bytes` for the empty line that ends a head, from where the last search stopped.
+/// Searches `bytes` for the empty line that ends a head, from where the last search stopped; gives how
+/// many bytes there are up to and including it.
 ///
 /// RFC 9112 section 2.2: lines end in CRLF. A recipient may take a lone LF as a line end; it is
 /// refused here, because two readers that disagree on it see different messages. A CR that no LF
 /// follows is refused by the field parser.
-pub(super) fn search(bytes: &[u8], scan: &mut HeadScan) -> Result<Found, Refusal> {
-    let mut found = Found::Nothing;
+pub(super) fn search(bytes: &[u8], scan: &mut EndScan) -> Result<Option<usize>, Refusal> {
     let mut line_start = scan.line_start as usize;
     let mut searched = scan.searched as usize;
     while let Some(at) = memchr::memchr(b'\n', &bytes[searched..]) {
@@ -48,19 +39,12 @@ pub(super) fn search(bytes: &[u8], scan: &mut HeadScan) -> Result<Found, Refusal
         }
         searched = line_feed + 1;
         if line_feed == line_start + 1 {
-            return Ok(Found::End(line_feed + 1));
+            return Ok(Some(line_feed + 1));
         }
         line_start = line_feed + 1;
-        if !scan.first_line {
-            scan.first_line = true;
-            found = Found::FirstLine(line_feed + 1);
-        }
     }
-    let place =
-        |place| u32::try_from(place).map_err(|_| Refusal::new(431, "the head is too large"));
-    scan.line_start = place(line_start)?;
-    scan.searched = place(bytes.len())?;
-    Ok(found)
+    *scan = EndScan::after(bytes.len(), line_start)?;
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -68,20 +52,20 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(bytes: &str, expected: Result<Found, u16>) {
-        let found = search(bytes.as_bytes(), &mut HeadScan::default());
+    fn check(bytes: &str, expected: Result<Option<usize>, u16>) {
+        let found = search(bytes.as_bytes(), &mut EndScan::default());
         assert_eq!(found.map_err(|refusal| refusal.status), expected, "{bytes:?}");
     }
 
     #[test]
     fn a_head_ends_at_its_empty_line() {
-        check("", Ok(Found::Nothing));
-        check("GET / HTTP/1.1", Ok(Found::Nothing));
-        check("GET / HTTP/1.1\r", Ok(Found::Nothing));
-        check("GET / HTTP/1.1\r\n", Ok(Found::FirstLine(16)));
-        check("GET / HTTP/1.1\r\n\r", Ok(Found::FirstLine(16)));
-        check("GET / HTTP/1.1\r\n\r\n", Ok(Found::End(18)));
-        check("GET / HTTP/1.1\r\nA: b\r\n\r\nrest", Ok(Found::End(24)));
+        check("", Ok(None));
+        check("GET / HTTP/1.1", Ok(None));
+        check("GET / HTTP/1.1\r", Ok(None));
+        check("GET / HTTP/1.1\r\n", Ok(None));
+        check("GET / HTTP/1.1\r\n\r", Ok(None));
+        check("GET / HTTP/1.1\r\n\r\n", Ok(Some(18)));
+        check("GET / HTTP/1.1\r\nA: b\r\n\r\nrest", Ok(Some(24)));
     }
 
     #[test]
@@ -96,11 +80,10 @@ mod tests {
     fn any_split_finds_the_same_end() {
         let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET";
         for split in 0..bytes.len() {
-            let mut scan = HeadScan::default();
+            let mut scan = EndScan::default();
             let first = search(&bytes[..split], &mut scan).unwrap();
-            let found =
-                if let Found::End(_) = first { first } else { search(bytes, &mut scan).unwrap() };
-            assert_eq!(found, Found::End(27), "split at {split}");
+            let found = first.or_else(|| search(bytes, &mut scan).unwrap());
+            assert_eq!(found, Some(27), "split at {split}");
         }
     }
 }

@@ -61,9 +61,20 @@ pub struct HeadLimits {
 
 /// RFC 9110 section 5.6.2: the characters of a token.
 pub(crate) const fn is_token_byte(byte: u8) -> bool {
-    matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'z' | b'|' | b'~'
-        | b'0'..=b'9' | b'A'..=b'Z')
+    TOKEN_BYTES[byte as usize]
 }
+
+/// A table, since names are long and each of their bytes is looked up.
+const TOKEN_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < b'\x7f' {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
+        byte += 1;
+    }
+    table
+};
 
 /// The elements of a comma-separated list (RFC 9110 section 5.6.1), without surrounding whitespace;
 /// empty elements are passed on, since some fields refuse them.

@@ -2,13 +2,9 @@
 
 use std::mem::MaybeUninit;
 
-pub use super::head::HeadScan;
+pub use super::head::EndScan as HeadScan;
 use super::{
-    HEAD_FIELDS_CAP, HeadLimits, Version,
-    body::BodyReader,
-    content_length,
-    head::{self, Found},
-    list_elements,
+    HEAD_FIELDS_CAP, HeadLimits, Version, body::BodyReader, content_length, head, list_elements,
 };
 
 /// Why the bytes from the counter are no response. The connection is of no use after that.
@@ -58,8 +54,8 @@ pub fn parse(
         return Err(Malformed("it does not begin with HTTP/"));
     }
     let end = match head::search(bytes, scan).map_err(|refusal| Malformed(refusal.reason))? {
-        Found::End(end) if end <= limits.head_bytes_max => end,
-        Found::FirstLine(_) | Found::Nothing if bytes.len() < limits.head_bytes_max => {
+        Some(end) if end <= limits.head_bytes_max => end,
+        None if bytes.len() < limits.head_bytes_max => {
             return Ok(None);
         }
         _ => return Err(Malformed("its head is too large")),

@@ -74,6 +74,44 @@ fn values_hold_no_control_characters() {
 }
 
 #[test]
+fn a_fault_is_told_before_the_head_is_whole() {
+    let site = Site::start();
+    let head = "POST / HTTP/1.1\r\nHost: a\r\n";
+    for fields in [
+        "\n",
+        "\rZ",
+        " ",
+        "X ",
+        "X\r",
+        "X: a\rb",
+        "X: a\n",
+        "X: \0",
+        "X: a\x7f",
+        "Host: a\r\n",
+        "Content-Type: a\r\nContent-Type: a\r\n",
+        "Content-Length: 5x\r\n",
+        "Content-Length: 5\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Transfer-Encoding: chunked, gzip\r\n",
+    ] {
+        site.refuses(400, format!("{head}{fields}"));
+    }
+    site.refuses(417, format!("{head}Expect: tea\r\n"));
+    site.refuses(431, format!("{head}{}", "X: a\r\n".repeat(100)));
+    site.refuses(400, "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n");
+    for line in ["G[", "GET  ", "GET /\0", "GET / HTTP/1.1 ", "GET / H2", "GET /# HTTP/1.1\r\n"] {
+        site.refuses(400, line);
+    }
+    site.refuses(505, "GET / HTTP/2.0\r\n");
+    site.refuses(414, format!("GET /{}", "a".repeat(8 * 1024)));
+    // These could still be lines that are right.
+    for fields in ["X", "X: a\r", "\r", "Content-Length: 5x", "Transfer-Encoding: gzip\r\n"] {
+        site.waits(format!("{head}{fields}"));
+    }
+}
+
+#[test]
 fn one_valid_host() {
     let site = Site::start();
     let host = |value: &str| format!("GET / HTTP/1.1\r\nHost: {value}\r\n\r\n");

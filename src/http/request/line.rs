@@ -1,54 +1,79 @@
-//! The first line of a request: method, target and version, before any of them is given a meaning.
+//! The first line of a request: method, target and version.
 
-use super::{HeadLimits, METHOD_BYTES_MAX, Refusal, TARGET_TOO_LONG, Version, is_token_byte};
+use super::{
+    HeadLimits, METHOD_BYTES_MAX, Method, Refusal, TARGET_TOO_LONG, Version, target::Target,
+};
+
+pub(super) const NO_REQUEST_LINE: Refusal =
+    Refusal::bad("a request line is a method, a target and a version");
+
+pub(super) const NO_URI: Refusal = Refusal::bad("the request target is not a URI");
 
 /// A request line that obeys the grammar.
 pub(super) struct RequestLine<'a> {
-    pub(super) method: &'a str,
+    pub(super) method: &'a [u8],
     pub(super) target: &'a str,
     pub(super) version: Version,
 }
 
 impl<'a> RequestLine<'a> {
-    /// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`. `line` comes
-    /// without its line end.
-    pub(super) fn parse(line: &'a [u8], limits: &HeadLimits) -> Result<Self, Refusal> {
-        let mut parts = line.split(|&byte| byte == b' ');
-        let (Some(method), Some(target), Some(version), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
+    /// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`. `line` comes without
+    /// its line end, and its characters were judged.
+    pub(super) fn split(line: &'a [u8]) -> Result<Self, Refusal> {
+        let mut parts = line.splitn(3, |&byte| byte == b' ');
+        let (Some(method), Some(target), Some(version)) =
+            (parts.next(), parts.next(), parts.next())
         else {
-            return Err(Refusal::bad("a request line is a method, a target and a version"));
+            return Err(NO_REQUEST_LINE);
         };
-        if method.len() > METHOD_BYTES_MAX {
+        let target = str::from_utf8(target).map_err(|_| NO_URI)?;
+        Ok(Self { method, target, version: judge_version(version)? })
+    }
+
+    /// Judges what httparse does not.
+    pub(super) fn judge_parts(&self, limits: &HeadLimits) -> Result<(), Refusal> {
+        if self.method.len() > METHOD_BYTES_MAX {
             return Err(Refusal::bad("the method is too long"));
         }
-        let (Ok(method), false, true) = (
-            str::from_utf8(method),
-            method.is_empty(),
-            method.iter().all(|&byte| is_token_byte(byte)),
-        ) else {
-            return Err(Refusal::bad("the method is not a token"));
-        };
-        if target.len() > limits.target_bytes_max {
+        if self.target.len() > limits.target_bytes_max {
             return Err(TARGET_TOO_LONG);
         }
-        let target = str::from_utf8(target).unwrap_or_default();
-        judge_target(target.as_bytes())?;
-        Ok(Self { method, target, version: judge_version(version)? })
+        if self.target.is_empty() || !self.target.bytes().all(is_target_byte) {
+            return Err(NO_URI);
+        }
+        Ok(())
+    }
+
+    /// What it asks; `None` where nobody here knows the method. Then its target is not judged, since which
+    /// form that has depends on the method.
+    pub(super) fn meaning(&self) -> Result<Option<(Method, Target<'a>)>, Refusal> {
+        match Method::known(self.method) {
+            Some(method) => Ok(Some((method, Target::parse(self.target, method)?))),
+            None => Ok(None),
+        }
     }
 }
 
 /// RFC 3986 section 2: a URI is made of visible ASCII characters, and not of those that set it apart
 /// from what surrounds it. (Some others that it excludes are sent by browsers all the same.)
-pub(super) fn judge_target(target: &[u8]) -> Result<(), Refusal> {
-    let is_uri_byte = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>');
-    if target.is_empty() || !target.iter().all(is_uri_byte) {
-        return Err(Refusal::bad("the request target is not a URI"));
-    }
-    Ok(())
+pub(super) const fn is_target_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>')
 }
 
-/// RFC 9112 section 2.3: `HTTP-version = "HTTP" "/" DIGIT "." DIGIT`, case-sensitive.
+/// RFC 9112 section 2.3: `HTTP-version = "HTTP" "/" DIGIT "." DIGIT`, case-sensitive. Whether `byte` may
+/// stand at `place` in it.
+pub(super) const fn is_version_byte(place: usize, byte: u8) -> bool {
+    match place {
+        0 => byte == b'H',
+        1 | 2 => byte == b'T',
+        3 => byte == b'P',
+        4 => byte == b'/',
+        5 | 7 => byte.is_ascii_digit(),
+        6 => byte == b'.',
+        _ => false,
+    }
+}
+
 fn judge_version(version: &[u8]) -> Result<Version, Refusal> {
     match version {
         b"HTTP/1.0" => Ok(Version::Http10),

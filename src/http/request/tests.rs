@@ -6,22 +6,34 @@ const LIMITS: HeadLimits =
     HeadLimits { head_bytes_max: 1024, head_fields_max: 8, target_bytes_max: 256 };
 const BODY_MAX: u64 = 100;
 
-/// Parses `bytes` whole and in every split of two; the result must be the same.
+/// Parses `bytes` as they grow to each of `ends`.
+fn parse_in_pieces(
+    bytes: &[u8],
+    ends: impl IntoIterator<Item = usize>,
+) -> Result<Option<Whole<'_>>, Refusal> {
+    let mut scan = HeadScan::default();
+    let mut result = Ok(None);
+    for end in ends {
+        result = parse(&bytes[..end], &mut scan, &LIMITS, BODY_MAX);
+        if result != Ok(None) {
+            break;
+        }
+    }
+    result
+}
+
+/// Parses `bytes` whole, in every split of two and a byte at a time; the result must be the same, the
+/// reason of a refusal included.
 #[track_caller]
 fn parse_all_splits(bytes: &[u8]) -> Result<Option<Whole<'_>>, Refusal> {
-    let whole = parse(bytes, &mut HeadScan::default(), &LIMITS, BODY_MAX);
+    let whole = parse_in_pieces(bytes, [bytes.len()]);
     for split in 0..bytes.len() {
-        let mut scan = HeadScan::default();
-        let first = parse(&bytes[..split], &mut scan, &LIMITS, BODY_MAX);
-        let result =
-            if first == Ok(None) { parse(bytes, &mut scan, &LIMITS, BODY_MAX) } else { first };
-        assert_eq!(
-            result.as_ref().map_err(|refusal| refusal.status),
-            whole.as_ref().map_err(|refusal| refusal.status),
-            "split at {split}: {:?}",
-            String::from_utf8_lossy(bytes)
-        );
+        let text = String::from_utf8_lossy(bytes);
+        let result = parse_in_pieces(bytes, [split, bytes.len()]);
+        assert_eq!(result, whole, "split at {split}: {text:?}");
     }
+    let text = String::from_utf8_lossy(bytes);
+    assert_eq!(parse_in_pieces(bytes, 1..=bytes.len()), whole, "a byte at a time: {text:?}");
     whole
 }
 
@@ -369,6 +381,150 @@ fn limits() {
     check(&many(8), Ok(()));
     check(&many(9), Err(431));
     check(&"\r\n".repeat(512), Err(400));
+}
+
+/// `bytes` are refused at the last of them, and not before.
+#[track_caller]
+fn check_at_last_byte(bytes: &str, status: u16) {
+    check(bytes, Err(status));
+    assert_eq!(parse_all_splits(&bytes.as_bytes()[..bytes.len() - 1]), Ok(None), "{bytes:?}");
+}
+
+#[test]
+fn a_fault_is_told_as_soon_as_it_shows() {
+    for (begin, status) in [
+        ("\n", 400),
+        ("\rG", 400),
+        ("\r\n\n", 400),
+        (" ", 400),
+        ("G[", 400),
+        ("GET\r", 400),
+        ("GET  ", 400),
+        ("GET /\0", 400),
+        ("GET /<", 400),
+        ("GET /\r", 400),
+        ("GET / h", 400),
+        ("GET / HTTP/a", 400),
+        ("GET / HTTP/11", 400),
+        ("GET / HTTP/1.1 ", 400),
+        ("GET / HTTP/1.1\n", 400),
+        ("GET / HTTP/1.1\r\0", 400),
+        ("GET / HTTP/2.0\r\n", 505),
+        ("GET /%00 HTTP/1.1\r\n", 400),
+        ("GET /#a HTTP/1.1\r\n", 400),
+        ("GET * HTTP/1.1\r\n", 400),
+        ("GET http://a@b/ HTTP/1.1\r\n", 400),
+    ] {
+        check_at_last_byte(begin, status);
+    }
+    for (fields, status) in [
+        ("\n", 400),
+        ("\rZ", 400),
+        (" ", 400),
+        ("\t", 400),
+        (":", 400),
+        ("X ", 400),
+        ("X\r", 400),
+        ("X\n", 400),
+        ("X\0", 400),
+        ("X: a\r\n ", 400),
+        ("X: a\n", 400),
+        ("X: a\rb", 400),
+        ("X: a\r\r", 400),
+        ("X: \0", 400),
+        ("X: a\x7f", 400),
+        ("Host: a\r\n", 400),
+        ("Expect: a\r\n", 417),
+        ("Content-Type: a\r\nContent-Type: b\r\n", 400),
+        ("Content-Length: a\r\n", 400),
+        ("Content-Length: 5\r\nX: a\r\nContent-Length: 5\r\n", 400),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("Transfer-Encoding: gzip\r\nContent-Length: 5\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("Transfer-Encoding: chunked, gzip\r\n", 400),
+        ("X:\r\nX:\r\nX:\r\nX:\r\nX:\r\nX:\r\nX:\r\nX:\r\n", 431),
+    ] {
+        check_at_last_byte(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}"), status);
+    }
+    check_at_last_byte("GET / HTTP/1.1\r\nHost: a/b\r\n", 400);
+    check_at_last_byte("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", 400);
+    check_at_last_byte(&"A".repeat(33), 400);
+    check_at_last_byte(&format!("GET /{}", "a".repeat(256)), 414);
+    check_at_last_byte(&"\r\n".repeat(512), 400);
+    check_at_last_byte(&format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(1005)), 431);
+    // What only the end of the head shows.
+    check_at_last_byte("GET / HTTP/1.1\r\nX: a\r\n\r\n", 400);
+    check_at_last_byte("FOO / HTTP/1.1\r\nHost: a\r\n\r\n", 501);
+    check_at_last_byte("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501);
+    check_at_last_byte("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n", 413);
+}
+
+#[test]
+fn any_byte_in_any_place_is_judged_alike_whole_and_split() {
+    for place in [
+        "|GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "G|T / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET|/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /| HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /?| HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http://a|b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /|HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.|\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1|\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r|\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\n|Host: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX|: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX:|a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX: a|\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a|\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n|\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r|\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5|\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: |chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: a|close\r\n\r\n",
+    ] {
+        let (before, after) = place.split_once('|').unwrap();
+        for byte in 0..=255 {
+            let _ = parse_all_splits(&[before.as_bytes(), &[byte], after.as_bytes()].concat());
+        }
+    }
+}
+
+#[test]
+fn of_several_faults_the_first_is_told() {
+    let line = |line: &str, fields: &str| format!("{line}\r\n{fields}\r\n");
+    for (bytes, status) in [
+        // By the order of their bytes...
+        (line("GET /\0 HTTP/2.0", "X : a\r\n"), 400),
+        (line("GET / HTTP/2.0", "X : a\r\n"), 505),
+        (line("FOO /# HTTP/2.0", "Host: a/b\r\n"), 505),
+        (line(&format!("GET /{} HTTP/2.0", "a".repeat(300)), "X : a\r\n"), 414),
+        (line(&format!("GET /\x7f{} HTTP/1.1", "a".repeat(300)), ""), 400),
+        (line(&format!("GET /{}\x7f HTTP/1.1", "a".repeat(300)), ""), 414),
+        (line(&format!("GET /{} a b c", "a".repeat(300)), ""), 414),
+        (line(&format!("{} /{} HTTP/1.1", "A".repeat(33), "a".repeat(300)), ""), 400),
+        (line("GET / HTTP/1.1", "Expect: a\r\nX : a\r\n"), 417),
+        (line("GET / HTTP/1.1", "X : a\r\nExpect: a\r\n"), 400),
+        (line("GET / HTTP/1.1", &("X:\r\n".repeat(9) + "X : a\r\n")), 431),
+        (line("GET / HTTP/1.1", &("X:\r\n".repeat(8) + "X : a\r\n" + &"X:\r\n".repeat(3))), 400),
+        (line("GET / HTTP/1.1", &format!("X : a\r\nX: {}\r\n", "a".repeat(2000))), 400),
+        (line("GET / HTTP/1.1", &format!("X: {}\r\nX : a\r\n", "a".repeat(2000))), 431),
+        (line("GET / HTTP/1.1", &format!("X: {}\n", "a".repeat(2000))), 431),
+        ("\r\n".repeat(600) + "\0", 400),
+        // ... and what only the whole head shows behind what a line does.
+        (line("FOO / HTTP/1.1", "X : a\r\n"), 400),
+        (line("FOO / HTTP/1.1", "Expect: a\r\n"), 417),
+        (line("FOO / HTTP/1.1", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), 400),
+        (line("POST / HTTP/1.1", "Transfer-Encoding: gzip\r\nContent-Length: 5\r\n"), 400),
+        (line("POST / HTTP/1.1", "Content-Length: 999\r\nX : a\r\n"), 400),
+        // Of that, what is malformed before what is not served.
+        (line("FOO / HTTP/1.1", "Content-Length: 999\r\n"), 400),
+        (line("POST / HTTP/1.1", "Transfer-Encoding: gzip\r\n"), 400),
+        (line("FOO / HTTP/1.1", "Host: a\r\nContent-Length: 999\r\n"), 501),
+        (line("FOO / HTTP/1.1", "Host: a\r\nTransfer-Encoding: gzip\r\n"), 501),
+    ] {
+        check(&bytes, Err(status));
+    }
 }
 
 #[test]
