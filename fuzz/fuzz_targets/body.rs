@@ -2,17 +2,17 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tallyring::http::body::{BodyReader, Progress};
+use tallyring::http::body::{BodyError, BodyReader, Progress};
 
-/// Where the body ends, or that it is malformed; `None` while it goes on.
-fn end_of(pieces: &[&[u8]]) -> Option<Result<usize, ()>> {
+/// Where the body ends, or why it does not; `None` while it goes on.
+fn end_of(pieces: &[&[u8]]) -> Option<Result<usize, BodyError>> {
     let mut reader = BodyReader::chunked(1 << 20);
     let mut before = 0;
     for piece in pieces {
         match reader.advance(piece) {
             Ok(Progress { consumed, done: true }) => return Some(Ok(before + consumed)),
             Ok(Progress { consumed, .. }) => assert_eq!(consumed, piece.len()),
-            Err(_) => return Some(Err(())),
+            Err(error) => return Some(Err(error)),
         }
         before += piece.len();
     }

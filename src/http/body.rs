@@ -334,6 +334,7 @@ mod tests {
     /// Feeds `bytes` whole and then in every split of two, and one byte at a time.
     #[track_caller]
     fn check(reader: &BodyReader, bytes: &[u8], expected: Result<Option<usize>, ()>) {
+        let mut fault = None;
         let cuts = (0..=bytes.len()).map(|cut| vec![0, cut, bytes.len()]);
         for cuts in cuts.chain([(0..=bytes.len()).collect()]) {
             let mut reader = reader.clone();
@@ -347,8 +348,9 @@ mod tests {
                     Ok(Progress { consumed, done: false }) => {
                         assert_eq!(consumed, pair[1] - pair[0], "left bytes behind");
                     }
-                    Err(_) => {
+                    Err(error) => {
                         result = Err(());
+                        assert_eq!(*fault.get_or_insert(error), error, "cut at {:?}", &cuts[1..]);
                         break;
                     }
                 }

@@ -350,6 +350,10 @@ fn bodies_are_bounded() {
         site.refuses(413, chunked(&format!("1\r\na\r\n{size}\r\n")));
         site.waits(chunked(&format!("{size}\r")));
     }
+    // Of several faults the first is told, however the request is split.
+    site.refuses(413, chunked("10001\r\nhello!\r\nx"));
+    site.refuses(400, chunked("1\r\na!10001\r\n"));
+    site.refuses(400, chunked("10001;=\r\n"));
     site.refuses(413, chunked("8000\r\n") + &"b".repeat(0x8000) + "\r\n8001\r\n");
     site.waits(post("Content-Length: 65536", "hello"));
     site.waits(chunked("10000\r\nhello"));

@@ -112,6 +112,33 @@ fn a_fault_is_told_before_the_head_is_whole() {
 }
 
 #[test]
+fn of_several_faults_the_first_is_told() {
+    let site = Site::start();
+    // However the request is split.
+    for (status, line, fields) in [
+        (505, "GET / HTTP/2.0", "X : a"),
+        (400, "GET  / HTTP/2.0", "Expect: tea"),
+        (505, "FOO /# HTTP/2.0", "Host: b"),
+        (417, "GET / HTTP/1.1", "Expect: tea\r\nX : a"),
+        (400, "GET / HTTP/1.1", "X : a\r\nExpect: tea"),
+        (400, "FOO / HTTP/1.1", "Host: b"),
+        (417, "FOO / HTTP/1.1", "Expect: tea\r\nContent-Length: 99999"),
+        (501, "FOO / HTTP/1.1", "Content-Length: 99999"),
+        (501, "POST / HTTP/1.1", "Transfer-Encoding: gzip\r\nExpect: 100-continue"),
+        (400, "POST / HTTP/1.1", "Transfer-Encoding: gzip\r\nContent-Length: 99999"),
+        (400, "POST / HTTP/1.1", "Content-Length: 99999\r\nX: a\0"),
+        (413, "POST /there HTTP/1.1", "Content-Length: 99999\r\nExpect: 100-continue"),
+    ] {
+        site.refuses(status, format!("{line}\r\nHost: a\r\n{fields}\r\n\r\n"));
+    }
+    let long = "a".repeat(20_000);
+    site.refuses(414, format!("GET /{long} HTTP/2.0\r\nX : a\r\n\r\n"));
+    site.refuses(400, format!("GET / HTTP/1.1\r\nX : a\r\nX: {long}\r\n\r\n"));
+    site.refuses(431, format!("GET / HTTP/1.1\r\nX: {long}\r\nX : a\r\n\r\n"));
+    site.refuses(431, format!("GET / HTTP/1.1\r\nX: {long}\n\r\n"));
+}
+
+#[test]
 fn one_valid_host() {
     let site = Site::start();
     let host = |value: &str| format!("GET / HTTP/1.1\r\nHost: {value}\r\n\r\n");
