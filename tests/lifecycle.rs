@@ -4,7 +4,14 @@
 
 mod common;
 
-use std::{fs, net::TcpStream, process::Command, sync::mpsc};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+};
 
 use common::{
     Books, COUNTED, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, run, serve,
@@ -147,6 +154,48 @@ fn a_port_in_use_is_refused_and_can_be_shared() {
     // In order: one that was killed would keep its share of connections until the kernel is done.
     first.stop();
     assert_eq!(second.visit(), WELCOME);
+}
+
+/// Killed when the test ends.
+struct Start(Child);
+
+impl Drop for Start {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn of_many_starts_at_the_same_moment_one_serves() {
+    const STARTS: usize = 8;
+    let stub = Stub::answering(COUNTED);
+    let url = stub.url();
+    // A socket that is bound and does not listen keeps the port from everybody but those that ask for it.
+    let reserved =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    reserved.set_reuse_address(true).unwrap();
+    reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = reserved.local_addr().unwrap().as_socket().unwrap().to_string();
+    let arguments = ["--listen", &address, "--counter", &url, "--admin", "off", "--workers", "2"];
+    let (said, lines) = mpsc::channel();
+    let start = |_| {
+        let mut child = tallyring().args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let said = said.clone();
+        thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| said.send(line))
+        });
+        Start(child)
+    };
+    let _starts: Vec<_> = (0..STARTS).map(start).collect();
+    let (mut serving, mut refused) = (0, 0);
+    while serving + refused < STARTS {
+        let line = lines.recv_timeout(PATIENCE).expect("each says what became of it");
+        serving += usize::from(line.contains(" serves http://"));
+        refused += usize::from(line.contains("another process listens there already"));
+    }
+    assert_eq!((serving, refused), (1, STARTS - 1));
 }
 
 #[test]

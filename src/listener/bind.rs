@@ -69,39 +69,38 @@ impl BindError {
 /// Binds `address` once for each of `count` workers. All sockets listen when this returns; port 0
 /// becomes one free port for all.
 ///
+/// Unless `share` allows others there, the first socket listens without `SO_REUSEPORT`. The kernel lets
+/// no such socket listen beside another one, nor another one beside it, whoever their users are
+/// (`inet_csk_get_port`, which listen(2) asks once more, holding the port's lock): of several starts at
+/// the same moment one comes through. Only then is the option set, and the other sockets join the first,
+/// which is never closed: a start that comes later finds it listening. From then on processes of the same
+/// user can join too, if they ask for that.
+///
 /// # Errors
 /// When the address cannot be had, or another process listens there and `share` does not allow it.
 pub fn bind(address: SocketAddr, count: usize, share: bool) -> Result<Vec<Listener>, BindError> {
     let fail = |error| BindError::new(address, error);
-    if !share {
-        probe(address).map_err(fail)?;
+    let first = listen_patiently(address, share).map_err(fail)?;
+    first.set_reuse_port(true).map_err(fail)?;
+    let first = StdListener::from(first);
+    let address = first.local_addr().map_err(fail)?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(listen_patiently(address, true).map_err(fail)?.into());
     }
     let after = if share { After::Share } else { After::Close };
-    let mut listeners = Vec::with_capacity(count);
-    let mut bound = address;
-    for _ in 0..count {
-        let socket = open(bound, true).map_err(fail)?;
-        socket.listen(BACKLOG).map_err(fail)?;
-        // Accepted sockets inherit it.
-        socket.set_tcp_nodelay(true).map_err(fail)?;
-        let socket = StdListener::from(socket);
-        bound = socket.local_addr().map_err(fail)?;
-        listeners.push(Listener { socket, address: bound, after });
-    }
-    Ok(listeners)
+    Ok(sockets.into_iter().map(|socket| Listener { socket, address, after }).collect())
 }
 
-/// Finds out whether anybody listens on `address`. `SO_REUSEPORT` lets any process of the same user in
-/// beside the first (socket(7)); a socket without it is refused.
-///
-/// Looks more than once: a process that was killed keeps its sockets until the kernel has taken its
-/// rings down, which happens after the process is gone.
+/// Listens on `address`; looks more than once at one that is in use. A process that was killed keeps its
+/// sockets until the kernel has taken its rings down, which happens after the process is gone. And a
+/// listen(2) that is about to fail makes another one fail that comes at the same moment.
 // Before any worker runs.
 #[allow(clippy::disallowed_methods)]
-fn probe(address: SocketAddr) -> io::Result<()> {
+fn listen_patiently(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let mut looks = 1;
     loop {
-        match open(address, false).and_then(|socket| socket.listen(1)) {
+        match listen(address, reuse_port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && looks < LOOKS => {
                 looks += 1;
                 std::thread::sleep(LOOK_PAUSE);
@@ -111,7 +110,7 @@ fn probe(address: SocketAddr) -> io::Result<()> {
     }
 }
 
-fn open(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of an earlier run that linger in TIME_WAIT do not block the address.
     socket.set_reuse_address(true)?;
@@ -120,7 +119,10 @@ fn open(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
         // [::]:3000 beside 0.0.0.0:3000 must be possible; each means its own protocol.
         socket.set_only_v6(true)?;
     }
+    // Accepted sockets inherit it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
     Ok(socket)
 }
 
@@ -147,6 +149,49 @@ mod tests {
         assert_eq!(bind(address, 1, true).unwrap().len(), 1);
         drop(first);
         assert_eq!(bind(address, 1, false).unwrap().len(), 1);
+    }
+
+    /// A port that nobody else is given, and that anybody can listen on who asks for it: a socket that
+    /// is bound and does not listen is in the way of port 0 alone.
+    fn reserve() -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&LOOPBACK.parse::<SocketAddr>().unwrap().into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, address)
+    }
+
+    #[test]
+    fn of_many_starts_at_the_same_moment_one_comes_through() {
+        const STARTS: usize = 8;
+        for _ in 0..3 {
+            let (_reserved, address) = reserve();
+            let together = std::sync::Barrier::new(STARTS);
+            let bound = std::thread::scope(|scope| {
+                let start = || {
+                    together.wait();
+                    bind(address, 2, false)
+                };
+                let starts: Vec<_> = (0..STARTS).map(|_| scope.spawn(start)).collect();
+                // All are kept until the last has tried.
+                starts.into_iter().map(|start| start.join().unwrap()).collect::<Vec<_>>()
+            });
+            assert_eq!(bound.iter().filter(|bound| bound.is_ok()).count(), 1, "{bound:?}");
+        }
+    }
+
+    #[test]
+    fn the_sockets_of_an_address_share_its_connections() {
+        let listeners = bind(LOOPBACK.parse().unwrap(), 2, false).unwrap();
+        let shared = bind(listeners[0].address, 1, true).unwrap();
+        let sockets: Vec<_> = listeners.iter().chain(&shared).map(|one| &one.socket).collect();
+        sockets.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
+        // The kernel picks by the client's port; 300 times never the same one.
+        let connect = |_| std::net::TcpStream::connect(listeners[0].address).unwrap();
+        let _clients: Vec<_> = (0..300).map(connect).collect();
+        for socket in sockets {
+            assert!(socket.accept().is_ok());
+        }
     }
 
     #[test]
