@@ -147,7 +147,11 @@ fn a_port_in_use_is_refused_and_can_be_shared() {
     let mut first = serve(&["--counter", &url]);
     let address = first.address.to_string();
     let arguments = ["--listen", &address, "--counter", &url, "--admin", "off"];
-    check_cannot_start(&arguments, "another process listens there already");
+    check_cannot_start(
+        &arguments,
+        "another process listens there already; stop it, share the port",
+    );
+    check_cannot_start(&["counter", "--store", "memory", "--listen", &address], "already; choose");
     assert_eq!(first.visit(), WELCOME);
     let second = serve(&["--counter", &url, "--listen", &address, "--share-port"]);
     assert_eq!(second.address, first.address);
@@ -212,6 +216,17 @@ fn a_server_can_be_started_again_at_once() {
         server = serve(&["--counter", &url, "--listen", &address]);
     }
     assert_eq!(server.visit(), WELCOME);
+}
+
+#[test]
+fn a_port_that_a_connection_holds_is_not_said_to_have_a_listener() {
+    let stub = Stub::answering(COUNTED);
+    let outgoing = TcpStream::connect(stub.address).unwrap();
+    let address = outgoing.local_addr().unwrap().to_string();
+    let arguments = ["--listen", &address, "--counter", &stub.url(), "--admin", "off"];
+    let words =
+        format!("in use by a connection ({address} to {}), not by a listener", stub.address);
+    check_cannot_start(&arguments, &words);
 }
 
 #[test]

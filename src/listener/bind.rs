@@ -8,7 +8,10 @@ use std::{
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{After, Listener};
+use super::{
+    After, Listener,
+    holder::{self, Connection, Holder},
+};
 
 /// Connections that the kernel completes ahead of accept(2); it takes the smaller of this and
 /// `net.core.somaxconn`.
@@ -22,11 +25,31 @@ const LOOK_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody listens there already.
-    #[error(
-        "cannot listen on {address}: another process listens there already; stop it, choose another \
-         --listen address, or share the port with it by --share-port"
-    )]
+    #[error("cannot listen on {address}: another process listens there already")]
     InUse {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// Nobody listens there, but a connection has its end there, which no socket option gets past: it
+    /// was opened from this machine without `SO_REUSEADDR`.
+    #[error(
+        "cannot listen on {address}: the port is in use by a connection ({connection}), not by a \
+         listener; try again when that has ended, and keep the port from outgoing connections by \
+         sysctl net.ipv4.ip_local_reserved_ports={}",
+        .address.port()
+    )]
+    Connected {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The one that was found.
+        connection: Connection,
+    },
+    /// Neither.
+    #[error(
+        "cannot listen on {address}: another socket is bound to the port, and neither listens nor is \
+         connected"
+    )]
+    Bound {
         /// The address asked for.
         address: SocketAddr,
     },
@@ -58,7 +81,12 @@ pub enum BindError {
 impl BindError {
     fn new(address: SocketAddr, error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::AddrInUse => Self::InUse { address },
+            io::ErrorKind::AddrInUse => match holder::of(address) {
+                // Where the system does not tell, what is most likely.
+                Some(Holder::Listener) | None => Self::InUse { address },
+                Some(Holder::Connection(connection)) => Self::Connected { address, connection },
+                Some(Holder::Other) => Self::Bound { address },
+            },
             io::ErrorKind::PermissionDenied => Self::Denied { address },
             io::ErrorKind::AddrNotAvailable => Self::NotHere { address },
             _ => Self::Other { address, error },
@@ -178,6 +206,36 @@ mod tests {
             });
             assert_eq!(bound.iter().filter(|bound| bound.is_ok()).count(), 1, "{bound:?}");
         }
+    }
+
+    #[track_caller]
+    fn check_refused(address: SocketAddr, words: &str) {
+        let said = bind(address, 1, false).unwrap_err().to_string();
+        assert!(said.contains(words), "no {words:?} in {said:?}");
+    }
+
+    #[test]
+    fn who_holds_a_port_is_told() {
+        // Either end may have been given the port; this one was, and has not asked to share it.
+        let other_end = StdListener::bind(LOOPBACK).unwrap();
+        let peer = other_end.local_addr().unwrap();
+        let outgoing = std::net::TcpStream::connect(peer).unwrap();
+        let address = outgoing.local_addr().unwrap();
+        let any = SocketAddr::new("0.0.0.0".parse().unwrap(), address.port());
+        for wanted in [address, any] {
+            check_refused(wanted, &format!("in use by a connection ({address} to {peer}), not by"));
+        }
+        let (mut accepted, _) = other_end.accept().unwrap();
+        // Who closes first keeps the port for a minute.
+        drop(outgoing);
+        assert_eq!(io::Read::read(&mut accepted, &mut [0]).unwrap(), 0);
+        drop(accepted);
+        check_refused(address, &format!("{address} to {peer} in TIME_WAIT, for a minute at most"));
+        check_refused(peer, "another process listens there already");
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound.bind(&LOOPBACK.parse::<SocketAddr>().unwrap().into()).unwrap();
+        let address = bound.local_addr().unwrap().as_socket().unwrap();
+        check_refused(address, "neither listens nor is connected");
     }
 
     #[test]

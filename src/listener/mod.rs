@@ -4,6 +4,7 @@
 //! stops; what a connection says is not its business.
 
 mod bind;
+mod holder;
 pub mod inherited;
 
 use std::{

@@ -37,7 +37,13 @@ use crate::{
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// An address cannot be listened on.
+    /// An address of the site's cannot be listened on.
+    #[error("{0}; {or}choose another address by --listen", or = or_share(.0))]
+    Site(BindError),
+    /// The counter's cannot.
+    #[error("{0}; choose another address by --listen")]
+    Counter(BindError),
+    /// No port of loopback is free for the bundled counter.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// A socket that the service manager has opened cannot be served.
@@ -58,6 +64,14 @@ pub enum ServerError {
     /// Anything else of the system's.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
+}
+
+/// The remedy that only the site's addresses have.
+const fn or_share(error: &BindError) -> &'static str {
+    match error {
+        BindError::InUse { .. } => "stop it, share the port with it by --share-port, or ",
+        _ => "",
+    }
 }
 
 /// How a server that had started came to its end.
@@ -139,7 +153,7 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let run = Run::start()?;
     let handed = inherited::take()?;
     let listeners = match handed.as_slice() {
-        [] => listener::bind(config.listen, 1, false)?,
+        [] => listener::bind(config.listen, 1, false).map_err(ServerError::Counter)?,
         [socket] => inherited::share_out(socket, 1)?,
         sockets => return Err(ServerError::TooManySockets(sockets.len())),
     };

@@ -43,7 +43,8 @@ pub(super) fn listen(config: &Config) -> Result<Listeners, ServerError> {
     let mut places = Vec::new();
     if handed.is_empty() {
         for &address in &config.listen {
-            places.push(listener::bind(address, count, config.share_port)?);
+            let listeners = listener::bind(address, count, config.share_port);
+            places.push(listeners.map_err(ServerError::Site)?);
         }
     } else {
         tracing::info!("listening on {} of the service manager's, not on --listen", handed.len());
