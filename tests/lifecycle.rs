@@ -91,21 +91,99 @@ fn settings_come_from_the_first_place_that_gives_one() {
     let file = directory.path().join("tallyring.toml");
     fs::write(&file, "counter-timeout = \"1s\"\nhead-timeout = \"2s\"\nidle-timeout = \"3s\"\n")
         .unwrap();
-    let output = tallyring()
-        .args(["check", "--config", file.to_str().unwrap(), "--counter-timeout", "7s"])
-        .env("TALLYRING_HEAD_TIMEOUT", "8s")
-        .output()
-        .unwrap();
-    let out = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{:?}", String::from_utf8(output.stderr));
-    let setting = |name: &str| {
-        let line = out.lines().find(|line| line.split(' ').next() == Some(name)).expect(name);
-        line[name.len()..].trim().to_owned()
+    let arguments = ["--config", file.to_str().unwrap(), "--counter-timeout", "7s"];
+    let settings = Settings::of(&arguments, &[("TALLYRING_HEAD_TIMEOUT", "8s")]);
+    settings.check("counter-timeout", "7s  (flag --counter-timeout)");
+    settings.check("head-timeout", "8s  (environment TALLYRING_HEAD_TIMEOUT)");
+    settings.check("idle-timeout", &format!("3s  (file {})", file.display()));
+    settings.check("body-timeout", "30s  (default)");
+}
+
+/// What `check` says of the settings: the value of each, and where it came from.
+struct Settings(String);
+
+impl Settings {
+    #[track_caller]
+    fn of(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = tallyring();
+        command.arg("check").args(arguments).envs(environment.iter().copied());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{:?}", String::from_utf8(output.stderr));
+        Self(String::from_utf8(output.stdout).unwrap())
+    }
+
+    #[track_caller]
+    fn check(&self, name: &str, expected: &str) {
+        let is_named =
+            |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with("  "));
+        let line = self.0.lines().find(is_named).expect(name);
+        assert_eq!(line[name.len()..].trim(), expected, "{name}");
+    }
+}
+
+#[test]
+fn of_workers_and_cores_that_from_the_place_that_wins_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
     };
-    assert_eq!(setting("counter-timeout"), "7s  (flag --counter-timeout)");
-    assert_eq!(setting("head-timeout"), "8s  (environment TALLYRING_HEAD_TIMEOUT)");
-    assert_eq!(setting("idle-timeout"), format!("3s  (file {})", file.display()));
-    assert_eq!(setting("body-timeout"), "30s  (default)");
+    // The first core that this process may run on.
+    let first = Settings::of(&["--workers", "1"], &[]);
+    first.check("workers", "1  (flag --workers)");
+    let core = first.0.lines().find(|line| line.starts_with("cores")).unwrap();
+    let core = core.split_ascii_whitespace().nth(1).unwrap();
+    let (listed, numbered) =
+        (file("cores", &format!("cores = \"{core}\"\n")), file("workers", "workers = 3\n"));
+    let count = [("TALLYRING_WORKERS", "3")];
+
+    let flag = Settings::of(&["--config", &listed, "--workers", "3"], &[]);
+    flag.check("workers", "3  (flag --workers)");
+    assert!(flag.0.contains("  (follows from workers)\n"), "{}", flag.0);
+    let flag = Settings::of(&["--config", &numbered, "--cores", core], &count);
+    flag.check("workers", "1  (follows from cores)");
+    flag.check("cores", &format!("{core}  (flag --cores)"));
+    let variable = Settings::of(&["--config", &listed], &count);
+    variable.check("workers", "3  (environment TALLYRING_WORKERS)");
+    let of_file = Settings::of(&["--config", &listed], &[]);
+    of_file.check("cores", &format!("{core}  (file {listed})"));
+    // What the server does, too.
+    let stub = Stub::answering(COUNTED);
+    let arguments = ["serve", "--config", &listed, "--workers", "3", "--counter", &stub.url()];
+    assert!(Server::start(&arguments, &[]).line.contains("with 3 workers on cores"));
+
+    // Two from one place say two things.
+    let both = file("both", &format!("workers = 1\ncores = \"{core}\"\n"));
+    let two = [("TALLYRING_WORKERS", "1"), ("TALLYRING_CORES", core)];
+    let check_refused = |arguments: &[&str], environment: &[(&str, &str)], words: &str| {
+        let mut command = tallyring();
+        let output = command.args(arguments).envs(environment.iter().copied()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "no {words:?} in {said}");
+    };
+    let flags = ["check", "--workers", "1", "--cores", core];
+    check_refused(&flags, &[], "flag --workers and flag --cores exclude each other");
+    let variables = "environment TALLYRING_WORKERS and environment TALLYRING_CORES exclude";
+    check_refused(&["check"], &two, variables);
+    check_refused(&["check", "--config", &both], &[], &format!("workers and cores of file {both}"));
+    Settings::of(&["--config", &both, "--workers", "1"], &two[1..]);
+}
+
+#[test]
+fn a_route_of_the_file_is_said_to_be_from_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tallyring.toml");
+    fs::write(&path, "[[route]]\npath = \"/\"\n[[route]]\npath = \"/b\"\n").unwrap();
+    let settings = Settings::of(&["--config", path.to_str().unwrap()], &[]);
+    let pages =
+        "welcome the text \"Welcome to my site!\"; sorry the text \"Error registering your visit\"";
+    for name in ["route /", "route /b"] {
+        settings.check(name, &format!("GET, HEAD to bundled; {pages}  (file {})", path.display()));
+    }
+    let settings = Settings::of(&[], &[]);
+    settings.check("route /", &format!("GET, HEAD to bundled; {pages}  (the settings above)"));
 }
 
 #[test]

@@ -81,10 +81,10 @@ pub struct ServeArguments {
     #[arg(long, env = "TALLYRING_COUNTER", value_name = "URL")]
     pub counter: Option<Target>,
     /// Number of workers [default: one for each CPU that this process may run on]
-    #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER", conflicts_with = "cores",
+    #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER",
           value_parser = clap::value_parser!(u16).range(1..))]
     pub workers: Option<u16>,
-    /// Cores to pin a worker to each, like 0,2-5
+    /// Cores to pin a worker to each, like 0,2-5, in place of --workers
     #[arg(long, env = "TALLYRING_CORES", value_name = "LIST")]
     pub cores: Option<Cores>,
     /// What the workers wait on

@@ -21,6 +21,15 @@ pub struct Setting {
     pub source: String,
 }
 
+/// The places that a setting can come from; the one that wins is the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    Default,
+    File,
+    Variable,
+    Flag,
+}
+
 /// Takes each setting from the first place that gives one, and notes which.
 pub(super) struct Pick<'a> {
     matches: &'a ArgMatches,
@@ -40,19 +49,43 @@ impl<'a> Pick<'a> {
         file: Option<T>,
         show: impl Fn(&T) -> String,
     ) -> T {
-        let (value, source) = match self.matches.value_source(&name.replace('-', "_")) {
-            Some(ValueSource::CommandLine) => (argument, format!("flag --{name}")),
-            Some(ValueSource::EnvVariable) => {
-                let variable = name.replace('-', "_").to_uppercase();
-                (argument, format!("environment TALLYRING_{variable}"))
-            }
-            _ => match (file, &self.file) {
-                (Some(value), Some(path)) => (value, format!("file {}", path.display())),
-                _ => (argument, String::from("default")),
-            },
+        let source = self.source(name, file.is_some());
+        let value = match (source, file) {
+            (Source::File, Some(value)) => value,
+            _ => argument,
         };
-        self.settings.push(Setting { name: name.to_owned(), value: show(&value), source });
+        self.note(name, show(&value), self.describe(name, source));
         value
+    }
+
+    /// Where a setting comes from, which the file may have or not.
+    pub(super) fn source(&self, name: &str, in_file: bool) -> Source {
+        match self.matches.value_source(&name.replace('-', "_")) {
+            Some(ValueSource::CommandLine) => Source::Flag,
+            Some(ValueSource::EnvVariable) => Source::Variable,
+            _ if in_file => Source::File,
+            _ => Source::Default,
+        }
+    }
+
+    /// A place that a setting has come from, for a person.
+    pub(super) fn describe(&self, name: &str, source: Source) -> String {
+        match source {
+            Source::Flag => format!("flag --{name}"),
+            Source::Variable => {
+                let variable = name.replace('-', "_").to_uppercase();
+                format!("environment TALLYRING_{variable}")
+            }
+            Source::File => {
+                let path = self.file.as_deref().unwrap_or(Path::new(""));
+                format!("file {}", path.display())
+            }
+            Source::Default => String::from("default"),
+        }
+    }
+
+    pub(super) fn note(&mut self, name: &str, value: String, source: String) {
+        self.settings.push(Setting { name: name.to_owned(), value, source });
     }
 
     pub(super) fn shown<T: Display>(&mut self, name: &str, argument: T, file: Option<T>) -> T {

@@ -64,7 +64,7 @@ pub(super) fn settle_routes(
     Ok(routes)
 }
 
-/// A route, for a person.
+/// A route, for a person; `file` is what it stands in.
 pub(super) fn describe(route: &RouteConfig, file: Option<&Path>) -> Setting {
     let methods: Vec<_> = route.methods.iter().map(|method| method.as_str()).collect();
     let counter = route.counter.as_ref().map_or(String::from("bundled"), Target::to_string);
@@ -78,8 +78,8 @@ pub(super) fn describe(route: &RouteConfig, file: Option<&Path>) -> Setting {
             shown(&route.files.sorry, SORRY)
         ),
         source: match file {
-            Some(path) if route.path != "/" => format!("file {}", path.display()),
-            _ => String::from("the settings above"),
+            Some(path) => format!("file {}", path.display()),
+            None => String::from("the settings above"),
         },
     }
 }

@@ -12,7 +12,7 @@ use super::{
     limits::{counter_clients, settle_limits},
     open_files::{CONNECTIONS_DEFAULT_MAX, FILES_BASE, OpenFiles},
     pages::{SORRY, WELCOME},
-    pick::{Pick, Setting, or_auto, or_text, read_file},
+    pick::{Pick, Setting, Source, or_text, read_file},
     routes::{describe, origins, settle_routes},
     values::Cores,
 };
@@ -81,9 +81,11 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         pick.option("counter", arguments.counter, file.counter.take().map(|text| text.0), |url| {
             url.as_ref().map_or_else(|| String::from("bundled"), Target::to_string)
         });
-    let workers = pick.option("workers", arguments.workers, file.workers, or_auto);
-    let cores = pick.option("cores", arguments.cores, file.cores.take(), or_auto);
-    let cores = settle_cores(workers.map(usize::from), cores)?;
+    let cores = settle_cores(
+        &mut pick,
+        (arguments.workers, file.workers),
+        (arguments.cores, file.cores.take()),
+    )?;
     let driver = pick.shown("driver", arguments.driver, file.driver);
     let welcome = pick.option("welcome", arguments.welcome, file.welcome.take(), or_text(WELCOME));
     let sorry = pick.option("sorry", arguments.sorry, file.sorry.take(), or_text(SORRY));
@@ -99,6 +101,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     let log_format = pick.shown("log-format", arguments.log_format, file.log_format);
 
     let site_files = PageFiles { welcome, sorry };
+    let in_file = !file.route.is_empty();
     let routes = settle_routes(std::mem::take(&mut file.route), counter, &site_files)?;
     let bundled = match routes.iter().any(|route| route.counter.is_none()) {
         true => Some(default_store(data_dir)?),
@@ -112,9 +115,9 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     };
     let mut notes = Vec::new();
     let limits = settle_limits(&mut pick, &arguments.limits, &file, &files, &mut notes)?;
-    for route in &routes {
-        pick.settings.push(describe(route, pick.file.as_deref()));
-    }
+    let of_file = pick.file.as_deref().filter(|_| in_file);
+    let described: Vec<_> = routes.iter().map(|route| describe(route, of_file)).collect();
+    pick.settings.extend(described);
     let config = Config {
         listen,
         share_port,
@@ -163,18 +166,53 @@ fn check_listen(listen: &[SocketAddr]) -> Result<(), ConfigError> {
     }
 }
 
-fn settle_cores(workers: Option<usize>, cores: Option<Cores>) -> Result<Vec<usize>, ConfigError> {
-    let allowed = host::cores();
-    if let Some(Cores(cores)) = cores {
-        return match cores.iter().find(|core| !allowed.contains(core)) {
-            Some(core) => {
-                let allowed = Cores(allowed);
-                let problem = format!("this process may not run on core {core}, only on {allowed}");
-                Err(invalid("cores", problem))
-            }
-            None => Ok(cores),
+/// The core of each worker. `workers` and `cores`, each as given by a flag or variable and by the file,
+/// are two forms of one setting: that from the place that wins counts, and the other says nothing.
+fn settle_cores(
+    pick: &mut Pick<'_>,
+    (workers, workers_in_file): (Option<u16>, Option<u16>),
+    (cores, cores_in_file): (Option<Cores>, Option<Cores>),
+) -> Result<Vec<usize>, ConfigError> {
+    let workers_from = pick.source("workers", workers_in_file.is_some());
+    let cores_from = pick.source("cores", cores_in_file.is_some());
+    if workers_from == cores_from && workers_from != Source::Default {
+        let given = ["workers", "cores"].map(|name| pick.describe(name, workers_from));
+        let given = match workers_from {
+            Source::File => format!("workers and cores of {}", given[0]),
+            _ => given.join(" and "),
         };
+        return Err(invalid("workers", format!("{given} exclude each other; give one of them")));
     }
+    if cores_from > workers_from {
+        let cores = listed_cores(if cores_from == Source::File { cores_in_file } else { cores })?;
+        pick.note("workers", cores.len().to_string(), String::from("follows from cores"));
+        pick.note("cores", Cores(cores.clone()).to_string(), pick.describe("cores", cores_from));
+        return Ok(cores);
+    }
+    let workers = if workers_from == Source::File { workers_in_file } else { workers };
+    let cores = first_cores(workers.map(usize::from))?;
+    pick.note("workers", cores.len().to_string(), pick.describe("workers", workers_from));
+    pick.note("cores", Cores(cores.clone()).to_string(), String::from("follows from workers"));
+    Ok(cores)
+}
+
+/// The cores of a list, if this process may run on all of them.
+fn listed_cores(cores: Option<Cores>) -> Result<Vec<usize>, ConfigError> {
+    let allowed = host::cores();
+    let cores = cores.map(|Cores(cores)| cores).unwrap_or_default();
+    match cores.iter().find(|core| !allowed.contains(core)) {
+        Some(core) => {
+            let allowed = Cores(allowed);
+            let problem = format!("this process may not run on core {core}, only on {allowed}");
+            Err(invalid("cores", problem))
+        }
+        None => Ok(cores),
+    }
+}
+
+/// The first cores that this process may run on, for so many workers or for one on each.
+fn first_cores(workers: Option<usize>) -> Result<Vec<usize>, ConfigError> {
+    let allowed = host::cores();
     let workers = workers.unwrap_or_else(|| host::parallelism().clamp(1, WORKERS_MAX));
     if !(1..=WORKERS_MAX).contains(&workers) {
         return Err(invalid("workers", format!("{workers} is not from 1 to {WORKERS_MAX}")));
