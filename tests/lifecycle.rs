@@ -55,6 +55,15 @@ fn wrong_arguments_are_one_line_and_code_2() {
         (&["--config", "/no/such/file"], "/no/such/file"),
         (&["--welcome", "/no/such/page"], "/no/such/page"),
         (&["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"], "twice"),
+        (
+            &["--listen", "0.0.0.0:1", "--listen", "127.0.0.1:1"],
+            "0.0.0.0:1 and 127.0.0.1:1 conflict",
+        ),
+        (
+            &["--listen", "0.0.0.0:1", "--admin", "127.0.0.1:1"],
+            "0.0.0.0:1 and 127.0.0.1:1 conflict",
+        ),
+        (&["--admin", "127.0.0.1:1", "--listen", "127.0.0.1:1"], "an address of --listen"),
         (&["--admin", "on"], "--admin"),
         (&["counter", "--store", "cloud"], "--store"),
         (&["check", "--log-format", "xml"], "xml"),

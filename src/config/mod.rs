@@ -2,6 +2,7 @@
 //!
 //! Flags win over `TALLYRING_*` variables, those over the file, and the file over the defaults.
 
+mod addresses;
 pub mod arguments;
 mod file;
 mod health;

@@ -1,12 +1,13 @@
 //! From what was said to what is meant: each setting takes its value from the first place that gives
 //! one, and the whole is checked once.
 
-use std::{collections::BTreeSet, env, io, net::SocketAddr, path::PathBuf};
+use std::{env, io, net::SocketAddr, path::PathBuf};
 
 use clap::ArgMatches;
 
 use super::{
     Config, CounterConfig, PageFiles,
+    addresses::check_addresses,
     arguments::{CounterArguments, ServeArguments},
     file::{File, Text},
     limits::{counter_clients, settle_limits},
@@ -16,7 +17,7 @@ use super::{
     routes::{describe, origins, settle_routes},
     values::Cores,
 };
-use crate::{counter::store, host, upstream::Target};
+use crate::{counter::store, host, listener::inherited, upstream::Target};
 
 /// Workers that a configuration may ask for.
 const WORKERS_MAX: usize = 1024;
@@ -75,7 +76,9 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         pick.value("listen", arguments.listen, file.listen.take().map(Vec::from), |addresses| {
             addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
         });
-    check_listen(&listen)?;
+    if listen.is_empty() {
+        return Err(invalid("listen", "it needs at least one address"));
+    }
     let share_port = pick.shown("share-port", arguments.share_port, file.share_port);
     let counter =
         pick.option("counter", arguments.counter, file.counter.take().map(|text| text.0), |url| {
@@ -99,6 +102,10 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     });
     let admin = pick.shown("admin", arguments.admin, file.admin.take().map(|Text(admin)| admin)).0;
     let log_format = pick.shown("log-format", arguments.log_format, file.log_format);
+    // Where sockets are handed down, nobody listens on `listen`.
+    if !inherited::are_expected() {
+        check_addresses(&listen, share_port, admin)?;
+    }
 
     let site_files = PageFiles { welcome, sorry };
     let in_file = !file.route.is_empty();
@@ -153,17 +160,6 @@ pub fn settle_counter(arguments: CounterArguments) -> Result<CounterConfig, Conf
             files.saturating_sub(FILES_BASE).clamp(4, CONNECTIONS_DEFAULT_MAX),
         ),
     })
-}
-
-fn check_listen(listen: &[SocketAddr]) -> Result<(), ConfigError> {
-    if listen.is_empty() {
-        return Err(invalid("listen", "it needs at least one address"));
-    }
-    let mut seen = BTreeSet::new();
-    match listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
-        Some(twice) => Err(invalid("listen", format!("{twice} is given twice"))),
-        None => Ok(()),
-    }
 }
 
 /// The core of each worker. `workers` and `cores`, each as given by a flag or variable and by the file,

@@ -3,7 +3,7 @@
 //! They stay open in the manager while no process serves them: who connects during a restart waits in
 //! the kernel's queue for the next process, and is refused by nobody.
 
-use std::{io, net::TcpListener as StdListener};
+use std::{env, io, net::TcpListener as StdListener, process};
 
 use listenfd::ListenFd;
 use socket2::SockRef;
@@ -21,6 +21,16 @@ pub struct InheritError {
     place: usize,
     /// What is wrong with it.
     error: io::Error,
+}
+
+/// Whether [`take`], which has to come later, will find any.
+pub fn are_expected() -> bool {
+    let number = |name| env::var(name).ok()?.parse::<u32>().ok();
+    let ours = match env::var("LISTEN_PID") {
+        Ok(text) if !text.is_empty() => text.parse() == Ok(process::id()),
+        _ => true,
+    };
+    ours && number("LISTEN_FDS").is_some_and(|count| count > 0)
 }
 
 /// The listening sockets that were handed to this process, none if it was not started that way.

@@ -1,0 +1,123 @@
+//! The addresses that this process listens on itself: none may be in another's way. The system would
+//! refuse the second one, and say that somebody holds the port.
+
+use std::net::SocketAddr;
+
+use super::{ConfigError, settle::invalid};
+
+/// Checks the site's addresses, those that it listens on by itself, against each other and against the
+/// admin listener's.
+pub(super) fn check_addresses(
+    listen: &[SocketAddr],
+    share_port: bool,
+    admin: Option<SocketAddr>,
+) -> Result<(), ConfigError> {
+    for (place, second) in listen.iter().enumerate() {
+        let Some(first) = listen[..place].iter().find(|first| overlap(first, second)) else {
+            continue;
+        };
+        if first == second {
+            return Err(invalid("listen", format!("{first} is given twice")));
+        }
+        // Sockets that share their port may differ in how much of it they take.
+        if !share_port {
+            return Err(invalid("listen", conflict(first, second)));
+        }
+    }
+    let in_the_way =
+        |admin: SocketAddr| Some((admin, listen.iter().find(|one| overlap(one, &admin))?));
+    match admin.and_then(in_the_way) {
+        Some((admin, listen)) => {
+            let problem = if *listen == admin {
+                format!("{admin} is an address of --listen; choose another port, or off")
+            } else {
+                format!("with --listen, {}, or off", conflict(listen, &admin))
+            };
+            Err(invalid("admin", problem))
+        }
+        None => Ok(()),
+    }
+}
+
+fn conflict(one: &SocketAddr, other: &SocketAddr) -> String {
+    let (all, part) = if one.ip().is_unspecified() { (one, other) } else { (other, one) };
+    format!(
+        "{one} and {other} conflict: {all} takes the port {} of {} too; choose another port",
+        all.port(),
+        part.ip()
+    )
+}
+
+/// Whether the system would refuse to listen on both. Each family has ports of its own, since our IPv6
+/// sockets serve IPv6 only; port 0 is another port each time.
+fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let same_scope = match (one, other) {
+        (SocketAddr::V4(_), SocketAddr::V4(_)) => true,
+        // The same link-local address may be on several interfaces.
+        (SocketAddr::V6(one), SocketAddr::V6(other)) => {
+            let (one, other) = (one.scope_id(), other.scope_id());
+            one == 0 || other == 0 || one == other
+        }
+        _ => false,
+    };
+    let (one_ip, other_ip) = (one.ip(), other.ip());
+    let either_is_any = one_ip.is_unspecified() || other_ip.is_unspecified();
+    one.port() != 0
+        && one.port() == other.port()
+        && same_scope
+        && (either_is_any || one_ip == other_ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(listen: &[&str], share_port: bool, admin: &str, expected: Option<&str>) {
+        let listen: Vec<SocketAddr> = listen.iter().map(|text| text.parse().unwrap()).collect();
+        let result = check_addresses(&listen, share_port, admin.parse().ok());
+        let said = result.err().map(|error| error.to_string());
+        match (&said, expected) {
+            (None, None) => {}
+            (Some(said), Some(words)) if said.contains(words) => {}
+            _ => panic!("{listen:?}, admin {admin}: {said:?}, not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn our_own_addresses_are_not_in_each_others_way() {
+        for listen in [
+            &["0.0.0.0:80", "[::]:80"][..],
+            &["0.0.0.0:80", "127.0.0.1:81"],
+            &["127.0.0.1:80", "127.0.0.2:80"],
+            &["0.0.0.0:0", "127.0.0.1:0", "127.0.0.1:0"],
+            &["[fe80::1%1]:80", "[fe80::1%2]:80"],
+        ] {
+            check(listen, false, "127.0.0.1:9300", None);
+        }
+        let words = "listen: 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes the port 80 of 127.0.0.1";
+        check(&["0.0.0.0:80", "127.0.0.1:80"], false, "off", Some(words));
+        let words = "listen: [::1]:80 and [::]:80 conflict: [::]:80 takes the port 80 of ::1 too";
+        check(&["[::1]:80", "[::]:80"], false, "off", Some(words));
+        check(&["[fe80::1]:80", "[fe80::1%2]:80"], false, "off", Some("conflict"));
+        check(&["127.0.0.1:80", "127.0.0.1:80"], false, "off", Some("given twice"));
+        check(&["127.0.0.1:80", "127.0.0.1:80"], true, "off", Some("given twice"));
+        check(&["0.0.0.0:80", "127.0.0.1:80"], true, "off", None);
+    }
+
+    #[test]
+    fn the_admin_listener_has_a_port_of_its_own() {
+        check(&["127.0.0.1:0"], false, "127.0.0.1:0", None);
+        check(&["127.0.0.1:80"], false, "127.0.0.2:80", None);
+        check(&["127.0.0.1:80"], false, "off", None);
+        check(
+            &["127.0.0.1:80"],
+            true,
+            "127.0.0.1:80",
+            Some("admin: 127.0.0.1:80 is an address of"),
+        );
+        let words = "admin: with --listen, 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes";
+        check(&["[::]:80", "0.0.0.0:80"], true, "127.0.0.1:80", Some(words));
+        check(&["127.0.0.1:80"], false, "0.0.0.0:80", Some("0.0.0.0:80 takes the port 80 of 127"));
+    }
+}
