@@ -1,8 +1,8 @@
 //! The program: arguments in, exit status out.
 
-use std::{ffi::OsString, io::Write, process::ExitCode};
+use std::{env, ffi::OsString, io::Write, process::ExitCode};
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::{
     config::{
@@ -21,12 +21,13 @@ const EXIT_FAILED: u8 = 1;
 
 /// Runs the program with the process's arguments.
 pub fn run() -> ExitCode {
-    run_with(std::env::args_os())
+    run_with(env::args_os())
 }
 
 /// Runs the program with these arguments, of which the first is its own name.
 pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -> ExitCode {
-    let parsed = Arguments::command().try_get_matches_from(arguments).and_then(|matches| {
+    let parsed = without_empty_variables(Arguments::command());
+    let parsed = parsed.try_get_matches_from(arguments).and_then(|matches| {
         let arguments = Arguments::from_arg_matches(&matches)?;
         Ok((arguments, matches))
     });
@@ -47,6 +48,19 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
             ExitCode::from(report.exit_code)
         }
     }
+}
+
+/// Takes an empty `TALLYRING_*` variable for one that is not set: it is what compose files and units make
+/// of `TALLYRING_X=`, and of one that is passed on from where it is not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |argument: &Arg| {
+        argument.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty())
+    };
+    let judge = |argument: Arg| match is_empty(&argument) {
+        true => argument.env(None::<&'static str>),
+        false => argument,
+    };
+    command.mut_args(judge).mut_subcommands(without_empty_variables)
 }
 
 /// Help goes to standard output; a mistake is one line on standard error.

@@ -131,6 +131,47 @@ impl Settings {
 }
 
 #[test]
+fn a_switch_is_a_variable_with_any_word_for_yes_or_no() {
+    for (words, expected) in [
+        (&["true", "1", "yes", "on", "TRUE", "Yes", "ON"][..], true),
+        (&["false", "0", "no", "off", "False", "NO", "Off"], false),
+    ] {
+        for word in words {
+            let settings = Settings::of(&[], &[("TALLYRING_SHARE_PORT", word)]);
+            settings
+                .check("share-port", &format!("{expected}  (environment TALLYRING_SHARE_PORT)"));
+        }
+    }
+    Settings::of(&["--share-port"], &[]).check("share-port", "true  (flag --share-port)");
+    let output = tallyring().arg("check").env("TALLYRING_SHARE_PORT", "perhaps").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for word in ["perhaps", "--share-port", "yes", "off"] {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    // All that there are: what the help shows beside the flags.
+    let help = ["serve", "counter", "health"].map(|command| run(&[command, "--help"]).1).concat();
+    let names = help.split("[env: ").skip(1).map(|rest| rest.split('=').next().unwrap());
+    let variables: Vec<(&str, &str)> = names.map(|name| (name, "")).collect();
+    for name in ["TALLYRING_LISTEN", "TALLYRING_STORE", "TALLYRING_HEALTH_URL"] {
+        assert!(variables.contains(&(name, "")), "{variables:?}");
+    }
+    let settings = Settings::of(&[], &variables);
+    settings.check("listen", "0.0.0.0:3000  (default)");
+    settings.check("share-port", "false  (default)");
+    settings.check("counter", "bundled  (default)");
+    assert_eq!(settings.0, Settings::of(&[], &[]).0);
+    let counter = Server::start(&["counter", "--store", "memory"], &variables);
+    let url = format!("http://{}/counters", counter.address);
+    let health = tallyring().args(["health", "--url", &url]).envs(variables).output().unwrap();
+    assert_eq!(health.status.code(), Some(0), "{health:?}");
+}
+
+#[test]
 fn of_workers_and_cores_that_from_the_place_that_wins_counts() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {

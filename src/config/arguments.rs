@@ -74,7 +74,7 @@ pub struct ServeArguments {
     )]
     pub listen: Vec<SocketAddr>,
     /// Listen beside other processes that listen on the same address
-    #[arg(long, env = "TALLYRING_SHARE_PORT")]
+    #[arg(long, env = "TALLYRING_SHARE_PORT", value_parser = yes_or_no)]
     pub share_port: bool,
     /// Counter that registers the visits, like http://127.0.0.1:3001/counter [default: the bundled
     /// counter, in this process]
@@ -252,6 +252,15 @@ pub struct HealthArguments {
 /// An address to listen on.
 fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "it must be an address like 0.0.0.0:3000 or [::]:3000, not a name")
+}
+
+/// What a variable says of a switch.
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("it must be true, 1, yes or on, or else false, 0, no or off"),
+    }
 }
 
 /// An address, or none.
