@@ -2,7 +2,7 @@
 
 use std::{env, ffi::OsString, io::Write, process::ExitCode};
 
-use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, error::ContextValue};
 
 use crate::{
     config::{
@@ -12,6 +12,7 @@ use crate::{
     doctor, health,
     observe::log,
     server::{self, Ended, ServerError},
+    upstream::without_secrets,
 };
 
 /// The arguments or settings are wrong; nothing was tried.
@@ -33,7 +34,7 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
     });
     let (arguments, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return refuse_arguments(&error),
+        Err(error) => return refuse_arguments(error),
     };
     let of_command = |name| matches.subcommand_matches(name).unwrap_or(&matches);
     match arguments.command {
@@ -64,10 +65,17 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 }
 
 /// Help goes to standard output; a mistake is one line on standard error.
-fn refuse_arguments(error: &clap::Error) -> ExitCode {
+fn refuse_arguments(mut error: clap::Error) -> ExitCode {
     if !error.use_stderr() {
         print(&error.to_string());
         return ExitCode::SUCCESS;
+    }
+    // What was given is repeated; it may be a URL.
+    let repeated: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
+    for (kind, value) in repeated {
+        if let ContextValue::String(text) = value {
+            error.insert(kind, ContextValue::String(without_secrets(&text)));
+        }
     }
     let text = error.to_string();
     let message = text.strip_prefix("error: ").unwrap_or(&text);

@@ -76,6 +76,50 @@ fn wrong_arguments_are_one_line_and_code_2() {
 }
 
 #[test]
+fn what_stands_in_the_query_of_a_url_is_never_said() {
+    let stub = Stub::answering(COUNTED);
+    let url = format!("{}?token=s3cret", stub.url());
+    let shown = format!("{}?…", stub.url());
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let good = file("good", &format!("[[route]]\npath = \"/\"\ncounter = \"{url}\"\n"));
+    let bad = file("bad", "counter = \"https://counter/?token=s3cret\"\n");
+    let check = |arguments: &[&str], variable: &str, words: &str| {
+        let mut command = tallyring();
+        command.args(arguments).env("TALLYRING_COUNTER", variable);
+        let output = command.env("TALLYRING_HEALTH_URL", variable).output().unwrap();
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        let said = said.concat();
+        assert!(said.contains(words), "{arguments:?}: no {words:?} in {said}");
+        assert!(!said.contains("s3cret"), "{arguments:?}: {said}");
+    };
+    check(&["check"], &url, &format!("counter                  {shown}  (environment"));
+    check(&["check", "--counter", &url], "", &format!("GET, HEAD to {shown}; welcome"));
+    check(&["check", "--config", &good], "", &format!("GET, HEAD to {shown}; welcome"));
+    check(&["check", "--config", &bad], "", "\"https://counter/?…\": https:// is not supported");
+    check(&["health"], &url, &format!("healthy: {shown} answers 200"));
+    check(&["--help"], &url, "TALLYRING_COUNTER");
+    check(&["health", "--help"], &url, "TALLYRING_HEALTH_URL");
+    let wrong = "https://user:s3cret@counter/?token=s3cret";
+    check(&["check"], wrong, "https://…@counter/?…");
+    check(&["check", "--counter", wrong], "", "https://…@counter/?…");
+    check(&["check", &url], "", &shown);
+    let mut server = serve(&["--counter", &url]);
+    assert_eq!(server.visit(), WELCOME);
+    assert!(
+        server.line.contains(&format!("visits go to {shown}; ")) || server.line.ends_with(&shown)
+    );
+    assert!(!server.line.contains("s3cret"));
+    server.signal("-TERM");
+    let lines = server.wait().1;
+    assert!(!lines.concat().contains("s3cret"), "{lines:?}");
+}
+
+#[test]
 fn help_is_for_newcomers() {
     for (arguments, words) in [
         (
@@ -155,7 +199,7 @@ fn a_switch_is_a_variable_with_any_word_for_yes_or_no() {
 fn an_empty_variable_is_not_set() {
     // All that there are: what the help shows beside the flags.
     let help = ["serve", "counter", "health"].map(|command| run(&[command, "--help"]).1).concat();
-    let names = help.split("[env: ").skip(1).map(|rest| rest.split('=').next().unwrap());
+    let names = help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap());
     let variables: Vec<(&str, &str)> = names.map(|name| (name, "")).collect();
     for name in ["TALLYRING_LISTEN", "TALLYRING_STORE", "TALLYRING_HEALTH_URL"] {
         assert!(variables.contains(&(name, "")), "{variables:?}");

@@ -78,7 +78,7 @@ pub struct ServeArguments {
     pub share_port: bool,
     /// Counter that registers the visits, like http://127.0.0.1:3001/counter [default: the bundled
     /// counter, in this process]
-    #[arg(long, env = "TALLYRING_COUNTER", value_name = "URL")]
+    #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
     pub counter: Option<Target>,
     /// Number of workers [default: one for each CPU that this process may run on]
     #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER",
@@ -239,7 +239,7 @@ pub struct HealthArguments {
     pub admin: AdminAddress,
     /// Page to ask for in place of the admin listener's /readyz, like http://127.0.0.1:3001/counters of
     /// a counter; any 2xx answer is healthy
-    #[arg(long, env = "TALLYRING_HEALTH_URL", value_name = "URL")]
+    #[arg(long, env = "TALLYRING_HEALTH_URL", hide_env_values = true, value_name = "URL")]
     pub url: Option<Target>,
     /// TOML file with the server's settings
     #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]

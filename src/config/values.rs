@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
+use crate::upstream::without_secrets;
+
 /// The longest period: far beyond any use, and far from overflowing a clock.
 const PERIOD_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -118,7 +120,7 @@ where
 }
 
 fn parse<T: FromStr<Err: fmt::Display>, E: de::Error>(text: &str) -> Result<T, E> {
-    text.parse().map_err(|reason| E::custom(format!("{text:?}: {reason}")))
+    text.parse().map_err(|reason| E::custom(format!("{:?}: {reason}", without_secrets(text))))
 }
 
 impl<'de> Deserialize<'de> for Period {

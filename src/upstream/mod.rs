@@ -23,7 +23,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub use self::origin::{Host, Target};
+pub use self::origin::{Host, Target, without_secrets};
 use self::{
     breaker::{Breaker, Change},
     calls::{Calls, Stage},

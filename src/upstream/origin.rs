@@ -21,7 +21,7 @@ pub enum Host {
 }
 
 /// A counter's URL, `http://host[:port]/path[?query]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     /// Who to connect to: visits of routes that share it share connections.
     pub origin: Host,
@@ -117,9 +117,31 @@ impl Target {
     }
 }
 
+/// For people, without what the query says: it may be a secret.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.uri.fmt(f)
+        f.write_str(&without_secrets(&self.uri.to_string()))
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that may be meant for a URL, for people: a `?…` stands for what is behind a question mark, and
+/// `…@` for user information. Tokens and passwords are kept there.
+pub fn without_secrets(text: &str) -> String {
+    let (visible, query) = match text.find(['?', '#']) {
+        Some(place) => (&text[..place], if text[place..].contains('?') { "?…" } else { "" }),
+        None => (text, ""),
+    };
+    match (visible.find("//"), visible.rfind('@')) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{}//…{}{query}", &visible[..start], &visible[end..])
+        }
+        _ => format!("{visible}{query}"),
     }
 }
 
@@ -166,6 +188,27 @@ mod tests {
             let result = text.parse::<Target>();
             assert!(matches!(result, Err(TargetError::Malformed(_))), "{text:?}: {result:?}");
         }
+    }
+
+    #[track_caller]
+    fn check_shown(text: &str, expected: &str) {
+        assert_eq!(without_secrets(text), expected);
+    }
+
+    #[test]
+    fn a_url_is_shown_without_what_may_be_a_secret() {
+        check_shown("http://counter:3001/counter", "http://counter:3001/counter");
+        check_shown("http://counter/counter?token=s3cret", "http://counter/counter?…");
+        check_shown("http://counter?s3cret/a?b", "http://counter?…");
+        check_shown("http://user:s3cret@counter/a?s3cret", "http://…@counter/a?…");
+        check_shown("http://user:s3cret@s3cret@counter/", "http://…@counter/");
+        check_shown("https://counter/a#s3cret?s3cret", "https://counter/a?…");
+        check_shown("somebody@counter", "somebody@counter");
+        check_shown("2xx", "2xx");
+        let target: Target = "http://counter:3001/counter/a?by=1&token=s3cret".parse().unwrap();
+        assert_eq!(target.to_string(), "http://counter:3001/counter/a?…");
+        assert_eq!(format!("{target:?}"), target.to_string());
+        assert!(target.request().starts_with(b"POST /counter/a?by=1&token=s3cret HTTP/1.1\r\n"));
     }
 
     #[test]
