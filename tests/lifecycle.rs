@@ -65,6 +65,8 @@ fn wrong_arguments_are_one_line_and_code_2() {
         ),
         (&["--admin", "127.0.0.1:1", "--listen", "127.0.0.1:1"], "an address of --listen"),
         (&["--admin", "on"], "--admin"),
+        (&["--admin-hosts", "site:9300"], "--admin-hosts"),
+        (&["counter", "--counter-hosts", "http://counter"], "--counter-hosts"),
         (&["counter", "--store", "cloud"], "--store"),
         (&["check", "--log-format", "xml"], "xml"),
     ] {
@@ -142,7 +144,7 @@ fn help_is_for_newcomers() {
 fn settings_come_from_the_first_place_that_gives_one() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tallyring.toml");
-    fs::write(&file, "counter-timeout = \"1s\"\nhead-timeout = \"2s\"\nidle-timeout = \"3s\"\n")
+    fs::write(&file, "admin-hosts = \"a, B.\"\ncounter-timeout = \"1s\"\nhead-timeout = \"2s\"\nidle-timeout = \"3s\"\n")
         .unwrap();
     let arguments = ["--config", file.to_str().unwrap(), "--counter-timeout", "7s"];
     let settings = Settings::of(&arguments, &[("TALLYRING_HEAD_TIMEOUT", "8s")]);
@@ -150,6 +152,7 @@ fn settings_come_from_the_first_place_that_gives_one() {
     settings.check("head-timeout", "8s  (environment TALLYRING_HEAD_TIMEOUT)");
     settings.check("idle-timeout", &format!("3s  (file {})", file.display()));
     settings.check("body-timeout", "30s  (default)");
+    settings.check("admin-hosts", &format!("a,B  (file {})", file.display()));
 }
 
 /// What `check` says of the settings: the value of each, and where it came from.
@@ -295,6 +298,7 @@ fn a_wrong_file_names_its_line() {
     check("\nworkers = \"many\"\n", &["line 2", "many"]);
     check("color = 1\n", &["line 1", "color"]);
     check("= 1\n", &["line 1"]);
+    check("admin-hosts = \"site:9300\"\n", &["line 1", "site:9300"]);
     check("[[route]]\npath = \"about\"\n", &["about", "begin with /"]);
     check("[[route]]\npath = \"/\"\n[[route]]\npath = \"/\"\n", &["another route"]);
     check("[[route]]\npath = \"/\"\nmethods = []\n", &["methods"]);

@@ -36,7 +36,7 @@ until_true() {
 
 # start_counter NAME ADDRESS: a counter that forgets, since each is another one.
 start_counter() {
-    "$program" counter --listen "$2" --store memory 2>"$scratch/$1" &
+    "$program" counter --listen "$2" --store memory --counter-hosts counter.test 2>"$scratch/$1" &
     running[$1]=$!
     until_true "$1 did not start" grep -q "counts at http" "$scratch/$1"
 }

@@ -110,6 +110,78 @@ fn a_counter_is_asked_by_its_url() {
     check_health(&["--url", &url], 1, "it does not answer");
 }
 
+/// The status of one request for `path`, with these fields.
+fn status_of(address: SocketAddr, method: &str, path: &str, fields: &str) -> (u16, String) {
+    let mut client = Client::connect(address);
+    client.send(format!("{method} {path} HTTP/1.1\r\n{fields}\r\n"));
+    let response = client.response();
+    (response.status, response.body)
+}
+
+#[test]
+fn the_admin_listener_answers_to_its_own_names() {
+    let stub = Stub::answering(COUNTED);
+    let flags = ["--counter", &stub.url(), "--admin", "127.0.0.1:0", "--admin-hosts", "site,a.b"];
+    let server = serve(&flags);
+    let admin = server.address_after("admin on ");
+    let own = admin.to_string();
+    for host in [&own, "localhost", "LOCALHOST:9300", "[::1]", "site", "Site.:80", "a.b"] {
+        for path in ["/livez", "/readyz", "/metrics"] {
+            assert_eq!(
+                status_of(admin, "GET", path, &format!("Host: {host}\r\n")).0,
+                200,
+                "{host}"
+            );
+        }
+    }
+    for host in ["evil.example", "site.evil.example:9300", "10.0.0.1"] {
+        for path in ["/livez", "/readyz", "/metrics", "/"] {
+            let (status, said) = status_of(admin, "GET", path, &format!("Host: {host}\r\n"));
+            assert_eq!((status, said.lines().count()), (421, 1), "{host}: {said}");
+            assert!(said.contains("--admin-hosts"), "{said}");
+        }
+    }
+    let mut old = Client::connect(admin);
+    old.send("GET /livez HTTP/1.0\r\n\r\n");
+    assert_eq!(old.response().status, 200);
+    // The site itself answers to any.
+    assert_eq!(status_of(server.address, "GET", "/", "Host: evil.example\r\n").1, WELCOME);
+    check_health(&["--admin", &own], 0, "answers 200");
+    check_health(&["--url", &format!("http://localhost:{}/livez", admin.port())], 0, "answers 200");
+}
+
+#[test]
+fn a_counter_answers_to_its_own_names_and_to_no_page() {
+    let arguments = ["counter", "--store", "memory", "--listen", "0.0.0.0:0"];
+    let environment = [("TALLYRING_COUNTER_HOSTS", "counter")];
+    let counter = Server::start(&arguments, &environment);
+    let address = SocketAddr::from(([127, 0, 0, 1], counter.address.port()));
+    let post = |fields: &str| {
+        let fields = format!("{fields}Content-Length: 0\r\n");
+        status_of(address, "POST", "/counter", &fields)
+    };
+    // It listens on all addresses, so that each may be its own.
+    for (host, total) in [("counter:3001", "1\n"), ("localhost", "2\n"), ("192.0.2.1:3001", "3\n")]
+    {
+        assert_eq!(post(&format!("Host: {host}\r\n")), (200, total.to_owned()), "{host}");
+    }
+    let (status, said) = post("Host: evil.example\r\n");
+    assert_eq!((status, said.lines().count()), (421, 1), "{said}");
+    assert!(said.contains("--counter-hosts"), "{said}");
+    for origin in ["https://evil.example", "null", "http://localhost"] {
+        let (status, said) = post(&format!("Host: localhost\r\nOrigin: {origin}\r\n"));
+        assert_eq!((status, said.lines().count()), (403, 1), "{said}");
+        for method in ["GET", "OPTIONS"] {
+            let fields = format!("Host: localhost\r\nOrigin: {origin}\r\n");
+            assert_eq!(status_of(address, method, "/counter", &fields).0, 403);
+        }
+    }
+    assert_eq!(status_of(address, "GET", "/counter", "Host: localhost\r\n").1, "3\n");
+    // Workers say what the URL says.
+    let site = serve(&["--counter", &format!("http://localhost:{}/counter", address.port())]);
+    assert_eq!(site.visit(), WELCOME);
+}
+
 /// The service manager's end of the notifications.
 struct Manager {
     socket: UnixDatagram,
@@ -244,7 +316,7 @@ fn a_socket_that_was_handed_down_outlives_the_server() {
 fn a_counter_serves_on_a_socket_that_was_handed_down() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut early = Client::connect(socket.local_addr().unwrap());
-    early.send("POST /counter HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    early.send("POST /counter HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
     let mut counter = start_handed(&socket, &["counter", "--store", "memory"]);
     assert_eq!(early.response().body.trim_end(), "1");
     drop(early);

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
 use super::values::{Cores, Period, Size};
-use crate::{counter::store, driver, observe::log, site::Accept, upstream::Target};
+use crate::{
+    counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Target,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -114,6 +116,10 @@ pub struct ServeArguments {
         default_value = "127.0.0.1:9300"
     )]
     pub admin: AdminAddress,
+    /// Hosts that the admin listener answers to beside localhost and its own address, like
+    /// site,metrics.internal
+    #[arg(long, env = "TALLYRING_ADMIN_HOSTS", value_name = "LIST")]
+    pub admin_hosts: Option<HostList>,
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: log::Format,
@@ -206,6 +212,9 @@ pub struct CounterArguments {
         default_value = "127.0.0.1:3001"
     )]
     pub listen: SocketAddr,
+    /// Hosts that it answers to beside localhost and its own address, like counter,counter.internal
+    #[arg(long, env = "TALLYRING_COUNTER_HOSTS", value_name = "LIST")]
+    pub counter_hosts: Option<HostList>,
     /// Where the totals are kept: redb:PATH, or memory for trials [default: redb:counter.redb in the
     /// data directory]
     #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]

@@ -8,7 +8,13 @@ use super::{
     arguments::AdminAddress,
     values::{Cores, Period, Size, from_text},
 };
-use crate::{driver, http::request::Method, observe::log, site::Accept, upstream::Target};
+use crate::{
+    driver,
+    http::{hosts::HostList, request::Method},
+    observe::log,
+    site::Accept,
+    upstream::Target,
+};
 
 /// What a file may say. Every key is optional; one that is not here is an error.
 #[derive(Debug, Default, Deserialize)]
@@ -25,6 +31,7 @@ pub(super) struct File {
     pub(super) accept: Option<Accept>,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) admin: Option<Text<AdminAddress>>,
+    pub(super) admin_hosts: Option<Text<HostList>>,
     pub(super) log_format: Option<log::Format>,
     pub(super) head_max: Option<Size>,
     pub(super) head_fields_max: Option<usize>,

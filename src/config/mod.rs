@@ -28,7 +28,7 @@ use crate::{
     connection::ClientLimits,
     counter::store,
     driver,
-    http::{HeadLimits, request::Method},
+    http::{HeadLimits, hosts::HostList, request::Method},
     observe::log,
     site::{Accept, Pages},
     upstream::{Target, UpstreamLimits},
@@ -56,6 +56,8 @@ pub struct Config {
     pub bundled: Option<store::Kind>,
     /// The admin listener's address.
     pub admin: Option<SocketAddr>,
+    /// The hosts that it answers to beside those that every such listener does.
+    pub admin_hosts: HostList,
     /// The form of log lines.
     pub log_format: log::Format,
     /// All maxima and deadlines.
@@ -67,6 +69,8 @@ pub struct Config {
 pub struct CounterConfig {
     /// Where the counter is served.
     pub listen: SocketAddr,
+    /// The hosts that it answers to beside those that every counter does.
+    pub hosts: HostList,
     /// Where its totals are kept.
     pub store: store::Kind,
     /// What it waits on.

@@ -17,7 +17,7 @@ use super::{
     routes::{describe, origins, settle_routes},
     values::Cores,
 };
-use crate::{counter::store, host, listener::inherited, upstream::Target};
+use crate::{counter::store, host, http::hosts::HostList, listener::inherited, upstream::Target};
 
 /// Workers that a configuration may ask for.
 const WORKERS_MAX: usize = 1024;
@@ -101,6 +101,12 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         directory.map_or_else(|| String::from("none"), |path| path.display().to_string())
     });
     let admin = pick.shown("admin", arguments.admin, file.admin.take().map(|Text(admin)| admin)).0;
+    let admin_hosts = pick.option(
+        "admin-hosts",
+        arguments.admin_hosts,
+        file.admin_hosts.take().map(|Text(hosts)| hosts),
+        |hosts| hosts.as_ref().map_or_else(|| String::from("none"), HostList::to_string),
+    );
     let log_format = pick.shown("log-format", arguments.log_format, file.log_format);
     // Where sockets are handed down, nobody listens on `listen`.
     if !inherited::are_expected() {
@@ -134,6 +140,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         accept,
         bundled,
         admin,
+        admin_hosts: admin_hosts.unwrap_or_default(),
         log_format,
         limits,
     };
@@ -152,6 +159,7 @@ pub fn settle_counter(arguments: CounterArguments) -> Result<CounterConfig, Conf
     let files = usize::try_from(host::open_files()).unwrap_or(usize::MAX);
     Ok(CounterConfig {
         listen: arguments.listen,
+        hosts: arguments.counter_hosts.unwrap_or_default(),
         store,
         driver: arguments.driver,
         log_format: arguments.log_format,

@@ -24,6 +24,7 @@ use crate::{
     clock,
     connection::{Form, Outbox, Service},
     http::{
+        hosts::Hosts,
         render::{self, Rendered},
         request::{Method, Request},
     },
@@ -39,6 +40,7 @@ const BY_MAX: u64 = 1_000_000;
 /// The counter's face to HTTP.
 pub struct Face {
     submit: Box<dyn Fn(Batch)>,
+    hosts: Hosts,
     state: RefCell<State>,
 }
 
@@ -86,8 +88,8 @@ pub struct Counter(Rc<Face>);
 impl Counter {
     /// A face whose batches go to `submit`; what becomes of each comes back by
     /// [`hear`](Service::hear).
-    pub fn new(submit: Box<dyn Fn(Batch)>) -> Self {
-        Self(Rc::new(Face { submit, state: RefCell::default() }))
+    pub fn new(submit: Box<dyn Fn(Batch)>, hosts: Hosts) -> Self {
+        Self(Rc::new(Face { submit, hosts, state: RefCell::default() }))
     }
 }
 
@@ -140,7 +142,7 @@ impl Service for Counter {
     type Word = Vec<Outcome>;
 
     fn admit(&self, request: &Request<'_>) -> Counting {
-        match operation(request) {
+        match judge_sender(request, &self.0.hosts).and_then(|()| operation(request)) {
             Ok(operation) => Counting::Admitted(operation),
             Err(answer) => Counting::Known(Box::new(answer)),
         }
@@ -190,6 +192,18 @@ impl Service for Counter {
         drop(state);
         self.0.submit_gathered();
     }
+}
+
+/// Refuses what web pages send: a counter is for servers.
+fn judge_sender(request: &Request<'_>, hosts: &Hosts) -> Result<(), Rendered> {
+    if request.has_origin {
+        return Err(text(403, "a counter takes nothing from web pages (Origin)\n"));
+    }
+    // RFC 9110 section 15.5.20: the request was sent to a server that it is not for.
+    if !hosts.allow(request.host) {
+        return Err(text(421, "this host is not answered here; --counter-hosts can allow it\n"));
+    }
+    Ok(())
 }
 
 /// What a request asks of the store, or the answer that needs none.

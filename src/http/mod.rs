@@ -6,6 +6,7 @@
 
 pub mod body;
 mod head;
+pub mod hosts;
 #[cfg(test)]
 mod properties;
 pub mod render;

@@ -17,6 +17,7 @@ use crate::{
     clock,
     connection::{Form, Outbox, Service},
     http::{
+        hosts::Hosts,
         render::{self, Rendered},
         request::{Method, Request},
     },
@@ -30,17 +31,22 @@ const METRICS_TYPE: HeaderValue =
 pub struct Admin {
     ready: Arc<AtomicBool>,
     metrics: Registry,
+    hosts: Hosts,
 }
 
 impl Admin {
     /// `ready` says whether all workers serve and none drains.
-    pub fn new(ready: Arc<AtomicBool>, metrics: Registry) -> Self {
-        Self { ready, metrics }
+    pub fn new(ready: Arc<AtomicBool>, metrics: Registry, hosts: Hosts) -> Self {
+        Self { ready, metrics, hosts }
     }
 
     fn answer(&self, request: &Request<'_>) -> Rendered {
         let text =
             |status, text: &str| render::text(status, text.to_owned(), clock::unix_seconds());
+        // RFC 9110 section 15.5.20: the request was sent to a server that it is not for.
+        if !self.hosts.allow(request.host) {
+            return text(421, "this host is not answered here; --admin-hosts can allow it\n");
+        }
         if !matches!(request.method, Method::Get | Method::Head) {
             let fields = [(header::ALLOW, HeaderValue::from_static("GET, HEAD"))];
             let status = StatusCode::METHOD_NOT_ALLOWED;

@@ -10,6 +10,7 @@ use crate::{
         store::{Outcome, Store},
     },
     driver,
+    http::hosts::{HostList, Hosts},
     listener::Listener,
     mailbox,
     worker::{self, Order, Plan},
@@ -34,8 +35,10 @@ impl BundledCounter {
         store: Box<dyn Store>,
         driver: driver::Choice,
         limits: ClientLimits,
+        hosts: HostList,
     ) -> Result<Self, ServerError> {
         let address = listeners[0].address;
+        let hosts = Hosts::new(address.ip(), hosts);
         let (orders, receiver) = mailbox::channel()?;
         let report = orders.clone();
         let committer = Committer::start(store, move |outcomes| {
@@ -56,7 +59,7 @@ impl BundledCounter {
             shortest_wait: None,
             metrics: Arc::default(),
             orders: receiver,
-            make: move || Counter::new(Box::new(submit)),
+            make: move || Counter::new(Box::new(submit), hosts),
         };
         worker::start(plan, run.reporter(Group::Counter))?;
         let driver = describe_drivers(run.wait_until_ready(Group::Counter, 1)?);

@@ -22,6 +22,7 @@ use crate::{
     config::{Config, CounterConfig, counter_clients},
     counter::store,
     driver::{self, Driver},
+    http::hosts::{HostList, Hosts},
     listener::{
         self, BindError, Listener,
         inherited::{self, InheritError},
@@ -112,11 +113,13 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
             let mut clients = counter_clients(connections);
             // They are our own workers, which have drained by then.
             clients.parting_timeout = Duration::ZERO;
-            Some(BundledCounter::start(&run, listeners, store, config.driver, clients)?)
+            let hosts = HostList::default();
+            Some(BundledCounter::start(&run, listeners, store, config.driver, clients, hosts)?)
         }
         None => None,
     };
-    let admin = admin.map(|listeners| start_admin(&run, listeners, site.metrics()));
+    let admin = admin
+        .map(|listeners| start_admin(&run, listeners, site.metrics(), config.admin_hosts.clone()));
     let admin_address = admin.transpose()?;
     site.serve();
     run.ready.store(true, Ordering::Release);
@@ -158,8 +161,8 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
         sockets => return Err(ServerError::TooManySockets(sockets.len())),
     };
     let store = store::open(&config.store)?;
-    let counter =
-        BundledCounter::start(&run, listeners, store, config.driver, config.clients.clone())?;
+    let CounterConfig { driver, clients, hosts, .. } = config.clone();
+    let counter = BundledCounter::start(&run, listeners, store, driver, clients, hosts)?;
     tracing::info!(
         "tallyring {} counts at http://{}/counter, on {}; totals in {}",
         env!("CARGO_PKG_VERSION"),
@@ -185,11 +188,13 @@ fn start_admin(
     run: &Run,
     listeners: Vec<Listener>,
     workers: &[Arc<WorkerMetrics>],
+    hosts: HostList,
 ) -> Result<SocketAddr, ServerError> {
     /// Scrapers and probes; far more than there ever are.
     const CONNECTIONS_MAX: usize = 64;
     let address = listeners[0].address;
     let (orders, receiver) = mailbox::channel()?;
+    let hosts = Hosts::new(address.ip(), hosts);
     let (ready, workers) = (Arc::clone(&run.ready), workers.to_vec());
     let plan = Plan {
         name: String::from("admin"),
@@ -201,7 +206,7 @@ fn start_admin(
         shortest_wait: None,
         metrics: Arc::default(),
         orders: receiver,
-        make: move || Admin::new(ready, metrics::registry(workers)),
+        make: move || Admin::new(ready, metrics::registry(workers), hosts),
     };
     worker::start(plan, run.reporter(Group::Admin))?;
     run.wait_until_ready(Group::Admin, 1)?;
