@@ -66,6 +66,19 @@ expect "systemd says why" journal_holds "Watchdog timeout"
 pid=$(main_pid)
 inside "kill -KILL $pid"
 expect "one that dies is followed by another" within 20 is_new_pid "$pid"
+
+step "a start that fails for a while"
+# Seven are more than systemd's own limit lets through, five in ten seconds.
+has_failed_often() { [ "$(inside "systemctl show -p NRestarts --value tallyring")" -ge 7 ]; }
+inside "echo TALLYRING_ADMIN=192.0.2.1:9300 >>/etc/default/tallyring; systemctl restart --no-block tallyring"
+docker exec "$project-systemd" curl -sS --max-time 60 http://127.0.0.1:3000/ >"$scratch/waited" 2>&1 &
+waiting=$!
+expect "an address that is not there is tried again and again" within 40 has_failed_often
+expect "its log says why" journal_holds "192.0.2.1:9300: this machine does not have that address"
+expect "the socket stays open" inside "systemctl is-active tallyring.socket"
+inside "sed -i /192.0.2.1/d /etc/default/tallyring"
+wait "$waiting" || true
+expect "who has waited is welcomed" equal "$(cat "$scratch/waited")" "Welcome to my site!"
 expect "it is removed" inside "dpkg --purge tallyring"
 expect "nobody listens any more" inside "! curl -sS --max-time 5 http://127.0.0.1:3000/"
 expect "nothing of it is left" inside "! test -e /var/lib/private/tallyring && ! test -e /usr/bin/tallyring"
