@@ -41,7 +41,7 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         None => serve(arguments.serve, &matches),
         Some(Command::Serve(flags)) => serve(*flags, of_command("serve")),
         Some(Command::Check(flags)) => check(*flags, of_command("check")),
-        Some(Command::Counter(flags)) => counter(flags),
+        Some(Command::Counter(flags)) => counter(flags, of_command("counter")),
         Some(Command::Health(flags)) => ask_health(flags, of_command("health")),
         Some(Command::Doctor) => {
             let report = doctor::examine();
@@ -100,8 +100,8 @@ fn serve(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {
     exit(ended)
 }
 
-fn counter(arguments: CounterArguments) -> ExitCode {
-    let config = match config::settle_counter(arguments) {
+fn counter(arguments: CounterArguments, matches: &ArgMatches) -> ExitCode {
+    let config = match config::settle_counter(arguments, matches) {
         Ok(config) => config,
         Err(error) => return refuse_settings(&error),
     };

@@ -76,6 +76,29 @@ fn health_takes_the_admin_address_where_the_server_does() {
     assert_eq!(ask(&["--config", file], Some(&bad)), 1);
     assert_eq!(ask(&["--config", file, "--admin", &good], Some(&bad)), 0);
     assert_eq!(ask(&[], Some(&good)), 0);
+    // Whom to ask can be said as a URL as well; a flag wins over a variable in either form.
+    let ask_url = |flags: &[&str]| {
+        let mut command = tallyring();
+        command.arg("health").args(flags).env("TALLYRING_HEALTH_URL", format!("http://{bad}/"));
+        command.env("TALLYRING_ADMIN", &good).output().unwrap().status.code().unwrap()
+    };
+    assert_eq!(ask_url(&[]), 1);
+    assert_eq!(ask_url(&["--admin", &good]), 0);
+    assert_eq!(ask_url(&["--admin", &bad, "--url", &format!("http://{good}/")]), 0);
+}
+
+#[test]
+fn a_counter_keeps_its_totals_where_the_place_that_wins_says() {
+    let (flag, variable) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let environment = [("TALLYRING_DATA_DIR", variable.path().to_str().unwrap())];
+    let store = format!("redb:{}", variable.path().join("store.redb").display());
+    let flags = ["counter", "--data-dir", flag.path().to_str().unwrap()];
+    let counter = Server::start(&flags, &[("TALLYRING_STORE", &store)]);
+    assert!(counter.line.ends_with(&format!("{}/counter.redb", flag.path().display())));
+    drop(counter);
+    let arguments = [&flags[..], &["--store", &store]].concat();
+    let counter = Server::start(&arguments, &environment);
+    assert!(counter.line.ends_with(&store), "{}", counter.line);
 }
 
 #[test]

@@ -23,14 +23,19 @@ pub fn settle_health(
     matches: &ArgMatches,
 ) -> Result<HealthConfig, ConfigError> {
     let timeout = arguments.timeout.0;
-    if let Some(target) = arguments.url {
-        return Ok(HealthConfig { target, timeout });
+    let mut pick = Pick::new(matches, arguments.config.clone());
+    // Both say whom to ask. From one place the more precise one counts: a container may have its server's
+    // address and another page to ask for as variables.
+    match arguments.url {
+        Some(target) if pick.source("url", false) >= pick.source("admin", false) => {
+            return Ok(HealthConfig { target, timeout });
+        }
+        _ => {}
     }
     let file = match &arguments.config {
         Some(path) => read_file(path)?,
         None => File::default(),
     };
-    let mut pick = Pick::new(matches, arguments.config);
     let admin = pick.shown("admin", arguments.admin, file.admin.map(|Text(admin)| admin)).0;
     let Some(admin) = admin else {
         return Err(invalid("admin", "it is off, so that nobody can be asked; give a --url"));

@@ -151,10 +151,15 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
 ///
 /// # Errors
 /// At the first that does not fit.
-pub fn settle_counter(arguments: CounterArguments) -> Result<CounterConfig, ConfigError> {
+pub fn settle_counter(
+    arguments: CounterArguments,
+    matches: &ArgMatches,
+) -> Result<CounterConfig, ConfigError> {
+    let pick = Pick::new(matches, None);
     let store = match arguments.store {
-        Some(store) => store,
-        None => default_store(arguments.data_dir)?,
+        // A directory from a place that wins says where the totals are, too.
+        Some(store) if pick.source("store", false) >= pick.source("data-dir", false) => store,
+        _ => default_store(arguments.data_dir)?,
     };
     let files = usize::try_from(host::open_files()).unwrap_or(usize::MAX);
     Ok(CounterConfig {
