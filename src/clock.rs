@@ -15,6 +15,11 @@ impl Moment {
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
+
+    /// How long after `earlier` this moment is; nothing when it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
 }
 
 /// Now, on the monotonic clock (`CLOCK_MONOTONIC_COARSE`, clock_gettime(2)).

@@ -109,6 +109,16 @@ impl<T, const QUEUES: usize> Deadlines<T, QUEUES> {
         self.queues[usize::from(queue)].first
     }
 
+    /// The entry that has waited longest in `queue`, what part of its patience it has used at `now` (1 is
+    /// all of it), and for how long it has waited.
+    pub fn oldest(&self, queue: u8, now: Moment) -> Option<(Key, f64, Duration)> {
+        let Queue { patience, first, .. } = self.queues[usize::from(queue)];
+        let key = first?;
+        let (_, since) = self.entries[key].waits?;
+        let waited = now.since(since);
+        Some((key, waited.as_secs_f64() / patience.as_secs_f64(), waited))
+    }
+
     /// Takes an entry whose patience has ended out of its queue.
     pub fn pop_expired(&mut self, now: Moment) -> Option<(u8, Key)> {
         let expired = self.queues.iter().find_map(|queue| {
@@ -176,6 +186,18 @@ mod tests {
         assert_eq!(deadlines.first(SHORT), Some(c));
         assert_eq!(expired(&mut deadlines, at(1000)), ["c", "a"]);
         assert_eq!(deadlines.queue_of(a), None);
+    }
+
+    #[test]
+    fn the_oldest_of_a_queue_has_used_part_of_its_patience() {
+        let mut deadlines = deadlines();
+        let [a, b] = ["a", "b"].map(|value| deadlines.insert(value));
+        assert_eq!(deadlines.oldest(LONG, at(0)), None);
+        deadlines.wait(a, LONG, at(0));
+        deadlines.wait(b, LONG, at(10));
+        assert_eq!(deadlines.oldest(LONG, at(50)), Some((a, 0.5, Duration::from_millis(50))));
+        deadlines.leave(a);
+        assert_eq!(deadlines.oldest(LONG, at(35)), Some((b, 0.25, Duration::from_millis(25))));
     }
 
     #[test]

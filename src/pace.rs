@@ -15,6 +15,12 @@ const READY_MAX: u8 = 64;
 /// that all others have had their turn by then.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// Lets all others have their turn.
+// Boxed: a timer makes the task that holds it larger and 128-byte aligned.
+pub fn pause() -> Pin<Box<impl Future<Output = ()>>> {
+    Box::pin(monoio::time::sleep(PAUSE))
+}
+
 /// How many operations of a task in a row were ready at once.
 #[derive(Debug, Default)]
 pub struct Pace {
@@ -38,8 +44,7 @@ impl Pace {
             self.ready = if ready { self.ready + 1 } else { 0 };
             if self.ready == READY_MAX {
                 self.ready = 0;
-                // Boxed: a timer makes the task that holds it larger and 128-byte aligned.
-                Box::pin(monoio::time::sleep(PAUSE)).await;
+                pause().await;
             }
             output
         }

@@ -32,9 +32,8 @@ fn memory_kib(server: &Server, name: &str) -> u64 {
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// How long the clients in the tests below wait, by a deadline of the server's own. A loop that spins
-/// uses up to 300 ticks meanwhile.
-const HEAD_TIMEOUT: &str = "3s";
+/// How long the clients in the tests below wait. A loop that spins uses up to 300 ticks meanwhile.
+const WAIT: Duration = Duration::from_secs(3);
 const WAIT_TICKS_MAX: u64 = 60;
 
 /// A server with these limits on open files and one worker, whose counter answers when the gate opens.
@@ -45,7 +44,7 @@ fn serve_gated(files: u32, driver: &str) -> (Server, Stub, Gate, mpsc::Receiver<
     command.args(["-c", &limit, "bash", env!("CARGO_BIN_EXE_tallyring")]);
     command.args(["--workers", "1", "--listen", "127.0.0.1:0", "--admin", "off"]);
     command.args(["--driver", driver, "--counter", &stub.url()]);
-    command.args(["--head-timeout", HEAD_TIMEOUT, "--counter-timeout", "60s"]);
+    command.args(["--counter-timeout", "60s"]);
     (Server::spawn(command, tempfile::tempdir().unwrap()), stub, gate, arrived)
 }
 
@@ -54,6 +53,13 @@ fn slow_client(server: &Server) -> Client {
     let mut client = server.client();
     client.send("GET / HTTP/1.1\r\n");
     client
+}
+
+/// The server says nothing to this client for so long.
+fn hear_nothing(client: &mut Client, time: Duration) {
+    client.stream.set_read_timeout(Some(time)).unwrap();
+    assert!(client.try_response("GET").is_err());
+    client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
 }
 
 fn visiting_client(server: &Server) -> Client {
@@ -66,12 +72,11 @@ fn visiting_client(server: &Server) -> Client {
 fn forty_files_serve_two_hundred_clients_without_spinning() {
     for driver in ["auto", "epoll"] {
         let (server, _stub, gate, arrived) = serve_gated(40, driver);
-        let mut slow = slow_client(&server);
         let mut clients: Vec<_> = (0..200).map(|_| visiting_client(&server)).collect();
         // Some are being served, none is idle; the others cannot be let in.
         arrived.recv_timeout(PATIENCE).unwrap();
         let ticks = cpu_ticks(&server);
-        assert_eq!(slow.response().status, 408);
+        hear_nothing(&mut clients[0], WAIT);
         let ticks = cpu_ticks(&server) - ticks;
         assert!(ticks < WAIT_TICKS_MAX, "{ticks} ticks of CPU time to wait by {driver}");
         gate.open();
@@ -87,7 +92,6 @@ fn forty_files_serve_two_hundred_clients_without_spinning() {
 fn a_server_without_a_file_left_waits_and_recovers() {
     for driver in ["auto", "epoll"] {
         let (server, _stub, gate, arrived) = serve_gated(1000, driver);
-        let mut slow = slow_client(&server);
         let mut clients: Vec<_> = (0..5).map(|_| visiting_client(&server)).collect();
         for _ in 0..5 {
             arrived.recv_timeout(PATIENCE).unwrap();
@@ -99,7 +103,7 @@ fn a_server_without_a_file_left_waits_and_recovers() {
         clients.extend((0..50).map(|_| visiting_client(&server)));
         server.wait_for_line("cannot accept");
         let ticks = cpu_ticks(&server);
-        assert_eq!(slow.response().status, 408);
+        hear_nothing(&mut clients[0], WAIT);
         let ticks = cpu_ticks(&server) - ticks;
         assert!(ticks < WAIT_TICKS_MAX, "{ticks} ticks of CPU time to wait by {driver}");
         // Those who were let in before are served meanwhile.
@@ -240,5 +244,89 @@ fn no_socket_is_left_to_a_program_that_is_executed() {
         }
         // Two listeners and the admin's, two clients, the counter, the rings.
         assert!(seen >= 8, "{seen} files");
+    }
+}
+
+/// For clients that are waited for: far longer than a test waits.
+const LONG: &str = "1h";
+
+/// A server with room for eight clients, whose deadlines let nobody go while a test runs.
+fn serve_eight(stub: &Stub, driver: &str, flags: &[&str]) -> Server {
+    let mut all = vec!["--workers", "1", "--connections-max", "8", "--driver", driver];
+    all.extend(["--head-timeout", LONG, "--body-timeout", LONG, "--write-timeout", LONG]);
+    all.extend(flags);
+    serve_with(stub, &all)
+}
+
+#[test]
+fn clients_that_take_long_give_their_places_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let page = directory.path().join("page.txt");
+    fs::write(&page, vec![b'x'; 16 << 20]).unwrap();
+    let page = page.to_str().unwrap();
+    let body = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe";
+    for driver in ["auto", "epoll"] {
+        for request in ["GET / HT", body, &get_request("/")] {
+            let stub = Stub::answering(COUNTED);
+            let server = serve_eight(&stub, driver, &["--welcome", page]);
+            let mut slow: Vec<_> = (0..8).map(|_| server.client()).collect();
+            slow.iter_mut().for_each(|client| client.send(request));
+            // It is let in, though nobody leaves by himself.
+            let page = server.get("/").body;
+            assert_eq!(page.len(), 16 << 20, "{driver}: {request:?}");
+        }
+    }
+}
+
+#[test]
+fn an_idle_client_gives_its_place_up_before_one_that_takes_long() {
+    for driver in ["auto", "epoll"] {
+        let stub = Stub::answering(COUNTED);
+        let server = serve_eight(&stub, driver, &[]);
+        let mut slow: Vec<_> = (0..7).map(|_| slow_client(&server)).collect();
+        let mut idle = server.client();
+        assert_eq!(idle.get("/").body, WELCOME);
+        let mut visitor = server.client();
+        assert_eq!(visitor.get("/").body, WELCOME);
+        assert!(idle.is_closed());
+        for client in &mut slow {
+            client.send("Host: a\r\n\r\n");
+            assert_eq!(client.response().body, WELCOME, "{driver}");
+        }
+        assert_eq!(visitor.get("/").body, WELCOME);
+    }
+}
+
+#[test]
+fn clients_whose_visits_are_under_way_keep_their_places() {
+    for driver in ["auto", "epoll"] {
+        let (stub, gate, arrived) = Stub::gated();
+        let server = serve_eight(&stub, driver, &["--counter-timeout", "60s"]);
+        let mut clients: Vec<_> = (0..8).map(|_| visiting_client(&server)).collect();
+        for _ in 0..8 {
+            arrived.recv_timeout(PATIENCE).unwrap();
+        }
+        // A newcomer waits for longer than a slow client would keep its place.
+        let mut newcomer = visiting_client(&server);
+        hear_nothing(&mut newcomer, Duration::from_millis(1500));
+        gate.open();
+        for client in &mut clients {
+            assert_eq!(client.response().body, WELCOME, "{driver}");
+        }
+        assert_eq!(newcomer.response().body, WELCOME);
+    }
+}
+
+#[test]
+fn half_a_request_from_many_does_not_silence_the_admin_listener() {
+    let stub = Stub::answering(COUNTED);
+    let server = serve_with(&stub, &["--admin", "127.0.0.1:0"]);
+    let half = "POST /readyz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf";
+    let mut slow: Vec<_> = (0..64).map(|_| server.admin()).collect();
+    slow.iter_mut().for_each(|client| client.send(half));
+    // Those who ask while the half requests are waited for are let in before the time for a body is up,
+    // which would end them one after the other.
+    for _ in 0..3 {
+        assert_eq!(server.admin().get("/readyz").status, 200);
     }
 }

@@ -120,3 +120,14 @@ pub fn counter_clients(connections_max: usize) -> ClientLimits {
         parting_timeout: PARTING_TIMEOUT,
     }
 }
+
+/// What the clients of the admin listener may do: programs that ask short questions, close by. One that takes
+/// longer keeps others from asking whether the server is well.
+pub fn admin_clients(connections_max: usize) -> ClientLimits {
+    ClientLimits {
+        head_timeout: Duration::from_secs(2),
+        body_timeout: Duration::from_secs(2),
+        write_timeout: Duration::from_secs(5),
+        ..counter_clients(connections_max)
+    }
+}

@@ -19,7 +19,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub use self::{
     arguments::Arguments,
     health::settle_health,
-    limits::counter_clients,
+    limits::{admin_clients, counter_clients},
     pages::read_pages,
     settle::{ConfigError, Settled, settle, settle_counter},
     values::Cores,

@@ -17,11 +17,12 @@ use slotmap::SparseSecondaryMap;
 
 use super::outbox::{OutboxPool, PooledOutbox};
 use crate::{
-    clock,
+    clock::{self, Moment},
     deadlines::{Deadlines, Key},
     http::HeadLimits,
     inbox::Buffers,
     observe::metrics::WorkerMetrics,
+    pace,
 };
 
 /// What the clients of one worker may do.
@@ -47,6 +48,13 @@ pub struct ClientLimits {
 
 /// How long a client that was refused may take to close its side.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// At the limit of connections, how long a client may take over what it is waited for while others wait to be
+/// let in. With the tick at which this is looked at, a newcomer waits less than a second.
+const SHARE: Duration = Duration::from_millis(800);
+
+/// The phases in which a client keeps others out that are not idle: it could be done with them.
+const BUSY_PHASES: [Phase; 4] = [Phase::Head, Phase::Body, Phase::Write, Phase::Linger];
 
 /// What a client is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +86,7 @@ pub struct Clients {
     /// What ends the reads of the rest of a request: few clients are in the middle of one.
     stops: RefCell<SparseSecondaryMap<Key, Canceller>>,
     draining: Cell<bool>,
-    /// Who waits for a client to leave.
+    /// Who waits for a client to leave, or for a chance to make one leave: accept loops, and the drain.
     waiting: RefCell<Vec<Waker>>,
 }
 
@@ -150,29 +158,57 @@ impl Clients {
         Seat { clients: Rc::clone(self), key }
     }
 
-    /// Waits until there is a seat, closing the client that has been idle longest to make one.
-    pub async fn room(&self) {
-        let mut has_yielded = false;
+    /// Whether another client can have a seat.
+    pub fn has_room(&self) -> bool {
+        self.table.borrow().len() < self.limits.connections_max
+    }
+
+    /// Sees to it that a newcomer who waits since `since` gets a seat soon: makes a client leave, if one may
+    /// be made to, and waits for a moment.
+    pub async fn make_room(&self, since: Moment) {
+        // What was received at the same time is read first: it tells who is not idle.
+        pace::pause().await;
+        if !self.has_room() {
+            self.evict(since);
+            self.changed().await;
+        }
+    }
+
+    /// Closes one client to make room for another that waits since `since`: the one that has been idle
+    /// longest, else the one that has used most of its time for a head, a body, a write or the close, once it
+    /// has used its share of it or the newcomer has waited for that long. Those that wait for their answer
+    /// keep their seats.
+    pub fn evict(&self, since: Moment) {
+        let now = clock::now();
+        let mut table = self.table.borrow_mut();
+        let evicted = let_go(&mut table) || {
+            let busiest = BUSY_PHASES
+                .into_iter()
+                .filter_map(|phase| table.oldest(phase as u8, now))
+                .max_by(|(_, one, _), (_, other, _)| one.total_cmp(other));
+            match busiest {
+                Some((key, _, waited)) if waited.max(now.since(since)) >= SHARE => {
+                    cut_off(&mut table, key)
+                }
+                _ => false,
+            }
+        };
+        if evicted {
+            self.metrics.evicted.increment();
+        }
+    }
+
+    /// Waits until a client has left or become idle, or a tick has passed.
+    async fn changed(&self) {
+        let mut registered = false;
         poll_fn(|context| {
-            if self.table.borrow().len() < self.limits.connections_max {
+            if std::mem::replace(&mut registered, true) {
                 return Poll::Ready(());
             }
-            has_yielded = !has_yielded;
-            if has_yielded {
-                // What was received at the same time is read first: it tells who is not idle.
-                context.waker().wake_by_ref();
-            } else {
-                self.close_longest_idle();
-                self.waiting.borrow_mut().push(context.waker().clone());
-            }
+            self.waiting.borrow_mut().push(context.waker().clone());
             Poll::Pending
         })
         .await;
-    }
-
-    /// Closes the client that has been idle longest, if any is.
-    pub fn close_longest_idle(&self) {
-        let_go(&mut self.table.borrow_mut());
     }
 
     /// Takes one more request from each client, which is told that it was the last; those that send
@@ -192,14 +228,9 @@ impl Clients {
 
     /// Waits until the last client has left.
     pub async fn gone(&self) {
-        poll_fn(|context| {
-            if self.table.borrow().len() == 0 {
-                return Poll::Ready(());
-            }
-            self.waiting.borrow_mut().push(context.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        while self.table.borrow().len() > 0 {
+            self.changed().await;
+        }
     }
 
     fn wake_waiting(&self) {
@@ -232,6 +263,9 @@ impl Clients {
             };
             cut(client.socket, side);
         }
+        drop(table);
+        // Newcomers may have waited long enough now.
+        self.wake_waiting();
     }
 }
 
@@ -252,6 +286,14 @@ fn let_go(table: &mut Deadlines<Client, 6>) -> bool {
         table.wait(key, Phase::Head as u8, clock::now());
     }
     false
+}
+
+/// Closes a client that is not idle; what it may still say or hear is lost.
+fn cut_off(table: &mut Deadlines<Client, 6>, key: Key) -> bool {
+    let Some(client) = table.get(key) else { return false };
+    cut(client.socket, Shutdown::Both);
+    table.leave(key);
+    true
 }
 
 fn has_unread(socket: RawFd) -> bool {
@@ -280,7 +322,7 @@ impl Seat {
         table.wait(self.key, phase as u8, clock::now());
         drop(table);
         if phase == Phase::Idle {
-            // Whoever waits for a seat can have this one.
+            // Whoever waits for a seat may have this one.
             self.clients.wake_waiting();
         }
     }

@@ -96,8 +96,10 @@ pub async fn accept<V: Service>(
             Ok((stream, _)) => {
                 back_off = BACK_OFF.0;
                 close_on_exec(&stream);
-                if !clients.is_draining() {
-                    clients.room().await;
+                let since = clock::now();
+                while !clients.has_room() && !clients.is_draining() {
+                    liveness.show(&mut shown);
+                    clients.make_room(since).await;
                 }
                 welcome(stream);
             }
@@ -114,7 +116,7 @@ pub async fn accept<V: Service>(
                 // accept(2) would fail again at once, for ever: make room, then wait.
                 _ => {
                     tracing::warn!(%error, "cannot accept; trying again in {back_off:?}");
-                    clients.close_longest_idle();
+                    clients.evict(clock::now());
                     monoio::time::sleep(back_off).await;
                     back_off = (back_off * 2).min(BACK_OFF.1);
                 }

@@ -52,6 +52,8 @@ pub struct WorkerMetrics {
     pub bad_requests: Count,
     /// Client connections accepted so far.
     pub accepted: Count,
+    /// Client connections closed to make room for others.
+    pub evicted: Count,
     /// Client connections open.
     pub connections: Count,
     /// Connections to the counter, open or being opened.
@@ -150,6 +152,10 @@ impl Collector for Workers {
         let help = "Connections accepted from clients";
         self.family(&mut encoder, "connections_accepted", help, Kind::Counter, &|w| {
             vec![(peer("client"), w.accepted.read())]
+        })?;
+        let help = "Connections of clients closed to make room for others";
+        self.family(&mut encoder, "connections_evicted", help, Kind::Counter, &|w| {
+            vec![(peer("client"), w.evicted.read())]
         })?;
         let help = "Requests refused as malformed, too large or too slow";
         self.family(&mut encoder, "bad_requests", help, Kind::Counter, &|w| {

@@ -19,7 +19,7 @@ use self::{
     site::SiteWorkers,
 };
 use crate::{
-    config::{Config, CounterConfig, counter_clients},
+    config::{Config, CounterConfig, admin_clients, counter_clients},
     counter::store,
     driver::{self, Driver},
     http::hosts::{HostList, Hosts},
@@ -202,7 +202,7 @@ fn start_admin(
         // A ring would lock memory that the workers may need.
         driver: driver::Choice::Epoll,
         listeners,
-        limits: counter_clients(CONNECTIONS_MAX),
+        limits: admin_clients(CONNECTIONS_MAX),
         shortest_wait: None,
         metrics: Arc::default(),
         orders: receiver,
