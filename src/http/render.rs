@@ -61,11 +61,10 @@ pub fn response(
     if let Ok(date) = HeaderValue::try_from(date) {
         response.headers_mut().insert(header::DATE, date);
     }
-    let message = encode(response);
+    let Encoded { mut bytes, passed_over } = encode(response);
     // The encoder ends the head with an empty line, and the body stands behind it.
-    let mut head = message;
-    head.truncate(head.len() - body.len() - b"\r\n".len());
-    Rendered { head, body }
+    bytes.truncate(bytes.len() + passed_over - body.len() - b"\r\n".len());
+    Rendered { head: bytes.into(), body }
 }
 
 /// The fields of a short text.
@@ -85,14 +84,23 @@ pub fn request(method: Method, uri: Uri, fields: &[(HeaderName, HeaderValue)]) -
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     extend(request.headers_mut(), fields);
-    encode(request)
+    encode(request).bytes.into()
 }
 
 fn extend(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
     headers.extend(fields.iter().cloned());
 }
 
-fn encode<M>(message: M) -> Bytes
+/// A message as the encoder wrote it.
+#[derive(Default)]
+struct Encoded {
+    bytes: Vec<u8>,
+    /// Bytes of a body that is too large for the encoder's own buffer, which it would write as it is. They
+    /// are not copied: a page of many MiB is rendered anew for each second's `Date`.
+    passed_over: usize,
+}
+
+fn encode<M>(message: M) -> Encoded
 where
     GenericEncoder<Memory>: Sink<M>,
 {
@@ -106,20 +114,27 @@ where
         };
         assert!(result.is_ok(), "an HTTP/1.1 message with its body at hand is always encodable");
     }
-    memory.0.take().into()
+    memory.0.take()
 }
 
 /// Where the encoder writes. Shared, since the encoder does not give its writer back.
 #[derive(Clone, Default)]
-struct Memory(Rc<RefCell<Vec<u8>>>);
+struct Memory(Rc<RefCell<Encoded>>);
 
 impl AsyncWriteRent for Memory {
     async fn write<T: IoBuf>(&mut self, buf: T) -> BufResult<usize, T> {
-        let Some(bytes) = bytes_of(&buf) else {
+        // A generic buffer shows its bytes as a pointer only. The encoder writes two types: its own
+        // buffer, and a large body.
+        let any: &dyn Any = &buf;
+        let mut encoded = self.0.borrow_mut();
+        if let Some(own) = any.downcast_ref::<Slice<BytesMut>>() {
+            encoded.bytes.extend_from_slice(&own.get_ref()[own.begin()..own.end()]);
+        } else if any.is::<Slice<Bytes>>() {
+            encoded.passed_over += buf.bytes_init();
+        } else {
             return (Err(std::io::ErrorKind::Unsupported.into()), buf);
-        };
-        self.0.borrow_mut().extend_from_slice(bytes);
-        (Ok(bytes.len()), buf)
+        }
+        (Ok(buf.bytes_init()), buf)
     }
 
     async fn writev<T: IoVecBuf>(&mut self, buf_vec: T) -> BufResult<usize, T> {
@@ -133,17 +148,6 @@ impl AsyncWriteRent for Memory {
     async fn shutdown(&mut self) -> std::io::Result<()> {
         Ok(())
     }
-}
-
-/// What a buffer holds. A generic [`IoBuf`] shows its bytes as a pointer only, so this names the two
-/// types that the encoder writes: its own buffer, and a body too large for it.
-fn bytes_of<T: IoBuf>(buf: &T) -> Option<&[u8]> {
-    fn within<B: AsRef<[u8]>>(slice: &Slice<B>) -> &[u8] {
-        &slice.get_ref().as_ref()[slice.begin()..slice.end()]
-    }
-    let buf: &dyn Any = buf;
-    let own = buf.downcast_ref::<Slice<BytesMut>>().map(within);
-    own.or_else(|| buf.downcast_ref::<Slice<Bytes>>().map(within))
 }
 
 #[cfg(test)]
@@ -184,7 +188,18 @@ mod tests {
             assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"), "{head}");
             assert!(head.contains(&format!("content-length: {bytes}\r\n")), "{head}");
             assert_eq!(rendered.body.len(), bytes);
+            assert!(rendered.head.ends_with(b" GMT\r\n"), "{head}");
         }
+    }
+
+    #[test]
+    fn a_large_body_is_shared_and_not_copied() {
+        let body = Bytes::from(vec![b'x'; 1 << 20]);
+        let rendered = response(StatusCode::OK, &[], body.clone(), 0);
+        assert_eq!(rendered.body.as_ptr(), body.as_ptr());
+        let encoded = encode(http::Response::new(HttpBody::Ready(Some(body.clone()))));
+        assert_eq!(encoded.passed_over, body.len());
+        assert!(encoded.bytes.capacity() < 16 * 1024, "{} bytes", encoded.bytes.capacity());
     }
 
     #[test]
