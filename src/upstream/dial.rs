@@ -24,6 +24,16 @@ impl Addresses {
         *self = Self { addresses, preferred: place.unwrap_or(0) };
     }
 
+    /// Whether this is one of them.
+    pub(super) fn contains(&self, address: SocketAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Whether there is one that is not among `tried`.
+    pub(super) fn has_others_than(&self, tried: &[SocketAddr]) -> bool {
+        self.addresses.iter().any(|address| !tried.contains(address))
+    }
+
     /// All of them, in the order in which to try them.
     pub(super) fn in_order(&self) -> Vec<SocketAddr> {
         let (before, from) = self.addresses.split_at(self.preferred.min(self.addresses.len()));
@@ -74,8 +84,10 @@ mod tests {
         assert_eq!(addresses.in_order(), [b, a]);
         addresses.replace(vec![a, c, b]);
         assert_eq!(addresses.in_order(), [b, a, c]);
+        assert!(addresses.contains(c) && !addresses.has_others_than(&[a, b, c]));
         addresses.replace(vec![c]);
         assert_eq!(addresses.in_order(), [c]);
+        assert!(!addresses.contains(a) && addresses.has_others_than(&[a, b]));
         addresses.replace(vec![]);
         assert_eq!(addresses.in_order(), []);
     }

@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
     io,
+    net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     pin::{Pin, pin},
     rc::Rc,
@@ -37,6 +38,8 @@ const INTERIM_MAX: usize = 16;
 
 /// What others know of a connection: how to give it a call and how to end it.
 pub(super) struct Link {
+    /// Where it leads.
+    address: SocketAddr,
     /// The socket, for as long as the task has it.
     socket: Cell<Option<RawFd>>,
     assigned: Cell<Option<Key>>,
@@ -47,14 +50,19 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn new(socket: RawFd) -> Rc<Self> {
+    fn new(address: SocketAddr, socket: RawFd) -> Rc<Self> {
         Rc::new(Self {
+            address,
             socket: Cell::new(Some(socket)),
             assigned: Cell::new(None),
             waker: RefCell::new(None),
             idle_since: Cell::new(crate::clock::now()),
             proven: Cell::new(false),
         })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Gives it a call. It must not have one.
@@ -92,12 +100,10 @@ impl Link {
 /// Opens a connection and runs it to its end.
 pub(super) async fn run(mut opening: Opening) {
     let upstream = Rc::clone(&opening.upstream);
-    let addresses = upstream.state.borrow().addresses.in_order();
     // Boxed: it is over soon, and its timer is larger than all the rest.
-    match Box::pin(dial(&addresses, upstream.limits.connect_timeout)).await {
+    match Box::pin(open(&upstream)).await {
         Ok((stream, address)) => {
-            upstream.state.borrow_mut().addresses.prefer(address);
-            let link = Link::new(stream.as_raw_fd());
+            let link = Link::new(address, stream.as_raw_fd());
             let retired = Retire { upstream: &upstream, link: &link };
             opening.done(&link);
             carry(&upstream, &link, stream).await;
@@ -105,6 +111,24 @@ pub(super) async fn run(mut opening: Opening) {
         }
         Err(error) => {
             tracing::debug!(%error, "cannot connect to the counter");
+        }
+    }
+}
+
+/// Connects to an address that is the counter's when the connection stands. Tries again only when the
+/// addresses have changed meanwhile, which they do once a second at most.
+async fn open(upstream: &Upstream) -> io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        let tried = upstream.state.borrow().addresses.in_order();
+        let dialed = dial(&tried, upstream.limits.connect_timeout).await;
+        let addresses = &mut upstream.state.borrow_mut().addresses;
+        match dialed {
+            Ok((stream, address)) if addresses.contains(address) => {
+                addresses.prefer(address);
+                return Ok((stream, address));
+            }
+            Err(error) if !addresses.has_others_than(&tried) => return Err(error),
+            _ => {}
         }
     }
 }
@@ -171,7 +195,9 @@ async fn carry(upstream: &Rc<Upstream>, link: &Rc<Link>, stream: TcpStream) {
             }
         }
         link.proven.set(true);
-        upstream.release(link);
+        if !upstream.release(link) {
+            break;
+        }
     }
 }
 

@@ -151,9 +151,18 @@ impl Upstream {
         })
     }
 
-    /// From now on, connections are opened to these addresses.
+    /// From now on, calls go to these addresses. Connections to others end: an idle one at once, one
+    /// that carries a call once that call has its answer.
     pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
-        self.state.borrow_mut().addresses.replace(addresses);
+        let State { addresses: current, idle, .. } = &mut *self.state.borrow_mut();
+        current.replace(addresses);
+        idle.retain(|link| {
+            let stays = current.contains(link.address());
+            if !stays {
+                link.cut();
+            }
+            stays
+        });
     }
 
     /// Begins a call, which sends `request`, on the connection used last, or on the
@@ -211,9 +220,15 @@ impl Upstream {
         }
     }
 
-    /// The connection's call has ended and it can carry another.
-    fn release(&self, link: &Rc<Link>) {
-        self.state.borrow_mut().assign_next(link);
+    /// The connection's call has ended and it can carry another; false when it is to end instead, since
+    /// the counter has moved away from its address.
+    fn release(&self, link: &Rc<Link>) -> bool {
+        let mut state = self.state.borrow_mut();
+        let stays = state.addresses.contains(link.address());
+        if stays {
+            state.assign_next(link);
+        }
+        stays
     }
 
     /// What a call sends; `None` when it has ended meanwhile.
@@ -371,3 +386,6 @@ impl Drop for Call {
         self.upstream.state.borrow_mut().calls.forget(self.key);
     }
 }
+
+#[cfg(test)]
+mod tests;
