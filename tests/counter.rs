@@ -182,6 +182,49 @@ fn a_foreign_file_is_left_as_it_is() {
 }
 
 #[test]
+fn an_empty_file_is_refused_unless_it_is_to_be_begun_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("counter.redb");
+    let store = format!("redb:{}", path.display());
+    fs::write(&path, "").unwrap();
+    let data = ["--data-dir", directory.path().to_str().unwrap()];
+    check_start_fails(&["counter", "--store", &store], "is empty");
+    check_start_fails(&["serve", "--admin", "off", data[0], data[1]], "--create");
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    assert_eq!(serve(&["--create", data[0], data[1]]).visit(), WELCOME);
+    let server = Server::start(&["counter", "--store", &store], &[("TALLYRING_CREATE", "true")]);
+    assert_eq!(server.get("/counter").body, "1\n");
+}
+
+#[test]
+fn a_running_counter_refuses_until_its_file_is_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("counter.redb");
+    let away = directory.path().join("away");
+    let server = counter(&format!("redb:{}", path.display()));
+    let mut client = server.client();
+    assert_eq!(post(&mut client, "/counter").1, "1\n");
+    fs::rename(&path, &away).unwrap();
+    for _ in 0..3 {
+        assert_eq!(post(&mut client, "/counter").0, 503);
+    }
+    assert!(!path.exists(), "it was made anew");
+    server.wait_for_line("was moved or deleted");
+    fs::rename(&away, &path).unwrap();
+    assert_eq!(post(&mut client, "/counter").1, "2\n");
+    // The same was said once.
+    server.wait_for_line("works again");
+    // A copy is another file, which holds as much.
+    fs::copy(&path, &away).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(post(&mut client, "/counter").0, 503);
+    fs::write(&path, "").unwrap();
+    assert_eq!(post(&mut client, "/counter").0, 503);
+    fs::rename(&away, &path).unwrap();
+    assert_eq!(post(&mut client, "/counter").1, "3\n");
+}
+
+#[test]
 fn a_full_disk_refuses_and_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("counter.redb");

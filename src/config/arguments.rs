@@ -105,6 +105,9 @@ pub struct ServeArguments {
     /// $XDG_STATE_HOME/tallyring, else ~/.local/state/tallyring]
     #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
     pub data_dir: Option<PathBuf>,
+    /// Begin from zero where the counter's file is empty; without this, a start refuses it
+    #[arg(long, env = "TALLYRING_CREATE")]
+    pub create: bool,
     /// TOML file with settings and `[[route]]` tables
     #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -223,6 +226,9 @@ pub struct CounterArguments {
     /// ~/.local/state/tallyring]
     #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
     pub data_dir: Option<PathBuf>,
+    /// Begin from zero where the counter's file is empty; without this, a start refuses it
+    #[arg(long, env = "TALLYRING_CREATE")]
+    pub create: bool,
     /// What it waits on
     #[arg(long, env = "TALLYRING_DRIVER", value_name = "DRIVER", default_value = "auto")]
     pub driver: driver::Choice,

@@ -30,6 +30,7 @@ pub(super) struct File {
     pub(super) sorry: Option<PathBuf>,
     pub(super) accept: Option<Accept>,
     pub(super) data_dir: Option<PathBuf>,
+    pub(super) create: Option<bool>,
     pub(super) admin: Option<Text<AdminAddress>>,
     pub(super) admin_hosts: Option<Text<HostList>>,
     pub(super) log_format: Option<log::Format>,

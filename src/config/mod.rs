@@ -54,6 +54,8 @@ pub struct Config {
     pub accept: Accept,
     /// Where the bundled counter keeps its totals; `None` when no route uses it.
     pub bundled: Option<store::Kind>,
+    /// Whether an empty file of the bundled counter's is begun anew.
+    pub create: bool,
     /// The admin listener's address.
     pub admin: Option<SocketAddr>,
     /// The hosts that it answers to beside those that every such listener does.
@@ -73,6 +75,8 @@ pub struct CounterConfig {
     pub hosts: HostList,
     /// Where its totals are kept.
     pub store: store::Kind,
+    /// Whether an empty file is begun anew.
+    pub create: bool,
     /// What it waits on.
     pub driver: driver::Choice,
     /// The form of log lines.

@@ -100,6 +100,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         let directory = directory.clone().or_else(default_data_dir);
         directory.map_or_else(|| String::from("none"), |path| path.display().to_string())
     });
+    let create = pick.shown("create", arguments.create, file.create);
     let admin = pick.shown("admin", arguments.admin, file.admin.take().map(|Text(admin)| admin)).0;
     let admin_hosts = pick.option(
         "admin-hosts",
@@ -139,6 +140,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         routes,
         accept,
         bundled,
+        create,
         admin,
         admin_hosts: admin_hosts.unwrap_or_default(),
         log_format,
@@ -166,6 +168,7 @@ pub fn settle_counter(
         listen: arguments.listen,
         hosts: arguments.counter_hosts.unwrap_or_default(),
         store,
+        create: arguments.create,
         driver: arguments.driver,
         log_format: arguments.log_format,
         drain_timeout: arguments.drain_timeout.0,

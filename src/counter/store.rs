@@ -2,26 +2,20 @@
 //!
 //! A commit is all or nothing, and what it reports was durable before it was reported.
 
-use std::{
-    collections::BTreeMap,
-    fmt, io,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+#[cfg(test)]
+mod faults;
+mod file;
+mod redb_store;
+
+use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr};
 
 use bytes::Bytes;
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
-    TableDefinition, TableError,
-};
+use redb::StorageError;
+
+use self::{file::Disk, redb_store::RedbStore};
 
 /// Names that one store may hold, beside the one without a name.
 const NAMES_MAX: u64 = 10_000;
-
-const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("tallyring.totals");
-/// What the file is, so that another program's redb file is told apart.
-const FORMAT: TableDefinition<'_, &str, u64> = TableDefinition::new("tallyring.format");
-const FORMAT_VERSION: u64 = 1;
 
 /// One thing to do in a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +93,17 @@ pub enum OpenError {
     /// Not a file of tallyring's.
     #[error("{0} is not a counter's file of tallyring; it was left as it is")]
     Foreign(PathBuf),
+    /// A file without content, which was a counter's once or was to become one.
+    #[error(
+        "the counter's file {0} is empty: its totals are lost, or it was made by something else. \
+         Restore it from a backup; or remove it, or give --create, to begin from zero"
+    )]
+    Empty(PathBuf),
+    /// No file, where none is to be made.
+    #[error(
+        "{0} was moved or deleted; put it back, or a copy of it, or restart to begin from zero"
+    )]
+    Missing(PathBuf),
     /// A file of a later version.
     #[error("{0} was written by a later version of tallyring (format {1})")]
     Later(PathBuf, u64),
@@ -124,13 +129,13 @@ pub trait Store: Send {
     fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome>;
 }
 
-/// Opens a store.
+/// Opens a store; `create` has an empty file taken for none.
 ///
 /// # Errors
-/// When it cannot be opened as it is. Nothing of it was changed then.
-pub fn open(kind: &Kind) -> Result<Box<dyn Store>, OpenError> {
+/// When it cannot be opened as it is. Nothing that it holds was changed then.
+pub fn open(kind: &Kind, create: bool) -> Result<Box<dyn Store>, OpenError> {
     match kind {
-        Kind::Redb(path) => Ok(Box::new(RedbStore::open(path)?)),
+        Kind::Redb(path) => Ok(Box::new(RedbStore::open(Disk::default(), path, create)?)),
         Kind::Memory => Ok(Box::<MemoryStore>::default()),
     }
 }
@@ -207,139 +212,6 @@ impl Store for MemoryStore {
     fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
         // Memory does not fail.
         apply_all(&mut self.0, batch).unwrap_or_else(|_| vec![Outcome::Failed; batch.len()])
-    }
-}
-
-/// A redb file, opened anew after it failed: redb does not trust a file again that it could not
-/// write to, and repairs it when it is opened.
-struct RedbStore {
-    path: PathBuf,
-    database: Option<Database>,
-}
-
-impl<'txn> Totals for redb::Table<'txn, &'static str, u64> {
-    fn total(&self, name: &str) -> Result<Option<u64>, StorageError> {
-        Ok(self.get(name)?.map(|total| total.value()))
-    }
-
-    fn set(&mut self, name: &str, total: u64) -> Result<(), StorageError> {
-        self.insert(name, total).map(drop)
-    }
-
-    fn names(&self) -> Result<u64, StorageError> {
-        Ok(self.len()? - u64::from(self.get("")?.is_some()))
-    }
-
-    fn all(&self) -> Result<BTreeMap<String, u64>, StorageError> {
-        let rows = self
-            .iter()?
-            .map(|row| row.map(|(name, total)| (name.value().to_owned(), total.value())));
-        rows.collect()
-    }
-}
-
-impl RedbStore {
-    fn open(path: &Path) -> Result<Self, OpenError> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if let Some(directory) = directory {
-            std::fs::create_dir_all(directory)
-                .map_err(|error| OpenError::Directory(directory.to_owned(), error))?;
-        }
-        let database = open_database(path)?;
-        Ok(Self { path: path.to_owned(), database: Some(database) })
-    }
-
-    /// The outcomes, or at which point the store failed.
-    fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, (Outcome, String)> {
-        let before = |error: &dyn fmt::Display| (Outcome::Failed, error.to_string());
-        let database = match &self.database {
-            Some(database) => database,
-            None => {
-                let database = open_database(&self.path).map_err(|error| before(&error))?;
-                tracing::info!("the counter's file {} is open again", self.path.display());
-                self.database.insert(database)
-            }
-        };
-        let transaction = database.begin_write().map_err(|error| before(&error))?;
-        let outcomes = {
-            let mut table = transaction.open_table(TOTALS).map_err(|error| before(&error))?;
-            apply_all(&mut table, batch).map_err(|error| before(&error))?
-        };
-        let changes = batch.iter().any(|operation| matches!(operation, Operation::Add { .. }));
-        if changes {
-            transaction.commit().map_err(|error| (Outcome::Unknown, error.to_string()))?;
-        } else {
-            transaction.abort().map_err(|error| before(&error))?;
-        }
-        Ok(outcomes)
-    }
-}
-
-impl Store for RedbStore {
-    fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
-        self.try_commit(batch).unwrap_or_else(|(outcome, error)| {
-            tracing::error!("the counter's file {} failed: {error}", self.path.display());
-            self.database = None;
-            vec![outcome; batch.len()]
-        })
-    }
-}
-
-/// Opens a file of tallyring's, or makes it where there is none.
-fn open_database(path: &Path) -> Result<Database, OpenError> {
-    let is_new = std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
-    if is_new {
-        let database = Database::create(path).map_err(|error| open_error(path, error))?;
-        mark(&database).map_err(|error| match error {
-            redb::Error::Io(error) => OpenError::Io(path.to_owned(), error),
-            error => OpenError::Io(path.to_owned(), io::Error::other(error)),
-        })?;
-        return Ok(database);
-    }
-    let database = Database::open(path).map_err(|error| open_error(path, error))?;
-    let damaged = |error: &dyn fmt::Display| OpenError::Damaged(path.to_owned(), error.to_string());
-    let transaction = database.begin_read().map_err(|error| damaged(&error))?;
-    let format = match transaction.open_table(FORMAT) {
-        Ok(table) => table.get("version").map_err(|error| damaged(&error))?.map(|v| v.value()),
-        Err(TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. }) => None,
-        Err(error) => return Err(damaged(&error)),
-    };
-    match format {
-        Some(FORMAT_VERSION) => Ok(database),
-        Some(later) => Err(OpenError::Later(path.to_owned(), later)),
-        None => {
-            if transaction.list_tables().map_err(|error| damaged(&error))?.next().is_some() {
-                return Err(OpenError::Foreign(path.to_owned()));
-            }
-            // Made, and killed before it was marked.
-            drop(transaction);
-            mark(&database).map_err(|error| damaged(&error))?;
-            Ok(database)
-        }
-    }
-}
-
-fn mark(database: &Database) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    transaction.open_table(FORMAT)?.insert("version", FORMAT_VERSION)?;
-    transaction.open_table(TOTALS)?;
-    transaction.commit()?;
-    Ok(())
-}
-
-fn open_error(path: &Path, error: DatabaseError) -> OpenError {
-    let path = path.to_owned();
-    match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path),
-        // What redb says of a file that does not begin like one of its own.
-        DatabaseError::Storage(StorageError::Io(error))
-            if error.kind() == io::ErrorKind::InvalidData =>
-        {
-            OpenError::Foreign(path)
-        }
-        DatabaseError::Storage(StorageError::Io(error)) => OpenError::Io(path, error),
-        DatabaseError::Storage(StorageError::Corrupted(reason)) => OpenError::Damaged(path, reason),
-        error => OpenError::Damaged(path, error.to_string()),
     }
 }
 

@@ -100,7 +100,7 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     let bundled = match &config.bundled {
         Some(kind) => {
             let address = SocketAddr::from(([127, 0, 0, 1], 0));
-            Some((listener::bind(address, 1, false)?, store::open(kind)?))
+            Some((listener::bind(address, 1, false)?, store::open(kind, config.create)?))
         }
         None => None,
     };
@@ -160,7 +160,7 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
         [socket] => inherited::share_out(socket, 1)?,
         sockets => return Err(ServerError::TooManySockets(sockets.len())),
     };
-    let store = store::open(&config.store)?;
+    let store = store::open(&config.store, config.create)?;
     let CounterConfig { driver, clients, hosts, .. } = config.clone();
     let counter = BundledCounter::start(&run, listeners, store, driver, clients, hosts)?;
     tracing::info!(

@@ -1,5 +1,7 @@
 //! Stores that are closed, killed, damaged and foreign.
 
+use redb::{Database, TableDefinition};
+
 use super::*;
 
 fn add(name: &str, by: u64) -> Operation {
@@ -36,31 +38,31 @@ fn check_names(store: &mut dyn Store) {
 #[test]
 fn both_stores_count() {
     let directory = tempfile::tempdir().unwrap();
-    check_counting(&mut *open(&Kind::Memory).unwrap());
-    check_counting(&mut *open(&Kind::Redb(path(&directory))).unwrap());
+    check_counting(&mut *open(&Kind::Memory, false).unwrap());
+    check_counting(&mut *open(&Kind::Redb(path(&directory)), false).unwrap());
 }
 
 #[test]
 fn both_stores_bound_their_names() {
     let directory = tempfile::tempdir().unwrap();
-    check_names(&mut *open(&Kind::Memory).unwrap());
-    check_names(&mut *open(&Kind::Redb(path(&directory))).unwrap());
+    check_names(&mut *open(&Kind::Memory, false).unwrap());
+    check_names(&mut *open(&Kind::Redb(path(&directory)), false).unwrap());
 }
 
 #[test]
 fn totals_outlive_the_store() {
     let directory = tempfile::tempdir().unwrap();
     let kind = Kind::Redb(path(&directory));
-    open(&kind).unwrap().commit(&[add("", 7)]);
-    assert_eq!(open(&kind).unwrap().commit(&[add("", 1)]), [Outcome::Total(8)]);
+    open(&kind, false).unwrap().commit(&[add("", 7)]);
+    assert_eq!(open(&kind, false).unwrap().commit(&[add("", 1)]), [Outcome::Total(8)]);
 }
 
 #[test]
 fn a_second_store_on_the_same_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let kind = Kind::Redb(path(&directory));
-    let mut first = open(&kind).unwrap();
-    assert!(matches!(open(&kind), Err(OpenError::InUse(_))));
+    let mut first = open(&kind, false).unwrap();
+    assert!(matches!(open(&kind, false), Err(OpenError::InUse(_))));
     assert_eq!(first.commit(&[add("", 1)]), [Outcome::Total(1)]);
 }
 
@@ -69,7 +71,7 @@ fn check_untouched(bytes: &[u8], expected: fn(&OpenError) -> bool) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("counter.redb");
     std::fs::write(&path, bytes).unwrap();
-    let Err(error) = open(&Kind::Redb(path.clone())) else {
+    let Err(error) = open(&Kind::Redb(path.clone()), false) else {
         panic!("opened {} bytes", bytes.len())
     };
     assert!(expected(&error), "{error}");
@@ -92,19 +94,19 @@ fn another_programs_redb_file_is_refused() {
     transaction.open_table(table).unwrap().insert("a", 1).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    assert!(matches!(open(&Kind::Redb(path)), Err(OpenError::Foreign(_))));
+    assert!(matches!(open(&Kind::Redb(path), false), Err(OpenError::Foreign(_))));
 }
 
 #[test]
 fn a_damaged_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = path(&directory);
-    open(&Kind::Redb(path.clone())).unwrap().commit(&[add("", 7)]);
+    open(&Kind::Redb(path.clone()), false).unwrap().commit(&[add("", 7)]);
     let mut bytes = std::fs::read(&path).unwrap();
     // Both commit slots of the header, behind the magic number.
     bytes[64..320].fill(0xaa);
     std::fs::write(&path, &bytes).unwrap();
-    assert!(matches!(open(&Kind::Redb(path)), Err(OpenError::Damaged(..))));
+    assert!(matches!(open(&Kind::Redb(path), false), Err(OpenError::Damaged(..))));
 }
 
 #[test]
@@ -112,9 +114,11 @@ fn a_place_that_cannot_be_written_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let Err(error) = open(&Kind::Redb(file.join("counter.redb"))) else { panic!("opened") };
+    let Err(error) = open(&Kind::Redb(file.join("counter.redb")), false) else { panic!("opened") };
     assert!(matches!(error, OpenError::Directory(..)), "{error}");
-    let Err(error) = open(&Kind::Redb(directory.path().to_owned())) else { panic!("opened") };
+    let Err(error) = open(&Kind::Redb(directory.path().to_owned()), false) else {
+        panic!("opened")
+    };
     assert!(matches!(error, OpenError::Io(..)), "{error}");
 }
 
@@ -124,5 +128,137 @@ fn stores_are_named_by_their_kind() {
     assert_eq!("redb:/a/b:c".parse(), Ok(Kind::Redb("/a/b:c".into())));
     for text in ["", "redb", "redb:", "memory:", "sqlite:/a", "/a"] {
         assert!(text.parse::<Kind>().is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn an_empty_file_is_not_taken_for_a_counter() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("counter.redb");
+    let kind = Kind::Redb(path.clone());
+    check_untouched(b"", |error| matches!(error, OpenError::Empty(_)));
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(open(&kind, true).unwrap().commit(&[add("", 7)]), [Outcome::Total(7)]);
+    // Of a file that is not empty it makes nothing else.
+    assert_eq!(open(&kind, true).unwrap().commit(&[add("", 1)]), [Outcome::Total(8)]);
+}
+
+/// A store that has counted 7, and its file.
+fn counted(directory: &tempfile::TempDir) -> (Box<dyn Store>, PathBuf) {
+    let path = directory.path().join("counter.redb");
+    let mut store = open(&Kind::Redb(path.clone()), false).unwrap();
+    assert_eq!(store.commit(&[add("", 7)]), [Outcome::Total(7)]);
+    (store, path)
+}
+
+#[test]
+fn a_file_that_is_gone_is_not_made_anew_and_goes_on_when_it_is_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, path) = counted(&directory);
+    let away = directory.path().join("away");
+    std::fs::rename(&path, &away).unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.commit(&[add("", 1), total("")]), [Outcome::Failed, Outcome::Failed]);
+        assert!(!path.exists());
+    }
+    std::fs::rename(&away, &path).unwrap();
+    assert_eq!(store.commit(&[add("", 1)]), [Outcome::Total(8)]);
+}
+
+#[test]
+fn a_file_that_was_removed_goes_on_from_a_backup_that_holds_as_much() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, path) = counted(&directory);
+    let old = std::fs::read(&path).unwrap();
+    assert_eq!(store.commit(&[add("a", 1)]), [Outcome::Total(1)]);
+    let new = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(store.commit(&[add("", 1)]), [Outcome::Failed]);
+    // That a was counted was told; this one does not know it.
+    std::fs::write(&path, old).unwrap();
+    assert_eq!(store.commit(&[add("", 1)]), [Outcome::Failed]);
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(store.commit(&[add("", 1)]), [Outcome::Failed]);
+    std::fs::write(&path, new).unwrap();
+    assert_eq!(store.commit(&[add("", 1), total("a")]), [8, 1].map(Outcome::Total));
+}
+
+#[test]
+fn a_file_that_is_replaced_counts_only_if_it_holds_as_much() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, path) = counted(&directory);
+    let other = directory.path().join("other");
+    for (holds, outcome) in [(6, Outcome::Failed), (9, Outcome::Total(10))] {
+        let kind = Kind::Redb(other.clone());
+        assert_eq!(open(&kind, false).unwrap().commit(&[add("", holds)]), [Outcome::Total(holds)]);
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(store.commit(&[add("", 1)]), [outcome]);
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_stays_as_it_is_until_it_is_restored() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, path) = counted(&directory);
+    let bytes = std::fs::read(&path).unwrap();
+    for length in [0, 10, 5000] {
+        std::fs::write(&path, &bytes[..length]).unwrap();
+        assert_eq!(store.commit(&[add("", 1)]), [Outcome::Failed]);
+        assert!(std::fs::read(&path).unwrap() == bytes[..length], "it was written to");
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(store.commit(&[add("", 1)]), [Outcome::Total(8)]);
+}
+
+#[test]
+fn what_a_start_has_left_that_was_killed_does_not_matter() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, path) = counted(&directory);
+    drop(store);
+    let unfinished = directory.path().join("counter.redb.unfinished");
+    let begun = std::fs::read(&path).unwrap();
+    for left in [&b""[..], b"redb", &[7; 10_000], &begun] {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&unfinished, left).unwrap();
+        let mut store = open(&Kind::Redb(path.clone()), false).unwrap();
+        assert_eq!(store.commit(&[add("", 1)]), [Outcome::Total(1)]);
+        assert!(!unfinished.exists());
+    }
+    // Where a file gets its name by a link, it may be left with both.
+    std::fs::hard_link(&path, &unfinished).unwrap();
+    let away = directory.path().join("away");
+    std::fs::rename(&path, &away).unwrap();
+    let kind = Kind::Redb(path);
+    assert_eq!(open(&kind, false).unwrap().commit(&[add("", 5)]), [Outcome::Total(5)]);
+    assert_eq!(open(&Kind::Redb(away), false).unwrap().commit(&[total("")]), [Outcome::Total(1)]);
+}
+
+#[test]
+fn of_starts_at_the_same_moment_one_has_the_file() {
+    const STARTS: usize = 4;
+    for _ in 0..20 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = path(&directory);
+        let barrier = std::sync::Barrier::new(STARTS);
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let start = || {
+                barrier.wait();
+                open(&Kind::Redb(path.clone()), true)
+            };
+            let starts = [(); STARTS].map(|()| scope.spawn(start));
+            starts.into_iter().map(|start| start.join().unwrap()).collect()
+        });
+        let mut stores: Vec<_> = opened
+            .into_iter()
+            .filter_map(|opened| match opened {
+                Err(OpenError::InUse(_)) => None,
+                opened => Some(opened.unwrap_or_else(|error| panic!("{error}"))),
+            })
+            .collect();
+        assert_eq!(stores.len(), 1);
+        assert_eq!(stores[0].commit(&[add("", 1)]), [Outcome::Total(1)]);
+        drop(stores);
+        let kind = Kind::Redb(path);
+        assert_eq!(open(&kind, false).unwrap().commit(&[total("")]), [Outcome::Total(1)]);
     }
 }

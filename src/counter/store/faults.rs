@@ -1,0 +1,301 @@
+//! Calls to the system that fail, and what a disk holds when the power fails at any moment.
+
+use std::{
+    collections::BTreeMap,
+    fs, io, mem,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use rustix::io::Errno;
+
+use super::{
+    Operation, Outcome, Store,
+    file::{Call, Disk},
+    redb_store::RedbStore,
+};
+
+/// Counts the calls, makes some of them fail, and notes what is done to the counter's file.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    calls: usize,
+    /// The first call to fail, how many do, and what they say.
+    plan: Option<(usize, usize, Errno)>,
+    failed: usize,
+    journal: Vec<Entry>,
+}
+
+/// What has happened, in its order.
+#[derive(Debug, Clone)]
+enum Entry {
+    Write(u64, Vec<u8>),
+    SetLength(u64),
+    Synced,
+    /// The sync has failed. The kernel calls its pages clean all the same and never writes them again.
+    NotSynced,
+    Renamed,
+    /// Additions that may be seen from now on.
+    Begun(u64),
+    /// Additions that must be seen from now on.
+    Told(u64),
+}
+
+impl Faults {
+    pub(super) fn before(&self, call: Call<'_>) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        let number = state.calls;
+        state.calls += 1;
+        let fault =
+            state.plan.filter(|(first, count, _)| (*first..first + count).contains(&number));
+        if let Some((_, _, error)) = fault {
+            state.failed += 1;
+            if call == Call::Sync {
+                state.journal.push(Entry::NotSynced);
+            }
+            return Err(error.into());
+        }
+        let entry = match call {
+            Call::Write(offset, bytes) => Entry::Write(offset, bytes.to_vec()),
+            Call::SetLength(length) => Entry::SetLength(length),
+            Call::Sync => Entry::Synced,
+            Call::Rename => Entry::Renamed,
+            _ => return Ok(()),
+        };
+        state.journal.push(entry);
+        Ok(())
+    }
+
+    fn note(&self, entry: Entry) {
+        self.0.lock().unwrap().journal.push(entry);
+    }
+
+    /// Makes `count` calls fail from now on, after `wait` others.
+    fn fail(&self, wait: usize, count: usize, error: Errno) {
+        let mut state = self.0.lock().unwrap();
+        state.plan = Some((state.calls + wait, count, error));
+    }
+
+    fn end(&self) -> usize {
+        let mut state = self.0.lock().unwrap();
+        state.plan = None;
+        mem::take(&mut state.failed)
+    }
+}
+
+/// A store on a disk that fails as it is told, and what its totals must be.
+struct Trial {
+    faults: Arc<Faults>,
+    path: PathBuf,
+    store: Option<RedbStore>,
+    /// Additions that were told as durable, of each name.
+    told: BTreeMap<String, u64>,
+    /// Those and the ones of which it is not known.
+    possible: BTreeMap<String, u64>,
+    batches: usize,
+}
+
+const NAMES: [&str; 3] = ["", "a", "b"];
+
+impl Trial {
+    fn new(directory: &Path) -> Self {
+        Self {
+            faults: Arc::default(),
+            path: directory.join("made/counter.redb"),
+            store: None,
+            told: BTreeMap::new(),
+            possible: BTreeMap::new(),
+            batches: 0,
+        }
+    }
+
+    /// Opens it as a start does; false when that fails.
+    fn start(&mut self) -> bool {
+        let disk = Disk { faults: Some(Arc::clone(&self.faults)) };
+        // The one before ends first: its lock with it.
+        self.store = None;
+        self.store = RedbStore::open(disk, &self.path, false).ok();
+        self.store.is_some()
+    }
+
+    /// One batch; whether it was counted.
+    fn commit(&mut self) -> bool {
+        let Some(store) = &mut self.store else { return false };
+        self.batches += 1;
+        // A name of its own makes the file grow.
+        let own = format!("{:0>100}", self.batches);
+        let names = NAMES.iter().map(|name| (*name).to_owned()).chain([own]);
+        let batch: Vec<_> = names.map(|name| Operation::Add { name, by: 1 }).collect();
+        self.faults.note(Entry::Begun(1));
+        let outcomes = store.commit(&batch);
+        for (operation, outcome) in batch.iter().zip(&outcomes) {
+            let Operation::Add { name, by } = operation else { unreachable!() };
+            let told = self.told.entry(name.clone()).or_default();
+            let possible = self.possible.entry(name.clone()).or_default();
+            match outcome {
+                Outcome::Total(total) => {
+                    *told += by;
+                    *possible += by;
+                    assert!((*told..=*possible).contains(total), "{told} <= {total} <= {possible}");
+                    // What was unknown is known now.
+                    (*told, *possible) = (*total, *total);
+                }
+                Outcome::Unknown => *possible += by,
+                Outcome::Failed => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        let counted = matches!(outcomes[0], Outcome::Total(_));
+        if counted {
+            self.faults.note(Entry::Told(self.told[""]));
+        }
+        counted
+    }
+
+    /// All totals, without a fault, lie between what was told and what is possible.
+    fn check(&mut self) {
+        let names: Vec<_> = self.told.keys().cloned().collect();
+        let batch: Vec<_> =
+            names.iter().map(|name| Operation::Total { name: name.clone() }).collect();
+        let outcomes = self.store.as_mut().unwrap().commit(&batch);
+        for (name, outcome) in names.iter().zip(outcomes) {
+            let Outcome::Total(total) = outcome else { panic!("{name:?}: {outcome:?}") };
+            let (told, possible) = (self.told[name], self.possible[name]);
+            assert!(
+                (told..=possible).contains(&total),
+                "{name:?}: {told} <= {total} <= {possible}"
+            );
+        }
+    }
+
+    /// A start, commits, and another start.
+    fn run(&mut self) {
+        self.start();
+        (0..3).for_each(|_| _ = self.commit());
+        self.start();
+        (0..2).for_each(|_| _ = self.commit());
+    }
+}
+
+/// Makes `count` calls fail from the one of this number on. True when there are as many.
+#[track_caller]
+fn check_fault(number: usize, count: usize) -> bool {
+    let directory = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(directory.path());
+    let error = [Errno::NOSPC, Errno::IO, Errno::ROFS][(number + count) % 3];
+    trial.faults.fail(number, count, error);
+    trial.run();
+    let failed = trial.faults.end();
+    // It goes on by itself when the fault is gone.
+    if trial.store.is_some() {
+        assert!(trial.commit(), "call {number} failed {count} times: it does not go on");
+        trial.check();
+    }
+    // And a start is in no need of --create.
+    assert!(trial.start(), "call {number} failed {count} times: it does not start");
+    trial.check();
+    assert!(trial.commit());
+    failed > 0
+}
+
+#[test]
+fn each_call_to_the_system_may_fail_and_nothing_is_lost_or_counted_twice() {
+    for count in [1, 7] {
+        let calls = (0..).take_while(|&number| check_fault(number, count)).count();
+        assert!(calls > 50, "{calls} calls");
+    }
+}
+
+/// What a disk may hold when the power fails: what was synced, and of the rest any part.
+#[derive(Default, Clone)]
+struct Image {
+    bytes: Vec<u8>,
+    renamed: bool,
+    /// Additions that must be there, and those that may.
+    told: u64,
+    begun: u64,
+}
+
+impl Image {
+    fn apply(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Write(offset, bytes) => {
+                let offset = usize::try_from(*offset).unwrap();
+                let end = offset + bytes.len();
+                self.bytes.resize(self.bytes.len().max(end), 0);
+                self.bytes[offset..end].copy_from_slice(bytes);
+            }
+            Entry::SetLength(length) => self.bytes.resize(usize::try_from(*length).unwrap(), 0),
+            Entry::Renamed => self.renamed = true,
+            Entry::Told(total) => self.told = *total,
+            Entry::Begun(more) => self.begun += more,
+            Entry::Synced | Entry::NotSynced => {}
+        }
+    }
+
+    /// A start on this disk finds all that was told.
+    #[track_caller]
+    fn check(&self, what: &str) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("counter.redb");
+        let name = if self.renamed { "counter.redb" } else { "counter.redb.unfinished" };
+        fs::write(directory.path().join(name), &self.bytes).unwrap();
+        let opened = RedbStore::open(Disk::default(), &path, false);
+        let mut store = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let name = String::new();
+        let outcomes = store.commit(&[Operation::Total { name }]);
+        let [Outcome::Total(total)] = outcomes[..] else { panic!("{what}: {outcomes:?}") };
+        let (told, begun) = (self.told, self.begun);
+        assert!((told..=begun).contains(&total), "{what}: {told} <= {total} <= {begun}");
+    }
+}
+
+/// Whether a write reaches the disk, of which nobody has waited for the sync: its place among those, and
+/// their number.
+type Keeps = fn(usize, usize) -> bool;
+
+/// Which of such writes reach it.
+const KEPT: [(&str, Keeps); 5] = [
+    ("none", |_, _| false),
+    ("all", |_, _| true),
+    ("the last", |place, count| place + 1 == count),
+    ("all but the last", |place, count| place + 1 < count),
+    ("every second", |place, _| place % 2 == 0),
+];
+
+/// Lets the power fail after each entry of a journal, from one of them on.
+#[track_caller]
+fn check_power_failures(journal: &[Entry], from: usize) {
+    let mut disk = Image::default();
+    let mut pending: Vec<&Entry> = Vec::new();
+    for (number, entry) in journal.iter().enumerate() {
+        match entry {
+            Entry::Write(..) | Entry::SetLength(_) => pending.push(entry),
+            Entry::Synced => pending.drain(..).for_each(|entry| disk.apply(entry)),
+            Entry::NotSynced => pending.clear(),
+            other => disk.apply(other),
+        }
+        for (kept, keeps) in KEPT {
+            if number < from || (pending.is_empty() && kept != "none") {
+                continue;
+            }
+            let mut image = disk.clone();
+            for (place, entry) in pending.iter().enumerate() {
+                if keeps(place, pending.len()) {
+                    image.apply(entry);
+                }
+            }
+            image.check(&format!("entry {number}, {kept} of {} kept", pending.len()));
+        }
+    }
+}
+
+#[test]
+fn the_power_may_fail_at_any_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(directory.path());
+    trial.run();
+    check_power_failures(&trial.faults.0.lock().unwrap().journal, 0);
+}

@@ -1,0 +1,481 @@
+//! The counter's file as the system has it: how it is made and opened, whether its name still leads to
+//! it, and the bytes that redb reads and writes. Knows nothing of totals.
+//!
+//! Each call to the system goes through [`Disk`], where a test can make it fail.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    ops::Bound,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use redb::{
+    BackendError, Database, DatabaseError, StorageBackend, StorageError, backends::FileBackend,
+};
+use rustix::{
+    fs::{CWD, OFlags, RenameFlags, renameat_with},
+    io::Errno,
+};
+
+use super::OpenError;
+
+/// What each redb file begins with.
+const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
+/// Pages that redb keeps in memory. A file with as many names as there may be is smaller.
+const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How often a start looks again when the file appears or vanishes under its hands.
+const ATTEMPTS_MAX: usize = 3;
+/// A call to the system, about to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(super) enum Call<'a> {
+    MakeDirectory,
+    SyncDirectory,
+    Open,
+    Create,
+    Stat,
+    Lock,
+    Rename,
+    Remove,
+    Length,
+    Read,
+    SetLength(u64),
+    Write(u64, &'a [u8]),
+    Sync,
+}
+
+/// The system's calls.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk {
+    #[cfg(test)]
+    pub(super) faults: Option<Arc<super::faults::Faults>>,
+}
+
+/// A file that is open and locked, and the database in it.
+#[derive(Debug)]
+pub(super) struct CounterFile {
+    pub(super) database: Database,
+    device_and_inode: (u64, u64),
+    shared: Arc<Shared>,
+    // Behind the database: with it the lock ends.
+    _file: File,
+}
+
+/// What redb's side of a file and ours both know.
+#[derive(Debug, Default)]
+struct Shared {
+    /// How long the file is, by what was done to it here.
+    length: AtomicU64,
+    /// Nothing is read from it or written to it any more.
+    given_up: AtomicBool,
+}
+
+/// What a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    /// The file that is open.
+    Same,
+    /// Nothing.
+    Nothing,
+    /// Another file.
+    Another,
+    /// The file that is open, but somebody has cut it.
+    Cut,
+}
+
+impl CounterFile {
+    /// Opens the file at `path`, or makes it where there is none. An empty one is another's only if
+    /// `create` says so.
+    pub(super) fn open_or_create(
+        disk: &Disk,
+        path: &Path,
+        create: bool,
+    ) -> Result<Self, OpenError> {
+        disk.make_directories(directory_of(path))
+            .map_err(|error| OpenError::Directory(directory_of(path).to_owned(), error))?;
+        for _ in 0..ATTEMPTS_MAX {
+            match Self::open(disk, path) {
+                Err(OpenError::Missing(_)) => {}
+                Err(OpenError::Empty(_)) if create => remove_empty(disk, path)?,
+                result => return result,
+            }
+            if let Some(made) = Self::create(disk, path)? {
+                tracing::info!("made the counter's file {}; it begins from zero", path.display());
+                return Ok(made);
+            }
+        }
+        let problem = "its name leads to nothing and cannot be given to a new file";
+        Err(OpenError::Io(path.to_owned(), io::Error::other(problem)))
+    }
+
+    /// Opens the file at `path`. Never makes one.
+    ///
+    /// What it holds was checked.
+    pub(super) fn open(disk: &Disk, path: &Path) -> Result<Self, OpenError> {
+        let io_error = |error| OpenError::Io(path.to_owned(), error);
+        let file = match disk.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(OpenError::Missing(path.to_owned()));
+            }
+            result => result.map_err(io_error)?,
+        };
+        let metadata = disk.metadata(&file).map_err(io_error)?;
+        if !metadata.is_file() {
+            return Err(OpenError::Foreign(path.to_owned()));
+        }
+        if !disk.lock(&file).map_err(io_error)? {
+            return Err(OpenError::InUse(path.to_owned()));
+        }
+        // Once more, behind the lock.
+        let length = disk.metadata(&file).map_err(io_error)?.len();
+        if length == 0 {
+            return Err(OpenError::Empty(path.to_owned()));
+        }
+        let mut magic = [0; MAGIC.len()];
+        if length < MAGIC.len() as u64 {
+            return Err(OpenError::Foreign(path.to_owned()));
+        }
+        disk.read(&file, 0, &mut magic).map_err(io_error)?;
+        if magic != MAGIC {
+            return Err(OpenError::Foreign(path.to_owned()));
+        }
+        // Its maker may have been killed before this.
+        let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        disk.sync_directory(directory_of(&place)).map_err(io_error)?;
+        Self::with_database(disk, file, length).map_err(|error| open_error(path, error))
+    }
+
+    /// Makes the file at `path`; `None` when another process was faster.
+    ///
+    /// It is made under another name and gets its own when it is complete and on disk: who is killed
+    /// in between leaves nothing that a later start would take for a counter.
+    fn create(disk: &Disk, path: &Path) -> Result<Option<Self>, OpenError> {
+        let io_error = |error| OpenError::Io(path.to_owned(), error);
+        let unfinished = unfinished_path(path);
+        let Some(file) = create_unfinished(disk, &unfinished).map_err(io_error)? else {
+            return Err(OpenError::InUse(path.to_owned()));
+        };
+        let complete = || {
+            let made = Self::with_database(disk, file, 0).map_err(|e| open_error(path, e))?;
+            super::redb_store::mark(&made.database).map_err(|error| match error {
+                redb::Error::Io(error) => io_error(error),
+                error => io_error(io::Error::other(error)),
+            })?;
+            Ok(made)
+        };
+        let named = complete().and_then(|made| {
+            let renamed = disk.rename_to_new(&unfinished, path);
+            match renamed.and_then(|()| disk.sync_directory(directory_of(path))) {
+                Ok(()) => Ok(Some(made)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+                Err(error) => Err(io_error(error)),
+            }
+        });
+        if !matches!(named, Ok(Some(_))) {
+            // Whoever comes next could use it too.
+            let _ = disk.remove(&unfinished);
+        }
+        named
+    }
+
+    fn with_database(disk: &Disk, file: File, length: u64) -> Result<Self, DatabaseError> {
+        let metadata = disk.metadata(&file).map_err(StorageError::Io)?;
+        let shared = Arc::new(Shared { length: length.into(), given_up: false.into() });
+        let backend = Backend {
+            disk: disk.clone(),
+            file: FileBackend::new(file.try_clone().map_err(StorageError::Io)?)?,
+            is_new: length == 0,
+            shared: Arc::clone(&shared),
+        };
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES_MAX)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(backend)?;
+        let device_and_inode = (metadata.dev(), metadata.ino());
+        Ok(Self { database, device_and_inode, shared, _file: file })
+    }
+
+    /// What `path` leads to now.
+    pub(super) fn named(&self, disk: &Disk, path: &Path) -> io::Result<Named> {
+        let metadata = match disk.metadata_of(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Named::Nothing),
+            result => result?,
+        };
+        Ok(match (metadata.dev(), metadata.ino()) == self.device_and_inode {
+            false => Named::Another,
+            true if metadata.len() < self.shared.length.load(Ordering::Relaxed) => Named::Cut,
+            true => Named::Same,
+        })
+    }
+
+    /// Closes it without a further write: what it held is not there any more, and what redb notes
+    /// at its close would stand alone.
+    pub(super) fn give_up(self) {
+        self.shared.given_up.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Opens the file that is to become the counter's, alone; `None` when another process makes it now.
+/// What somebody has left there who was killed is used again.
+fn create_unfinished(disk: &Disk, path: &Path) -> io::Result<Option<File>> {
+    for _ in 0..ATTEMPTS_MAX {
+        let file = disk.create(path)?;
+        if !disk.lock(&file)? {
+            return Ok(None);
+        }
+        // Between the two, whoever had the lock may have finished: then this is the counter's file,
+        // under its own name.
+        let (opened, named) = (disk.metadata(&file)?, disk.metadata_of(path));
+        let is_named =
+            named.is_ok_and(|named| named.dev() == opened.dev() && named.ino() == opened.ino());
+        if !is_named {
+            continue;
+        }
+        if opened.nlink() > 1 {
+            // It has its own name too; see `rename_to_new`.
+            disk.remove(path)?;
+            continue;
+        }
+        disk.set_length(&file, 0)?;
+        return Ok(Some(file));
+    }
+    Ok(None)
+}
+
+/// Removes an empty file, unless it is in use or not empty any more.
+fn remove_empty(disk: &Disk, path: &Path) -> Result<(), OpenError> {
+    let io_error = |error| OpenError::Io(path.to_owned(), error);
+    // A link to it stays.
+    let place = fs::canonicalize(path).map_err(io_error)?;
+    let file = disk.open(&place).map_err(io_error)?;
+    // Nobody else removes it or puts another in its place while it is locked.
+    if !disk.lock(&file).map_err(io_error)? {
+        return Err(OpenError::InUse(path.to_owned()));
+    }
+    let (opened, named) = (disk.metadata(&file), disk.metadata_of(&place));
+    let (opened, named) = (opened.map_err(io_error)?, named.map_err(io_error)?);
+    if opened.len() == 0 && opened.ino() == named.ino() && opened.dev() == named.dev() {
+        disk.remove(&place).map_err(io_error)?;
+    }
+    Ok(())
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Where the file at `path` stands until it is complete.
+fn unfinished_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
+    name.push(".unfinished");
+    path.with_file_name(name)
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path),
+        // What redb says of a file that does not begin like one of its own.
+        DatabaseError::Storage(StorageError::Io(error))
+            if error.kind() == io::ErrorKind::InvalidData =>
+        {
+            OpenError::Foreign(path)
+        }
+        DatabaseError::Storage(StorageError::Io(error)) => OpenError::Io(path, error),
+        DatabaseError::Storage(StorageError::Corrupted(reason)) => OpenError::Damaged(path, reason),
+        error => OpenError::Damaged(path, error.to_string()),
+    }
+}
+
+impl Disk {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            return faults.before(call);
+        }
+        let _ = call;
+        Ok(())
+    }
+
+    /// Makes a directory and those above it, each on disk before the next.
+    fn make_directories(&self, directory: &Path) -> io::Result<()> {
+        if directory.is_dir() {
+            return Ok(());
+        }
+        let above = directory_of(directory);
+        self.make_directories(above)?;
+        self.before(Call::MakeDirectory)?;
+        match fs::create_dir(directory) {
+            // Another process was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+            result => result?,
+        }
+        self.sync_directory(above)
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.before(Call::SyncDirectory)?;
+        match File::open(directory)?.sync_all() {
+            // fsync(2): a file system that has no such thing for directories.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn open(&self, path: &Path) -> io::Result<File> {
+        self.before(Call::Open)?;
+        OpenOptions::new().read(true).write(true).open(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<File> {
+        self.before(Call::Create)?;
+        let flags = OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).custom_flags(flags).open(path)
+    }
+
+    fn metadata(&self, file: &File) -> io::Result<fs::Metadata> {
+        self.before(Call::Stat)?;
+        file.metadata()
+    }
+
+    fn metadata_of(&self, path: &Path) -> io::Result<fs::Metadata> {
+        self.before(Call::Stat)?;
+        fs::metadata(path)
+    }
+
+    /// Locks a file as redb does, which may then do it again; false when another process has it.
+    fn lock(&self, file: &File) -> io::Result<bool> {
+        self.before(Call::Lock)?;
+        match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            // A file system without such locks. redb has others.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                Ok(true)
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Gives a file a new name that must not be in use.
+    fn rename_to_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.before(Call::Rename)?;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // renameat2(2): a file system that cannot.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                fs::hard_link(from, to)?;
+                fs::remove_file(from)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.before(Call::Remove)?;
+        fs::remove_file(path)
+    }
+
+    fn read(&self, file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.before(Call::Read)?;
+        file.read_exact_at(bytes, offset)
+    }
+
+    fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
+        self.before(Call::SetLength(length))?;
+        file.set_len(length)
+    }
+}
+
+/// The file as redb has it.
+#[derive(Debug)]
+struct Backend {
+    disk: Disk,
+    file: FileBackend,
+    /// Whether it may be empty, in which case redb begins a database.
+    is_new: bool,
+    shared: Arc<Shared>,
+}
+
+impl Backend {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        if self.shared.given_up.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the file was given up"));
+        }
+        self.disk.before(call)
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.before(Call::Length)?;
+        match self.file.len()? {
+            0 if !self.is_new => Err(io::Error::other("somebody has emptied the file")),
+            length => Ok(length),
+        }
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.before(Call::Read)?;
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.before(Call::SetLength(length))?;
+        self.file.set_len(length)?;
+        self.shared.length.store(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.before(Call::Sync)?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.before(Call::Write(offset, data))?;
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.query_lock_range(start, end)
+    }
+}

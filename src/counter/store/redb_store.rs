@@ -1,0 +1,244 @@
+//! Totals in a redb file. What was told as durable is never lost in silence: a file that vanishes, is
+//! replaced or fails is counted in again only once it holds at least what was told.
+//!
+//! ```text
+//!            open, checked, all of it on disk
+//!   closed ----------------------------------> open <---+ a commit
+//!     ^                                        |  |     |
+//!     +------------- an error -----------------+  +-----+
+//!     +-- another file stands there, or it is cut
+//! ```
+//!
+//! While its name leads to nothing the file stays open, and nothing is counted.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
+    TableDefinition, TableError,
+};
+
+use super::{
+    OpenError, Operation, Outcome, Store, Totals, apply_all,
+    file::{CounterFile, Disk, Named},
+};
+
+const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("tallyring.totals");
+/// What the file is, so that another program's redb file is told apart.
+const FORMAT: TableDefinition<'_, &str, u64> = TableDefinition::new("tallyring.format");
+const FORMAT_VERSION: u64 = 1;
+
+/// A redb file.
+pub(super) struct RedbStore {
+    disk: Disk,
+    path: PathBuf,
+    /// Closed after it has failed: redb does not trust a file again that it could not write to.
+    file: Option<CounterFile>,
+    /// What was found on disk or told as durable. No total is ever below.
+    durable: BTreeMap<String, u64>,
+    /// What was said last of why it fails: it is said once.
+    complaint: Option<String>,
+}
+
+/// Why a batch was not committed.
+struct NotCommitted(Outcome, String);
+
+/// Nothing of the batch was written.
+fn before(error: impl fmt::Display) -> NotCommitted {
+    NotCommitted(Outcome::Failed, error.to_string())
+}
+
+/// Some of it may have been written.
+fn after(error: impl fmt::Display) -> NotCommitted {
+    NotCommitted(Outcome::Unknown, error.to_string())
+}
+
+impl RedbStore {
+    /// Opens the file at `path`, or makes it where there is none; `create` has one made in place of
+    /// an empty one too.
+    pub(super) fn open(disk: Disk, path: &Path, create: bool) -> Result<Self, OpenError> {
+        let file = CounterFile::open_or_create(&disk, path, create)?;
+        let durable = read_totals(path, &file.database)?;
+        Ok(Self { disk, path: path.to_owned(), file: Some(file), durable, complaint: None })
+    }
+
+    /// The file, to which its name leads and which holds all that was told.
+    fn file(&mut self) -> Result<&CounterFile, NotCommitted> {
+        if let Some(file) = self.file.take() {
+            match file.named(&self.disk, &self.path).map_err(before)? {
+                Named::Same => return Ok(self.file.insert(file)),
+                Named::Nothing => {
+                    self.file = Some(file);
+                    return Err(before(OpenError::Missing(self.path.clone())));
+                }
+                Named::Another => drop(file),
+                Named::Cut => file.give_up(),
+            }
+        }
+        let file = CounterFile::open(&self.disk, &self.path).map_err(before)?;
+        let found = read_totals(&self.path, &file.database).map_err(before)?;
+        check_not_below(&self.path, &found, &self.durable).map_err(before)?;
+        self.durable = found;
+        Ok(self.file.insert(file))
+    }
+
+    fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
+        let transaction = self.file()?.database.begin_write().map_err(before)?;
+        let outcomes = {
+            let mut table = transaction.open_table(TOTALS).map_err(before)?;
+            apply_all(&mut table, batch).map_err(before)?
+        };
+        if !batch.iter().any(|operation| matches!(operation, Operation::Add { .. })) {
+            transaction.abort().map_err(before)?;
+            return Ok(outcomes);
+        }
+        transaction.commit().map_err(after)?;
+        // It is on disk; but a file that nobody can find any more keeps nothing.
+        if let Some(file) = &self.file
+            && file.named(&self.disk, &self.path).map_err(after)? != Named::Same
+        {
+            return Err(after("it vanished during a commit"));
+        }
+        self.remember(batch, &outcomes);
+        Ok(outcomes)
+    }
+
+    fn remember(&mut self, batch: &[Operation], outcomes: &[Outcome]) {
+        for (operation, outcome) in batch.iter().zip(outcomes) {
+            if let (Operation::Add { name, .. }, Outcome::Total(total)) = (operation, outcome) {
+                match self.durable.get_mut(name) {
+                    Some(durable) => *durable = *total,
+                    None => drop(self.durable.insert(name.clone(), *total)),
+                }
+            }
+        }
+    }
+
+    /// Says why it fails, once for each reason.
+    fn complain(&mut self, problem: String) {
+        if self.complaint.as_ref() != Some(&problem) {
+            let path = self.path.display();
+            tracing::error!("nothing is counted, for the counter's file {path} fails: {problem}");
+            self.complaint = Some(problem);
+        }
+    }
+}
+
+impl Store for RedbStore {
+    fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
+        match self.try_commit(batch) {
+            Ok(outcomes) => {
+                if self.complaint.take().is_some() {
+                    tracing::info!("the counter's file {} works again", self.path.display());
+                }
+                outcomes
+            }
+            Err(NotCommitted(outcome, problem)) => {
+                if let Some(file) = self.file.take() {
+                    match file.named(&self.disk, &self.path) {
+                        // Its lock is kept with it, and what it holds.
+                        Ok(Named::Nothing) => self.file = Some(file),
+                        Ok(Named::Cut) => file.give_up(),
+                        _ => drop(file),
+                    }
+                }
+                self.complain(problem);
+                vec![outcome; batch.len()]
+            }
+        }
+    }
+}
+
+impl Totals for redb::Table<'_, &'static str, u64> {
+    fn total(&self, name: &str) -> Result<Option<u64>, StorageError> {
+        Ok(self.get(name)?.map(|total| total.value()))
+    }
+
+    fn set(&mut self, name: &str, total: u64) -> Result<(), StorageError> {
+        self.insert(name, total).map(drop)
+    }
+
+    fn names(&self) -> Result<u64, StorageError> {
+        Ok(self.len()? - u64::from(self.get("")?.is_some()))
+    }
+
+    fn all(&self) -> Result<BTreeMap<String, u64>, StorageError> {
+        all(self)
+    }
+}
+
+fn all(
+    table: &impl ReadableTable<&'static str, u64>,
+) -> Result<BTreeMap<String, u64>, StorageError> {
+    let rows = table.iter()?;
+    rows.map(|row| row.map(|(name, total)| (name.value().to_owned(), total.value()))).collect()
+}
+
+/// Says what a file is.
+pub(super) fn mark(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(FORMAT)?.insert("version", FORMAT_VERSION)?;
+    transaction.open_table(TOTALS)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// All totals of a file, once it is clear that it is one of ours.
+fn read_totals(path: &Path, database: &Database) -> Result<BTreeMap<String, u64>, OpenError> {
+    let damaged = |error: &dyn fmt::Display| OpenError::Damaged(path.to_owned(), error.to_string());
+    let failed = |error: StorageError| match error {
+        StorageError::Io(error) => OpenError::Io(path.to_owned(), error),
+        error => damaged(&error),
+    };
+    let transaction = database.begin_read().map_err(|error| damaged(&error))?;
+    let format = match transaction.open_table(FORMAT) {
+        Ok(table) => table.get("version").map_err(failed)?.map(|version| version.value()),
+        Err(TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. }) => None,
+        Err(TableError::Storage(error)) => return Err(failed(error)),
+        Err(error) => return Err(damaged(&error)),
+    };
+    match format {
+        Some(FORMAT_VERSION) => {}
+        Some(later) => return Err(OpenError::Later(path.to_owned(), later)),
+        None if transaction.list_tables().map_err(failed)?.next().is_some() => {
+            return Err(OpenError::Foreign(path.to_owned()));
+        }
+        None => {
+            // Made by an earlier version that was killed before it marked it: nothing was counted.
+            drop(transaction);
+            mark(database)
+                .map_err(|error| OpenError::Io(path.to_owned(), io::Error::other(error)))?;
+            return Ok(BTreeMap::new());
+        }
+    }
+    match transaction.open_table(TOTALS) {
+        Ok(table) => all(&table).map_err(failed),
+        Err(TableError::Storage(error)) => Err(failed(error)),
+        Err(error) => Err(damaged(&error)),
+    }
+}
+
+/// Whether each total that was durable is still reached.
+fn check_not_below(
+    path: &Path,
+    found: &BTreeMap<String, u64>,
+    durable: &BTreeMap<String, u64>,
+) -> Result<(), String> {
+    let below = durable.iter().find_map(|(name, total)| {
+        let found = found.get(name).copied().unwrap_or(0);
+        (found < *total).then_some((name, found, total))
+    });
+    match below {
+        None => Ok(()),
+        Some((name, found, total)) => Err(format!(
+            "the counter's file {} holds a total of {found} under the name {name:?}, where {total} \
+             was on disk: it is older, or damaged. Put one in its place that holds as much, or \
+             restart to go on from this one",
+            path.display()
+        )),
+    }
+}
