@@ -299,3 +299,28 @@ fn the_power_may_fail_at_any_moment() {
     trial.run();
     check_power_failures(&trial.faults.0.lock().unwrap().journal, 0);
 }
+
+/// Makes the call of this number after the first commit fail, and the power fail later, where that
+/// call is a sync. False when there is no such call.
+#[track_caller]
+fn check_failed_sync(number: usize) -> bool {
+    let directory = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(directory.path());
+    assert!(trial.start() && trial.commit());
+    trial.faults.fail(number, 1, Errno::IO);
+    (0..2).for_each(|_| _ = trial.commit());
+    trial.start();
+    let failed = trial.faults.end() > 0;
+    assert!(trial.start() && trial.commit() && trial.commit());
+    let journal = &trial.faults.0.lock().unwrap().journal;
+    if let Some(place) = journal.iter().position(|entry| matches!(entry, Entry::NotSynced)) {
+        check_power_failures(journal, place);
+    }
+    failed
+}
+
+#[test]
+fn the_power_may_fail_after_a_sync_has_failed() {
+    let calls = (0..).take_while(|&number| check_failed_sync(number)).count();
+    assert!(calls > 20, "{calls} calls");
+}

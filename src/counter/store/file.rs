@@ -32,6 +32,11 @@ const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How often a start looks again when the file appears or vanishes under its hands.
 const ATTEMPTS_MAX: usize = 3;
+/// What is read at a time.
+const READ_BYTES: usize = 256 * PAGE_BYTES;
+/// What is written back at a time.
+const PAGE_BYTES: usize = 4096;
+
 /// A call to the system, about to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -117,7 +122,11 @@ impl CounterFile {
 
     /// Opens the file at `path`. Never makes one.
     ///
-    /// What it holds was checked.
+    /// What it holds was checked and is on disk. The system's cache alone proves neither: after a
+    /// failed write it may give back what never reached the disk, call it clean and never write it
+    /// again, in this process and in the next. So all of it is written once more, and the sync after
+    /// that must succeed, before redb takes any of it for true: redb's own repair would overwrite the
+    /// commit to go back to.
     pub(super) fn open(disk: &Disk, path: &Path) -> Result<Self, OpenError> {
         let io_error = |error| OpenError::Io(path.to_owned(), error);
         let file = match disk.open(path) {
@@ -146,6 +155,7 @@ impl CounterFile {
         if magic != MAGIC {
             return Err(OpenError::Foreign(path.to_owned()));
         }
+        write_again(disk, &file, length).map_err(io_error)?;
         // Its maker may have been killed before this.
         let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         disk.sync_directory(directory_of(&place)).map_err(io_error)?;
@@ -265,6 +275,26 @@ fn remove_empty(disk: &Disk, path: &Path) -> Result<(), OpenError> {
         disk.remove(&place).map_err(io_error)?;
     }
     Ok(())
+}
+
+/// Writes all of a file once more as it is, its length too, and syncs it. A page of zeros holds nothing
+/// of redb's and may be a hole, which is not filled.
+fn write_again(disk: &Disk, file: &File, length: u64) -> io::Result<()> {
+    let mut bytes = vec![0; READ_BYTES];
+    let mut offset = 0;
+    disk.set_length(file, length)?;
+    while offset < length {
+        let left = usize::try_from(length - offset).unwrap_or(usize::MAX);
+        let bytes = &mut bytes[..left.min(READ_BYTES)];
+        disk.read(file, offset, bytes)?;
+        for page in bytes.chunks(PAGE_BYTES) {
+            if page.iter().any(|byte| *byte != 0) {
+                disk.write(file, offset, page)?;
+            }
+            offset += page.len() as u64;
+        }
+    }
+    disk.sync(file)
 }
 
 fn directory_of(path: &Path) -> &Path {
@@ -391,9 +421,19 @@ impl Disk {
         file.read_exact_at(bytes, offset)
     }
 
+    fn write(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.before(Call::Write(offset, bytes))?;
+        file.write_all_at(bytes, offset)
+    }
+
     fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
         self.before(Call::SetLength(length))?;
         file.set_len(length)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.before(Call::Sync)?;
+        file.sync_all()
     }
 }
 
