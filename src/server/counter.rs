@@ -1,6 +1,10 @@
 //! The bundled counter as a worker: one thread for its face, one for its commits.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
@@ -18,6 +22,9 @@ use crate::{
 
 /// How long its clients may take to leave when they are our own workers.
 const OWN_CLIENTS_DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the store may take to close when the time to finish is up.
+const CLOSE_MIN: Duration = Duration::from_secs(1);
 
 /// A counter that runs in this process.
 pub(super) struct BundledCounter {
@@ -81,17 +88,26 @@ impl BundledCounter {
         let _ = self.orders.send(Order::Answer);
     }
 
-    /// Stops it once its only clients, our own workers, have drained.
-    pub(super) fn stop(self, run: &Run) {
-        let _ = self.drain_and_close(run, OWN_CLIENTS_DRAIN);
+    /// Stops it once its only clients, our own workers, have drained; its store may take until `end`.
+    pub(super) fn stop(self, run: &Run, end: Instant) {
+        let _ = self.drain_and_close(run, OWN_CLIENTS_DRAIN, end);
     }
 
-    /// Lets calls under way end, `timeout` at most, and closes the store; the second signal, if one
-    /// came.
-    pub(super) fn drain_and_close(self, run: &Run, timeout: Duration) -> Option<i32> {
+    /// Lets calls under way end, `timeout` at most, and closes the store, which may take until `end`
+    /// and a moment; the second signal, if one came.
+    pub(super) fn drain_and_close(self, run: &Run, timeout: Duration, end: Instant) -> Option<i32> {
         self.orders.send(Order::Drain);
         let cut = run.drain(Group::Counter, 1, timeout);
-        self.committer.close();
+        let left = match cut {
+            Some(_) => Duration::ZERO,
+            None => end.saturating_duration_since(Instant::now()),
+        };
+        if !self.committer.close(left.max(CLOSE_MIN)) {
+            tracing::error!(
+                "the counter's store hangs and is cut: of the calls that wait for it nobody knows \
+                 whether they were counted"
+            );
+        }
         cut
     }
 }

@@ -10,7 +10,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use self::{
@@ -136,13 +136,14 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     // Before anybody is told: whoever hears of the stop must not find the server ready.
     run.ready.store(false, Ordering::Release);
     stop(signal);
+    let end = Instant::now() + config.limits.drain_timeout;
     site.drain();
     let cut = run.drain(Group::Site, site.count(), config.limits.drain_timeout);
     // What is still under way ends here: what a worker told anybody later would be in no book.
     site.cut();
     run.wait_until_stopped(Group::Site, site.count());
     if let Some(bundled) = bundled {
-        bundled.stop(&run);
+        bundled.stop(&run, if cut.is_some() { Instant::now() } else { end });
     }
     tracing::info!("{}", last_line(Totals::of(site.metrics())));
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
@@ -173,7 +174,8 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     manager::ready();
     let reload = || tracing::info!("SIGHUP: a counter has nothing to read anew");
     stop(run.wait_for_end(1, || counter.ask(), reload));
-    let cut = counter.drain_and_close(&run, config.drain_timeout);
+    let end = Instant::now() + config.drain_timeout;
+    let cut = counter.drain_and_close(&run, config.drain_timeout, end);
     tracing::info!("stopped");
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
 }
