@@ -32,10 +32,14 @@ use crate::{
 
 /// The longest name of a counter, in bytes.
 const NAME_BYTES_MAX: usize = 128;
-/// Operations that may gather for a commit; more are refused.
+/// Operations that may gather for a commit; more are refused. With the longest names they take 20 MB, and
+/// those of the commit that is under way as much.
 const GATHERED_MAX: usize = 100_000;
 /// The most that one call may add.
 const BY_MAX: u64 = 1_000_000;
+
+/// When to come again after [`Outcome::Busy`], in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The counter's face to HTTP.
 pub struct Face {
@@ -97,7 +101,7 @@ impl Face {
     fn begin(self: &Rc<Self>, operation: Operation) -> Ticket {
         let mut state = self.state.borrow_mut();
         if state.gathered.len() == GATHERED_MAX {
-            let outcome = Some(Outcome::Failed);
+            let outcome = Some(Outcome::Busy);
             let key = state.answers.insert(Answer { outcome, waker: None });
             return Ticket { face: Rc::clone(self), key };
         }
@@ -265,6 +269,17 @@ fn render_outcome(outcome: Outcome) -> Rendered {
             render::response(StatusCode::OK, &fields, json, clock::unix_seconds())
         }
         Outcome::TooManyNames => text(507, "there are too many counters for another name\n"),
+        Outcome::Busy => {
+            let fields =
+                [&render::text_fields()[..], &[(header::RETRY_AFTER, RETRY_AFTER)]].concat();
+            let reason = Bytes::from_static(b"too much is under way; nothing was counted\n");
+            render::response(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &fields,
+                reason,
+                clock::unix_seconds(),
+            )
+        }
         Outcome::Failed => text(503, "the store failed; nothing was counted\n"),
         Outcome::Unknown => text(503, "the store failed; the count may have been kept\n"),
     }
@@ -306,6 +321,15 @@ mod tests {
         {
             check_by(Some(query), None);
         }
+    }
+
+    #[test]
+    fn who_is_refused_for_now_is_told_when_to_come_again() {
+        let answer = render_outcome(Outcome::Busy);
+        let head = str::from_utf8(&answer.head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        assert!(head.contains("\r\nretry-after: 1\r\n"), "{head}");
+        assert!(head.contains("\r\ncontent-type: text/plain"), "{head}");
     }
 
     #[test]

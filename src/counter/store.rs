@@ -7,7 +7,7 @@ mod faults;
 mod file;
 mod redb_store;
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use redb::StorageError;
@@ -16,6 +16,10 @@ use self::{file::Disk, redb_store::RedbStore};
 
 /// Names that one store may hold, beside the one without a name.
 const NAMES_MAX: u64 = 10_000;
+
+/// Listings of all totals that may exist at a time. Each is held until its slowest client has read it; it
+/// takes at most 1.6 MB, with as many names as there may be, each as long as it may be. So all take 6.4 MB.
+pub const LISTINGS_MAX: usize = 4;
 
 /// One thing to do in a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,10 +45,13 @@ pub enum Operation {
 pub enum Outcome {
     /// The counter's total, its addition included and durable.
     Total(u64),
-    /// All totals as a JSON object, the name without characters as `""`.
+    /// All totals as a JSON object, the name without characters as `""`. At most
+    /// [`LISTINGS_MAX`] different ones exist.
     All(Bytes),
     /// There are as many names as a store may hold; nothing was added.
     TooManyNames,
+    /// Too much is under way or kept by slow clients; nothing was added.
+    Busy,
     /// The store failed before it wrote; nothing was added.
     Failed,
     /// The store failed while it wrote; the addition may have been kept.
@@ -148,17 +155,52 @@ trait Totals {
     fn all(&self) -> Result<BTreeMap<String, u64>, StorageError>;
 }
 
+/// Makes listings of all totals, as many as may exist.
+#[derive(Debug, Default)]
+struct Listings(Arc<()>);
+
+/// A listing, which counts for as long as it exists.
+struct Listing {
+    json: Vec<u8>,
+    _counted: Arc<()>,
+}
+
+impl AsRef<[u8]> for Listing {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
+}
+
+impl Listings {
+    /// All totals as JSON, or that there are too many listings already.
+    fn list(&self, totals: &impl Totals) -> Result<Outcome, StorageError> {
+        // One is our own.
+        if Arc::strong_count(&self.0) > LISTINGS_MAX {
+            return Ok(Outcome::Busy);
+        }
+        // A map of numbers is always JSON.
+        let json = serde_json::to_vec(&totals.all()?).unwrap_or_default();
+        let listing = Listing { json, _counted: Arc::clone(&self.0) };
+        Ok(Outcome::All(Bytes::from_owner(listing)))
+    }
+}
+
 /// Does a batch in its order.
-fn apply_all(totals: &mut impl Totals, batch: &[Operation]) -> Result<Vec<Outcome>, StorageError> {
-    // Told once and shared, however many ask between two additions.
-    let mut all = None;
-    batch.iter().map(|operation| apply(totals, operation, &mut all)).collect()
+fn apply_all(
+    totals: &mut impl Totals,
+    batch: &[Operation],
+    listings: &Listings,
+) -> Result<Vec<Outcome>, StorageError> {
+    // Made once and shared, however many ask between two additions.
+    let mut listing = None;
+    batch.iter().map(|operation| apply(totals, operation, listings, &mut listing)).collect()
 }
 
 fn apply(
     totals: &mut impl Totals,
     operation: &Operation,
-    all: &mut Option<Bytes>,
+    listings: &Listings,
+    listing: &mut Option<Outcome>,
 ) -> Result<Outcome, StorageError> {
     match operation {
         Operation::Add { name, by } => {
@@ -169,22 +211,22 @@ fn apply(
             // At a million a nanosecond this would take centuries to reach.
             let total = total.unwrap_or(0).saturating_add(*by);
             totals.set(name, total)?;
-            *all = None;
+            *listing = None;
             Ok(Outcome::Total(total))
         }
         Operation::Total { name } => Ok(Outcome::Total(totals.total(name)?.unwrap_or(0))),
-        Operation::All => {
-            if all.is_none() {
-                // A map of numbers is always JSON.
-                *all = Some(serde_json::to_vec(&totals.all()?).unwrap_or_default().into());
-            }
-            Ok(Outcome::All(all.clone().unwrap_or_default()))
-        }
+        Operation::All => match listing {
+            Some(listing) => Ok(listing.clone()),
+            None => Ok(listing.insert(listings.list(totals)?).clone()),
+        },
     }
 }
 
 #[derive(Default)]
-struct MemoryStore(BTreeMap<String, u64>);
+struct MemoryStore {
+    totals: BTreeMap<String, u64>,
+    listings: Listings,
+}
 
 impl Totals for BTreeMap<String, u64> {
     fn total(&self, name: &str) -> Result<Option<u64>, StorageError> {
@@ -211,7 +253,8 @@ impl Totals for BTreeMap<String, u64> {
 impl Store for MemoryStore {
     fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
         // Memory does not fail.
-        apply_all(&mut self.0, batch).unwrap_or_else(|_| vec![Outcome::Failed; batch.len()])
+        let outcomes = apply_all(&mut self.totals, batch, &self.listings);
+        outcomes.unwrap_or_else(|_| vec![Outcome::Failed; batch.len()])
     }
 }
 

@@ -23,7 +23,7 @@ use redb::{
 };
 
 use super::{
-    OpenError, Operation, Outcome, Store, Totals, apply_all,
+    Listings, OpenError, Operation, Outcome, Store, Totals, apply_all,
     file::{CounterFile, Disk, Named},
 };
 
@@ -42,6 +42,7 @@ pub(super) struct RedbStore {
     durable: BTreeMap<String, u64>,
     /// What was said last of why it fails: it is said once.
     complaint: Option<String>,
+    listings: Listings,
 }
 
 /// Why a batch was not committed.
@@ -63,7 +64,9 @@ impl RedbStore {
     pub(super) fn open(disk: Disk, path: &Path, create: bool) -> Result<Self, OpenError> {
         let file = CounterFile::open_or_create(&disk, path, create)?;
         let durable = read_totals(path, &file.database)?;
-        Ok(Self { disk, path: path.to_owned(), file: Some(file), durable, complaint: None })
+        let (path, file) = (path.to_owned(), Some(file));
+        let listings = Listings::default();
+        Ok(Self { disk, path, file, durable, complaint: None, listings })
     }
 
     /// The file, to which its name leads and which holds all that was told.
@@ -90,7 +93,7 @@ impl RedbStore {
         let transaction = self.file()?.database.begin_write().map_err(before)?;
         let outcomes = {
             let mut table = transaction.open_table(TOTALS).map_err(before)?;
-            apply_all(&mut table, batch).map_err(before)?
+            apply_all(&mut table, batch, &self.listings).map_err(before)?
         };
         if !batch.iter().any(|operation| matches!(operation, Operation::Add { .. })) {
             transaction.abort().map_err(before)?;

@@ -262,3 +262,35 @@ fn of_starts_at_the_same_moment_one_has_the_file() {
         assert_eq!(open(&kind, false).unwrap().commit(&[total("")]), [Outcome::Total(1)]);
     }
 }
+
+#[test]
+fn listings_are_shared_and_their_number_is_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    for kind in [Kind::Memory, Kind::Redb(path(&directory))] {
+        let mut store = open(&kind, false).unwrap();
+        let mut list = || store.commit(&[add("", 1), Operation::All, Operation::All]);
+        let mut kept: Vec<_> = (0..LISTINGS_MAX).map(|_| list()).collect();
+        for outcomes in &kept {
+            assert!(matches!(outcomes[1], Outcome::All(_)));
+            assert_eq!(outcomes[1], outcomes[2]);
+        }
+        // What is refused is the listing alone.
+        let refused = list();
+        assert_eq!(refused[0], Outcome::Total(5));
+        assert_eq!(refused[1..], [Outcome::Busy, Outcome::Busy]);
+        // A listing exists until the last who has it is gone.
+        let first = kept.remove(0);
+        let last = first[2].clone();
+        drop(first);
+        assert_eq!(list()[1], Outcome::Busy);
+        drop(last);
+        assert!(matches!(list()[1], Outcome::All(_)));
+    }
+}
+
+#[test]
+fn a_listing_is_no_larger_than_is_said() {
+    let longest = |number: u64| format!("{number:0>128}");
+    let all: BTreeMap<_, _> = (0..=NAMES_MAX).map(|number| (longest(number), u64::MAX)).collect();
+    assert!(serde_json::to_vec(&all).unwrap().len() <= 1_600_000);
+}
