@@ -303,7 +303,137 @@ fn allow(methods: &'static str, status: StatusCode) -> Rendered {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::Wake,
+    };
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What happens to the face.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// A client asks.
+        Begin,
+        /// The client at this place leaves.
+        Leave(usize),
+        /// The client at this place looks for its outcome.
+        Poll(usize),
+        /// The commit under way ends, in order or not.
+        Commit(bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => Just(Step::Begin),
+            1 => any::<usize>().prop_map(Step::Leave),
+            3 => any::<usize>().prop_map(Step::Poll),
+            2 => any::<bool>().prop_map(Step::Commit),
+        ]
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A client and what it is to be told: the total that bears the number of its operation, once a
+    /// commit has ended in order, or that it has failed.
+    struct Asker {
+        number: u64,
+        ticket: Ticket,
+        expected: Option<Outcome>,
+        woken: Arc<Woken>,
+        polled: bool,
+    }
+
+    impl Asker {
+        /// Whether it has its outcome.
+        fn poll(&mut self) -> bool {
+            let waker = Waker::from(Arc::clone(&self.woken));
+            let outcome = self.ticket.poll(&mut Context::from_waker(&waker));
+            self.polled = true;
+            match &self.expected {
+                Some(expected) => assert_eq!(outcome, Poll::Ready(expected.clone())),
+                None => assert!(outcome.is_pending()),
+            }
+            outcome.is_ready()
+        }
+    }
+
+    type Submitted = Rc<RefCell<VecDeque<Batch>>>;
+
+    /// Ends the commit under way, if there is one.
+    fn end_commit(counter: &Counter, submitted: &Submitted, works: bool, askers: &mut [Asker]) {
+        let Some(batch) = submitted.borrow_mut().pop_front() else { return };
+        assert!(submitted.borrow().is_empty(), "two commits under way");
+        let outcome = |operation: &Operation| match operation {
+            Operation::Add { by, .. } if works => (*by, Outcome::Total(*by)),
+            Operation::Add { by, .. } => (*by, Outcome::Unknown),
+            other => panic!("{other:?}"),
+        };
+        let (numbers, outcomes): (Vec<_>, Vec<_>) = batch.iter().map(outcome).unzip();
+        assert!(numbers.is_sorted(), "{numbers:?}");
+        counter.hear(outcomes.clone());
+        for asker in askers {
+            let place = numbers.iter().position(|number| *number == asker.number);
+            if let Some(place) = place {
+                assert!(asker.expected.is_none(), "committed twice");
+                asker.expected = Some(outcomes[place].clone());
+                assert_eq!(asker.woken.0.load(Ordering::Relaxed), asker.polled);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_operation_has_its_own_outcome(steps in prop::collection::vec(step(), 0..200)) {
+            let submitted = Submitted::default();
+            let to = Rc::clone(&submitted);
+            let counter = Counter::new(Box::new(move |batch| to.borrow_mut().push_back(batch)));
+            let mut askers: Vec<Asker> = Vec::new();
+            let mut number = 0;
+            for step in steps {
+                match step {
+                    Step::Begin => {
+                        number += 1;
+                        let ticket =
+                            counter.0.begin(Operation::Add { name: String::new(), by: number });
+                        let (expected, woken) = (None, Arc::default());
+                        askers.push(Asker { number, ticket, expected, woken, polled: false });
+                    }
+                    Step::Commit(works) => end_commit(&counter, &submitted, works, &mut askers),
+                    Step::Leave(_) | Step::Poll(_) if askers.is_empty() => {}
+                    Step::Leave(place) => drop(askers.swap_remove(place % askers.len())),
+                    Step::Poll(place) => {
+                        let place = place % askers.len();
+                        if askers[place].poll() {
+                            askers.swap_remove(place);
+                        }
+                    }
+                }
+            }
+            // All that were begun are committed, the abandoned too, and nothing is left behind.
+            while !submitted.borrow().is_empty() {
+                end_commit(&counter, &submitted, true, &mut askers);
+            }
+            assert!(askers.iter_mut().all(Asker::poll));
+            askers.clear();
+            let state = counter.0.state.borrow();
+            assert!(state.answers.is_empty() && state.gathered.is_empty());
+            assert!(state.gathered_keys.is_empty() && state.committing.is_none());
+        }
+    }
 
     #[track_caller]
     fn check_by(query: Option<&str>, expected: Option<u64>) {
