@@ -69,8 +69,6 @@ pub(super) struct CounterFile {
     pub(super) database: Database,
     device_and_inode: (u64, u64),
     shared: Arc<Shared>,
-    // Behind the database: with it the lock ends.
-    _file: File,
 }
 
 /// What redb's side of a file and ours both know.
@@ -103,6 +101,7 @@ impl CounterFile {
         path: &Path,
         create: bool,
     ) -> Result<Self, OpenError> {
+        let path = &link_target(path);
         disk.make_directories(directory_of(path))
             .map_err(|error| OpenError::Directory(directory_of(path).to_owned(), error))?;
         for _ in 0..ATTEMPTS_MAX {
@@ -157,8 +156,7 @@ impl CounterFile {
         }
         write_again(disk, &file, length).map_err(io_error)?;
         // Its maker may have been killed before this.
-        let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        disk.sync_directory(directory_of(&place)).map_err(io_error)?;
+        disk.sync_directory(directory_of(&link_target(path))).map_err(io_error)?;
         Self::with_database(disk, file, length).map_err(|error| open_error(path, error))
     }
 
@@ -169,7 +167,8 @@ impl CounterFile {
     fn create(disk: &Disk, path: &Path) -> Result<Option<Self>, OpenError> {
         let io_error = |error| OpenError::Io(path.to_owned(), error);
         let unfinished = unfinished_path(path);
-        let Some(file) = create_unfinished(disk, &unfinished).map_err(io_error)? else {
+        let of_unfinished = |error| OpenError::Io(unfinished.clone(), error);
+        let Some(file) = create_unfinished(disk, &unfinished).map_err(of_unfinished)? else {
             return Err(OpenError::InUse(path.to_owned()));
         };
         let complete = || {
@@ -200,7 +199,7 @@ impl CounterFile {
         let shared = Arc::new(Shared { length: length.into(), given_up: false.into() });
         let backend = Backend {
             disk: disk.clone(),
-            file: FileBackend::new(file.try_clone().map_err(StorageError::Io)?)?,
+            file: FileBackend::new(file)?,
             is_new: length == 0,
             shared: Arc::clone(&shared),
         };
@@ -209,7 +208,7 @@ impl CounterFile {
             .set_check_integrity_on_open(true)
             .create_with_backend(backend)?;
         let device_and_inode = (metadata.dev(), metadata.ino());
-        Ok(Self { database, device_and_inode, shared, _file: file })
+        Ok(Self { database, device_and_inode, shared })
     }
 
     /// What `path` leads to now.
@@ -262,17 +261,15 @@ fn create_unfinished(disk: &Disk, path: &Path) -> io::Result<Option<File>> {
 /// Removes an empty file, unless it is in use or not empty any more.
 fn remove_empty(disk: &Disk, path: &Path) -> Result<(), OpenError> {
     let io_error = |error| OpenError::Io(path.to_owned(), error);
-    // A link to it stays.
-    let place = fs::canonicalize(path).map_err(io_error)?;
-    let file = disk.open(&place).map_err(io_error)?;
+    let file = disk.open(path).map_err(io_error)?;
     // Nobody else removes it or puts another in its place while it is locked.
     if !disk.lock(&file).map_err(io_error)? {
         return Err(OpenError::InUse(path.to_owned()));
     }
-    let (opened, named) = (disk.metadata(&file), disk.metadata_of(&place));
+    let (opened, named) = (disk.metadata(&file), disk.metadata_of(path));
     let (opened, named) = (opened.map_err(io_error)?, named.map_err(io_error)?);
     if opened.len() == 0 && opened.ino() == named.ino() && opened.dev() == named.dev() {
-        disk.remove(&place).map_err(io_error)?;
+        disk.remove(path).map_err(io_error)?;
     }
     Ok(())
 }
@@ -302,6 +299,20 @@ fn directory_of(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
+}
+
+/// Where a file is that `path` leads to, by links or not, whether it is there or not.
+fn link_target(path: &Path) -> PathBuf {
+    // path_resolution(7)
+    const LINKS_MAX: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match fs::read_link(&path) {
+            Ok(target) => path = directory_of(&path).join(target),
+            Err(_) => break,
+        }
+    }
+    path
 }
 
 /// Where the file at `path` stands until it is complete.

@@ -143,6 +143,20 @@ fn an_empty_file_is_not_taken_for_a_counter() {
     assert_eq!(open(&kind, true).unwrap().commit(&[add("", 1)]), [Outcome::Total(8)]);
 }
 
+#[test]
+fn a_link_leads_to_where_the_file_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let [link, target] = ["link", "made/target"].map(|name| directory.path().join(name));
+    std::os::unix::fs::symlink("made/target", &link).unwrap();
+    let kind = Kind::Redb(link.clone());
+    assert_eq!(open(&kind, false).unwrap().commit(&[add("", 7)]), [Outcome::Total(7)]);
+    assert_eq!(open(&kind, false).unwrap().commit(&[add("", 1)]), [Outcome::Total(8)]);
+    std::fs::write(&target, "").unwrap();
+    assert!(matches!(open(&kind, false), Err(OpenError::Empty(_))));
+    assert_eq!(open(&kind, true).unwrap().commit(&[add("", 1)]), [Outcome::Total(1)]);
+    assert!(link.is_symlink() && target.is_file());
+}
+
 /// A store that has counted 7, and its file.
 fn counted(directory: &tempfile::TempDir) -> (Box<dyn Store>, PathBuf) {
     let path = directory.path().join("counter.redb");
