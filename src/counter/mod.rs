@@ -305,6 +305,7 @@ fn allow(methods: &'static str, status: StatusCode) -> Rendered {
 mod tests {
     use std::{
         collections::VecDeque,
+        net::Ipv4Addr,
         sync::{
             Arc,
             atomic::{AtomicBool, Ordering},
@@ -315,6 +316,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::hosts::HostList;
 
     /// What happens to the face.
     #[derive(Debug, Clone, Copy)]
@@ -400,7 +402,9 @@ mod tests {
         fn each_operation_has_its_own_outcome(steps in prop::collection::vec(step(), 0..200)) {
             let submitted = Submitted::default();
             let to = Rc::clone(&submitted);
-            let counter = Counter::new(Box::new(move |batch| to.borrow_mut().push_back(batch)));
+            let submit = Box::new(move |batch| to.borrow_mut().push_back(batch));
+            let counter =
+                Counter::new(submit, Hosts::new(Ipv4Addr::LOCALHOST.into(), HostList::default()));
             let mut askers: Vec<Asker> = Vec::new();
             let mut number = 0;
             for step in steps {
