@@ -53,6 +53,10 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// let in. With the tick at which this is looked at, a newcomer waits less than a second.
 const SHARE: Duration = Duration::from_millis(800);
 
+/// How long a client stays idle before it makes room, if nobody has waited for [`SHARE`]: one that has just come, or
+/// has just been answered, is about to send a request.
+const IDLE_SHARE: Duration = Duration::from_millis(100);
+
 /// The phases in which a client keeps others out that are not idle: it could be done with them.
 const BUSY_PHASES: [Phase; 4] = [Phase::Head, Phase::Body, Phase::Write, Phase::Linger];
 
@@ -175,21 +179,20 @@ impl Clients {
     }
 
     /// Closes one client to make room for another that waits since `since`: the one that has been idle
-    /// longest, else the one that has used most of its time for a head, a body, a write or the close, once it
-    /// has used its share of it or the newcomer has waited for that long. Those that wait for their answer
-    /// keep their seats.
+    /// longest, else the one that has used most of its time for a head, a body, a write or the close. Each has
+    /// a share of time before, [`IDLE_SHARE`] or [`SHARE`], unless the newcomer has waited for `SHARE`. Those
+    /// that wait for their answer keep their seats.
     pub fn evict(&self, since: Moment) {
         let now = clock::now();
         let mut table = self.table.borrow_mut();
-        let evicted = let_go(&mut table) || {
+        let patient = now.since(since) < SHARE;
+        let evicted = let_go(&mut table, now, patient) || {
             let busiest = BUSY_PHASES
                 .into_iter()
                 .filter_map(|phase| table.oldest(phase as u8, now))
                 .max_by(|(_, one, _), (_, other, _)| one.total_cmp(other));
             match busiest {
-                Some((key, _, waited)) if waited.max(now.since(since)) >= SHARE => {
-                    cut_off(&mut table, key)
-                }
+                Some((key, _, waited)) if !patient || waited >= SHARE => cut_off(&mut table, key),
                 _ => false,
             }
         };
@@ -269,21 +272,24 @@ impl Clients {
     }
 }
 
-/// Closes the client that has been idle longest; whether one was.
+/// Closes the client that has been idle longest, if it may be closed; whether it was.
 ///
 /// One whose request has begun to arrive is not idle, though nobody has read of it yet: it has the
 /// time for a head from now on.
-fn let_go(table: &mut Deadlines<Client, 6>) -> bool {
-    while let Some(key) = table.first(Phase::Idle as u8) {
+fn let_go(table: &mut Deadlines<Client, 6>, now: Moment, patient: bool) -> bool {
+    while let Some((key, _, idle)) = table.oldest(Phase::Idle as u8, now) {
         let Some(client) = table.get(key) else { return false };
         let socket = client.socket;
-        if !has_unread(socket) {
+        if has_unread(socket) {
+            table.wait(key, Phase::Head as u8, now);
+        } else if patient && idle < IDLE_SHARE {
+            return false;
+        } else {
             table.leave(key);
             // Only the receiving side: what arrives before this takes effect is still answered.
             cut(socket, Shutdown::Read);
             return true;
         }
-        table.wait(key, Phase::Head as u8, clock::now());
     }
     false
 }

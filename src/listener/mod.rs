@@ -87,6 +87,7 @@ pub async fn accept<V: Service>(
         drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(&service))));
     };
     let mut back_off = BACK_OFF.0;
+    let mut failing_since = None;
     let mut pace = Pace::default();
     while !clients.is_draining() {
         liveness.show(&mut shown);
@@ -94,7 +95,7 @@ pub async fn accept<V: Service>(
         let accepting = pin!(listener.cancelable_accept(liveness.handle()));
         match pace.keep(accepting).await {
             Ok((stream, _)) => {
-                back_off = BACK_OFF.0;
+                (back_off, failing_since) = (BACK_OFF.0, None);
                 close_on_exec(&stream);
                 let since = clock::now();
                 while !clients.has_room() && !clients.is_draining() {
@@ -116,7 +117,7 @@ pub async fn accept<V: Service>(
                 // accept(2) would fail again at once, for ever: make room, then wait.
                 _ => {
                     tracing::warn!(%error, "cannot accept; trying again in {back_off:?}");
-                    clients.evict(clock::now());
+                    clients.evict(*failing_since.get_or_insert_with(clock::now));
                     monoio::time::sleep(back_off).await;
                     back_off = (back_off * 2).min(BACK_OFF.1);
                 }
