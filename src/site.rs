@@ -8,20 +8,21 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
-    clock,
+    clock::{self, Moment},
     connection::{Form, Outbox, Service},
     http::{
         render::{self, Rendered},
         request::{Method, Request},
     },
-    observe::metrics::WorkerMetrics,
-    upstream::{Call, CallBytes, NotBegun, Upstream},
+    observe::metrics::{Failure, WorkerMetrics},
+    upstream::{Call, CallBytes, CallError, DialError, NotBegun, Upstream},
 };
 
 /// What counts as a visit that was registered.
@@ -63,6 +64,64 @@ pub struct Pages {
     pub sorry: Page,
 }
 
+/// What became of the visits of one counter since the site last told of it, while some failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failures {
+    /// The counter, by its URL.
+    pub counter: Arc<str>,
+    /// Visits that were not registered, and why the last was not.
+    pub failed: u64,
+    /// Why the last of them failed; one that was not tried says nothing new.
+    pub cause: Option<Failure>,
+    /// Whether the last visit was registered.
+    pub registered: bool,
+}
+
+/// Watches the visits of one route, and tells of those that fail: of the first at once, of others once in
+/// each [`TELL_INTERVAL`].
+struct Watch {
+    failures: Failures,
+    /// Whether there is something to tell, or the last that was told was a failure.
+    failing: bool,
+    tell_after: Moment,
+}
+
+/// How often a worker tells of failing visits.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Watch {
+    fn new(counter: Arc<str>) -> Self {
+        let failures = Failures { counter, failed: 0, cause: None, registered: true };
+        Self { failures, failing: false, tell_after: clock::now() }
+    }
+
+    fn failed(&mut self, cause: Failure) {
+        self.failing = true;
+        self.failures.failed += 1;
+        self.failures.registered = false;
+        if cause != Failure::NotTried {
+            self.failures.cause = Some(cause);
+        }
+    }
+
+    fn registered(&mut self) {
+        self.failures.registered = true;
+    }
+
+    /// What is to be told now.
+    fn take(&mut self, now: Moment) -> Option<Failures> {
+        if !self.failing || now < self.tell_after {
+            return None;
+        }
+        self.tell_after = now.after(TELL_INTERVAL);
+        // What is told last is that visits are registered again.
+        self.failing = !self.failures.registered;
+        let told = self.failures.clone();
+        self.failures.failed = 0;
+        (told.failed > 0 || told.registered).then_some(told)
+    }
+}
+
 /// What the site is told while it serves.
 #[derive(Debug)]
 pub enum Word {
@@ -82,6 +141,8 @@ pub struct Route {
     pub upstream: usize,
     /// The call that registers one, as it goes over the wire.
     pub call: Bytes,
+    /// The counter's URL, for a person.
+    pub counter: Arc<str>,
     /// What the visitor gets.
     pub pages: Pages,
 }
@@ -92,6 +153,8 @@ pub struct Site {
     routes: Vec<Served>,
     accept: Accept,
     metrics: Arc<WorkerMetrics>,
+    /// Told of visits that fail.
+    tell: Box<dyn Fn(Failures)>,
     not_found: RefCell<Current>,
     overloaded: RefCell<Current>,
     any_resource: RefCell<Current>,
@@ -103,6 +166,7 @@ struct Served {
     upstream: usize,
     call: CallBytes,
     answers: RefCell<Answers>,
+    watch: RefCell<Watch>,
 }
 
 /// What a route can say.
@@ -216,18 +280,33 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Whether the visit is registered, once that is known.
-    fn poll(&mut self, accept: Accept, context: &mut Context<'_>) -> Poll<bool> {
+    /// Whether the visit is registered or why not, once that is known.
+    fn poll(&mut self, accept: Accept, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let outcome = ready!(self.call.poll(context));
-        let registered = outcome.is_ok_and(|status| accept.is_met(status));
         assert!(!std::mem::replace(&mut self.ended, true), "a visit ends once");
         let metrics = self.call.metrics();
-        if registered {
-            metrics.welcomed.increment();
-        } else {
-            metrics.erred.increment();
-        }
-        Poll::Ready(registered)
+        Poll::Ready(match outcome {
+            Ok(status) if accept.is_met(status) => {
+                metrics.welcomed.increment();
+                Ok(())
+            }
+            outcome => {
+                let failure = outcome.map_or_else(failure, Failure::Status);
+                metrics.err(failure);
+                Err(failure)
+            }
+        })
+    }
+}
+
+fn failure(error: CallError) -> Failure {
+    match error {
+        CallError::NoConnection(DialError::Refused) => Failure::Refused,
+        CallError::NoConnection(DialError::TimedOut) => Failure::ConnectTimedOut,
+        CallError::NoConnection(DialError::NoAddress) => Failure::NoAddress,
+        CallError::NoConnection(DialError::Other) => Failure::NoConnection,
+        CallError::TimedOut => Failure::TimedOut,
+        CallError::Broken => Failure::Broken,
     }
 }
 
@@ -247,6 +326,7 @@ impl Site {
         routes: Vec<Route>,
         accept: Accept,
         metrics: Arc<WorkerMetrics>,
+        tell: Box<dyn Fn(Failures)>,
     ) -> Self {
         assert!(u16::try_from(routes.len()).is_ok(), "more routes than the configuration allows");
         let routes = routes.into_iter().map(|route| Served {
@@ -255,6 +335,7 @@ impl Site {
             methods: route.methods,
             upstream: route.upstream,
             call: Rc::new(route.call),
+            watch: RefCell::new(Watch::new(route.counter)),
         });
         let mut overloaded_fields = render::text_fields();
         overloaded_fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
@@ -264,6 +345,7 @@ impl Site {
             routes: routes.collect(),
             accept,
             metrics,
+            tell,
             not_found: RefCell::new(Current::text(
                 StatusCode::NOT_FOUND,
                 "there is no such page\n",
@@ -279,6 +361,25 @@ impl Site {
 
     fn route(&self, route: u16) -> &Served {
         &self.routes[usize::from(route)]
+    }
+
+    /// Notes how a visit ended.
+    fn watch(&self, route: u16, outcome: Result<(), Failure>) {
+        let mut watch = self.route(route).watch.borrow_mut();
+        match outcome {
+            Ok(()) if !watch.failing => {}
+            Ok(()) => watch.registered(),
+            Err(failure) => {
+                watch.failed(failure);
+                self.tell(&mut watch, clock::now());
+            }
+        }
+    }
+
+    fn tell(&self, watch: &mut Watch, now: Moment) {
+        if let Some(failures) = watch.take(now) {
+            (self.tell)(failures);
+        }
     }
 
     fn answers(&self, route: u16) -> std::cell::RefMut<'_, Answers> {
@@ -320,7 +421,8 @@ impl Service for Site {
                     Visit::Overloaded
                 }
                 Err(NotBegun::Failing) => {
-                    self.metrics.erred.increment();
+                    self.metrics.err(Failure::NotTried);
+                    self.watch(route, Err(Failure::NotTried));
                     Visit::Failing { route }
                 }
             };
@@ -338,9 +440,10 @@ impl Service for Site {
         match visit {
             Visit::Admitted { .. } => unreachable!("a visit is started before it is polled"),
             Visit::Underway(registration) => {
-                let registered = ready!(registration.poll(self.accept, context));
+                let outcome = ready!(registration.poll(self.accept, context));
+                self.watch(registration.route, outcome);
                 let mut answers = self.answers(registration.route);
-                push(if registered { &mut answers.welcome } else { &mut answers.sorry });
+                push(if outcome.is_ok() { &mut answers.welcome } else { &mut answers.sorry });
             }
             Visit::Failing { route } => push(&mut self.answers(*route).sorry),
             Visit::Overloaded => push(&mut self.overloaded.borrow_mut()),
@@ -364,6 +467,8 @@ impl Service for Site {
     }
 
     fn expire(&self) {
+        let now = clock::now();
+        self.routes.iter().for_each(|route| self.tell(&mut route.watch.borrow_mut(), now));
         self.upstreams.iter().for_each(|upstream| upstream.expire());
     }
 }

@@ -205,8 +205,12 @@ fn a_counter_that_fails_is_left_alone_until_it_is_back() {
     for _ in 0..VISITS {
         assert_eq!(client.get("/").body, SORRY);
     }
-    server.wait_for_line("visits fail at once");
+    let line = server.wait_for_line("visits are not registered");
+    assert!(line.contains(&stub.url()) && line.contains("the connection broke"), "{line}");
     assert_eq!(admin.metric(failing), 1);
+    let broken = admin.metric("tallyring_visits_erred_total{cause=\"broken\"");
+    let not_tried = admin.metric("tallyring_visits_erred_total{cause=\"not_tried\"");
+    assert_eq!(broken + not_tried, VISITS as u64);
     // A run of failures, and a probe now and then; far from one for each visit.
     let called = calls.load(Ordering::SeqCst);
     assert!((10..VISITS / 2).contains(&called), "{called} calls for {VISITS} visits");
@@ -214,7 +218,7 @@ fn a_counter_that_fails_is_left_alone_until_it_is_back() {
     while client.get("/").body == SORRY {
         thread::yield_now();
     }
-    server.wait_for_line("the counter is back");
+    server.wait_for_line("visits are registered again");
     assert_eq!(admin.metric(failing), 0);
     assert_eq!(client.get("/").body, WELCOME);
 }

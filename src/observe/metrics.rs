@@ -34,6 +34,73 @@ impl Count {
     }
 }
 
+/// Why a visit was not registered, as far as its counter goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Nobody listens at the counter's address.
+    Refused,
+    /// No connection stood in time.
+    ConnectTimedOut,
+    /// The counter's name has no address.
+    NoAddress,
+    /// No connection could be opened, for another reason.
+    NoConnection,
+    /// The call took too long.
+    TimedOut,
+    /// The connection ended before the answer, or what came was no HTTP response.
+    Broken,
+    /// The answer had this status, which does not say that the visit was counted.
+    Status(u16),
+    /// It was not tried: the calls before it have all failed.
+    NotTried,
+}
+
+impl Failure {
+    /// The labels of the metric, in the order of [`place`](Self::place).
+    const LABELS: [&str; 10] = [
+        "refused",
+        "connect_timeout",
+        "no_address",
+        "no_connection",
+        "timeout",
+        "broken",
+        "status_4xx",
+        "status_5xx",
+        "status_other",
+        "not_tried",
+    ];
+
+    const fn place(self) -> usize {
+        match self {
+            Self::Refused => 0,
+            Self::ConnectTimedOut => 1,
+            Self::NoAddress => 2,
+            Self::NoConnection => 3,
+            Self::TimedOut => 4,
+            Self::Broken => 5,
+            Self::Status(400..=499) => 6,
+            Self::Status(500..=599) => 7,
+            Self::Status(_) => 8,
+            Self::NotTried => 9,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused => f.write_str("connection refused"),
+            Self::ConnectTimedOut => f.write_str("connecting timed out"),
+            Self::NoAddress => f.write_str("its name has no address"),
+            Self::NoConnection => f.write_str("no connection could be opened"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Broken => f.write_str("the connection broke, or the answer was no HTTP response"),
+            Self::Status(status) => write!(f, "answer {status}"),
+            Self::NotTried => f.write_str("not tried, after many failures"),
+        }
+    }
+}
+
 /// What one worker counts. Aligned so that no two workers write to one cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -44,6 +111,8 @@ pub struct WorkerMetrics {
     pub welcomed: Count,
     /// Visits answered with the sorry page.
     pub erred: Count,
+    /// Of those that erred, how many for each cause.
+    failures: [Count; Failure::LABELS.len()],
     /// Visits refused for overload.
     pub refused: Count,
     /// Visits whose client left before their outcome was known. Their calls may have been counted.
@@ -67,6 +136,12 @@ pub struct WorkerMetrics {
 }
 
 impl WorkerMetrics {
+    /// A visit has erred.
+    pub fn err(&self, failure: Failure) {
+        self.erred.increment();
+        self.failures[failure.place()].increment();
+    }
+
     /// Visits that were started and are in no book yet.
     pub fn in_flight(&self) -> u64 {
         // The books first: what ends meanwhile must not be missing from those that were started.
@@ -138,6 +213,11 @@ impl Collector for Workers {
                 ]
             },
         )?;
+        let help = "Visits that have erred, by cause";
+        self.family(&mut encoder, "visits_erred", help, Kind::Counter, &|w| {
+            let rows = Failure::LABELS.iter().zip(&w.failures);
+            rows.map(|(label, count)| ([("cause", *label)], count.read())).collect()
+        })?;
         let help = "Visits that were started and have not ended";
         self.family(&mut encoder, "visits_in_flight", help, Kind::Gauge, &|w| {
             vec![([("peer", "client")], w.in_flight())]

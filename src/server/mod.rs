@@ -2,6 +2,7 @@
 
 mod counter;
 mod manager;
+mod outages;
 mod run;
 mod site;
 

@@ -1,6 +1,7 @@
 //! What a running server hears of, and how it waits for it: signals, reports of its workers.
 
 use std::{
+    cell::RefCell,
     io,
     sync::{
         Arc,
@@ -15,9 +16,13 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use super::manager::{self, Watchdog};
+use super::{
+    manager::{self, Watchdog},
+    outages::Outages,
+};
 use crate::{
     driver::Driver,
+    site::Failures,
     task,
     worker::{Report, WorkerError},
 };
@@ -30,6 +35,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 enum Event {
     Signal(i32),
     Report(Group, Report),
+    /// Visits are not registered, or are again.
+    Failures(Failures),
 }
 
 /// Whose report it is.
@@ -46,13 +53,14 @@ pub(super) struct Run {
     events: mpsc::Receiver<Event>,
     /// Whether all workers serve and none drains.
     pub(super) ready: Arc<AtomicBool>,
+    outages: RefCell<Outages>,
 }
 
 impl Run {
     /// Begins to listen: signals are heard from now on.
     pub(super) fn start() -> io::Result<Self> {
         let (sender, events) = mpsc::channel();
-        let run = Self { sender, events, ready: Arc::default() };
+        let run = Self { sender, events, ready: Arc::default(), outages: RefCell::default() };
         run.catch_signals()?;
         Ok(run)
     }
@@ -77,6 +85,15 @@ impl Run {
         move |report| {
             // Fails only when the process is at its end.
             let _ = events.send(Event::Report(group, report));
+        }
+    }
+
+    /// Where the site's workers tell of visits that fail.
+    pub(super) fn failure_reporter(&self) -> impl Fn(Failures) + Send + 'static {
+        let events = self.sender.clone();
+        move |failures| {
+            // Fails only when the process is at its end.
+            let _ = events.send(Event::Failures(failures));
         }
     }
 
@@ -109,18 +126,24 @@ impl Run {
     pub(super) fn wait_for_end(&self, workers: usize, ask: impl Fn(), reload: impl Fn()) -> i32 {
         let mut watchdog = Watchdog::new(workers);
         loop {
-            let event = match watchdog.wait() {
+            let outage = self.outages.borrow().wait();
+            let wait = watchdog.wait().into_iter().chain(outage).min();
+            let event = match wait {
                 Some(wait) => self.events.recv_timeout(wait),
                 None => self.events.recv().map_err(RecvTimeoutError::from),
             };
             match event {
+                Ok(Event::Failures(failures)) => self.outages.borrow_mut().note(failures),
                 Ok(Event::Signal(SIGHUP)) => manager::reloading(&reload),
                 Ok(Event::Signal(signal)) => return signal,
                 Ok(Event::Report(_, Report::Alive)) => watchdog.answered(),
                 Ok(Event::Report(..)) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    watchdog.asked();
-                    ask();
+                    self.outages.borrow_mut().look();
+                    if watchdog.wait().is_some_and(|wait| wait.is_zero()) {
+                        watchdog.asked();
+                        ask();
+                    }
                 }
                 Err(RecvTimeoutError::Disconnected) => unreachable!("this end holds a sender"),
             }

@@ -16,7 +16,7 @@ use crate::{
     listener::{self, Listener, inherited},
     mailbox,
     observe::metrics::WorkerMetrics,
-    site::{Accept, Route, Site, Word},
+    site::{Accept, Failures, Route, Site, Word},
     upstream::{
         Host, Target, Upstream, UpstreamLimits,
         resolve::{self, Refresher},
@@ -96,6 +96,8 @@ impl SiteWorkers {
                 refreshers: refreshers.clone(),
                 routes: config.routes.clone(),
                 calls: targets.iter().map(Target::request).collect(),
+                urls: targets.iter().map(|target| target.to_string().into()).collect(),
+                tell: Box::new(run.failure_reporter()),
                 places: counters.places.clone(),
                 limits: config.limits.upstream.clone(),
                 accept: config.accept,
@@ -264,6 +266,8 @@ struct SiteParts {
     refreshers: Vec<Refresher>,
     routes: Vec<RouteConfig>,
     calls: Vec<Bytes>,
+    urls: Vec<Arc<str>>,
+    tell: Box<dyn Fn(Failures) + Send>,
     places: Vec<usize>,
     limits: UpstreamLimits,
     accept: Accept,
@@ -277,15 +281,17 @@ impl SiteParts {
                 let refresh = Box::new(move || refresher.refresh());
                 Upstream::new(self.limits.clone(), addresses, Arc::clone(&self.metrics), refresh)
             });
-        let routes = self.routes.into_iter().zip(self.calls).zip(self.places);
-        let routes = routes.map(|((route, call), upstream)| Route {
+        let calls = self.calls.into_iter().zip(self.urls);
+        let routes = self.routes.into_iter().zip(calls).zip(self.places);
+        let routes = routes.map(|((route, (call, counter)), upstream)| Route {
             path: route.path,
             methods: route.methods,
             upstream,
             call,
+            counter,
             pages: route.pages,
         });
         let upstreams: Vec<Rc<Upstream>> = upstreams.collect();
-        Site::new(upstreams, routes.collect(), self.accept, self.metrics)
+        Site::new(upstreams, routes.collect(), self.accept, self.metrics, self.tell)
     }
 }

@@ -21,7 +21,7 @@ use monoio::{
 };
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::{CallBytes, CallError, Opening, Upstream, dial::dial};
+use super::{CallBytes, CallError, DialError, Opening, Upstream, dial::dial};
 use crate::{
     clock::Moment,
     deadlines::Key,
@@ -111,6 +111,7 @@ pub(super) async fn run(mut opening: Opening) {
         }
         Err(error) => {
             tracing::debug!(%error, "cannot connect to the counter");
+            opening.error = DialError::from(&error);
         }
     }
 }
@@ -207,7 +208,7 @@ fn unsent(upstream: &Upstream, link: &Link, key: Key) {
     if link.proven.get() {
         upstream.put_back(key);
     } else {
-        upstream.end(key, Err(CallError::NoConnection));
+        upstream.end(key, Err(CallError::NoConnection(DialError::Other)));
     }
 }
 

@@ -14,6 +14,7 @@ pub mod resolve;
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    io,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -65,15 +66,39 @@ pub type CallBytes = Rc<Bytes>;
 /// Why a call failed. The visit may or may not have been counted, except where it says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// No connection could be opened; the visit was not counted.
-    #[error("no connection to the counter")]
-    NoConnection,
+    /// No connection could be opened, for this reason; the visit was not counted.
+    #[error("no connection to the counter: {0:?}")]
+    NoConnection(DialError),
     /// The time was up.
     #[error("the counter took too long")]
     TimedOut,
     /// The connection ended, or what came was no response.
     #[error("the counter's connection failed")]
     Broken,
+}
+
+/// Why no connection could be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DialError {
+    /// Nobody listens there.
+    Refused,
+    /// It took too long.
+    TimedOut,
+    /// The name has no address.
+    NoAddress,
+    /// Another reason, or it was of no use from the beginning.
+    Other,
+}
+
+impl From<&io::Error> for DialError {
+    fn from(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            io::ErrorKind::NotFound => Self::NoAddress,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Why a call was not begun.
@@ -215,7 +240,8 @@ impl Upstream {
             state.dialing += 1;
             drop(state);
             self.metrics.counter_connections.increment();
-            let opening = Opening { upstream: Rc::clone(self), done: false };
+            let opening =
+                Opening { upstream: Rc::clone(self), done: false, error: DialError::Other };
             drop(task::spawn("counter connection", &self.metrics, link::run(opening)));
         }
     }
@@ -274,7 +300,7 @@ impl State {
 
     /// No connection could be opened: the call that has waited longest fails, unless connections are
     /// being opened for all that wait, or one stands that will be free in time.
-    fn not_dialed(&mut self) {
+    fn not_dialed(&mut self, error: DialError) {
         self.dialing -= 1;
         self.forget_ended();
         // This one is still counted as open.
@@ -285,7 +311,7 @@ impl State {
         if self.waiting.len() > self.dialing
             && let Some(key) = self.waiting.pop_front()
         {
-            self.end(key, Err(CallError::NoConnection));
+            self.end(key, Err(CallError::NoConnection(error)));
         }
     }
 
@@ -298,18 +324,10 @@ impl State {
             Ok(_) => self.breaker.succeeded(),
             Err(_) => self.breaker.failed(clock::now()),
         };
-        match (change, outcome) {
-            (Some(Change::Opened), Err(error)) => {
-                self.metrics.counters_failing.increment();
-                tracing::warn!(
-                    "{error}, many times in a row: visits fail at once until it is back"
-                );
-            }
-            (Some(Change::Closed), _) => {
-                self.metrics.counters_failing.decrement();
-                tracing::info!("the counter is back");
-            }
-            _ => {}
+        match change {
+            Some(Change::Opened) => self.metrics.counters_failing.increment(),
+            Some(Change::Closed) => self.metrics.counters_failing.decrement(),
+            None => {}
         }
     }
 
@@ -345,6 +363,8 @@ impl State {
 struct Opening {
     upstream: Rc<Upstream>,
     done: bool,
+    /// Why it could not be opened, once that is known.
+    error: DialError,
 }
 
 impl Opening {
@@ -362,7 +382,7 @@ impl Drop for Opening {
         self.upstream.metrics.counter_connections.decrement();
         if !self.done {
             (self.upstream.refresh)();
-            self.upstream.state.borrow_mut().not_dialed();
+            self.upstream.state.borrow_mut().not_dialed(self.error);
         }
         self.upstream.state.borrow_mut().open -= 1;
         self.upstream.dial_for_waiting();

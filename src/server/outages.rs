@@ -1,0 +1,202 @@
+//! What an operator hears of visits that are not registered: the first at once, then a line a minute, and one
+//! when it is over. For all workers together; each counter by itself.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::site::Failures;
+
+/// How far apart two lines of one outage are at least.
+const LINE_INTERVAL: Duration = Duration::from_secs(60);
+/// An outage is over when visits are registered and none has failed for this long.
+const QUIET: Duration = Duration::from_secs(10);
+/// How often outages are looked at while there are some.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The counters whose visits fail.
+#[derive(Debug, Default)]
+pub(super) struct Outages(BTreeMap<Arc<str>, Outage>);
+
+#[derive(Debug)]
+struct Outage {
+    began: Instant,
+    last_failure: Instant,
+    last_line: Instant,
+    cause: String,
+    /// Visits that failed since the last line, and in all.
+    unreported: u64,
+    failed: u64,
+    /// Whether a visit was registered after the last that failed.
+    registered: bool,
+}
+
+/// A line for the operator.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Fails(String),
+    Over(String),
+}
+
+impl Outages {
+    /// Takes what a worker tells.
+    pub(super) fn note(&mut self, failures: Failures) {
+        if let Some(line) = self.line_for(failures, Instant::now()) {
+            line.write();
+        }
+    }
+
+    /// Looks whether an outage is over.
+    pub(super) fn look(&mut self) {
+        self.lines_at(Instant::now()).iter().for_each(Line::write);
+    }
+
+    /// How long until the next look; `None` when there is nothing to look at.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        (!self.0.is_empty()).then_some(LOOK_INTERVAL)
+    }
+
+    fn line_for(&mut self, failures: Failures, now: Instant) -> Option<Line> {
+        let Failures { counter, failed, cause, registered } = failures;
+        let cause = cause.map(|cause| cause.to_string());
+        if failed == 0 {
+            if let Some(outage) = self.0.get_mut(&counter) {
+                outage.registered |= registered;
+            }
+            return None;
+        }
+        let Some(outage) = self.0.get_mut(&counter) else {
+            let cause = cause.unwrap_or_default();
+            let line =
+                format!("visits are not registered: POST {counter}: {cause} ({})", count(failed));
+            let outage = Outage {
+                began: now,
+                last_failure: now,
+                last_line: now,
+                cause,
+                unreported: 0,
+                failed,
+                registered,
+            };
+            self.0.insert(counter, outage);
+            return Some(Line::Fails(line));
+        };
+        outage.failed += failed;
+        outage.unreported += failed;
+        outage.last_failure = now;
+        outage.registered = registered;
+        if let Some(cause) = cause {
+            outage.cause = cause;
+        }
+        if now.duration_since(outage.last_line) < LINE_INTERVAL {
+            return None;
+        }
+        outage.last_line = now;
+        Some(Line::Fails(format!(
+            "visits are still not registered: POST {counter}: {} ({} since the last line, {} in all)",
+            outage.cause,
+            count(std::mem::take(&mut outage.unreported)),
+            outage.failed
+        )))
+    }
+
+    fn lines_at(&mut self, now: Instant) -> Vec<Line> {
+        let over =
+            |outage: &Outage| outage.registered && now.duration_since(outage.last_failure) >= QUIET;
+        let mut lines = Vec::new();
+        self.0.retain(|counter, outage| {
+            if over(outage) {
+                let took = outage.last_failure.duration_since(outage.began).as_secs();
+                lines.push(Line::Over(format!(
+                    "visits are registered again: POST {counter} ({} failed within {took} s)",
+                    count(outage.failed)
+                )));
+            }
+            !over(outage)
+        });
+        lines
+    }
+}
+
+impl Line {
+    fn write(&self) {
+        match self {
+            Self::Fails(line) => tracing::warn!("{line}"),
+            Self::Over(line) => tracing::info!("{line}"),
+        }
+    }
+}
+
+/// A number of visits, in words.
+fn count(visits: u64) -> impl fmt::Display {
+    let noun = if visits == 1 { "visit" } else { "visits" };
+    format!("{visits} {noun}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::metrics::Failure;
+
+    const URL: &str = "http://counter/";
+
+    fn failures(failed: u64, cause: Option<Failure>, registered: bool) -> Failures {
+        Failures { counter: URL.into(), failed, cause, registered }
+    }
+
+    fn fails(text: &str) -> Option<Line> {
+        Some(Line::Fails(text.to_owned()))
+    }
+
+    #[test]
+    fn an_outage_is_told_at_once_then_each_minute_and_when_it_is_over() {
+        let mut outages = Outages::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let not_found = Some(Failure::Status(404));
+        assert_eq!(outages.wait(), None);
+        assert_eq!(
+            outages.line_for(failures(1, not_found, false), at(0)),
+            fails("visits are not registered: POST http://counter/: answer 404 (1 visit)")
+        );
+        assert!(outages.wait().is_some());
+        // Other workers, and all that follow.
+        for second in 0..60 {
+            let cause = Some(Failure::Refused);
+            assert_eq!(outages.line_for(failures(10, cause, false), at(second)), None);
+            assert_eq!(outages.lines_at(at(second)), []);
+        }
+        // Those that are not tried say nothing of the cause.
+        assert_eq!(
+            outages.line_for(failures(5, None, true), at(60)),
+            fails(
+                "visits are still not registered: POST http://counter/: connection refused \
+                 (605 visits since the last line, 606 in all)"
+            )
+        );
+        assert_eq!(outages.lines_at(at(69)), []);
+        assert_eq!(
+            outages.lines_at(at(70)),
+            [Line::Over(String::from(
+                "visits are registered again: POST http://counter/ (606 visits failed within 60 s)"
+            ))]
+        );
+        assert_eq!((outages.lines_at(at(71)), outages.wait()), (vec![], None));
+    }
+
+    #[test]
+    fn a_counter_that_nobody_asks_any_more_is_not_said_to_be_well() {
+        let mut outages = Outages::default();
+        let start = Instant::now();
+        let later = start + Duration::from_secs(3600);
+        assert!(outages.line_for(failures(1, Some(Failure::TimedOut), false), start).is_some());
+        assert_eq!(outages.lines_at(later), []);
+        // What is told of a counter without an outage is no news.
+        assert_eq!(outages.line_for(failures(0, None, true), later), None);
+        assert_eq!(outages.lines_at(later).len(), 1);
+        assert_eq!(outages.line_for(failures(0, None, true), later), None);
+    }
+}
