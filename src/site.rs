@@ -46,6 +46,15 @@ impl Accept {
     }
 }
 
+/// What holds for all routes.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// What counts as a visit that was registered.
+    pub accept: Accept,
+    /// The status of a sorry page.
+    pub sorry_status: StatusCode,
+}
+
 /// Content and its type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
@@ -151,7 +160,7 @@ pub struct Route {
 pub struct Site {
     upstreams: Vec<Rc<Upstream>>,
     routes: Vec<Served>,
-    accept: Accept,
+    rules: Rules,
     metrics: Arc<WorkerMetrics>,
     /// Told of visits that fail.
     tell: Box<dyn Fn(Failures)>,
@@ -197,13 +206,13 @@ impl Current {
         Self::new(status, render::text_fields(), Bytes::from_static(text.as_bytes()))
     }
 
-    fn page(page: &Page) -> Self {
+    fn page(status: StatusCode, page: &Page) -> Self {
         // A visit that a cache answers is a visit that nobody counts.
         let fields = vec![
             (header::CONTENT_TYPE, page.content_type.clone()),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ];
-        Self::new(StatusCode::OK, fields, page.body.clone())
+        Self::new(status, fields, page.body.clone())
     }
 
     fn rendered(&mut self) -> &Rendered {
@@ -218,7 +227,7 @@ impl Current {
 }
 
 impl Answers {
-    fn new(methods: &[Method], pages: &Pages) -> Self {
+    fn new(methods: &[Method], pages: &Pages, sorry_status: StatusCode) -> Self {
         let mut allow: Vec<_> = methods.iter().map(|method| method.as_str()).collect();
         allow.push(Method::Options.as_str());
         let allow = HeaderValue::from_str(&allow.join(", "));
@@ -227,8 +236,8 @@ impl Answers {
         let mut not_allowed_fields = render::text_fields();
         not_allowed_fields.push(allow.clone());
         Self {
-            welcome: Current::page(&pages.welcome),
-            sorry: Current::page(&pages.sorry),
+            welcome: Current::page(StatusCode::OK, &pages.welcome),
+            sorry: Current::page(sorry_status, &pages.sorry),
             not_allowed: Current::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 not_allowed_fields,
@@ -324,13 +333,13 @@ impl Site {
     pub fn new(
         upstreams: Vec<Rc<Upstream>>,
         routes: Vec<Route>,
-        accept: Accept,
+        rules: Rules,
         metrics: Arc<WorkerMetrics>,
         tell: Box<dyn Fn(Failures)>,
     ) -> Self {
         assert!(u16::try_from(routes.len()).is_ok(), "more routes than the configuration allows");
         let routes = routes.into_iter().map(|route| Served {
-            answers: RefCell::new(Answers::new(&route.methods, &route.pages)),
+            answers: RefCell::new(Answers::new(&route.methods, &route.pages, rules.sorry_status)),
             path: route.path,
             methods: route.methods,
             upstream: route.upstream,
@@ -343,7 +352,7 @@ impl Site {
         Self {
             upstreams,
             routes: routes.collect(),
-            accept,
+            rules,
             metrics,
             tell,
             not_found: RefCell::new(Current::text(
@@ -440,7 +449,7 @@ impl Service for Site {
         match visit {
             Visit::Admitted { .. } => unreachable!("a visit is started before it is polled"),
             Visit::Underway(registration) => {
-                let outcome = ready!(registration.poll(self.accept, context));
+                let outcome = ready!(registration.poll(self.rules.accept, context));
                 self.watch(registration.route, outcome);
                 let mut answers = self.answers(registration.route);
                 push(if outcome.is_ok() { &mut answers.welcome } else { &mut answers.sorry });
@@ -459,7 +468,8 @@ impl Service for Site {
         match word {
             Word::Pages(pages) => {
                 for (route, pages) in self.routes.iter().zip(pages.iter()) {
-                    *route.answers.borrow_mut() = Answers::new(&route.methods, pages);
+                    *route.answers.borrow_mut() =
+                        Answers::new(&route.methods, pages, self.rules.sorry_status);
                 }
             }
             Word::Addresses(place, addresses) => self.upstreams[place].set_addresses(addresses),

@@ -247,3 +247,54 @@ fn a_visit_that_its_visitor_left_keeps_no_connection_for_ever() {
     while client.get("/").body == SORRY {}
     assert_eq!(client.get("/").body, WELCOME);
 }
+
+/// The line and the metric that tell why visits to the counter at `url` fail, and the status of their page.
+#[track_caller]
+fn check_cause(url: &str, words: &str, label: &str) {
+    let flags = ["--workers", "1", "--admin", "127.0.0.1:0", "--sorry-status", "503"];
+    let server = serve(&[&flags[..], &["--counter", url]].concat());
+    for _ in 0..3 {
+        let answer = server.get("/");
+        assert_eq!((answer.status, answer.body.as_str()), (503, SORRY), "{url}");
+    }
+    let line = server.wait_for_line("visits are not registered");
+    assert!(line.contains(words) && line.contains("(1 visit)"), "{line}");
+    let row = format!("tallyring_visits_erred_total{{cause=\"{label}\"");
+    assert_eq!(server.admin().metric(&row), 3, "{url}");
+}
+
+#[test]
+fn it_is_told_at_once_why_visits_fail() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{nobody}/counter");
+    check_cause(&url, &format!("POST {url}: connection refused"), "refused");
+    let not_found = Stub::answering("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    check_cause(&not_found.url(), "answer 404", "status_4xx");
+    let failing = Stub::answering("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n");
+    check_cause(&failing.url(), "answer 500", "status_5xx");
+    let lying = Stub::answering("220 mail.example ESMTP\r\n");
+    check_cause(&lying.url(), "no HTTP response", "broken");
+    check_cause("http://no-such-name.invalid/", "no address", "no_address");
+}
+
+#[test]
+fn readiness_may_need_the_counter() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{nobody}/counter");
+    for (needs, ready) in [(false, "ready\n"), (true, "not ready: visits are not registered\n")] {
+        let mut flags = vec!["--workers", "1", "--admin", "127.0.0.1:0", "--counter", &url];
+        if needs {
+            flags.push("--ready-needs-counter");
+        }
+        let server = serve(&flags);
+        assert_eq!(server.admin().get("/readyz").body, "ready\n");
+        assert_eq!(server.visit(), SORRY);
+        server.wait_for_line("visits are not registered");
+        // The line is written by the thread that judges next.
+        let mut admin = server.admin();
+        while needs && admin.get("/readyz").status == 200 {
+            thread::yield_now();
+        }
+        assert_eq!(admin.get("/readyz").body, ready);
+    }
+}

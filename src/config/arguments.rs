@@ -98,6 +98,11 @@ pub struct ServeArguments {
     /// File to serve in place of "Error registering your visit"
     #[arg(long, env = "TALLYRING_SORRY", value_name = "FILE")]
     pub sorry: Option<PathBuf>,
+    /// Status of the page that a visitor gets whose visit was not registered; 503, for example, for checks
+    /// that look at the status only
+    #[arg(long, env = "TALLYRING_SORRY_STATUS", value_name = "CODE", default_value = "200",
+          value_parser = clap::value_parser!(u16).range(200..=599))]
+    pub sorry_status: u16,
     /// Answers of the counter that make a visit registered: those with a 2xx status, or any
     #[arg(long, env = "TALLYRING_ACCEPT", value_name = "ANSWERS", default_value = "2xx")]
     pub accept: Accept,
@@ -123,6 +128,9 @@ pub struct ServeArguments {
     /// site,metrics.internal
     #[arg(long, env = "TALLYRING_ADMIN_HOSTS", value_name = "LIST")]
     pub admin_hosts: Option<HostList>,
+    /// Tell who asks /readyz that the server is not ready while visits are not registered
+    #[arg(long, env = "TALLYRING_READY_NEEDS_COUNTER", value_parser = yes_or_no)]
+    pub ready_needs_counter: bool,
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: log::Format,

@@ -16,6 +16,8 @@ mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use http::StatusCode;
+
 pub use self::{
     arguments::Arguments,
     health::settle_health,
@@ -50,6 +52,8 @@ pub struct Config {
     pub driver: driver::Choice,
     /// What is served.
     pub routes: Vec<RouteConfig>,
+    /// The status of a sorry page.
+    pub sorry_status: StatusCode,
     /// What counts as registered.
     pub accept: Accept,
     /// Where the bundled counter keeps its totals; `None` when no route uses it.
@@ -60,6 +64,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// The hosts that it answers to beside those that every such listener does.
     pub admin_hosts: HostList,
+    /// Whether a server is not ready while visits are not registered.
+    pub ready_needs_counter: bool,
     /// The form of log lines.
     pub log_format: log::Format,
     /// All maxima and deadlines.

@@ -4,6 +4,7 @@
 use std::{env, io, net::SocketAddr, path::PathBuf};
 
 use clap::ArgMatches;
+use http::StatusCode;
 
 use super::{
     Config, CounterConfig, PageFiles,
@@ -92,6 +93,8 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     let driver = pick.shown("driver", arguments.driver, file.driver);
     let welcome = pick.option("welcome", arguments.welcome, file.welcome.take(), or_text(WELCOME));
     let sorry = pick.option("sorry", arguments.sorry, file.sorry.take(), or_text(SORRY));
+    let sorry_status = pick.shown("sorry-status", arguments.sorry_status, file.sorry_status);
+    let sorry_status = settle_status(sorry_status)?;
     let accept = pick.value("accept", arguments.accept, file.accept, |accept| match accept {
         crate::site::Accept::Success => String::from("2xx"),
         crate::site::Accept::Any => String::from("any"),
@@ -108,6 +111,8 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         file.admin_hosts.take().map(|Text(hosts)| hosts),
         |hosts| hosts.as_ref().map_or_else(|| String::from("none"), HostList::to_string),
     );
+    let ready_needs_counter =
+        pick.shown("ready-needs-counter", arguments.ready_needs_counter, file.ready_needs_counter);
     let log_format = pick.shown("log-format", arguments.log_format, file.log_format);
     // Where sockets are handed down, nobody listens on `listen`.
     if !inherited::are_expected() {
@@ -138,11 +143,13 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         cores,
         driver,
         routes,
+        sorry_status,
         accept,
         bundled,
         create,
         admin,
         admin_hosts: admin_hosts.unwrap_or_default(),
+        ready_needs_counter,
         log_format,
         limits,
     };
@@ -180,6 +187,19 @@ pub fn settle_counter(
 
 /// The core of each worker. `workers` and `cores`, each as given by a flag or variable and by the file,
 /// are two forms of one setting: that from the place that wins counts, and the other says nothing.
+/// A status that ends a request: 204 and 304 have no content, and 1xx are none.
+fn settle_status(code: u16) -> Result<StatusCode, ConfigError> {
+    match (code, StatusCode::from_u16(code)) {
+        (200..=599, Ok(status)) if !matches!(code, 204 | 205 | 304) => Ok(status),
+        _ => Err(invalid(
+            "sorry-status",
+            format!(
+                "{code} is no status of an answer with a page; it takes 200 to 599, but 204, 205 and 304"
+            ),
+        )),
+    }
+}
+
 fn settle_cores(
     pick: &mut Pick<'_>,
     (workers, workers_in_file): (Option<u16>, Option<u16>),

@@ -27,17 +27,26 @@ use crate::{
 const METRICS_TYPE: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
+/// Whether the server can take visits.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    /// All workers serve, and none drains.
+    pub serves: AtomicBool,
+    /// Visits have not been registered a moment ago, where that is to count.
+    pub counter_fails: AtomicBool,
+}
+
 /// What the admin listener answers.
 pub struct Admin {
-    ready: Arc<AtomicBool>,
+    readiness: Arc<Readiness>,
     metrics: Registry,
     hosts: Hosts,
 }
 
 impl Admin {
-    /// `ready` says whether all workers serve and none drains.
-    pub fn new(ready: Arc<AtomicBool>, metrics: Registry, hosts: Hosts) -> Self {
-        Self { ready, metrics, hosts }
+    /// Tells of `readiness` and `metrics` whoever asks by one of `hosts`.
+    pub fn new(readiness: Arc<Readiness>, metrics: Registry, hosts: Hosts) -> Self {
+        Self { readiness, metrics, hosts }
     }
 
     fn answer(&self, request: &Request<'_>) -> Rendered {
@@ -54,8 +63,13 @@ impl Admin {
         }
         match request.path {
             "/livez" => text(200, "alive\n"),
-            "/readyz" if self.ready.load(Ordering::Acquire) => text(200, "ready\n"),
-            "/readyz" => text(503, "not ready\n"),
+            "/readyz" if !self.readiness.serves.load(Ordering::Acquire) => {
+                text(503, "not ready: it starts or stops\n")
+            }
+            "/readyz" if self.readiness.counter_fails.load(Ordering::Acquire) => {
+                text(503, "not ready: visits are not registered\n")
+            }
+            "/readyz" => text(200, "ready\n"),
             "/metrics" => {
                 let mut body = String::new();
                 match prometheus_client::encoding::text::encode(&mut body, &self.metrics) {

@@ -93,7 +93,7 @@ pub enum Ended {
 /// # Errors
 /// When it cannot start. Nobody was served then.
 pub fn serve(config: Config) -> Result<Ended, ServerError> {
-    let run = Run::start()?;
+    let run = Run::start(config.ready_needs_counter)?;
     // All that can fail for want of an address or a file comes first, while nothing runs yet.
     let listeners = site::listen(&config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
@@ -123,7 +123,7 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
         .map(|listeners| start_admin(&run, listeners, site.metrics(), config.admin_hosts.clone()));
     let admin_address = admin.transpose()?;
     site.serve();
-    run.ready.store(true, Ordering::Release);
+    run.readiness.serves.store(true, Ordering::Release);
     let admin_said = admin_address.map(|address| format!("; admin on http://{address}"));
     tracing::info!("{}{}", site.describe(&config), admin_said.unwrap_or_default());
     manager::ready();
@@ -135,7 +135,7 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     };
     let signal = run.wait_for_end(workers, ask, || site.reload(&config));
     // Before anybody is told: whoever hears of the stop must not find the server ready.
-    run.ready.store(false, Ordering::Release);
+    run.readiness.serves.store(false, Ordering::Release);
     stop(signal);
     let end = Instant::now() + config.limits.drain_timeout;
     site.drain();
@@ -155,7 +155,7 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
 /// # Errors
 /// When it cannot start. Nothing was counted then.
 pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
-    let run = Run::start()?;
+    let run = Run::start(false)?;
     let handed = inherited::take()?;
     let listeners = match handed.as_slice() {
         [] => listener::bind(config.listen, 1, false).map_err(ServerError::Counter)?,
@@ -198,7 +198,7 @@ fn start_admin(
     let address = listeners[0].address;
     let (orders, receiver) = mailbox::channel()?;
     let hosts = Hosts::new(address.ip(), hosts);
-    let (ready, workers) = (Arc::clone(&run.ready), workers.to_vec());
+    let (readiness, workers) = (Arc::clone(&run.readiness), workers.to_vec());
     let plan = Plan {
         name: String::from("admin"),
         core: None,
@@ -209,7 +209,7 @@ fn start_admin(
         shortest_wait: None,
         metrics: Arc::default(),
         orders: receiver,
-        make: move || Admin::new(ready, metrics::registry(workers), hosts),
+        make: move || Admin::new(readiness, metrics::registry(workers), hosts),
     };
     worker::start(plan, run.reporter(Group::Admin))?;
     run.wait_until_ready(Group::Admin, 1)?;

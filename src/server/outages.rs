@@ -54,6 +54,12 @@ impl Outages {
         self.lines_at(Instant::now()).iter().for_each(Line::write);
     }
 
+    /// Whether visits have failed a moment ago. When none comes any more, because nobody sends visits to a
+    /// server that is not ready, this ends too, so that some come and find out.
+    pub(super) fn are_recent(&self) -> bool {
+        self.0.values().any(|outage| outage.last_failure.elapsed() < QUIET)
+    }
+
     /// How long until the next look; `None` when there is nothing to look at.
     pub(super) fn wait(&self) -> Option<Duration> {
         (!self.0.is_empty()).then_some(LOOK_INTERVAL)

@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::AtomicBool,
+        atomic::Ordering,
         mpsc::{self, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     driver::Driver,
+    observe::admin::Readiness,
     site::Failures,
     task,
     worker::{Report, WorkerError},
@@ -51,16 +52,18 @@ pub(super) enum Group {
 pub(super) struct Run {
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
-    /// Whether all workers serve and none drains.
-    pub(super) ready: Arc<AtomicBool>,
+    pub(super) readiness: Arc<Readiness>,
+    needs_counter: bool,
     outages: RefCell<Outages>,
 }
 
 impl Run {
-    /// Begins to listen: signals are heard from now on.
-    pub(super) fn start() -> io::Result<Self> {
+    /// Begins to listen: signals are heard from now on. `needs_counter` is for a server that is not ready while
+    /// visits are not registered.
+    pub(super) fn start(needs_counter: bool) -> io::Result<Self> {
         let (sender, events) = mpsc::channel();
-        let run = Self { sender, events, ready: Arc::default(), outages: RefCell::default() };
+        let outages = RefCell::default();
+        let run = Self { sender, events, readiness: Arc::default(), needs_counter, outages };
         run.catch_signals()?;
         Ok(run)
     }
@@ -133,13 +136,17 @@ impl Run {
                 None => self.events.recv().map_err(RecvTimeoutError::from),
             };
             match event {
-                Ok(Event::Failures(failures)) => self.outages.borrow_mut().note(failures),
+                Ok(Event::Failures(failures)) => {
+                    self.outages.borrow_mut().note(failures);
+                    self.judge_counter();
+                }
                 Ok(Event::Signal(SIGHUP)) => manager::reloading(&reload),
                 Ok(Event::Signal(signal)) => return signal,
                 Ok(Event::Report(_, Report::Alive)) => watchdog.answered(),
                 Ok(Event::Report(..)) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     self.outages.borrow_mut().look();
+                    self.judge_counter();
                     if watchdog.wait().is_some_and(|wait| wait.is_zero()) {
                         watchdog.asked();
                         ask();
@@ -148,6 +155,11 @@ impl Run {
                 Err(RecvTimeoutError::Disconnected) => unreachable!("this end holds a sender"),
             }
         }
+    }
+
+    fn judge_counter(&self) {
+        let fails = self.needs_counter && self.outages.borrow().are_recent();
+        self.readiness.counter_fails.store(fails, Ordering::Release);
     }
 
     /// Waits until `count` workers of a group have drained, `timeout` at most; the second signal, if

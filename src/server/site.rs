@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 
 use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     listener::{self, Listener, inherited},
     mailbox,
     observe::metrics::WorkerMetrics,
-    site::{Accept, Failures, Route, Site, Word},
+    site::{Accept, Failures, Route, Rules, Site, Word},
     upstream::{
         Host, Target, Upstream, UpstreamLimits,
         resolve::{self, Refresher},
@@ -100,6 +101,7 @@ impl SiteWorkers {
                 tell: Box::new(run.failure_reporter()),
                 places: counters.places.clone(),
                 limits: config.limits.upstream.clone(),
+                sorry_status: config.sorry_status,
                 accept: config.accept,
                 metrics: Arc::clone(&counts),
             };
@@ -270,6 +272,7 @@ struct SiteParts {
     tell: Box<dyn Fn(Failures) + Send>,
     places: Vec<usize>,
     limits: UpstreamLimits,
+    sorry_status: StatusCode,
     accept: Accept,
     metrics: Arc<WorkerMetrics>,
 }
@@ -292,6 +295,7 @@ impl SiteParts {
             pages: route.pages,
         });
         let upstreams: Vec<Rc<Upstream>> = upstreams.collect();
-        Site::new(upstreams, routes.collect(), self.accept, self.metrics, self.tell)
+        let rules = Rules { accept: self.accept, sorry_status: self.sorry_status };
+        Site::new(upstreams, routes.collect(), rules, self.metrics, self.tell)
     }
 }
