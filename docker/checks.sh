@@ -170,7 +170,7 @@ sed -n 's/^ *\(.*requests in.*\)/        \1/p' "$scratch/wrk"
 step "Kubernetes"
 expect "the grace period fits the drain" python3 - <<'END'
 import yaml
-deployment, service = yaml.safe_load_all(open("docker/kubernetes.yaml"))
+deployment, service, counter, counter_service = yaml.safe_load_all(open("docker/kubernetes.yaml"))
 pod = deployment["spec"]["template"]["spec"]
 container = pod["containers"][0]
 environment = {entry["name"]: entry["value"] for entry in container["env"]}
@@ -179,7 +179,17 @@ pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
 assert pod["terminationGracePeriodSeconds"] >= pause + drain + 5
 resources = container["resources"]
 assert resources["requests"] == resources["limits"] and resources["limits"]["cpu"].isdigit()
-assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+for of, to in (deployment, service), (counter, counter_service):
+    assert to["spec"]["selector"].items() <= of["spec"]["template"]["metadata"]["labels"].items()
+# The counter that the site names is there, and answers to that name.
+host, port = container["args"][1].removeprefix("http://").split("/")[0].split(":")
+assert counter_service["metadata"]["name"] == host
+assert counter_service["spec"]["ports"][0]["port"] == int(port)
+its = counter["spec"]["template"]["spec"]["containers"][0]
+assert {"name": "TALLYRING_COUNTER_HOSTS", "value": host} in its["env"]
+assert its["args"][-1].endswith(f":{port}")
+mount = its["volumeMounts"][0]["name"]
+assert counter["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == mount
 END
 
 step "the program on another distribution"
