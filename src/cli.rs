@@ -82,7 +82,7 @@ fn refuse_arguments(mut error: clap::Error) -> ExitCode {
     // clap explains itself over several paragraphs; the first says what is wrong.
     let first = message.split("\n\n").next().unwrap_or(message);
     let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
-    complain(&format!("{line}; see tallyring --help"));
+    log::complain(&format!("{line}; see tallyring --help"));
     ExitCode::from(EXIT_USAGE)
 }
 
@@ -116,7 +116,7 @@ fn ask_health(arguments: HealthArguments, matches: &ArgMatches) -> ExitCode {
     let config = match config::settle_health(arguments, matches) {
         Ok(config) => config,
         Err(error) => {
-            complain(&error.to_string());
+            log::complain(&error.to_string());
             return ExitCode::from(EXIT_FAILED);
         }
     };
@@ -126,7 +126,7 @@ fn ask_health(arguments: HealthArguments, matches: &ArgMatches) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(reason) => {
-            complain(&format!("unhealthy: {}: {reason}", config.target));
+            log::complain(&format!("unhealthy: {}: {reason}", config.target));
             ExitCode::from(EXIT_FAILED)
         }
     }
@@ -152,7 +152,7 @@ fn check(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {
 }
 
 fn refuse_settings(error: &ConfigError) -> ExitCode {
-    complain(&error.to_string());
+    log::complain(&error.to_string());
     ExitCode::from(EXIT_USAGE)
 }
 
@@ -164,7 +164,7 @@ fn exit(ended: Result<Ended, ServerError>) -> ExitCode {
             ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILED))
         }
         Err(error) => {
-            complain(&error.to_string());
+            log::complain(&error.to_string());
             ExitCode::from(EXIT_FAILED)
         }
     }
@@ -173,8 +173,4 @@ fn exit(ended: Result<Ended, ServerError>) -> ExitCode {
 fn print(text: &str) {
     // A reader that is gone wants no more.
     let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-fn complain(line: &str) {
-    eprintln!("tallyring: {line}");
 }

@@ -5,7 +5,7 @@ use std::{any::Any, fmt::Display, io, panic::AssertUnwindSafe, process, sync::Ar
 
 use futures_util::FutureExt;
 
-use crate::observe::metrics::WorkerMetrics;
+use crate::observe::{log, metrics::WorkerMetrics};
 
 /// Runs `task` on this thread's runtime. A panic in it ends it and nothing else: monoio would let it
 /// unwind through the whole worker.
@@ -60,9 +60,9 @@ where
 /// starts it again.
 pub fn end_process(part: &str, why: &dyn Display) -> ! {
     // Not by the log, whose lines another thread writes.
-    eprintln!(
-        "tallyring: {part} has failed, and the server is of no use without it: {why}; aborting"
-    );
+    log::complain(&format!(
+        "{part} has failed, and the server is of no use without it: {why}; aborting"
+    ));
     process::abort();
 }
 

@@ -402,3 +402,67 @@ fn an_idle_client_may_send_one_more_request() {
         server.wait();
     }
 }
+
+/// `tallyring`, whose standard error is the journal's by what `JOURNAL_STREAM` says of it: `stream`, a piece
+/// of shell.
+fn journaled(stream: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("bash");
+    let script = format!("export JOURNAL_STREAM={stream}; exec \"$@\"");
+    command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_tallyring")]).args(arguments);
+    command.stdin(Stdio::null());
+    command
+}
+
+const STANDARD_ERROR: &str = "$(stat -L -c %d:%i /proc/self/fd/2)";
+
+#[test]
+fn the_journal_gets_priorities_and_no_time() {
+    let stub = Stub::answering(COUNTED);
+    let url = stub.url();
+    let arguments = ["serve", "--counter", &url, "--admin", "off", "--listen", "127.0.0.1:0"];
+    let start = |stream: &str, further: &[&str]| {
+        let arguments = [&arguments[..], further].concat();
+        Server::spawn(journaled(stream, &arguments), tempfile::tempdir().unwrap())
+    };
+    let mut server = start(STANDARD_ERROR, &[]);
+    assert!(server.line.starts_with("<6>tallyring 0."), "{}", server.line);
+    assert!(server.stop().starts_with("<6>stopped: "));
+    // The variable is inherited by processes that write elsewhere.
+    let mut server = start("1:1", &[]);
+    assert!(server.line.starts_with("20"), "{}", server.line);
+    server.stop();
+    let mut server = start(STANDARD_ERROR, &["--log-format", "text"]);
+    assert!(server.line.starts_with("20"), "{}", server.line);
+    server.stop();
+    let mut server = start("", &["--log-format", "journal"]);
+    assert!(server.line.starts_with("<6>tallyring 0."), "{}", server.line);
+    server.stop();
+}
+
+#[test]
+fn the_journal_gets_errors_as_errors() {
+    for arguments in [
+        &["serve", "--listen", "nowhere"][..],
+        &["check", "--workers", "0"],
+        &["counter", "--store", "memory", "--listen", "192.0.2.1:1"],
+        &["health", "--admin", &nobody().to_string()],
+    ] {
+        let output = journaled(STANDARD_ERROR, arguments).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.starts_with("<3>") && !said.contains("tallyring: "), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn the_journal_gets_warnings_as_warnings() {
+    let output = Command::new("bash")
+        .args(["-c", "ulimit -n 64; exec \"$@\"", "bash", env!("CARGO_BIN_EXE_tallyring")])
+        .args(["serve", "--log-format", "journal", "--listen", "192.0.2.1:1", "--workers", "1"])
+        .args(["--counter", "http://127.0.0.1:1/", "--admin", "off"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.lines().any(|line| line.starts_with("<4>")), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("<3>"), "{said}");
+}

@@ -132,7 +132,7 @@ pub struct ServeArguments {
     #[arg(long, env = "TALLYRING_READY_NEEDS_COUNTER", value_parser = yes_or_no)]
     pub ready_needs_counter: bool,
     /// Form of the log lines on standard error
-    #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: log::Format,
     #[command(flatten)]
     pub limits: LimitArguments,
@@ -241,7 +241,7 @@ pub struct CounterArguments {
     #[arg(long, env = "TALLYRING_DRIVER", value_name = "DRIVER", default_value = "auto")]
     pub driver: driver::Choice,
     /// Form of the log lines on standard error
-    #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: log::Format,
     /// Time for calls under way to end after SIGTERM or SIGINT
     #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::store::{Operation, Outcome, Store};
+use crate::observe::log;
 
 /// Operations of one commit, in the order in which they take effect.
 pub type Batch = Vec<Operation>;
@@ -51,7 +52,7 @@ impl Committer {
         let run = move || {
             // Without this thread the counter would take calls and answer none.
             if panic::catch_unwind(AssertUnwindSafe(run)).is_err() {
-                eprintln!("tallyring: the counter's store panicked; aborting");
+                log::complain("the counter's store panicked; aborting");
                 process::abort();
             }
             // The store is closed.

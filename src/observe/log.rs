@@ -3,10 +3,20 @@
 //! Lines are handed to a thread that writes them, so that no worker waits for a terminal. Never used
 //! for single requests.
 
-use std::io;
+use std::{env, io, sync::OnceLock};
 
+use rustix::fs::fstat;
+use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{filter::LevelFilter, fmt};
+use tracing_subscriber::{
+    filter::LevelFilter,
+    fmt,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{DefaultFields, Writer},
+    },
+    registry::LookupSpan,
+};
 
 /// Lines that may wait to be written; more are dropped.
 const LINES_MAX: usize = 10_000;
@@ -15,8 +25,12 @@ const LINES_MAX: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// For people.
+    /// `journal` where standard error is the journal's, else `text`.
+    Auto,
+    /// For people: each line with its time and level.
     Text,
+    /// For journald: each line with its priority, and without the time, which journald adds.
+    Journal,
     /// One JSON object a line, for programs.
     Json,
 }
@@ -24,21 +38,107 @@ pub enum Format {
 impl std::fmt::Display for Format {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Auto => "auto",
             Self::Text => "text",
+            Self::Journal => "journal",
             Self::Json => "json",
         })
     }
 }
+
+/// The form that was chosen, once it was.
+static CHOSEN: OnceLock<Format> = OnceLock::new();
 
 /// Begins to log. What is still to be written is written when the guard is dropped.
 pub fn start(format: Format) -> WorkerGuard {
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).finish(io::stderr());
     let lines = fmt().with_writer(writer).with_max_level(LevelFilter::INFO).with_target(false);
-    // Fails only when a log was begun before, which then goes on.
-    let _ = match format {
-        Format::Text => tracing::subscriber::set_global_default(lines.with_ansi(false).finish()),
+    // Each fails only when a log was begun before, which then goes on.
+    let _ = match *CHOSEN.get_or_init(|| format.settled()) {
         Format::Json => tracing::subscriber::set_global_default(lines.json().finish()),
+        Format::Journal => {
+            tracing::subscriber::set_global_default(lines.event_format(Prioritized).finish())
+        }
+        Format::Text | Format::Auto => {
+            tracing::subscriber::set_global_default(lines.with_ansi(false).finish())
+        }
     };
     guard
+}
+
+/// Says why the program ends, at once and past the log, which may not have begun or not be able to.
+pub fn complain(line: &str) {
+    match CHOSEN.get().copied().unwrap_or_else(|| Format::Auto.settled()) {
+        // The journal shows the program's name by itself.
+        Format::Journal => eprint!("{}", prioritized(Level::ERROR, line)),
+        _ => eprintln!("tallyring: {line}"),
+    }
+}
+
+impl Format {
+    fn settled(self) -> Self {
+        match self {
+            Self::Auto if is_journal() => Self::Journal,
+            Self::Auto => Self::Text,
+            settled => settled,
+        }
+    }
+}
+
+/// Whether standard error is the journal's, as systemd.exec(5) says of `$JOURNAL_STREAM`: it names the
+/// device and inode of the journal's socket, and is inherited by processes that write elsewhere.
+fn is_journal() -> bool {
+    let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
+    let Ok(file) = fstat(io::stderr()) else { return false };
+    stream == format!("{}:{}", file.st_dev, file.st_ino)
+}
+
+/// Lines with their priorities before them: sd-daemon(3).
+struct Prioritized;
+
+impl<S> FormatEvent<S, DefaultFields> for Prioritized
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, DefaultFields>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let mut text = String::new();
+        context.format_fields(Writer::new(&mut text), event)?;
+        writer.write_str(&prioritized(*event.metadata().level(), &text))
+    }
+}
+
+/// The journal takes each line for a message of its own.
+fn prioritized(level: Level, text: &str) -> String {
+    let priority = match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    };
+    text.lines().map(|line| format!("<{priority}>{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_has_its_priority() {
+        for (level, priority) in [
+            (Level::ERROR, "<3>"),
+            (Level::WARN, "<4>"),
+            (Level::INFO, "<6>"),
+            (Level::DEBUG, "<7>"),
+            (Level::TRACE, "<7>"),
+        ] {
+            assert_eq!(prioritized(level, "said"), format!("{priority}said\n"));
+        }
+        assert_eq!(prioritized(Level::ERROR, "one\ntwo"), "<3>one\n<3>two\n");
+    }
 }
