@@ -12,14 +12,17 @@ image=$project
 bench_image=$project-bench
 engine=
 stub=
+composer=
+composers=()
 failed=0
 
 finish() {
     status=$?
     if [ -n "$stub" ]; then kill "$stub" 2>/dev/null || true; fi
     if docker info >/dev/null 2>&1; then
-        compose down -v >/dev/null 2>&1 || true
+        if [ -n "$composer" ]; then compose down -v >/dev/null 2>&1 || true; fi
         docker ps -aq --filter "label=$project" | xargs -r docker rm -vf >/dev/null || true
+        docker volume rm -f "$project-volume" >/dev/null || true
         docker rmi -f "$image" "$image-binary" "$bench_image" "$project-systemd" >/dev/null 2>&1 || true
     fi
     if [ -n "$engine" ]; then
@@ -91,12 +94,25 @@ start_engine() {
     fi
 }
 
+# Both versions of compose, which differ in where they look for files. Where Debian's own is the first, the
+# second comes from the release after it, unpacked and not installed.
+find_composers() {
+    local command
+    for command in "docker compose" docker-compose; do
+        # shellcheck disable=SC2086 # it is two words
+        case "$($command version --short 2>/dev/null)" in
+            1.*) composers[1]=$command ;;
+            2.* | v2.*) composers[2]=$command ;;
+        esac
+    done
+    if [ -z "${composers[2]:-}" ] && docker/compose-2.sh "$scratch/compose" >"$scratch/compose.log" 2>&1; then
+        composers[2]=$scratch/compose/docker-compose
+    fi
+}
+
 compose() {
-    # Where it looks for the profile differs between versions; here both find it.
-    local command=(docker compose)
-    docker compose version >/dev/null 2>&1 || command=(docker-compose)
-    (cd docker && TALLYRING_IMAGE=$image TALLYRING_BENCH_IMAGE=$bench_image \
-        "${command[@]}" -p "$project" "$@")
+    # shellcheck disable=SC2086 # it may be two words
+    TALLYRING_IMAGE=$image TALLYRING_BENCH_IMAGE=$bench_image $composer -p "$project" "$@"
 }
 
 build() {
@@ -147,6 +163,7 @@ runs_on() {
 step "the engine and the images"
 install_tools
 start_engine
+find_composers
 echo "engine $(docker version -f '{{.Server.Version}}')"
 docker/base-images.sh "$scratch"
 expect "the image is built" build -f docker/Dockerfile -t "$image" .
