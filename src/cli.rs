@@ -20,6 +20,12 @@ const EXIT_USAGE: u8 = 2;
 /// The server could not start.
 const EXIT_FAILED: u8 = 1;
 
+/// The program's arguments, for its manual and its completions.
+#[doc(hidden)]
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Runs the program with the process's arguments.
 pub fn run() -> ExitCode {
     run_with(env::args_os())

@@ -130,7 +130,19 @@ fn help_is_for_newcomers() {
         ),
         (&["counter", "--help"], &["--store", "redb:PATH", "127.0.0.1:3001"]),
         (&["doctor", "--help"], &["Exits with 0"]),
-        (&["--version"], &[env!("CARGO_PKG_VERSION")]),
+        (&["help"], &["doctor", "--counter", "Examples"]),
+        (&["help", "counter"], &["--store", "redb:PATH", "127.0.0.1:3001"]),
+        (&["-V"], &[concat!("tallyring ", env!("CARGO_PKG_VERSION"), "\n")]),
+        (
+            &["--version"],
+            &[
+                concat!("tallyring ", env!("CARGO_PKG_VERSION"), "\n"),
+                "commit ",
+                " by rustc 1.",
+                "io_uring",
+                "epoll",
+            ],
+        ),
     ] {
         let (code, out, error) = run(arguments);
         assert_eq!((code, error.as_str()), (0, ""), "{arguments:?}");

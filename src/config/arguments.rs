@@ -19,16 +19,30 @@ Examples:
 Every flag has an environment variable (shown beside it) and a key of the same name in the file of
 --config. Flags win over variables, variables over the file.";
 
+/// What `--version` says: the commit, how it was built, and what it can wait on.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit   ",
+    env!("TALLYRING_COMMIT"),
+    "\nbuild    ",
+    env!("TALLYRING_PROFILE"),
+    " for ",
+    env!("TALLYRING_TARGET"),
+    " by ",
+    env!("TALLYRING_COMPILER"),
+    "\ndrivers  io_uring (Linux 5.7 or newer), epoll; tallyring doctor tells what this machine gives",
+);
+
 /// The program.
 #[derive(Debug, Parser)]
 #[command(
     name = "tallyring",
     version,
+    long_version = VERSION,
     about = "An io_uring web server, one pinned worker per core, that registers every visit with a \
              counter",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true,
     styles = Styles::plain(),
     max_term_width = 100
 )]
