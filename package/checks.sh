@@ -26,7 +26,9 @@ done
 expect "systemd's image is built" build -f package/test.Dockerfile -t "$project-systemd" package
 # As much as systemd needs to set up cgroups and sandboxes. Not --privileged, which asks for
 # capabilities that a machine which is itself a guest may not have.
-docker run -d --label "$project" --name "$project-systemd" --cap-add SYS_ADMIN --cap-add NET_ADMIN \
+ipv6=()
+if [ -e /proc/sys/net/ipv6 ]; then ipv6=(--sysctl net.ipv6.conf.all.disable_ipv6=0); fi
+docker run -d --label "$project" --name "$project-systemd" "${ipv6[@]}" --cap-add SYS_ADMIN --cap-add NET_ADMIN \
     --cap-add SYS_PTRACE --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
     --cgroupns host -v /sys/fs/cgroup:/sys/fs/cgroup:rw --tmpfs /run --tmpfs /run/lock \
     "$project-systemd" >/dev/null
@@ -34,6 +36,11 @@ expect "systemd runs" within 60 inside "systemctl is-system-running | grep -E 'r
 docker cp "$scratch/tallyring.deb" "$project-systemd:/tallyring.deb" >/dev/null
 expect "it installs" inside "dpkg -i /tallyring.deb"
 expect "the service is ready and a visitor is welcomed" served
+if [ ${#ipv6[@]} -gt 0 ]; then
+    expect "by IPv6 too" served "http://[::1]:3000/"
+else
+    echo "NOT RUN: this kernel has no IPv6"
+fi
 expect "it serves on the socket unit's socket" journal_holds "listening on 1 of the service manager's"
 expect "the system-call filter lets it use io_uring" journal_holds "by io_uring ("
 expect "it is nobody known" inside "! grep -q '^Uid:.*\b0\b' /proc/$(main_pid)/status"
@@ -50,6 +57,41 @@ completes() {
 expect "bash completes its commands" equal "$(completes 'tallyring doc')" doctor
 expect "and its flags" equal "$(completes 'tallyring counter --sto')" --store
 expect "its version says how it was built" holds "$(inside "tallyring --version")" "release for $target"
+
+step "the journal"
+entry() { inside "journalctl --no-pager -u tallyring -o json" | grep -F "$1" | tail -n 1; }
+expect "the start's line has priority 6" holds "$(entry 'visits go to')" '"PRIORITY":"6"'
+expect "and no second time stamp" holds "$(entry 'visits go to')" '"MESSAGE":"tallyring '
+inside "echo TALLYRING_COUNTER_CONNECTIONS_MAX=100000000 >>/etc/default/tallyring; systemctl restart tallyring"
+expect "journalctl -p warning shows a warning" \
+    holds "$(inside "journalctl --no-pager -u tallyring -p warning")" "counter-connections-max is"
+inside "sed -i /CONNECTIONS_MAX/d /etc/default/tallyring; systemctl restart tallyring"
+
+step "settings that are wrong"
+restarts() { inside "systemctl show -p NRestarts --value tallyring"; }
+wrong() { inside "echo TALLYRING_COUNTER_TIMEOUT=soon >>/etc/default/tallyring"; }
+mended() { inside "sed -i /COUNTER_TIMEOUT=soon/d /etc/default/tallyring"; }
+wrong
+pid=$(main_pid)
+expect "systemctl reload fails" inside "! systemctl reload tallyring"
+expect "and the server goes on" equal "$(main_pid)" "$pid"
+expect "systemctl restart fails" inside "! systemctl restart tallyring"
+expect "an error says why" \
+    holds "$(inside "journalctl --no-pager -u tallyring -p err")" "invalid value 'soon' for '--counter-timeout"
+expect "it is not restarted" inside "sleep 3; test \$(systemctl show -p NRestarts --value tallyring) = $(restarts) &&
+    test \$(systemctl is-active tallyring) = failed"
+for _ in 1 2 3 4 5 6; do inside "systemctl restart tallyring" >/dev/null 2>&1 || true; done
+mended
+expect "a start after it is mended works, right after seven that failed" inside "systemctl start tallyring"
+expect "and a visitor is welcomed" served
+wrong
+inside "systemctl restart tallyring" >/dev/null 2>&1 || true
+docker exec "$project-systemd" curl -sS --max-time 60 http://127.0.0.1:3000/ >"$scratch/waited" 2>&1 &
+waiting=$!
+expect "the socket outlives a visitor who waits" inside "sleep 5; systemctl is-active tallyring.socket"
+mended
+wait "$waiting" || true
+expect "who is welcomed once it is mended" equal "$(cat "$scratch/waited")" "Welcome to my site!"
 
 step "a restart under load"
 docker exec "$project-systemd" wrk -t1 -c16 -d8s http://127.0.0.1:3000/ >"$scratch/load" 2>&1 &
