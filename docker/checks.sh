@@ -52,7 +52,7 @@ expect "it has no capability" equal "$(field default CapEff)" 0000000000000000
 expect "the profile can be copied out" \
     docker cp "$project-default:/usr/share/tallyring/seccomp.json" "$scratch/copied.json"
 expect "it stops with 0" stops default
-expect "its last line counts the visit" log_holds default "stopped: 1 visits welcomed, 0 erred"
+expect "its last line counts the visit" log_holds default "stopped: 1 visit welcomed, 0 erred"
 docker start "$project-default" >/dev/null
 expect "it starts again" within 30 health_is default healthy
 remove default
@@ -156,7 +156,7 @@ touch "$scratch/go"
 wait "$visitor" "$stopper" || true
 expect "the visit under way is welcomed" equal "$(cat "$scratch/visited")" "Welcome to my site!"
 expect "it ends with 0" equal "$(inspect drain '{{.State.ExitCode}}')" 0
-expect "its last line says so" log_holds drain "stopped: 1 visits welcomed, 0 erred"
+expect "its last line says so" log_holds drain "stopped: 1 visit welcomed, 0 erred"
 remove drain
 
 step "the health check"

@@ -7,6 +7,7 @@ use crate::{
     driver::{self, Choice, Driver},
     host,
     listener::BACKLOG,
+    plural::plural,
 };
 
 /// Open files below which a public server soon has no more.
@@ -103,7 +104,7 @@ fn examine_limits(sheet: &mut Sheet) {
     let files = host::open_files();
     let shown = if files == u64::MAX { String::from("unlimited") } else { files.to_string() };
     let about = files.saturating_sub(files.min(4096) / 2);
-    let value = format!("{shown}, for about {about} client connections");
+    let value = format!("{shown}, for about {}", plural(about, "client connection"));
     if files >= OPEN_FILES_WANTED {
         sheet.good("open files", &value);
     } else {
@@ -120,11 +121,13 @@ fn examine_limits(sheet: &mut Sheet) {
         sheet.short("cores", "not told by the system", "give them by --cores");
     } else if parallelism < cores.len() {
         let value = format!(
-            "{shown}, of which a cgroup's CPU quota gives {parallelism}: {workers} workers"
+            "{shown}, of which a cgroup's CPU quota gives {parallelism}: {}",
+            plural(workers, "worker")
         );
         sheet.short("cores", &value, "give whole cores by a cpuset instead of a quota");
     } else {
-        sheet.good("cores", &format!("{shown}: {workers} workers, one pinned to each"));
+        let workers = plural(workers, "worker");
+        sheet.good("cores", &format!("{shown}: {workers}, one pinned to each core"));
     }
 }
 

@@ -38,6 +38,7 @@ mod liveness;
 mod mailbox;
 mod observe;
 mod pace;
+mod plural;
 mod server;
 mod site;
 mod task;

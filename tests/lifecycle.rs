@@ -24,7 +24,7 @@ fn the_start_up_line_tells_what_runs() {
     let server = serve(&["--counter", &stub.url()]);
     for word in [
         &format!("tallyring {} serves http://127.0.0.1:", env!("CARGO_PKG_VERSION")),
-        "with 2 workers on cores",
+        "with 2 workers on core",
         "by ",
         &format!("visits go to {}", stub.url()),
     ] {
@@ -167,6 +167,29 @@ fn settings_come_from_the_first_place_that_gives_one() {
     settings.check("admin-hosts", &format!("a,B  (file {})", file.display()));
 }
 
+#[test]
+fn cores_are_named_once_however_many_workers_share_them() {
+    let cores = |workers| {
+        let all = Settings::of(&["--workers", workers], &[]).0;
+        all.lines().find(|line| line.starts_with("cores ")).unwrap().to_owned()
+    };
+    // On less than 500 cores.
+    assert_eq!(cores("500"), cores("1000"));
+    let server = serve(&["--counter", "http://127.0.0.1:1/", "--workers", "9"]);
+    let (_, named) = server.line.split_once("with 9 workers on core").unwrap();
+    let (named, _) = named.trim_start_matches('s').split_once(" by ").unwrap();
+    assert!(named.len() < "0,1,2,3,4,5,6,7,8".len(), "{named}");
+}
+
+#[test]
+fn one_is_not_counted_as_many() {
+    let stub = Stub::answering(COUNTED);
+    let mut server = serve(&["--counter", &stub.url(), "--workers", "1"]);
+    assert!(server.line.contains(" with 1 worker on core "), "{}", server.line);
+    assert_eq!(server.visit(), WELCOME);
+    assert!(server.stop().contains("stopped: 1 visit welcomed, 0 erred"));
+}
+
 /// What `check` says of the settings: the value of each, and where it came from.
 struct Settings(String);
 
@@ -260,7 +283,7 @@ fn of_workers_and_cores_that_from_the_place_that_wins_counts() {
     // What the server does, too.
     let stub = Stub::answering(COUNTED);
     let arguments = ["serve", "--config", &listed, "--workers", "3", "--counter", &stub.url()];
-    assert!(Server::start(&arguments, &[]).line.contains("with 3 workers on cores"));
+    assert!(Server::start(&arguments, &[]).line.contains("with 3 workers on core"));
 
     // Two from one place say two things.
     let both = file("both", &format!("workers = 1\ncores = \"{core}\"\n"));
@@ -508,7 +531,7 @@ fn the_time_to_finish_is_bounded() {
     let (status, lines) = server.wait();
     assert_eq!(status.code(), Some(0), "{lines:?}");
     let last = lines.last().unwrap();
-    assert!(last.contains("1 connections were closed unfinished"), "{lines:?}");
+    assert!(last.contains("; 1 connection was closed unfinished"), "{lines:?}");
     // The counter has the call: the visit must be in a book.
     let books = Books { welcomed: 0, erred: 0, refused: 0, abandoned: 1 };
     assert_eq!(Books::read(last), books);

@@ -54,8 +54,8 @@ impl OpenFiles {
                 return Err(invalid(
                     "connections-max",
                     format!(
-                        "{asked} connections do not fit the open-file limit of {limit}, which \
-                         leaves {rest}; raise it by ulimit -n or LimitNOFILE="
+                        "{asked} is more than the open-file limit of {limit} leaves, {rest}; raise \
+                         it by ulimit -n or LimitNOFILE="
                     ),
                 ));
             }

@@ -218,13 +218,13 @@ fn settle_cores(
     if cores_from > workers_from {
         let cores = listed_cores(if cores_from == Source::File { cores_in_file } else { cores })?;
         pick.note("workers", cores.len().to_string(), String::from("follows from cores"));
-        pick.note("cores", Cores(cores.clone()).to_string(), pick.describe("cores", cores_from));
+        pick.note("cores", Cores::of(&cores).to_string(), pick.describe("cores", cores_from));
         return Ok(cores);
     }
     let workers = if workers_from == Source::File { workers_in_file } else { workers };
     let cores = first_cores(workers.map(usize::from))?;
     pick.note("workers", cores.len().to_string(), pick.describe("workers", workers_from));
-    pick.note("cores", Cores(cores.clone()).to_string(), String::from("follows from workers"));
+    pick.note("cores", Cores::of(&cores).to_string(), String::from("follows from workers"));
     Ok(cores)
 }
 

@@ -1,6 +1,6 @@
 //! The forms of values: periods, sizes, lists of cores.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -90,6 +90,14 @@ impl FromStr for Cores {
             }
         }
         Ok(Self(cores))
+    }
+}
+
+impl Cores {
+    /// The cores of some workers, of which several may share one.
+    pub fn of(workers: &[usize]) -> Self {
+        let mut seen = BTreeSet::new();
+        Self(workers.iter().copied().filter(|core| seen.insert(*core)).collect())
     }
 }
 
@@ -186,6 +194,8 @@ mod tests {
         check::<Cores>("0", Some("0"));
         check::<Cores>("0,2-5", Some("0,2-5"));
         check::<Cores>("3,1,2", Some("3,1-2"));
+        assert_eq!(Cores::of(&[0, 1, 0, 1, 0]).to_string(), "0-1");
+        assert_eq!(Cores::of(&[4]).to_string(), "4");
         for text in ["", ",", "a", "1-", "-1", "5-2", "1,1", "0-3,2", "+1", "0-99999999"] {
             check::<Cores>(text, None);
         }

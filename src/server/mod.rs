@@ -33,6 +33,7 @@ use crate::{
         admin::Admin,
         metrics::{self, Totals, WorkerMetrics},
     },
+    plural::plural,
     worker::{self, Order, Plan, WorkerError},
 };
 
@@ -229,10 +230,11 @@ fn last_line(totals: Totals) -> String {
     let Totals { welcomed, erred, refused, abandoned, connections } = totals;
     let left = match connections {
         0 => String::new(),
+        1 => String::from("; 1 connection was closed unfinished"),
         left => format!("; {left} connections were closed unfinished"),
     };
     format!(
-        "stopped: {welcomed} visits welcomed, {erred} erred, {refused} refused, {abandoned} \
-         abandoned{left}"
+        "stopped: {} welcomed, {erred} erred, {refused} refused, {abandoned} abandoned{left}",
+        plural(welcomed, "visit")
     )
 }

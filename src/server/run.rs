@@ -24,6 +24,7 @@ use crate::{
     driver::Driver,
     observe::admin::Readiness,
     site::Failures,
+    plural::plural,
     task,
     worker::{Report, WorkerError},
 };
@@ -194,8 +195,8 @@ impl Run {
                 Ok(_) => {}
                 Err(_) => {
                     tracing::warn!(
-                        "{} workers do not stop; the counts may miss visits of theirs",
-                        count - stopped
+                        "{} still at work; the counts may miss visits",
+                        plural(count - stopped, "worker")
                     );
                     return;
                 }

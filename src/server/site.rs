@@ -17,6 +17,7 @@ use crate::{
     listener::{self, Listener, inherited},
     mailbox,
     observe::metrics::WorkerMetrics,
+    plural::plural,
     site::{Accept, Failures, Route, Rules, Site, Word},
     upstream::{
         Host, Target, Upstream, UpstreamLimits,
@@ -174,13 +175,13 @@ impl SiteWorkers {
     pub(super) fn describe(&self, config: &Config) -> String {
         let urls: Vec<_> =
             self.addresses.iter().map(|address| format!("http://{address}")).collect();
-        let (count, cores) = (self.orders.len(), Cores(config.cores.clone()));
+        let cores = Cores::of(&config.cores);
         format!(
-            "tallyring {} serves {} with {count} {} on {} {cores} by {}; visits go to {}",
+            "tallyring {} serves {} with {} on {} {cores} by {}; visits go to {}",
             env!("CARGO_PKG_VERSION"),
             urls.join(" and "),
-            if count == 1 { "worker" } else { "workers" },
-            if count == 1 { "core" } else { "cores" },
+            plural(self.orders.len(), "worker"),
+            if cores.0.len() == 1 { "core" } else { "cores" },
             self.drivers,
             self.counters.join(", "),
         )

@@ -213,10 +213,11 @@ impl Books {
     pub fn read(line: &str) -> Self {
         let said = |word: &str| {
             let before = line.split_once(word).expect(line).0.trim_end();
+            let before = before.trim_end_matches(" visits").trim_end_matches(" visit");
             before.rsplit(' ').next().unwrap().parse().expect(line)
         };
         Self {
-            welcomed: said("visits welcomed"),
+            welcomed: said("welcomed"),
             erred: said("erred"),
             refused: said("refused"),
             abandoned: said("abandoned"),
