@@ -239,3 +239,20 @@ holder=$(docker create --label "$project" "$image-binary")
 docker cp "$holder:/tallyring" "$scratch/tallyring" >/dev/null
 expect "it needs no library" grep -q statically <(ldd "$scratch/tallyring" 2>&1)
 expect "it runs here" "$scratch/tallyring" --version
+
+step "the files of a release"
+if [ -z "$released" ]; then
+    echo "NOT RUN: no RELEASED=DIRECTORY of package/release.sh was given"
+else
+    expect "its program is the image's, to the bit" cmp "$released" "$scratch/tallyring"
+    # Under a name of our own.
+    image_of_release() {
+        SOURCE_DATE_EPOCH=0 package/image.py "$released" "$(dpkg --print-architecture)" "$project-released" \
+            "$scratch/released.tar.gz" && docker load -i "$scratch/released.tar.gz"
+    }
+    expect "its image can be loaded" image_of_release
+    settings() { docker image inspect -f '{{json .Config}}' "$1" | python3 -m json.tool --sort-keys; }
+    expect "it has the image's settings" diff <(settings "$project-released") <(settings "$image")
+    files() { docker create --label "$project" "$1" | xargs docker export | tar -tv | awk '{ print $1, $2, $NF }'; }
+    expect "it has the image's files" diff <(files "$project-released") <(files "$image")
+fi

@@ -4,6 +4,7 @@
 # Uses the engine that runs here. Where none does, it starts one by hand, as root, with all its files in a
 # directory of its own; where none is installed, it installs Debian's first. Builds the base images where
 # they are missing, since a machine without a registry is to be able to test. What it has made, it removes.
+# RELEASED=DIRECTORY compares with what package/release.sh has made there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
@@ -23,7 +24,7 @@ finish() {
         if [ -n "$composer" ]; then compose down -v >/dev/null 2>&1 || true; fi
         docker ps -aq --filter "label=$project" | xargs -r docker rm -vf >/dev/null || true
         docker volume rm -f "$project-volume" >/dev/null || true
-        docker rmi -f "$image" "$image-binary" "$bench_image" "$project-systemd" >/dev/null 2>&1 || true
+        docker rmi -f "$image" "$image-binary" "$bench_image" "$project-systemd" "$project-released" >/dev/null 2>&1 || true
     fi
     if [ -n "$engine" ]; then
         kill "$engine" 2>/dev/null || true
@@ -166,8 +167,15 @@ start_engine
 find_composers
 echo "engine $(docker version -f '{{.Server.Version}}')"
 docker/base-images.sh "$scratch"
-expect "the image is built" build -f docker/Dockerfile -t "$image" .
-expect "the program alone is built" build -f docker/Dockerfile --target binary -t "$image-binary" .
+released=
+commit=unknown
+if [ -n "${RELEASED:-}" ]; then
+    released=$(ls "$RELEASED"/tallyring-*-"$(uname -m)-linux")
+    commit=$("$released" --version | sed -n 's/^commit *//p')
+fi
+expect "the image is built" build --build-arg COMMIT="$commit" -f docker/Dockerfile -t "$image" .
+expect "the program alone is built" \
+    build --build-arg COMMIT="$commit" -f docker/Dockerfile --target binary -t "$image-binary" .
 expect "wrk's image is built" build -f docker/bench.Dockerfile -t "$bench_image" docker
 if [ "$failed" -gt 0 ]; then exit 1; fi
 . docker/checks.sh
