@@ -12,6 +12,7 @@ use crate::{
     doctor, health,
     observe::log,
     server::{self, Ended, ServerError},
+    task,
     upstream::without_secrets,
 };
 
@@ -98,6 +99,7 @@ fn serve(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {
         Err(error) => return refuse_settings(&error),
     };
     let guard = log::start(config.log_format);
+    task::log_panics();
     for note in notes {
         tracing::warn!("{note}");
     }
@@ -112,6 +114,7 @@ fn counter(arguments: CounterArguments, matches: &ArgMatches) -> ExitCode {
         Err(error) => return refuse_settings(&error),
     };
     let guard = log::start(config.log_format);
+    task::log_panics();
     let ended = server::serve_counter(config);
     drop(guard);
     exit(ended)

@@ -1,11 +1,32 @@
 //! Tasks on a worker, and what becomes of one that panics: it is logged and counted, and it alone
 //! ends. But where the process is of no use without it, the process ends.
 
-use std::{any::Any, fmt::Display, io, panic::AssertUnwindSafe, process, sync::Arc, thread};
+use std::{
+    any::Any,
+    fmt::Display,
+    io,
+    panic::{self, AssertUnwindSafe},
+    process,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 
 use crate::observe::{log, metrics::WorkerMetrics};
+
+/// For the message of a process that ends to be written.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// From now on what panics say goes to the log, whose lines wait for nobody. The standard library would write
+/// it to standard error, where a reader who does not read would stop the worker.
+pub fn log_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!("panic at {place}: {}", message(panic.payload()));
+    }));
+}
 
 /// Runs `task` on this thread's runtime. A panic in it ends it and nothing else: monoio would let it
 /// unwind through the whole worker.
@@ -50,7 +71,7 @@ where
     F: FnOnce() + Send + 'static,
 {
     thread::Builder::new().name(name.clone()).spawn(move || {
-        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(run)) {
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(run)) {
             end_process(&name, &message(&*panic));
         }
     })
@@ -59,10 +80,19 @@ where
 /// Ends the process, since a part of it has ended that it cannot live without. Whoever watches over it
 /// starts it again.
 pub fn end_process(part: &str, why: &dyn Display) -> ! {
-    // Not by the log, whose lines another thread writes.
-    log::complain(&format!(
-        "{part} has failed, and the server is of no use without it: {why}; aborting"
-    ));
+    // Not by the log, whose lines another thread writes. Nor does the end wait for whoever reads the message,
+    // who may be gone, or not read.
+    let line =
+        format!("{part} has failed, and the server is of no use without it: {why}; aborting");
+    let (written, told) = mpsc::channel();
+    let tell = move || {
+        log::complain(&line);
+        // Fails only when nobody waits any more.
+        let _ = written.send(());
+    };
+    if thread::Builder::new().spawn(tell).is_ok() {
+        let _ = told.recv_timeout(LAST_WORD);
+    }
     process::abort();
 }
 
@@ -82,7 +112,7 @@ mod tests {
         let (mut runtime, _) = driver::build(driver::Choice::Epoll).unwrap();
         let metrics = Arc::<WorkerMetrics>::default();
         runtime.block_on(async {
-            let other = spawn("other", &metrics, monoio::time::sleep(std::time::Duration::ZERO));
+            let other = spawn("other", &metrics, monoio::time::sleep(Duration::ZERO));
             spawn("bad", &metrics, async { panic!("on purpose") }).await;
             other.await;
             spawn("later", &metrics, async {}).await;

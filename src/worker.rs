@@ -233,7 +233,11 @@ async fn watch<V: Service>(
 #[cfg(test)]
 mod tests {
     use std::{
-        env, net::TcpListener as StdListener, os::unix::process::ExitStatusExt, process::Command,
+        env,
+        io::Write,
+        net::TcpListener as StdListener,
+        os::unix::process::ExitStatusExt,
+        process::{Command, Stdio},
         thread,
     };
 
@@ -277,6 +281,7 @@ mod tests {
     }
 
     fn run_with_fault(fault: String) -> ! {
+        task::log_panics();
         let (orders, receiver) = mailbox::channel().unwrap();
         let socket = match fault.as_str() {
             "listener" => {
@@ -321,9 +326,24 @@ mod tests {
             ("listener", "listener"),
         ] {
             let name = "worker::tests::a_worker_that_is_half_lost_ends_the_process";
-            let mut child = Command::new(env::current_exe().unwrap());
-            let output =
-                child.args(["--exact", name, "--nocapture"]).env(FAULT, fault).output().unwrap();
+            let child = || {
+                let mut child = Command::new(env::current_exe().unwrap());
+                child.args(["--exact", name, "--nocapture"]).env(FAULT, fault);
+                child.stdout(Stdio::null());
+                child
+            };
+            // Whoever reads the message may be gone, or not read.
+            let (reader, broken) = io::pipe().unwrap();
+            drop(reader);
+            let (_reader, mut full) = io::pipe().unwrap();
+            rustix::io::ioctl_fionbio(&full, true).unwrap();
+            while full.write(&[b'x'; 4096]).is_ok() {}
+            rustix::io::ioctl_fionbio(&full, false).unwrap();
+            for stderr in [broken, full] {
+                let status = child().stderr(stderr).status().unwrap();
+                assert_eq!(status.signal(), Some(6), "{fault}");
+            }
+            let output = child().output().unwrap();
             assert_eq!(output.status.signal(), Some(6), "{fault}: {output:?}");
             let said = String::from_utf8_lossy(&output.stderr);
             let said = said.lines().find(|line| line.contains("aborting")).expect(fault);

@@ -318,6 +318,31 @@ fn clients_whose_visits_are_under_way_keep_their_places() {
 }
 
 #[test]
+fn clients_that_never_pause_make_room_too() {
+    for driver in ["auto", "epoll"] {
+        let (stub, gate, arrived) = Stub::gated();
+        let server = serve_eight(&stub, driver, &["--counter-timeout", "60s"]);
+        // Longer than a first read: the second request begins when the first is answered.
+        let padded = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(300));
+        let mut clients: Vec<_> = (0..8).map(|_| server.client()).collect();
+        clients.iter_mut().for_each(|client| client.send(padded.repeat(20)));
+        for _ in 0..8 {
+            arrived.recv_timeout(PATIENCE).unwrap();
+        }
+        let mut newcomer = visiting_client(&server);
+        hear_nothing(&mut newcomer, Duration::from_millis(1500));
+        gate.open();
+        // At least one of them is told that a request was its last.
+        let told = clients.iter_mut().filter_map(|client| {
+            let mut answers = (0..20).map(|_| client.response());
+            answers.find(|answer| answer.field("connection") == Some("close"))
+        });
+        assert!(told.count() >= 1, "{driver}");
+        assert_eq!(newcomer.response().body, WELCOME);
+    }
+}
+
+#[test]
 fn half_a_request_from_many_does_not_silence_the_admin_listener() {
     let stub = Stub::answering(COUNTED);
     let server = serve_with(&stub, &["--admin", "127.0.0.1:0"]);

@@ -125,7 +125,7 @@ pub struct ServeArguments {
     #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
     pub data_dir: Option<PathBuf>,
     /// Begin from zero where the counter's file is empty; without this, a start refuses it
-    #[arg(long, env = "TALLYRING_CREATE")]
+    #[arg(long, env = "TALLYRING_CREATE", value_parser = yes_or_no)]
     pub create: bool,
     /// TOML file with settings and `[[route]]` tables
     #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
@@ -249,7 +249,7 @@ pub struct CounterArguments {
     #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
     pub data_dir: Option<PathBuf>,
     /// Begin from zero where the counter's file is empty; without this, a start refuses it
-    #[arg(long, env = "TALLYRING_CREATE")]
+    #[arg(long, env = "TALLYRING_CREATE", value_parser = yes_or_no)]
     pub create: bool,
     /// What it waits on
     #[arg(long, env = "TALLYRING_DRIVER", value_name = "DRIVER", default_value = "auto")]
@@ -324,5 +324,28 @@ impl std::fmt::Display for AdminAddress {
             Some(address) => address.fmt(f),
             None => f.write_str("off"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{ArgAction, CommandFactory};
+
+    use super::*;
+
+    #[test]
+    fn every_variable_of_a_yes_or_no_takes_any_word_for_it() {
+        let command = Arguments::command();
+        let commands = std::iter::once(&command).chain(command.get_subcommands());
+        let mut seen = 0;
+        for argument in commands.flat_map(clap::Command::get_arguments) {
+            let is_yes_or_no = matches!(argument.get_action(), ArgAction::SetTrue);
+            if is_yes_or_no && argument.get_env().is_some() {
+                seen += 1;
+                let parser = format!("{:?}", argument.get_value_parser());
+                assert_ne!(parser, "ValueParser::bool", "{}", argument.get_id());
+            }
+        }
+        assert!(seen >= 4, "{seen}");
     }
 }

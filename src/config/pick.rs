@@ -9,6 +9,7 @@ use std::{
 use clap::{ArgMatches, parser::ValueSource};
 
 use super::{ConfigError, file::File};
+use crate::upstream::without_secrets;
 
 /// A setting as it was settled, for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +117,18 @@ pub(super) fn or_text(text: &'static str) -> impl Fn(&Option<PathBuf>) -> String
     }
 }
 
+/// A message that may quote a URL, without what may be a secret in it.
+fn quoted_without_secrets(message: &str) -> String {
+    let is_delimiter = |character: char| matches!(character, '"' | '`' | '\'' | ' ');
+    let pieces = message.split_inclusive(is_delimiter);
+    pieces
+        .map(|piece| {
+            let word = piece.strip_suffix(is_delimiter).unwrap_or(piece);
+            without_secrets(word) + &piece[word.len()..]
+        })
+        .collect()
+}
+
 /// Reads the file of `--config`.
 pub(super) fn read_file(path: &Path) -> Result<File, ConfigError> {
     let text =
@@ -125,7 +138,7 @@ pub(super) fn read_file(path: &Path) -> Result<File, ConfigError> {
         ConfigError::Syntax {
             path: path.to_owned(),
             line: 1 + text[..start.min(text.len())].matches('\n').count(),
-            message: error.message().replace('\n', " "),
+            message: quoted_without_secrets(&error.message().replace('\n', " ")),
         }
     })
 }
@@ -133,6 +146,20 @@ pub(super) fn read_file(path: &Path) -> Result<File, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_keeps_its_secrets() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tallyring.toml");
+        let url = "http://user:s3cret@c/?token=s3cret&a=b";
+        for setting in ["accept", "driver", "log-format", "workers", "create", "counter"] {
+            fs::write(&path, format!("{setting} = \"{url}\"\n")).unwrap();
+            let message = read_file(&path).err().unwrap().to_string();
+            assert!(!message.contains("s3cret"), "{message}");
+        }
+        fs::write(&path, format!("\"{url}\" = 1\n")).unwrap();
+        assert!(!read_file(&path).err().unwrap().to_string().contains("s3cret"));
+    }
 
     #[test]
     fn a_file_names_the_line_of_its_error() {

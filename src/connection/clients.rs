@@ -90,6 +90,9 @@ pub struct Clients {
     /// What ends the reads of the rest of a request: few clients are in the middle of one.
     stops: RefCell<SparseSecondaryMap<Key, Canceller>>,
     draining: Cell<bool>,
+    /// A newcomer has waited for long, and all clients are on the way of a request: the next one that begins is
+    /// told that it is the last of its connection.
+    place_wanted: Cell<bool>,
     /// Who waits for a client to leave, or for a chance to make one leave: accept loops, and the drain.
     waiting: RefCell<Vec<Waker>>,
 }
@@ -123,6 +126,7 @@ impl Clients {
             table: RefCell::new(Deadlines::new(patiences)),
             stops: RefCell::default(),
             draining: Cell::new(false),
+            place_wanted: Cell::new(false),
             waiting: RefCell::default(),
             limits,
             metrics,
@@ -154,9 +158,19 @@ impl Clients {
         self.draining.get()
     }
 
+    /// Whether a client that begins a request is told that it is the last, since it has to make room.
+    pub fn makes_room(&self) -> bool {
+        self.place_wanted.get() && {
+            self.place_wanted.set(false);
+            self.metrics.evicted.increment();
+            true
+        }
+    }
+
     /// Gives a client a seat. Its socket stays open until the seat is given up.
     pub fn seat(self: &Rc<Self>, socket: RawFd) -> Seat {
         self.metrics.accepted.increment();
+        self.place_wanted.set(false);
         self.metrics.connections.increment();
         let key = self.table.borrow_mut().insert(Client { socket, expired: None });
         Seat { clients: Rc::clone(self), key }
@@ -181,7 +195,8 @@ impl Clients {
     /// Closes one client to make room for another that waits since `since`: the one that has been idle
     /// longest, else the one that has used most of its time for a head, a body, a write or the close. Each has
     /// a share of time before, [`IDLE_SHARE`] or [`SHARE`], unless the newcomer has waited for `SHARE`. Those
-    /// that wait for their answer keep their seats.
+    /// that wait for their answer keep their seats; but if there is nobody else, the next request that begins is
+    /// the last of its connection.
     pub fn evict(&self, since: Moment) {
         let now = clock::now();
         let mut table = self.table.borrow_mut();
@@ -193,7 +208,10 @@ impl Clients {
                 .max_by(|(_, one, _), (_, other, _)| one.total_cmp(other));
             match busiest {
                 Some((key, _, waited)) if !patient || waited >= SHARE => cut_off(&mut table, key),
-                _ => false,
+                _ => {
+                    self.place_wanted.set(!patient);
+                    false
+                }
             }
         };
         if evicted {

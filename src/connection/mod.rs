@@ -219,8 +219,11 @@ impl<S: Stream> Connection<S> {
             let leaves_body = request.expects_continue
                 && !request.body.is_empty()
                 && service.is_refused(&pending);
-            let persistent =
-                request.persistent && !leaves_body && !self.seat.clients().is_draining();
+            let clients = self.seat.clients();
+            let persistent = request.persistent
+                && !leaves_body
+                && !clients.is_draining()
+                && !clients.makes_room();
             let form = Form {
                 head_only: request.method == Method::Head,
                 close: !persistent,

@@ -3,7 +3,11 @@
 //! Lines are handed to a thread that writes them, so that no worker waits for a terminal. Never used
 //! for single requests.
 
-use std::{env, io, sync::OnceLock};
+use std::{
+    env,
+    io::{self, Write},
+    sync::OnceLock,
+};
 
 use rustix::fs::fstat;
 use tracing::{Event, Level, Subscriber};
@@ -69,11 +73,13 @@ pub fn start(format: Format) -> WorkerGuard {
 
 /// Says why the program ends, at once and past the log, which may not have begun or not be able to.
 pub fn complain(line: &str) {
-    match CHOSEN.get().copied().unwrap_or_else(|| Format::Auto.settled()) {
+    let text = match CHOSEN.get().copied().unwrap_or_else(|| Format::Auto.settled()) {
         // The journal shows the program's name by itself.
-        Format::Journal => eprint!("{}", prioritized(Level::ERROR, line)),
-        _ => eprintln!("tallyring: {line}"),
-    }
+        Format::Journal => prioritized(Level::ERROR, line),
+        _ => format!("tallyring: {line}\n"),
+    };
+    // A reader that is gone hears nothing.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 impl Format {

@@ -142,12 +142,18 @@ impl WorkerMetrics {
         self.failures[failure.place()].increment();
     }
 
+    /// Visits that were started and neither welcomed, erred nor refused: abandoned, or in flight, which is the same
+    /// once the worker has stopped.
+    fn unanswered(&self) -> u64 {
+        let answered = self.welcomed.read() + self.erred.read() + self.refused.read();
+        self.started.read().saturating_sub(answered)
+    }
+
     /// Visits that were started and are in no book yet.
     pub fn in_flight(&self) -> u64 {
-        // The books first: what ends meanwhile must not be missing from those that were started.
-        let ended =
-            self.welcomed.read() + self.erred.read() + self.refused.read() + self.abandoned.read();
-        self.started.read().saturating_sub(ended)
+        // This book first: what is abandoned meanwhile must not be missing from those that were started.
+        let abandoned = self.abandoned.read();
+        self.unanswered().saturating_sub(abandoned)
     }
 }
 
@@ -173,7 +179,7 @@ impl Totals {
             welcomed: sum.welcomed + worker.welcomed.read(),
             erred: sum.erred + worker.erred.read(),
             refused: sum.refused + worker.refused.read(),
-            abandoned: sum.abandoned + worker.abandoned.read() + worker.in_flight(),
+            abandoned: sum.abandoned + worker.unanswered(),
             connections: sum.connections + worker.connections.read(),
         })
     }

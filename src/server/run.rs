@@ -23,8 +23,8 @@ use super::{
 use crate::{
     driver::Driver,
     observe::admin::Readiness,
-    site::Failures,
     plural::plural,
+    site::Failures,
     task,
     worker::{Report, WorkerError},
 };

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::Host;
+use crate::task;
 
 /// How long an answer is taken for true.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -50,9 +51,10 @@ where
     };
     let (sender, asked) = mpsc::sync_channel(1);
     let look = move || look_up(&name, port).map_err(|error| format!("{name}: {error}"));
-    thread::Builder::new()
-        .name(String::from("resolver"))
-        .spawn(move || keep_looking(look, &asked, PAUSE, publish))?;
+    // Without it the addresses would stay as they are for ever.
+    task::spawn_essential_thread(String::from("resolver"), move || {
+        keep_looking(look, &asked, PAUSE, publish);
+    })?;
     Ok(Refresher(Some(sender)))
 }
 
