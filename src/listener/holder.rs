@@ -56,7 +56,9 @@ fn judge(rows: &[Row]) -> Option<Holder> {
     if rows.iter().any(|row| row.state == LISTEN) {
         return Some(Holder::Listener);
     }
-    let Row { local, peer, state } = *rows.first()?;
+    // One that lasts, before one that is gone in a minute.
+    let Row { local, peer, state } =
+        *rows.iter().find(|row| row.state != TIME_WAIT).or(rows.first())?;
     Some(Holder::Connection(Connection { local, peer, has_ended: state == TIME_WAIT }))
 }
 
@@ -173,6 +175,9 @@ mod tests {
         let Some(Holder::Connection(connection)) = judge(&[ended]) else { panic!() };
         let words = "10.0.0.1:80 to 10.0.0.9:80 in TIME_WAIT, for a minute at most";
         assert_eq!(connection.to_string(), words);
+        let lasting = row("10.0.0.2:80", 1);
+        let Some(Holder::Connection(connection)) = judge(&[ended, lasting]) else { panic!() };
+        assert_eq!(connection.to_string(), "10.0.0.2:80 to 10.0.0.9:80");
         assert_eq!(judge(&[]), None);
     }
 }
