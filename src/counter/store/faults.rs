@@ -10,7 +10,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    Operation, Outcome, Store,
+    OpenError, Operation, Outcome, Store,
     file::{Call, Disk},
     redb_store::RedbStore,
 };
@@ -24,6 +24,8 @@ struct State {
     calls: usize,
     /// The first call to fail, how many do, and what they say.
     plan: Option<(usize, usize, Errno)>,
+    /// Calls that fail each time, and what they say.
+    missing: Option<(Call<'static>, Errno)>,
     failed: usize,
     journal: Vec<Entry>,
 }
@@ -48,6 +50,11 @@ impl Faults {
         let mut state = self.0.lock().unwrap();
         let number = state.calls;
         state.calls += 1;
+        if let Some((missing, error)) = state.missing
+            && call == missing
+        {
+            return Err(error.into());
+        }
         let fault =
             state.plan.filter(|(first, count, _)| (*first..first + count).contains(&number));
         if let Some((_, _, error)) = fault {
@@ -76,6 +83,16 @@ impl Faults {
     fn fail(&self, wait: usize, count: usize, error: Errno) {
         let mut state = self.0.lock().unwrap();
         state.plan = Some((state.calls + wait, count, error));
+    }
+
+    /// A disk that has no such call.
+    fn without(call: Call<'static>, error: Errno) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State { missing: Some((call, error)), ..State::default() })))
+    }
+
+    fn has_written(&self) -> bool {
+        let is_write = |entry: &Entry| matches!(entry, Entry::Write(..) | Entry::SetLength(_));
+        self.0.lock().unwrap().journal.iter().any(is_write)
     }
 
     fn end(&self) -> usize {
@@ -323,4 +340,38 @@ fn check_failed_sync(number: usize) -> bool {
 fn the_power_may_fail_after_a_sync_has_failed() {
     let calls = (0..).take_while(|&number| check_failed_sync(number)).count();
     assert!(calls > 20, "{calls} calls");
+}
+
+fn open_on(faults: &Arc<Faults>, path: &Path) -> Result<RedbStore, OpenError> {
+    RedbStore::open(Disk { faults: Some(Arc::clone(faults)) }, path, false)
+}
+
+#[test]
+fn a_file_in_use_is_not_written_to_where_flock_is_not_supported() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("counter.redb");
+    let first = open_on(&Faults::without(Call::Lock, Errno::NOSYS), &path).unwrap();
+    let faults = Faults::without(Call::Lock, Errno::NOSYS);
+    let second = open_on(&faults, &path);
+    assert!(matches!(second, Err(OpenError::InUse(_))), "{:?}", second.err());
+    assert!(!faults.has_written());
+    // The lock ends with its holder.
+    drop(first);
+    open_on(&faults, &path).unwrap();
+}
+
+#[test]
+fn a_file_that_another_makes_is_not_written_to_where_flock_is_not_supported() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("counter.redb");
+    // What somebody has at hand who makes it, just before it gets its name.
+    let maker = Disk { faults: Some(Faults::without(Call::Lock, Errno::NOSYS)) };
+    let unfinished = fs::File::create_new(directory.path().join("counter.redb.unfinished"));
+    let unfinished = unfinished.unwrap();
+    assert!(maker.lock(&unfinished).unwrap());
+    let faults = Faults::without(Call::Lock, Errno::NOSYS);
+    assert!(matches!(open_on(&faults, &path), Err(OpenError::InUse(_))));
+    assert!(!faults.has_written());
+    drop(unfinished);
+    open_on(&faults, &path).unwrap();
 }

@@ -338,6 +338,22 @@ fn open_error(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
+/// Locks all bytes of a file by fcntl(2), F_OFD_SETLK; false when another process has some, as redb has
+/// while it is open. The lock belongs to the open file, not to the backend that takes it here, and
+/// ends with the last descriptor.
+fn lock_range(file: &File) -> io::Result<bool> {
+    let backend = FileBackend::new(file.try_clone()?).map_err(io::Error::other)?;
+    match backend.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
+        Ok(locked) => Ok(locked),
+        Err(BackendError::Io(error)) => Err(error),
+        // redb would go on without a lock, and a second start would overwrite what the first counts.
+        Err(error) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("its file system has no locks, so that two could write to it: {error}"),
+        )),
+    }
+}
+
 impl Disk {
     fn before(&self, call: Call<'_>) -> io::Result<()> {
         #[cfg(test)]
@@ -396,14 +412,15 @@ impl Disk {
     }
 
     /// Locks a file as redb does, which may then do it again; false when another process has it.
-    fn lock(&self, file: &File) -> io::Result<bool> {
-        self.before(Call::Lock)?;
-        match file.try_lock() {
+    /// Nothing may be written to a file before this.
+    pub(super) fn lock(&self, file: &File) -> io::Result<bool> {
+        let locked = self.before(Call::Lock).map_err(TryLockError::Error);
+        match locked.and_then(|()| file.try_lock()) {
             Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
-            // A file system without such locks. redb has others.
+            // A file system without flock(2).
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                Ok(true)
+                lock_range(file)
             }
             Err(TryLockError::Error(error)) => Err(error),
         }
