@@ -128,6 +128,12 @@ pub enum OpenError {
         "cannot make the directory {0} for the counter's file: {1}; choose another by --data-dir"
     )]
     Directory(PathBuf, io::Error),
+    /// The directory cannot be synced, so that no file is made in it.
+    #[error(
+        "cannot make the counter's file in {0}: {1}; the directory must be readable, or choose \
+         another by --data-dir or --store"
+    )]
+    Unsynced(PathBuf, io::Error),
 }
 
 /// Counters that outlive what is done to them by one batch after another.

@@ -375,3 +375,18 @@ fn a_file_that_another_makes_is_not_written_to_where_flock_is_not_supported() {
     drop(unfinished);
     open_on(&faults, &path).unwrap();
 }
+
+#[test]
+fn a_directory_that_cannot_be_listed_keeps_nobody_from_a_file_that_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("counter.redb");
+    let faults = Faults::without(Call::SyncDirectory, Errno::ACCESS);
+    // None is made there: its name might be lost with the power.
+    let error = open_on(&faults, &path).err().expect("a file was made").to_string();
+    assert!(error.contains(&format!("{}:", directory.path().display())), "{error}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    drop(RedbStore::open(Disk::default(), &path, false).unwrap());
+    open_on(&faults, &path).unwrap();
+    // Other failures say that the name may not be on disk.
+    assert!(open_on(&Faults::without(Call::SyncDirectory, Errno::IO), &path).is_err());
+}

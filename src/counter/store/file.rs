@@ -156,7 +156,11 @@ impl CounterFile {
         }
         write_again(disk, &file, length).map_err(io_error)?;
         // Its maker may have been killed before this.
-        disk.sync_directory(directory_of(&link_target(path))).map_err(io_error)?;
+        match disk.sync_directory(directory_of(&link_target(path))) {
+            // Who may not read a directory cannot sync it, and makes no file there: see `create`.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            result => result.map_err(io_error)?,
+        }
         Self::with_database(disk, file, length).map_err(|error| open_error(path, error))
     }
 
@@ -166,6 +170,10 @@ impl CounterFile {
     /// in between leaves nothing that a later start would take for a counter.
     fn create(disk: &Disk, path: &Path) -> Result<Option<Self>, OpenError> {
         let io_error = |error| OpenError::Io(path.to_owned(), error);
+        let directory = directory_of(path);
+        // A file whose name cannot be brought to disk is not made at all.
+        disk.sync_directory(directory)
+            .map_err(|error| OpenError::Unsynced(directory.to_owned(), error))?;
         let unfinished = unfinished_path(path);
         let of_unfinished = |error| OpenError::Io(unfinished.clone(), error);
         let Some(file) = create_unfinished(disk, &unfinished).map_err(of_unfinished)? else {
@@ -181,7 +189,7 @@ impl CounterFile {
         };
         let named = complete().and_then(|made| {
             let renamed = disk.rename_to_new(&unfinished, path);
-            match renamed.and_then(|()| disk.sync_directory(directory_of(path))) {
+            match renamed.and_then(|()| disk.sync_directory(directory)) {
                 Ok(()) => Ok(Some(made)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
                 Err(error) => Err(io_error(error)),
