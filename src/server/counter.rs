@@ -48,10 +48,11 @@ impl BundledCounter {
         let hosts = Hosts::new(address.ip(), hosts);
         let (orders, receiver) = mailbox::channel()?;
         let report = orders.clone();
-        let committer = Committer::start(store, move |outcomes| {
+        let report = move |outcomes| {
             // Fails only when the face has ended, and with it those who would be answered.
             let _ = report.send(Order::Tell(outcomes));
-        })?;
+        };
+        let committer = Committer::start(store, report, run.close_reporter())?;
         let jobs = committer.jobs();
         let submit = move |batch| {
             // Fails only after the close, when nobody is answered any more.
@@ -88,9 +89,10 @@ impl BundledCounter {
         let _ = self.orders.send(Order::Answer);
     }
 
-    /// Stops it once its only clients, our own workers, have drained; its store may take until `end`.
-    pub(super) fn stop(self, run: &Run, end: Instant) {
-        let _ = self.drain_and_close(run, OWN_CLIENTS_DRAIN, end);
+    /// Stops it once its only clients, our own workers, have drained; its store may take until `end`. A
+    /// signal that ends this sooner, if one came.
+    pub(super) fn stop(self, run: &Run, end: Instant) -> Option<i32> {
+        self.drain_and_close(run, OWN_CLIENTS_DRAIN, end)
     }
 
     /// Lets calls under way end, `timeout` at most, and closes the store, which may take until `end`
@@ -98,16 +100,16 @@ impl BundledCounter {
     pub(super) fn drain_and_close(self, run: &Run, timeout: Duration, end: Instant) -> Option<i32> {
         self.orders.send(Order::Drain);
         let cut = run.drain(Group::Counter, 1, timeout);
-        let left = match cut {
-            Some(_) => Duration::ZERO,
-            None => end.saturating_duration_since(Instant::now()),
-        };
-        if !self.committer.close(left.max(CLOSE_MIN)) {
+        self.committer.close();
+        let soonest = Instant::now() + CLOSE_MIN;
+        let end = if cut.is_some() { soonest } else { end.max(soonest) };
+        let (closed, signal) = run.wait_until_closed(end, CLOSE_MIN);
+        if !closed {
             tracing::error!(
                 "the counter's store hangs and is cut: of the calls that wait for it nobody knows \
                  whether they were counted"
             );
         }
-        cut
+        cut.or(signal)
     }
 }

@@ -140,12 +140,13 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     stop(signal);
     let end = Instant::now() + config.limits.drain_timeout;
     site.drain();
-    let cut = run.drain(Group::Site, site.count(), config.limits.drain_timeout);
+    let mut cut = run.drain(Group::Site, site.count(), config.limits.drain_timeout);
     // What is still under way ends here: what a worker told anybody later would be in no book.
     site.cut();
     run.wait_until_stopped(Group::Site, site.count());
     if let Some(bundled) = bundled {
-        bundled.stop(&run, if cut.is_some() { Instant::now() } else { end });
+        let signal = bundled.stop(&run, if cut.is_some() { Instant::now() } else { end });
+        cut = cut.or(signal);
     }
     tracing::info!("{}", last_line(Totals::of(site.metrics())));
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))

@@ -39,6 +39,8 @@ enum Event {
     Report(Group, Report),
     /// Visits are not registered, or are again.
     Failures(Failures),
+    /// The counter's store is closed.
+    StoreClosed,
 }
 
 /// Whose report it is.
@@ -62,11 +64,15 @@ impl Run {
     /// Begins to listen: signals are heard from now on. `needs_counter` is for a server that is not ready while
     /// visits are not registered.
     pub(super) fn start(needs_counter: bool) -> io::Result<Self> {
-        let (sender, events) = mpsc::channel();
-        let outages = RefCell::default();
-        let run = Self { sender, events, readiness: Arc::default(), needs_counter, outages };
+        let run = Self::new(needs_counter);
         run.catch_signals()?;
         Ok(run)
+    }
+
+    fn new(needs_counter: bool) -> Self {
+        let (sender, events) = mpsc::channel();
+        let outages = RefCell::default();
+        Self { sender, events, readiness: Arc::default(), needs_counter, outages }
     }
 
     fn catch_signals(&self) -> io::Result<()> {
@@ -98,6 +104,15 @@ impl Run {
         move |failures| {
             // Fails only when the process is at its end.
             let _ = events.send(Event::Failures(failures));
+        }
+    }
+
+    /// Where the end of the counter's store is told.
+    pub(super) fn close_reporter(&self) -> impl FnOnce() + Send + 'static {
+        let events = self.sender.clone();
+        move || {
+            // Fails only when the process is at its end.
+            let _ = events.send(Event::StoreClosed);
         }
     }
 
@@ -144,7 +159,7 @@ impl Run {
                 Ok(Event::Signal(SIGHUP)) => manager::reloading(&reload),
                 Ok(Event::Signal(signal)) => return signal,
                 Ok(Event::Report(_, Report::Alive)) => watchdog.answered(),
-                Ok(Event::Report(..)) => {}
+                Ok(Event::Report(..) | Event::StoreClosed) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     self.outages.borrow_mut().look();
                     self.judge_counter();
@@ -185,6 +200,24 @@ impl Run {
         None
     }
 
+    /// Waits until the counter's store is closed, until `end` at most, and after a signal no longer than
+    /// `grace`. Whether it is closed, and the first signal that came.
+    pub(super) fn wait_until_closed(&self, end: Instant, grace: Duration) -> (bool, Option<i32>) {
+        let (mut end, mut cut) = (end, None);
+        loop {
+            match self.events.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(Event::StoreClosed) => return (true, cut),
+                Ok(Event::Signal(signal)) if signal != SIGHUP && cut.is_none() => {
+                    tracing::warn!("{} again: ending at once", signal_name(signal));
+                    cut = Some(signal);
+                    end = end.min(Instant::now() + grace);
+                }
+                Ok(_) => {}
+                Err(_) => return (false, cut),
+            }
+        }
+    }
+
     /// Waits until `count` workers of a group have stopped, but not for one that hangs.
     pub(super) fn wait_until_stopped(&self, group: Group, count: usize) {
         let end = Instant::now() + STOP_TIMEOUT;
@@ -210,5 +243,52 @@ pub(super) fn signal_name(signal: i32) -> &'static str {
         SIGTERM => "SIGTERM",
         SIGINT => "SIGINT",
         _ => "a signal",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::{
+        Committer, Job,
+        store::{Operation, Outcome, Store},
+    };
+
+    /// A store that says when it is asked, and answers when it is told to.
+    struct Gated {
+        asked: mpsc::Sender<()>,
+        go_on: mpsc::Receiver<()>,
+    }
+
+    impl Store for Gated {
+        fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
+            self.asked.send(()).unwrap();
+            let _ = self.go_on.recv();
+            vec![Outcome::Total(1); batch.len()]
+        }
+    }
+
+    #[test]
+    fn a_signal_ends_the_wait_for_a_store_that_hangs() {
+        let run = Run::new(false);
+        let (asked, arrived) = mpsc::channel();
+        let (release, go_on) = mpsc::channel();
+        let (report, reported) = mpsc::channel();
+        let report = move |outcomes| drop(report.send(outcomes));
+        let store = Box::new(Gated { asked, go_on });
+        let committer = Committer::start(store, report, run.close_reporter()).unwrap();
+        committer.jobs().send(Job::Commit(vec![Operation::All])).unwrap();
+        arrived.recv().unwrap();
+        committer.close();
+        // A time after which the test would hang.
+        let end = Instant::now() + Duration::from_secs(3600);
+        run.sender.send(Event::Signal(SIGHUP)).unwrap();
+        run.sender.send(Event::Signal(SIGTERM)).unwrap();
+        assert_eq!(run.wait_until_closed(end, Duration::ZERO), (false, Some(SIGTERM)));
+        // Without a signal its time is up.
+        assert_eq!(run.wait_until_closed(Instant::now(), Duration::ZERO), (false, None));
+        drop(release);
+        assert_eq!(run.wait_until_closed(end, Duration::ZERO), (true, None));
+        assert_eq!(reported.recv(), Ok(vec![Outcome::Total(1)]));
     }
 }
