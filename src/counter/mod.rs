@@ -12,17 +12,18 @@ use std::{
     mem,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use slotmap::{DefaultKey, SlotMap};
 
 pub use self::committer::{Batch, Committer, Job};
 use self::store::{Operation, Outcome};
 use crate::{
-    clock,
+    clock::{self, Moment},
     connection::{Form, Outbox, Service},
+    deadlines::{Deadlines, Key},
     http::{
         hosts::Hosts,
         render::{self, Rendered},
@@ -38,8 +39,15 @@ const GATHERED_MAX: usize = 100_000;
 /// The most that one call may add.
 const BY_MAX: u64 = 1_000_000;
 
-/// When to come again after [`Outcome::Busy`], in seconds.
+/// How long an operation waits for its outcome. A disk that hangs would keep its client, gone or not, and
+/// the client's place for good.
+pub const STORE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// When to come again after [`Outcome::Busy`] or [`Outcome::TimedOut`], in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// The queue of the operations whose outcome is not known.
+const WAITING: u8 = 0;
 
 /// The counter's face to HTTP.
 pub struct Face {
@@ -48,14 +56,14 @@ pub struct Face {
     state: RefCell<State>,
 }
 
-#[derive(Default)]
 struct State {
-    answers: SlotMap<DefaultKey, Answer>,
+    /// Those whose outcome is not known wait, in the one queue.
+    answers: Deadlines<Answer, 1>,
     /// Operations for the next commit, and whose they are.
     gathered: Batch,
-    gathered_keys: Vec<DefaultKey>,
+    gathered_keys: Vec<Key>,
     /// Whose operations are being committed.
-    committing: Option<Vec<DefaultKey>>,
+    committing: Option<Vec<Key>>,
 }
 
 #[derive(Default)]
@@ -77,7 +85,7 @@ pub enum Counting {
 /// The right to the outcome of one operation.
 pub struct Ticket {
     face: Rc<Face>,
-    key: DefaultKey,
+    key: Key,
 }
 
 impl Drop for Ticket {
@@ -93,7 +101,13 @@ impl Counter {
     /// A face whose batches go to `submit`; what becomes of each comes back by
     /// [`hear`](Service::hear).
     pub fn new(submit: Box<dyn Fn(Batch)>, hosts: Hosts) -> Self {
-        Self(Rc::new(Face { submit, hosts, state: RefCell::default() }))
+        let state = State {
+            answers: Deadlines::new([STORE_TIMEOUT]),
+            gathered: Batch::new(),
+            gathered_keys: Vec::new(),
+            committing: None,
+        };
+        Self(Rc::new(Face { submit, hosts, state: state.into() }))
     }
 }
 
@@ -106,11 +120,20 @@ impl Face {
             return Ticket { face: Rc::clone(self), key };
         }
         let key = state.answers.insert(Answer::default());
+        state.answers.wait(key, WAITING, clock::now());
         state.gathered.push(operation);
         state.gathered_keys.push(key);
         drop(state);
         self.submit_gathered();
         Ticket { face: Rc::clone(self), key }
+    }
+
+    /// Ends the waits whose time is up at `now`. Their operations stay with the store.
+    fn expire(&self, now: Moment) {
+        let mut state = self.state.borrow_mut();
+        while let Some((_, key)) = state.answers.pop_expired(now) {
+            state.end(key, Outcome::TimedOut);
+        }
     }
 
     /// Submits what has gathered, unless a commit is under way.
@@ -123,6 +146,17 @@ impl Face {
         let batch = mem::take(&mut state.gathered);
         drop(state);
         (self.submit)(batch);
+    }
+}
+
+impl State {
+    fn end(&mut self, key: Key, outcome: Outcome) {
+        self.answers.leave(key);
+        let Some(answer) = self.answers.get_mut(key) else { return };
+        answer.outcome = Some(outcome);
+        if let Some(waker) = answer.waker.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -186,15 +220,17 @@ impl Service for Counter {
         let keys = state.committing.take().unwrap_or_default();
         assert_eq!(keys.len(), outcomes.len(), "each operation has one outcome");
         for (key, outcome) in keys.into_iter().zip(outcomes) {
-            if let Some(answer) = state.answers.get_mut(key) {
-                answer.outcome = Some(outcome);
-                if let Some(waker) = answer.waker.take() {
-                    waker.wake();
-                }
+            // The first end counts: what comes after a time-out changes nothing.
+            if state.answers.queue_of(key).is_some() {
+                state.end(key, outcome);
             }
         }
         drop(state);
         self.0.submit_gathered();
+    }
+
+    fn expire(&self) {
+        self.0.expire(clock::now());
     }
 }
 
@@ -269,20 +305,17 @@ fn render_outcome(outcome: Outcome) -> Rendered {
             render::response(StatusCode::OK, &fields, json, clock::unix_seconds())
         }
         Outcome::TooManyNames => text(507, "there are too many counters for another name\n"),
-        Outcome::Busy => {
-            let fields =
-                [&render::text_fields()[..], &[(header::RETRY_AFTER, RETRY_AFTER)]].concat();
-            let reason = Bytes::from_static(b"too much is under way; nothing was counted\n");
-            render::response(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &fields,
-                reason,
-                clock::unix_seconds(),
-            )
-        }
+        Outcome::Busy => come_again("too much is under way; nothing was counted\n"),
+        Outcome::TimedOut => come_again("the store takes too long; the count may have been kept\n"),
         Outcome::Failed => text(503, "the store failed; nothing was counted\n"),
         Outcome::Unknown => text(503, "the store failed; the count may have been kept\n"),
     }
+}
+
+fn come_again(reason: &'static str) -> Rendered {
+    let fields = [&render::text_fields()[..], &[(header::RETRY_AFTER, RETRY_AFTER)]].concat();
+    let reason = Bytes::from_static(reason.as_bytes());
+    render::response(StatusCode::SERVICE_UNAVAILABLE, &fields, reason, clock::unix_seconds())
 }
 
 fn text(status: u16, text: &str) -> Rendered {
@@ -329,6 +362,8 @@ mod tests {
         Poll(usize),
         /// The commit under way ends, in order or not.
         Commit(bool),
+        /// The time of all that wait is up.
+        Expire,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -337,6 +372,7 @@ mod tests {
             1 => any::<usize>().prop_map(Step::Leave),
             3 => any::<usize>().prop_map(Step::Poll),
             2 => any::<bool>().prop_map(Step::Commit),
+            1 => Just(Step::Expire),
         ]
     }
 
@@ -350,16 +386,25 @@ mod tests {
     }
 
     /// A client and what it is to be told: the total that bears the number of its operation, once a
-    /// commit has ended in order, or that it has failed.
+    /// commit has ended in order, that it has failed, or that it takes too long, whatever it does later.
     struct Asker {
         number: u64,
         ticket: Ticket,
         expected: Option<Outcome>,
         woken: Arc<Woken>,
         polled: bool,
+        committed: bool,
     }
 
     impl Asker {
+        /// It has an outcome now, unless it had one before.
+        fn expect(&mut self, outcome: Outcome) {
+            if self.expected.is_none() {
+                self.expected = Some(outcome);
+                assert_eq!(self.woken.0.load(Ordering::Relaxed), self.polled);
+            }
+        }
+
         /// Whether it has its outcome.
         fn poll(&mut self) -> bool {
             let waker = Waker::from(Arc::clone(&self.woken));
@@ -390,9 +435,8 @@ mod tests {
         for asker in askers {
             let place = numbers.iter().position(|number| *number == asker.number);
             if let Some(place) = place {
-                assert!(asker.expected.is_none(), "committed twice");
-                asker.expected = Some(outcomes[place].clone());
-                assert_eq!(asker.woken.0.load(Ordering::Relaxed), asker.polled);
+                assert!(!mem::replace(&mut asker.committed, true), "committed twice");
+                asker.expect(outcomes[place].clone());
             }
         }
     }
@@ -414,9 +458,14 @@ mod tests {
                         let ticket =
                             counter.0.begin(Operation::Add { name: String::new(), by: number });
                         let (expected, woken) = (None, Arc::default());
-                        askers.push(Asker { number, ticket, expected, woken, polled: false });
+                        let (polled, committed) = (false, false);
+                        askers.push(Asker { number, ticket, expected, woken, polled, committed });
                     }
                     Step::Commit(works) => end_commit(&counter, &submitted, works, &mut askers),
+                    Step::Expire => {
+                        counter.0.expire(clock::now().after(STORE_TIMEOUT));
+                        askers.iter_mut().for_each(|asker| asker.expect(Outcome::TimedOut));
+                    }
                     Step::Leave(_) | Step::Poll(_) if askers.is_empty() => {}
                     Step::Leave(place) => drop(askers.swap_remove(place % askers.len())),
                     Step::Poll(place) => {
@@ -434,7 +483,7 @@ mod tests {
             assert!(askers.iter_mut().all(Asker::poll));
             askers.clear();
             let state = counter.0.state.borrow();
-            assert!(state.answers.is_empty() && state.gathered.is_empty());
+            assert!(state.answers.len() == 0 && state.gathered.is_empty());
             assert!(state.gathered_keys.is_empty() && state.committing.is_none());
         }
     }
@@ -459,11 +508,13 @@ mod tests {
 
     #[test]
     fn who_is_refused_for_now_is_told_when_to_come_again() {
-        let answer = render_outcome(Outcome::Busy);
-        let head = str::from_utf8(&answer.head).unwrap();
-        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
-        assert!(head.contains("\r\nretry-after: 1\r\n"), "{head}");
-        assert!(head.contains("\r\ncontent-type: text/plain"), "{head}");
+        for outcome in [Outcome::Busy, Outcome::TimedOut] {
+            let answer = render_outcome(outcome);
+            let head = str::from_utf8(&answer.head).unwrap();
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+            assert!(head.contains("\r\nretry-after: 1\r\n"), "{head}");
+            assert!(head.contains("\r\ncontent-type: text/plain"), "{head}");
+        }
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub enum Outcome {
     Failed,
     /// The store failed while it wrote; the addition may have been kept.
     Unknown,
+    /// The store takes too long; the addition may be kept.
+    TimedOut,
 }
 
 /// Which store, as `--store` names it.

@@ -10,7 +10,7 @@ use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
     connection::ClientLimits,
     counter::{
-        Committer, Counter, Job,
+        Committer, Counter, Job, STORE_TIMEOUT,
         store::{Outcome, Store},
     },
     driver,
@@ -64,7 +64,7 @@ impl BundledCounter {
             driver,
             listeners,
             limits,
-            shortest_wait: None,
+            shortest_wait: Some(STORE_TIMEOUT),
             metrics: Arc::default(),
             orders: receiver,
             make: move || Counter::new(Box::new(submit), hosts),
