@@ -247,7 +247,7 @@ else
     expect "its program is the image's, to the bit" cmp "$released" "$scratch/tallyring"
     # Under a name of our own.
     image_of_release() {
-        SOURCE_DATE_EPOCH=0 package/image.py "$released" "$(dpkg --print-architecture)" "$project-released" \
+        SOURCE_DATE_EPOCH=0 package/image.py "$released" "$(dpkg --print-architecture)" "$project-released:latest" \
             "$scratch/released.tar.gz" && docker load -i "$scratch/released.tar.gz"
     }
     expect "its image can be loaded" image_of_release
