@@ -12,13 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
 use crate::{
     clock::{self, Moment},
-    connection::{Form, Outbox, Service},
+    connection::{Response, Service},
     http::{
-        render::{self, Rendered},
+        render,
         request::{Method, Request},
     },
     observe::metrics::{Failure, WorkerMetrics},
@@ -133,7 +133,7 @@ impl Watch {
 
 /// What the site is told while it serves.
 #[derive(Debug)]
-pub enum Word {
+pub enum Message {
     /// Other pages, a pair for each route in their order.
     Pages(Arc<Vec<Pages>>),
     /// Where a counter is, by its place among the site's.
@@ -159,17 +159,17 @@ pub struct Route {
 /// One worker's site.
 pub struct Site {
     upstreams: Vec<Rc<Upstream>>,
-    routes: Vec<Served>,
+    routes: Vec<RouteState>,
     rules: Rules,
     metrics: Arc<WorkerMetrics>,
     /// Told of visits that fail.
     tell: Box<dyn Fn(Failures)>,
-    not_found: RefCell<Current>,
-    overloaded: RefCell<Current>,
-    any_resource: RefCell<Current>,
+    not_found: Response,
+    overloaded: Response,
+    any_resource: Response,
 }
 
-struct Served {
+struct RouteState {
     path: String,
     methods: Vec<Method>,
     upstream: usize,
@@ -180,50 +180,19 @@ struct Served {
 
 /// What a route can say.
 struct Answers {
-    welcome: Current,
-    sorry: Current,
-    not_allowed: Current,
-    options: Current,
+    welcome: Response,
+    sorry: Response,
+    not_allowed: Response,
+    options: Response,
 }
 
-/// An answer that is rendered again when the second of its `Date` has passed.
-struct Current {
-    status: StatusCode,
-    fields: Vec<(HeaderName, HeaderValue)>,
-    body: Bytes,
-    rendered: Rendered,
-    unix_seconds: u64,
-}
-
-impl Current {
-    fn new(status: StatusCode, fields: Vec<(HeaderName, HeaderValue)>, body: Bytes) -> Self {
-        let unix_seconds = clock::unix_seconds();
-        let rendered = render::response(status, &fields, body.clone(), unix_seconds);
-        Self { status, fields, body, rendered, unix_seconds }
-    }
-
-    fn text(status: StatusCode, text: &'static str) -> Self {
-        Self::new(status, render::text_fields(), Bytes::from_static(text.as_bytes()))
-    }
-
-    fn page(status: StatusCode, page: &Page) -> Self {
-        // A visit that a cache answers is a visit that nobody counts.
-        let fields = vec![
-            (header::CONTENT_TYPE, page.content_type.clone()),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        ];
-        Self::new(status, fields, page.body.clone())
-    }
-
-    fn rendered(&mut self) -> &Rendered {
-        let unix_seconds = clock::unix_seconds();
-        if unix_seconds != self.unix_seconds {
-            self.unix_seconds = unix_seconds;
-            self.rendered =
-                render::response(self.status, &self.fields, self.body.clone(), unix_seconds);
-        }
-        &self.rendered
-    }
+fn page(status: StatusCode, page: &Page) -> Response {
+    // A visit that a cache answers is a visit that nobody counts.
+    let fields = vec![
+        (header::CONTENT_TYPE, page.content_type.clone()),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Response::new(status, fields, page.body.clone())
 }
 
 impl Answers {
@@ -236,54 +205,25 @@ impl Answers {
         let mut not_allowed_fields = render::text_fields();
         not_allowed_fields.push(allow.clone());
         Self {
-            welcome: Current::page(StatusCode::OK, &pages.welcome),
-            sorry: Current::page(sorry_status, &pages.sorry),
-            not_allowed: Current::new(
+            welcome: page(StatusCode::OK, &pages.welcome),
+            sorry: page(sorry_status, &pages.sorry),
+            not_allowed: Response::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 not_allowed_fields,
                 Bytes::from_static(b"this page does not take that method\n"),
             ),
-            options: Current::new(StatusCode::OK, vec![allow], Bytes::new()),
+            options: Response::new(StatusCode::OK, vec![allow], Bytes::new()),
         }
     }
 }
 
-/// A request that the site has taken.
-pub enum Visit {
-    /// A visit that is not registered yet.
-    Admitted {
-        /// The place of its route.
-        route: u16,
-    },
-    /// A visit that is being registered.
-    Underway(Registration),
-    /// The counter fails: a visit that is not even tried to register.
-    Failing {
-        /// The place of its route.
-        route: u16,
-    },
-    /// No room to register it.
-    Overloaded,
-    /// A route was asked what it takes.
-    Options {
-        /// The place of the route.
-        route: u16,
-    },
-    /// A route does not take the method.
-    NotAllowed {
-        /// The place of the route.
-        route: u16,
-    },
-    /// `OPTIONS *`.
-    AnyResource,
-    /// No route has the path.
-    NotFound,
-}
+/// The place of a route.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteId(u16);
 
 /// A visit on the way to its book. Dropped before its outcome is known, it is abandoned.
 pub struct Registration {
-    /// The place of its route.
-    route: u16,
+    route: RouteId,
     call: Call,
     ended: bool,
 }
@@ -338,7 +278,7 @@ impl Site {
         tell: Box<dyn Fn(Failures)>,
     ) -> Self {
         assert!(u16::try_from(routes.len()).is_ok(), "more routes than the configuration allows");
-        let routes = routes.into_iter().map(|route| Served {
+        let routes = routes.into_iter().map(|route| RouteState {
             answers: RefCell::new(Answers::new(&route.methods, &route.pages, rules.sorry_status)),
             path: route.path,
             methods: route.methods,
@@ -355,25 +295,22 @@ impl Site {
             rules,
             metrics,
             tell,
-            not_found: RefCell::new(Current::text(
-                StatusCode::NOT_FOUND,
-                "there is no such page\n",
-            )),
-            overloaded: RefCell::new(Current::new(
+            not_found: Response::text(404, "there is no such page\n"),
+            overloaded: Response::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 overloaded_fields,
                 Bytes::from_static(b"too many visits at once, try again soon\n"),
-            )),
-            any_resource: RefCell::new(Current::new(StatusCode::OK, vec![], Bytes::new())),
+            ),
+            any_resource: Response::new(StatusCode::OK, vec![], Bytes::new()),
         }
     }
 
-    fn route(&self, route: u16) -> &Served {
-        &self.routes[usize::from(route)]
+    fn route(&self, route: RouteId) -> &RouteState {
+        &self.routes[usize::from(route.0)]
     }
 
     /// Notes how a visit ended.
-    fn watch(&self, route: u16, outcome: Result<(), Failure>) {
+    fn watch(&self, route: RouteId, outcome: Result<(), Failure>) {
         let mut watch = self.route(route).watch.borrow_mut();
         match outcome {
             Ok(()) if !watch.failing => {}
@@ -390,89 +327,67 @@ impl Site {
             (self.tell)(failures);
         }
     }
-
-    fn answers(&self, route: u16) -> std::cell::RefMut<'_, Answers> {
-        self.route(route).answers.borrow_mut()
-    }
 }
 
 impl Service for Site {
-    type Pending = Visit;
-    type Word = Word;
+    /// A visit that is to be registered.
+    type Admitted = RouteId;
+    type Pending = Registration;
+    type Message = Message;
 
-    fn admit(&self, request: &Request<'_>) -> Visit {
+    fn admit(&self, request: &Request<'_>) -> Result<RouteId, Response> {
         if request.path == "*" {
-            return Visit::AnyResource;
+            return Err(self.any_resource.clone());
         }
         let Some(place) = self.routes.iter().position(|route| route.path == request.path) else {
-            return Visit::NotFound;
+            return Err(self.not_found.clone());
         };
         let Ok(route) = u16::try_from(place) else { unreachable!("checked in new") };
         match request.method {
-            Method::Options => Visit::Options { route },
-            method if self.routes[place].methods.contains(&method) => Visit::Admitted { route },
-            _ => Visit::NotAllowed { route },
+            Method::Options => Err(self.routes[place].answers.borrow().options.clone()),
+            method if self.routes[place].methods.contains(&method) => Ok(RouteId(route)),
+            _ => Err(self.routes[place].answers.borrow().not_allowed.clone()),
         }
     }
 
-    fn is_refused(&self, visit: &Visit) -> bool {
-        matches!(visit, Visit::NotAllowed { .. } | Visit::NotFound)
-    }
-
-    fn start(&self, visit: &mut Visit) {
-        if let Visit::Admitted { route } = *visit {
-            let served = self.route(route);
-            self.metrics.started.increment();
-            *visit = match self.upstreams[served.upstream].call(&served.call) {
-                Ok(call) => Visit::Underway(Registration { route, call, ended: false }),
-                Err(NotBegun::Overloaded) => {
-                    self.metrics.refused.increment();
-                    Visit::Overloaded
-                }
-                Err(NotBegun::Failing) => {
-                    self.metrics.err(Failure::NotTried);
-                    self.watch(route, Err(Failure::NotTried));
-                    Visit::Failing { route }
-                }
-            };
-        }
-    }
-
-    fn poll_answer(
-        &self,
-        visit: &mut Visit,
-        form: Form,
-        outbox: &mut Outbox,
-        context: &mut Context<'_>,
-    ) -> Poll<()> {
-        let mut push = |current: &mut Current| outbox.push(current.rendered(), form);
-        match visit {
-            Visit::Admitted { .. } => unreachable!("a visit is started before it is polled"),
-            Visit::Underway(registration) => {
-                let outcome = ready!(registration.poll(self.rules.accept, context));
-                self.watch(registration.route, outcome);
-                let mut answers = self.answers(registration.route);
-                push(if outcome.is_ok() { &mut answers.welcome } else { &mut answers.sorry });
+    fn start(&self, route: RouteId) -> Result<Registration, Response> {
+        let state = self.route(route);
+        self.metrics.started.increment();
+        match self.upstreams[state.upstream].call(&state.call) {
+            Ok(call) => Ok(Registration { route, call, ended: false }),
+            Err(NotBegun::Overloaded) => {
+                self.metrics.refused.increment();
+                Err(self.overloaded.clone())
             }
-            Visit::Failing { route } => push(&mut self.answers(*route).sorry),
-            Visit::Overloaded => push(&mut self.overloaded.borrow_mut()),
-            Visit::Options { route } => push(&mut self.answers(*route).options),
-            Visit::NotAllowed { route } => push(&mut self.answers(*route).not_allowed),
-            Visit::AnyResource => push(&mut self.any_resource.borrow_mut()),
-            Visit::NotFound => push(&mut self.not_found.borrow_mut()),
+            Err(NotBegun::Failing) => {
+                self.metrics.err(Failure::NotTried);
+                self.watch(route, Err(Failure::NotTried));
+                Err(state.answers.borrow().sorry.clone())
+            }
         }
-        Poll::Ready(())
     }
 
-    fn hear(&self, word: Word) {
-        match word {
-            Word::Pages(pages) => {
+    fn poll_response(
+        &self,
+        registration: &mut Registration,
+        context: &mut Context<'_>,
+    ) -> Poll<Response> {
+        let outcome = ready!(registration.poll(self.rules.accept, context));
+        self.watch(registration.route, outcome);
+        let answers = self.route(registration.route).answers.borrow();
+        let page = if outcome.is_ok() { &answers.welcome } else { &answers.sorry };
+        Poll::Ready(page.clone())
+    }
+
+    fn on_message(&self, message: Message) {
+        match message {
+            Message::Pages(pages) => {
                 for (route, pages) in self.routes.iter().zip(pages.iter()) {
                     *route.answers.borrow_mut() =
                         Answers::new(&route.methods, pages, self.rules.sorry_status);
                 }
             }
-            Word::Addresses(place, addresses) => self.upstreams[place].set_addresses(addresses),
+            Message::Addresses(place, addresses) => self.upstreams[place].set_addresses(addresses),
         }
     }
 

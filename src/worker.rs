@@ -1,16 +1,17 @@
 //! What one core owns: a thread pinned to it, a runtime, listeners, clients, and the service that
 //! answers them. Workers share nothing while they serve.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{io, os::fd::AsRawFd, rc::Rc, sync::Arc, time::Duration};
 
 use core_affinity::CoreId;
 use futures_util::FutureExt;
-use monoio::task::JoinHandle;
+use monoio::{net::TcpStream, task::JoinHandle};
 
 use crate::{
-    connection::{ClientLimits, Clients, Service},
+    clock,
+    connection::{ClientContext, ClientLimits, Connection, Service},
     driver::{self, Driver, DriverError},
-    listener::{self, Listener},
+    listener::{Accepted, Acceptor, Listener},
     liveness::{Liveness, Shown},
     mailbox,
     observe::metrics::WorkerMetrics,
@@ -89,7 +90,7 @@ pub struct Plan<W, F> {
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn start<V, F, R>(plan: Plan<V::Word, F>, report: R) -> io::Result<()>
+pub fn start<V, F, R>(plan: Plan<V::Message, F>, report: R) -> io::Result<()>
 where
     V: Service,
     F: FnOnce() -> V + Send + 'static,
@@ -100,7 +101,7 @@ where
     task::spawn_essential_thread(plan.name.clone(), move || run(plan, report)).map(drop)
 }
 
-fn run<V, F, R>(plan: Plan<V::Word, F>, report: R)
+fn run<V, F, R>(plan: Plan<V::Message, F>, report: R)
 where
     V: Service,
     F: FnOnce() -> V,
@@ -128,7 +129,7 @@ where
 ///
 /// # Errors
 /// When its orders do not reach it any more.
-async fn work<V, F, R>(plan: Plan<V::Word, F>, driver: Driver, report: R) -> io::Result<()>
+async fn work<V, F, R>(plan: Plan<V::Message, F>, driver: Driver, report: R) -> io::Result<()>
 where
     V: Service,
     F: FnOnce() -> V,
@@ -141,9 +142,9 @@ where
             return Ok(());
         }
     };
-    let clients = Clients::new(plan.limits, Arc::clone(&plan.metrics));
+    let clients = ClientContext::new(plan.limits, Arc::clone(&plan.metrics));
     let service = Rc::new((plan.make)());
-    let tick = tick(clients.limits(), plan.shortest_wait);
+    let tick = tick(&clients.limits(), plan.shortest_wait);
     let alive = report.clone();
     let liveness = Rc::new(Liveness::new(move || alive(Report::Alive)));
     let mut listeners = Some(plan.listeners);
@@ -160,7 +161,7 @@ where
                 let watching = watch(clients, service, Rc::clone(&liveness), shown, tick);
                 drop(task::spawn_essential("the task that keeps deadlines", watching));
             }
-            Order::Tell(word) => service.hear(word),
+            Order::Tell(message) => service.on_message(message),
             Order::Answer => liveness.ask(),
             Order::Cut => break,
             Order::Drain => {
@@ -180,16 +181,22 @@ where
 /// connects to it; but once it drains, others do.
 fn accept<V: Service>(
     listener: Listener,
-    clients: &Rc<Clients>,
+    clients: &Rc<ClientContext>,
     service: &Rc<V>,
     liveness: &Rc<Liveness>,
 ) -> JoinHandle<()> {
-    let (clients, service, liveness) =
-        (Rc::clone(clients), Rc::clone(service), Rc::clone(liveness));
+    let clients = Rc::clone(clients);
     // Before the task runs: it may be asked before.
     let shown = liveness.add_part();
+    let accepting = accept_connections(
+        listener,
+        Rc::clone(&clients),
+        Rc::clone(service),
+        Rc::clone(liveness),
+        shown,
+    );
     task::spawn_essential("a listener", async move {
-        match listener::accept(listener, Rc::clone(&clients), service, liveness, shown).await {
+        match accepting.await {
             Err(error) if clients.is_draining() => {
                 tracing::error!(%error, "a listener failed while it was closed");
                 Ok(())
@@ -199,12 +206,51 @@ fn accept<V: Service>(
     })
 }
 
+/// Accepts clients until the worker drains, then those that the kernel had already queued. What it waits
+/// on ends when `liveness` interrupts it: it then shows that it lives, or sees that the worker drains.
+///
+/// # Errors
+/// When the socket fails for good.
+async fn accept_connections<V: Service>(
+    listener: Listener,
+    clients: Rc<ClientContext>,
+    service: Rc<V>,
+    liveness: Rc<Liveness>,
+    mut shown: Shown,
+) -> io::Result<()> {
+    let mut acceptor = Acceptor::open(listener)?;
+    let mut failing_since = None;
+    while !clients.is_draining() {
+        liveness.show(&mut shown);
+        match acceptor.accept(liveness.handle()).await? {
+            Accepted::Nothing => {}
+            Accepted::Connection(stream) => {
+                failing_since = None;
+                clients.wait_for_capacity(|| liveness.show(&mut shown)).await;
+                serve(stream, &clients, &service);
+            }
+            Accepted::Exhausted(error, pause) => {
+                tracing::warn!(%error, "cannot accept; trying again in {pause:?}");
+                clients.evict(*failing_since.get_or_insert_with(clock::now));
+                monoio::time::sleep(pause).await;
+            }
+        }
+    }
+    acceptor.close(|stream| serve(stream, &clients, &service)).await
+}
+
+fn serve<V: Service>(stream: TcpStream, clients: &Rc<ClientContext>, service: &Rc<V>) {
+    let client = clients.register(stream.as_raw_fd());
+    let connection = Connection::new(stream, client);
+    drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(service))));
+}
+
 /// Waits until nobody is accepted any more and the last client has left.
-async fn drained(accepts: Vec<JoinHandle<()>>, clients: Rc<Clients>) {
+async fn drained(accepts: Vec<JoinHandle<()>>, clients: Rc<ClientContext>) {
     for accepting in accepts {
         accepting.await;
     }
-    clients.gone().await;
+    clients.all_closed().await;
 }
 
 /// A tenth of the shortest deadline, within bounds.
@@ -216,7 +262,7 @@ fn tick(limits: &ClientLimits, shortest_wait: Option<Duration>) -> Duration {
 }
 
 async fn watch<V: Service>(
-    clients: Rc<Clients>,
+    clients: Rc<ClientContext>,
     service: Rc<V>,
     liveness: Rc<Liveness>,
     mut shown: Shown,
@@ -233,20 +279,18 @@ async fn watch<V: Service>(
 #[cfg(test)]
 mod tests {
     use std::{
+        convert::Infallible,
         env,
         io::Write,
         net::TcpListener as StdListener,
         os::unix::process::ExitStatusExt,
         process::{Command, Stdio},
+        task::{Context, Poll},
         thread,
     };
 
     use super::*;
-    use crate::{
-        connection::{Form, Outbox},
-        http::request::Request,
-        listener::After,
-    };
+    use crate::{connection::Response, http::request::Request, listener::After};
 
     /// Says which fault the process is to have that is to die of it.
     const FAULT: &str = "TALLYRING_TEST_FAULT";
@@ -255,23 +299,23 @@ mod tests {
     struct Faulty(String);
 
     impl Service for Faulty {
-        type Pending = ();
-        type Word = ();
+        type Admitted = Infallible;
+        type Pending = Infallible;
+        type Message = ();
 
-        fn admit(&self, _: &Request<'_>) {}
-        fn start(&self, (): &mut ()) {}
-
-        fn poll_answer(
-            &self,
-            (): &mut (),
-            _: Form,
-            _: &mut Outbox,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<()> {
-            std::task::Poll::Ready(())
+        fn admit(&self, _: &Request<'_>) -> Result<Infallible, Response> {
+            Err(Response::text(200, ""))
         }
 
-        fn hear(&self, (): ()) {
+        fn start(&self, admitted: Infallible) -> Result<Infallible, Response> {
+            match admitted {}
+        }
+
+        fn poll_response(&self, pending: &mut Infallible, _: &mut Context<'_>) -> Poll<Response> {
+            match *pending {}
+        }
+
+        fn on_message(&self, (): ()) {
             assert!(self.0 != "orders", "on purpose");
         }
 

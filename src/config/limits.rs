@@ -20,7 +20,7 @@ use crate::{
 
 /// For one more request of a client that is idle when the server is about to stop: a client under load
 /// sends it at once, and the others are let go before a person who waits for the stop wonders.
-const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
+const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Settles the limits; `notes` are told of those that the open-file limit makes smaller.
 pub(super) fn settle_limits(
@@ -62,7 +62,7 @@ pub(super) fn settle_limits(
         body_timeout: time("body-timeout", arguments.body_timeout, file.body_timeout),
         idle_timeout: time("idle-timeout", arguments.idle_timeout, file.idle_timeout),
         write_timeout: time("write-timeout", arguments.write_timeout, file.write_timeout),
-        parting_timeout: PARTING_TIMEOUT,
+        drain_idle_timeout: DRAIN_IDLE_TIMEOUT,
     };
     let upstream = UpstreamLimits {
         connect_timeout: time(
@@ -117,7 +117,7 @@ pub fn counter_clients(connections_max: usize) -> ClientLimits {
         body_timeout: Duration::from_secs(30),
         idle_timeout: Duration::from_secs(300),
         write_timeout: Duration::from_secs(30),
-        parting_timeout: PARTING_TIMEOUT,
+        drain_idle_timeout: DRAIN_IDLE_TIMEOUT,
     }
 }
 

@@ -9,8 +9,11 @@
 
 #![allow(clippy::manual_async_fn)]
 
-mod clients;
-mod outbox;
+mod context;
+mod response;
+mod service;
+mod table;
+mod write_buffer;
 
 use std::{
     future::poll_fn,
@@ -18,24 +21,29 @@ use std::{
     os::fd::AsRawFd,
     pin::pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use monoio::io::{AsyncWriteRent, CancelableAsyncReadRent};
 use smallvec::SmallVec;
 
 pub use self::{
-    clients::{ClientLimits, Clients, Phase, Seat},
-    outbox::{Form, Outbox},
+    context::{ClientContext, ClientHandle, ClientLimits},
+    response::Response,
+    service::Service,
+};
+use self::{
+    table::Phase,
+    write_buffer::{Form, WriteBuffer},
 };
 use crate::{
     http::{
         Refusal, Version,
         body::{BodyError, BodyReader},
-        request::{self, BODY_TOO_LARGE, HeadScan, Method, Request},
+        request::{self, BODY_TOO_LARGE, HeadScan, Method},
     },
-    inbox::Inbox,
     pace::Pace,
+    read_buffer::ReadBuffer,
 };
 
 /// Requests of one client that are answered at a time. The bytes of further ones stay unread.
@@ -48,49 +56,12 @@ pub trait Stream: CancelableAsyncReadRent + AsyncWriteRent + AsRawFd + 'static {
 
 impl<S: CancelableAsyncReadRent + AsyncWriteRent + AsRawFd + 'static> Stream for S {}
 
-/// What answers requests: the site, the counter's face, the admin listener.
-///
-/// A request is admitted, started once its body is whole, and polled until its answer is in the
-/// outbox. Several requests of one client may be started before the first is answered.
-pub trait Service: 'static {
-    /// An admitted request on the way to its answer. Dropping it gives the answer up.
-    type Pending: Unpin;
-    /// What other threads tell it.
-    type Word: Send + 'static;
-
-    /// Decides what is to be done. Nothing happens yet: the body may still turn out malformed.
-    fn admit(&self, request: &Request<'_>) -> Self::Pending;
-
-    /// Whether the answer is a refusal whatever the body says, so that nobody needs to send it.
-    fn is_refused(&self, _pending: &Self::Pending) -> bool {
-        false
-    }
-
-    /// Begins what was decided. Called once.
-    fn start(&self, pending: &mut Self::Pending);
-
-    /// Puts the answer into `outbox` once it is ready. Not called again after that.
-    fn poll_answer(
-        &self,
-        pending: &mut Self::Pending,
-        form: Form,
-        outbox: &mut Outbox,
-        context: &mut Context<'_>,
-    ) -> Poll<()>;
-
-    /// Takes a word from another thread.
-    fn hear(&self, word: Self::Word);
-
-    /// Ends its own waits whose time is up. Called several times in each of its shortest deadlines.
-    fn expire(&self) {}
-}
-
 /// A connection to a client.
 pub struct Connection<S> {
-    /// Given up before the stream closes.
-    seat: Seat,
+    /// Dropped before the stream closes.
+    client: ClientHandle,
     stream: S,
-    inbox: Inbox,
+    received: ReadBuffer,
     scan: HeadScan,
     pace: Pace,
     /// The form of the answer to the request whose body is being read; `None` while it is a head.
@@ -111,30 +82,57 @@ impl From<io::Error> for End {
     }
 }
 
-/// A request that was started.
-struct Turn<P> {
-    pending: P,
+/// A request and the form that its answer is to have.
+struct Exchange<T> {
+    state: Result<T, Response>,
     form: Form,
 }
 
-type Batch<P> = SmallVec<[Turn<P>; 1]>;
+impl<A> Exchange<A> {
+    fn start<V: Service<Admitted = A>>(self, service: &V) -> Exchange<V::Pending> {
+        let state = self.state.and_then(|admitted| service.start(admitted));
+        Exchange { state, form: self.form }
+    }
+}
 
-/// What follows once all that was gathered is answered.
-enum Next<P> {
-    /// Requests may still be whole in the inbox.
-    Gather,
+impl<P> Exchange<P> {
+    /// Puts the answer into `buffer` once it is ready.
+    fn poll<V: Service<Pending = P>>(
+        &mut self,
+        service: &V,
+        buffer: &mut WriteBuffer,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        match &mut self.state {
+            Ok(pending) => {
+                let response = ready!(service.poll_response(pending, context));
+                buffer.push(&response, self.form);
+            }
+            Err(response) => buffer.push(response, self.form),
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Requests that were started, in their order.
+type Started<V> = SmallVec<[Exchange<<V as Service>::Pending>; 1]>;
+
+/// What follows once all that was started is answered.
+enum Next<A> {
+    /// More requests may be whole in the read buffer.
+    Start,
     /// The next request is not whole.
     Read,
     /// This request has a body, or must not run beside others.
-    Alone(Box<Alone<P>>),
+    Alone(Box<Alone<A>>),
     /// The client said, or is told, that there is no next request.
     Close,
     /// The next request is not served.
     Refuse(Box<Refusal>),
 }
 
-struct Alone<P> {
-    turn: Turn<P>,
+struct Alone<A> {
+    exchange: Exchange<A>,
     body: BodyReader,
     expects_continue: bool,
     /// The body is held back by the client and not asked for. The answer closes the connection.
@@ -142,12 +140,12 @@ struct Alone<P> {
 }
 
 impl<S: Stream> Connection<S> {
-    /// A connection that was just accepted and has its seat.
-    pub fn new(stream: S, seat: Seat) -> Self {
+    /// A connection that was just accepted and registered.
+    pub fn new(stream: S, client: ClientHandle) -> Self {
         Self {
-            seat,
+            client,
             stream,
-            inbox: Inbox::default(),
+            received: ReadBuffer::default(),
             scan: HeadScan::default(),
             pace: Pace::default(),
             body_of: None,
@@ -157,39 +155,39 @@ impl<S: Stream> Connection<S> {
     /// Serves the client until it or the server has had enough.
     pub fn serve<V: Service>(mut self, service: Rc<V>) -> impl Future<Output = ()> {
         async move {
-            if let Err(End::Refused(refusal)) = self.converse(&*service).await {
+            if let Err(End::Refused(refusal)) = self.serve_requests(&*service).await {
                 Box::pin(self.refuse(refusal)).await;
             }
-            self.inbox.release(self.seat.clients().buffers());
+            self.received.release(self.client.context().read_buffers());
         }
     }
 
-    fn converse<V: Service>(&mut self, service: &V) -> impl Future<Output = Result<(), End>> {
+    fn serve_requests<V: Service>(&mut self, service: &V) -> impl Future<Output = Result<(), End>> {
         async move {
             loop {
-                let mut batch = Batch::new();
-                let next = self.gather(service, &mut batch);
-                if !batch.is_empty() {
-                    self.answer(service, &mut batch).await?;
+                let mut started = Started::<V>::new();
+                let next = self.start_requests(service, &mut started);
+                if !started.is_empty() {
+                    self.write_responses(service, &mut started).await?;
                 }
-                drop(batch);
+                drop(started);
                 match next {
-                    Next::Gather => {}
+                    Next::Start => {}
                     Next::Read => {
-                        if self.await_head() == Phase::Head {
+                        if self.arm_read_deadline() == Phase::Head {
                             Box::pin(self.receive_rest(HEAD_TOO_SLOW)).await?;
                         } else {
                             self.receive().await?;
                         }
                     }
                     Next::Alone(alone) => {
-                        let closes = alone.turn.form.close;
-                        Box::pin(self.answer_alone(service, *alone)).await?;
+                        let closes = alone.exchange.form.close;
+                        Box::pin(self.serve_alone(service, *alone)).await?;
                         if closes {
-                            return self.part().await;
+                            return self.close_gracefully().await;
                         }
                     }
-                    Next::Close => return self.part().await,
+                    Next::Close => return self.close_gracefully().await,
                     Next::Refuse(refusal) => return Err(End::Refused(*refusal)),
                 }
             }
@@ -197,33 +195,34 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Starts the requests that are whole, for as long as they may run beside each other.
-    fn gather<V: Service>(
+    fn start_requests<V: Service>(
         &mut self,
         service: &V,
-        batch: &mut Batch<V::Pending>,
-    ) -> Next<V::Pending> {
-        while batch.len() < PIPELINE_MAX {
-            let limits = self.seat.clients().limits();
-            let unread = self.inbox.unread();
-            let parsed =
-                request::parse(unread, &mut self.scan, &limits.head, limits.body_bytes_max);
+        started: &mut Started<V>,
+    ) -> Next<V::Admitted> {
+        while started.len() < PIPELINE_MAX {
+            let context = self.client.context();
+            let parsed = {
+                let limits = context.limits();
+                let unread = self.received.unread();
+                request::parse(unread, &mut self.scan, &limits.head, limits.body_bytes_max)
+            };
             let whole = match parsed {
                 Ok(Some(whole)) => whole,
                 Ok(None) => return Next::Read,
                 Err(refusal) => return Next::Refuse(Box::new(refusal)),
             };
             let request = whole.request;
-            let mut pending = service.admit(&request);
+            let admitted = service.admit(&request);
             // RFC 9110 section 10.1.1: where the head tells the final status, it is sent at once. The
             // client may or may not send its body after that, so the connection ends there.
             let leaves_body = request.expects_continue
                 && !request.body.is_empty()
-                && service.is_refused(&pending);
-            let clients = self.seat.clients();
+                && admitted.as_ref().is_err_and(Response::is_error);
             let persistent = request.persistent
                 && !leaves_body
-                && !clients.is_draining()
-                && !clients.makes_room();
+                && !context.is_draining()
+                && !context.closes_for_newcomer();
             let form = Form {
                 head_only: request.method == Method::Head,
                 close: !persistent,
@@ -231,71 +230,68 @@ impl<S: Stream> Connection<S> {
             };
             let alone = !request.body.is_empty() || !request.method.is_safe();
             let (body, expects_continue) = (request.body, request.expects_continue);
-            self.inbox.consume(whole.head_bytes);
+            self.received.consume(whole.head_bytes);
             self.scan = HeadScan::default();
-            self.seat.rest();
+            self.client.disarm_deadline();
             if alone {
-                let turn = Turn { pending, form };
-                let alone = Alone { turn, body, expects_continue, leaves_body };
+                let exchange = Exchange { state: admitted, form };
+                let alone = Alone { exchange, body, expects_continue, leaves_body };
                 return Next::Alone(Box::new(alone));
             }
-            service.start(&mut pending);
-            batch.push(Turn { pending, form });
+            started.push(Exchange { state: admitted, form }.start(service));
             if form.close {
                 return Next::Close;
             }
         }
-        Next::Gather
+        Next::Start
     }
 
     /// Writes the answers in the order of their requests: as many in one write as are ready, but
     /// none waits for one that is not.
-    fn answer<V: Service>(
+    fn write_responses<V: Service>(
         &mut self,
         service: &V,
-        batch: &mut Batch<V::Pending>,
+        started: &mut Started<V>,
     ) -> impl Future<Output = Result<(), End>> {
         async move {
-            let mut outbox = self.seat.clients().outbox();
-            for Turn { pending, form } in batch {
+            let mut buffer = self.client.context().write_buffer();
+            for exchange in started {
                 // Answers that are ready are written before another one is waited for.
-                while !poll_fn(|context| {
-                    match service.poll_answer(pending, *form, &mut outbox, context) {
-                        Poll::Pending if outbox.is_empty() => Poll::Pending,
-                        answer => Poll::Ready(answer.is_ready()),
-                    }
+                while !poll_fn(|context| match exchange.poll(service, &mut buffer, context) {
+                    Poll::Pending if buffer.is_empty() => Poll::Pending,
+                    polled => Poll::Ready(polled.is_ready()),
                 })
                 .await
                 {
-                    outbox.flush(&mut self.stream, &self.seat).await?;
+                    buffer.flush(&mut self.stream, &self.client).await?;
                 }
-                if outbox.is_full() {
-                    outbox.flush(&mut self.stream, &self.seat).await?;
+                if buffer.is_full() {
+                    buffer.flush(&mut self.stream, &self.client).await?;
                 }
             }
-            outbox.flush(&mut self.stream, &self.seat).await?;
+            buffer.flush(&mut self.stream, &self.client).await?;
             Ok(())
         }
     }
 
     /// Reads a request's body to its end and only then starts the request.
-    async fn answer_alone<V: Service>(
+    async fn serve_alone<V: Service>(
         &mut self,
         service: &V,
-        mut alone: Alone<V::Pending>,
+        mut alone: Alone<V::Admitted>,
     ) -> Result<(), End> {
         if !alone.body.is_empty() && !alone.leaves_body {
-            self.body_of = Some(alone.turn.form);
-            if alone.expects_continue && self.inbox.unread().is_empty() {
-                let mut outbox = self.seat.clients().outbox();
-                outbox.push_interim(b"HTTP/1.1 100 Continue\r\n\r\n");
-                outbox.flush(&mut self.stream, &self.seat).await?;
+            self.body_of = Some(alone.exchange.form);
+            if alone.expects_continue && self.received.unread().is_empty() {
+                let mut buffer = self.client.context().write_buffer();
+                buffer.push_interim(b"HTTP/1.1 100 Continue\r\n\r\n");
+                buffer.flush(&mut self.stream, &self.client).await?;
             }
             self.discard_body(&mut alone.body).await?;
             self.body_of = None;
         }
-        service.start(&mut alone.turn.pending);
-        self.answer(service, &mut Batch::from_iter([alone.turn])).await?;
+        let started = alone.exchange.start(service);
+        self.write_responses(service, &mut Started::<V>::from_iter([started])).await?;
         if alone.leaves_body {
             // The body may already be on its way.
             self.linger().await;
@@ -304,41 +300,41 @@ impl<S: Stream> Connection<S> {
     }
 
     async fn discard_body(&mut self, body: &mut BodyReader) -> Result<(), End> {
-        self.seat.wait(Phase::Body);
+        self.client.arm_deadline(Phase::Body);
         loop {
-            let progress = body.advance(self.inbox.unread()).map_err(|error| {
+            let progress = body.advance(self.received.unread()).map_err(|error| {
                 End::Refused(match error {
                     BodyError::TooLarge => BODY_TOO_LARGE,
                     BodyError::Malformed(reason) => Refusal::bad(reason),
                 })
             })?;
-            self.inbox.consume(progress.consumed);
+            self.received.consume(progress.consumed);
             if progress.done {
-                self.seat.rest();
+                self.client.disarm_deadline();
                 return Ok(());
             }
             self.receive_rest(BODY_TOO_SLOW).await?;
         }
     }
 
-    /// Waits for the next head, or for the rest of it; says what it waits for.
-    fn await_head(&self) -> Phase {
-        let waits_for_first_byte = self.inbox.unread().is_empty();
-        let drains = self.seat.clients().is_draining();
+    /// Gives the client its time for the next head, or for the rest of it; says for which.
+    fn arm_read_deadline(&self) -> Phase {
+        let waits_for_first_byte = self.received.unread().is_empty();
+        let drains = self.client.context().is_draining();
         let phase = match waits_for_first_byte {
-            true if drains => Phase::Parting,
+            true if drains => Phase::DrainIdle,
             true => Phase::Idle,
             false => Phase::Head,
         };
-        self.seat.wait(phase);
+        self.client.arm_deadline(phase);
         phase
     }
 
     /// Receives the first bytes of a request.
     fn receive(&mut self) -> impl Future<Output = Result<(), End>> {
         async move {
-            let buffers = self.seat.clients().buffers();
-            let filling = pin!(self.inbox.fill(&mut self.stream, buffers));
+            let buffers = self.client.context().read_buffers();
+            let filling = pin!(self.received.fill(&mut self.stream, buffers));
             match self.pace.keep(filling).await? {
                 0 => Err(End::Gone),
                 _ => Ok(()),
@@ -348,12 +344,12 @@ impl<S: Stream> Connection<S> {
 
     /// Receives more of a request that has begun; `too_slow` is for whose time was up.
     async fn receive_rest(&mut self, too_slow: Refusal) -> Result<(), End> {
-        let stop = self.seat.stop();
-        let buffers = self.seat.clients().buffers();
-        let filling = pin!(self.inbox.fill_until(&mut self.stream, buffers, stop));
+        let cancel = self.client.cancel_handle();
+        let buffers = self.client.context().read_buffers();
+        let filling = pin!(self.received.fill_until(&mut self.stream, buffers, cancel));
         let received = self.pace.keep(filling).await;
-        self.seat.forget_stop();
-        if matches!(self.seat.expired_phase(), Some(Phase::Head | Phase::Body)) {
+        self.client.forget_canceller();
+        if matches!(self.client.expired_phase(), Some(Phase::Head | Phase::Body)) {
             return Err(End::Refused(too_slow));
         }
         match received? {
@@ -364,26 +360,26 @@ impl<S: Stream> Connection<S> {
 
     /// Tells the client what was wrong, then sees to it that the answer arrives.
     async fn refuse(&mut self, refusal: Refusal) {
-        self.seat.clients().metrics().bad_requests.increment();
+        self.client.context().metrics().bad_requests.increment();
         // RFC 9110 section 9.3.2: no content in an answer to a HEAD. A client would take it for the
         // beginning of the next answer.
         let head_only = match self.body_of {
             Some(form) => form.head_only,
-            None => request::is_head(self.inbox.unread()),
+            None => request::is_head(self.received.unread()),
         };
-        let mut outbox = self.seat.clients().outbox();
-        outbox.push_refusal(refusal, head_only);
-        let told = outbox.flush(&mut self.stream, &self.seat).await;
-        drop(outbox);
+        let mut buffer = self.client.context().write_buffer();
+        buffer.push_refusal(refusal, head_only);
+        let told = buffer.flush(&mut self.stream, &self.client).await;
+        drop(buffer);
         if told.is_ok() {
             self.linger().await;
         }
     }
 
     /// Closes after a last answer.
-    async fn part(&mut self) -> Result<(), End> {
+    async fn close_gracefully(&mut self) -> Result<(), End> {
         // Unread bytes at the close would make the kernel send a reset, which can overtake the answer.
-        if !self.inbox.unread().is_empty() || self.seat.has_unread() {
+        if !self.received.unread().is_empty() || self.client.has_unread() {
             Box::pin(self.linger()).await;
         }
         Ok(())
@@ -395,11 +391,11 @@ impl<S: Stream> Connection<S> {
         if self.stream.shutdown().await.is_err() {
             return;
         }
-        self.seat.wait(Phase::Linger);
+        self.client.arm_deadline(Phase::Linger);
         let mut discarded = 0;
         while discarded < LINGER_BYTES_MAX {
-            self.inbox.consume(self.inbox.unread().len());
-            match self.inbox.fill(&mut self.stream, self.seat.clients().buffers()).await {
+            self.received.consume(self.received.unread().len());
+            match self.received.fill(&mut self.stream, self.client.context().read_buffers()).await {
                 Ok(count @ 1..) => discarded += count,
                 _ => return,
             }

@@ -2,15 +2,11 @@
 //! that records them.
 
 use std::{
-    cell::RefCell,
-    collections::VecDeque,
-    os::fd::RawFd,
-    sync::Arc,
-    task::{Waker, ready},
-    time::Duration,
+    cell::RefCell, collections::VecDeque, os::fd::RawFd, sync::Arc, task::Waker, time::Duration,
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use monoio::{
     BufResult,
     buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut, Slice, SliceMut},
@@ -18,7 +14,7 @@ use monoio::{
 };
 
 use super::*;
-use crate::http::{HeadLimits, render::Rendered};
+use crate::http::{HeadLimits, request::Request};
 
 /// A stream that gives these pieces, one a read, and records what was written.
 #[derive(Clone, Default)]
@@ -77,7 +73,7 @@ impl AsyncReadRent for Recorder {
     async fn read<T: IoBufMut>(&mut self, mut buf: T) -> BufResult<usize, T> {
         let piece = self.0.borrow_mut().pieces.pop_front().unwrap_or_default();
         let slice = (&mut buf as &mut dyn std::any::Any).downcast_mut::<SliceMut<Vec<u8>>>();
-        slice.expect("the inbox reads into a slice").get_mut().extend_from_slice(&piece);
+        slice.expect("a read buffer reads into a slice").get_mut().extend_from_slice(&piece);
         (Ok(piece.len()), buf)
     }
 
@@ -151,41 +147,32 @@ struct Asked {
 }
 
 impl Service for Echo {
+    type Admitted = Asked;
     type Pending = Asked;
-    type Word = ();
+    type Message = ();
 
-    fn admit(&self, request: &Request<'_>) -> Asked {
+    fn admit(&self, request: &Request<'_>) -> Result<Asked, Response> {
         let waits = request.path.starts_with("/wait");
-        Asked { bytes: request.path[1..].parse().unwrap_or(0), waits }
+        Ok(Asked { bytes: request.path[1..].parse().unwrap_or(0), waits })
     }
 
-    fn start(&self, _: &mut Asked) {
+    fn start(&self, asked: Asked) -> Result<Asked, Response> {
         self.started.set(self.started.get() + 1);
+        Ok(asked)
     }
 
-    fn poll_answer(
-        &self,
-        asked: &mut Asked,
-        form: Form,
-        outbox: &mut Outbox,
-        context: &mut Context<'_>,
-    ) -> Poll<()> {
-        ready!(match asked.waits && !self.let_go.get() {
-            true => {
-                self.held.borrow_mut().push_back(context.waker().clone());
-                Poll::Pending
-            }
-            false => Poll::Ready(()),
-        });
-        let head = Bytes::from_static(b"");
-        outbox.push(&Rendered { head, body: vec![b'x'; asked.bytes].into() }, form);
-        Poll::Ready(())
+    fn poll_response(&self, asked: &mut Asked, context: &mut Context<'_>) -> Poll<Response> {
+        if asked.waits && !self.let_go.get() {
+            self.held.borrow_mut().push_back(context.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Response::new(StatusCode::OK, vec![], vec![b'x'; asked.bytes]))
     }
 
-    fn hear(&self, (): ()) {}
+    fn on_message(&self, (): ()) {}
 }
 
-fn clients() -> Rc<Clients> {
+fn clients() -> Rc<ClientContext> {
     let minute = Duration::from_secs(60);
     let limits = ClientLimits {
         head: HeadLimits { head_bytes_max: 4096, head_fields_max: 10, target_bytes_max: 256 },
@@ -195,9 +182,9 @@ fn clients() -> Rc<Clients> {
         body_timeout: minute,
         idle_timeout: minute,
         write_timeout: minute,
-        parting_timeout: minute,
+        drain_idle_timeout: minute,
     };
-    Clients::new(limits, Arc::default())
+    ClientContext::new(limits, Arc::default())
 }
 
 fn requests(paths: &[&str]) -> Vec<u8> {
@@ -207,15 +194,23 @@ fn requests(paths: &[&str]) -> Vec<u8> {
         .collect()
 }
 
-/// Each answer here is an empty head's two bytes and the body.
-const HEAD: usize = 2;
+/// The bytes of an answer with so much content.
+fn answer_bytes(content: usize) -> usize {
+    let response = Response::new(StatusCode::OK, vec![], vec![b'x'; content]);
+    response.http1_head(0).len() + b"\r\n".len() + content
+}
+
+/// The bytes of answers with so much content each.
+fn answers_bytes<const N: usize>(contents: [usize; N]) -> usize {
+    contents.into_iter().map(answer_bytes).sum()
+}
 
 /// The writes that serving `pieces` took.
 #[track_caller]
 fn check_writes(pieces: Vec<Vec<u8>>, expected: &[usize]) {
     let stream = Recorder::default();
     stream.0.borrow_mut().pieces = pieces.into();
-    let connection = Connection::new(stream.clone(), clients().seat(-1));
+    let connection = Connection::new(stream.clone(), clients().register(-1));
     let serving = pin!(connection.serve(Rc::new(Echo::default())));
     let done = serving.poll(&mut Context::from_waker(Waker::noop()));
     assert!(done.is_ready(), "nothing here waits");
@@ -224,17 +219,22 @@ fn check_writes(pieces: Vec<Vec<u8>>, expected: &[usize]) {
 
 #[test]
 fn answers_that_are_ready_share_a_write() {
-    check_writes(vec![requests(&["/10"])], &[HEAD + 10]);
-    check_writes(vec![requests(&["/10", "/20", "/30"])], &[3 * HEAD + 60]);
-    check_writes(vec![requests(&["/10"]), requests(&["/20"])], &[HEAD + 10, HEAD + 20]);
+    let [ten, twenty] = [10, 20].map(answer_bytes);
+    check_writes(vec![requests(&["/10"])], &[ten]);
+    check_writes(vec![requests(&["/10", "/20", "/30"])], &[answers_bytes([10, 20, 30])]);
+    check_writes(vec![requests(&["/10"]), requests(&["/20"])], &[ten, twenty]);
 }
 
 #[test]
 fn a_write_and_a_batch_are_bounded() {
-    check_writes(vec![requests(&["/3000"; 4])], &[3 * (HEAD + 3000), HEAD + 3000]);
-    check_writes(vec![requests(&["/1"; 40])], &[16 * 3, 16 * 3, 8 * 3]);
+    check_writes(vec![requests(&["/3000"; 4])], &[answers_bytes([3000; 3]), answer_bytes(3000)]);
+    check_writes(
+        vec![requests(&["/1"; 40])],
+        &[answers_bytes([1; 16]), answers_bytes([1; 16]), answers_bytes([1; 8])],
+    );
     // A large body is written as it is, behind what came before it.
-    check_writes(vec![requests(&["/10", "/5000", "/20"])], &[2 * HEAD + 10, 5000, HEAD + 20]);
+    let before = answers_bytes([10, 5000]) - 5000;
+    check_writes(vec![requests(&["/10", "/5000", "/20"])], &[before, 5000, answer_bytes(20)]);
 }
 
 #[test]
@@ -242,16 +242,17 @@ fn no_answer_waits_for_one_that_is_not_ready() {
     let stream = Recorder::default();
     stream.0.borrow_mut().pieces.push_back(requests(&["/10", "/wait", "/20", "/wait", "/30"]));
     let service = Rc::new(Echo::default());
-    let connection = Connection::new(stream.clone(), clients().seat(-1));
+    let connection = Connection::new(stream.clone(), clients().register(-1));
     let mut serving = pin!(connection.serve(Rc::clone(&service)));
     let mut context = Context::from_waker(Waker::noop());
     assert!(serving.as_mut().poll(&mut context).is_pending());
     // All were started; what stands before the one that waits was written.
     assert_eq!(service.started.get(), 5);
-    assert_eq!(stream.0.borrow().writes, [HEAD + 10]);
+    assert_eq!(stream.0.borrow().writes, [answer_bytes(10)]);
     service.let_go.set(true);
     assert!(serving.poll(&mut context).is_ready());
-    assert_eq!(stream.0.borrow().writes, [HEAD + 10, 4 * HEAD + 50]);
+    let rest = answers_bytes([0, 20, 0, 30]);
+    assert_eq!(stream.0.borrow().writes, [answer_bytes(10), rest]);
 }
 
 #[test]
@@ -262,41 +263,38 @@ fn what_is_not_safe_runs_alone() {
     bytes.extend(requests(&["/2"]));
     stream.0.borrow_mut().pieces.push_back(bytes);
     let service = Rc::new(Echo::default());
-    let connection = Connection::new(stream.clone(), clients().seat(-1));
+    let connection = Connection::new(stream.clone(), clients().register(-1));
     let mut serving = pin!(connection.serve(Rc::clone(&service)));
     let mut context = Context::from_waker(Waker::noop());
     assert!(serving.as_mut().poll(&mut context).is_pending());
     assert_eq!(service.started.get(), 1);
     service.let_go.set(true);
     assert!(serving.poll(&mut context).is_ready());
-    assert_eq!(stream.0.borrow().writes, [HEAD, HEAD + 1, HEAD + 2]);
+    assert_eq!(stream.0.borrow().writes, [0, 1, 2].map(answer_bytes));
 }
 
 /// Panics at `/panic`, as no service should.
 struct Panics;
 
 impl Service for Panics {
+    type Admitted = ();
     type Pending = ();
-    type Word = ();
+    type Message = ();
 
-    fn admit(&self, request: &Request<'_>) {
+    fn admit(&self, request: &Request<'_>) -> Result<(), Response> {
         assert!(request.path != "/panic", "on purpose");
+        Ok(())
     }
 
-    fn start(&self, (): &mut ()) {}
-
-    fn poll_answer(
-        &self,
-        (): &mut (),
-        form: Form,
-        outbox: &mut Outbox,
-        _: &mut Context<'_>,
-    ) -> Poll<()> {
-        outbox.push(&Rendered { head: Bytes::new(), body: Bytes::from_static(b"fine") }, form);
-        Poll::Ready(())
+    fn start(&self, (): ()) -> Result<(), Response> {
+        Ok(())
     }
 
-    fn hear(&self, (): ()) {}
+    fn poll_response(&self, (): &mut (), _: &mut Context<'_>) -> Poll<Response> {
+        Poll::Ready(Response::new(StatusCode::OK, vec![], "fine"))
+    }
+
+    fn on_message(&self, (): ()) {}
 }
 
 #[test]
@@ -311,27 +309,43 @@ fn a_panic_costs_its_connection_alone() {
     });
     runtime.block_on(async {
         for stream in &streams {
-            let connection = Connection::new(stream.clone(), clients.seat(-1));
+            let connection = Connection::new(stream.clone(), clients.register(-1));
             let serving = connection.serve(Rc::clone(&service));
             crate::task::spawn("connection", clients.metrics(), serving).await;
         }
     });
     assert!(streams[0].0.borrow().writes.is_empty());
-    assert_eq!(streams[1].0.borrow().writes, [HEAD + 4]);
+    assert_eq!(streams[1].0.borrow().writes, [answer_bytes(4)]);
     assert_eq!(clients.metrics().panics.read(), 1);
-    // Its seat was given up.
+    // Its place was given up.
     assert_eq!(clients.metrics().connections.read(), 0);
 }
 
 /// What a client receives that is served on these clients' buffers; it leaves when its time is up.
-fn receives(clients: &Rc<Clients>, pieces: &[&[u8]], fault: Option<Fault>) -> Vec<u8> {
+fn receives(clients: &Rc<ClientContext>, pieces: &[&[u8]], fault: Option<Fault>) -> Vec<u8> {
     let stream = Recorder::of(pieces, fault);
-    let connection = Connection::new(stream.clone(), clients.seat(-1));
+    let connection = Connection::new(stream.clone(), clients.register(-1));
     let serving = pin!(connection.serve(Rc::new(Echo::default())));
     let done = serving.poll(&mut Context::from_waker(Waker::noop()));
     let waits = fault.is_some_and(|fault| matches!(fault.kind, FaultKind::NeverEnds));
     assert!(done.is_ready() || waits, "nothing here waits");
-    stream.written()
+    without_dates(stream.written())
+}
+
+/// With the same in place of each date, which may be that of another second.
+fn without_dates(mut bytes: Vec<u8>) -> Vec<u8> {
+    const FIELD: &[u8] = b"\r\ndate: ";
+    const DATE_BYTES: usize = "Sun, 06 Nov 1994 08:49:37 GMT".len();
+    for place in 0..bytes.len() {
+        if bytes[place..].starts_with(FIELD) {
+            bytes
+                .iter_mut()
+                .skip(place + FIELD.len())
+                .take(DATE_BYTES)
+                .for_each(|byte| *byte = b'x');
+        }
+    }
+    bytes
 }
 
 /// Every way to be answered, and to be refused.

@@ -1,4 +1,4 @@
-//! The listening sockets: one for each worker and address, and the accept loop.
+//! The listening sockets: one for each worker and address, and how connections are accepted from them.
 //!
 //! Knows addresses, how the kernel shares connections out, and who goes on listening when this process
 //! stops; what a connection says is not its business.
@@ -12,11 +12,13 @@ use std::{
     net::{SocketAddr, TcpListener as StdListener},
     os::fd::AsRawFd,
     pin::pin,
-    rc::Rc,
     time::Duration,
 };
 
-use monoio::net::{TcpListener, TcpStream};
+use monoio::{
+    io::CancelHandle,
+    net::{TcpListener, TcpStream},
+};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, fcntl},
@@ -24,14 +26,7 @@ use nix::{
 use socket2::{SockFilter, SockRef};
 
 pub use self::bind::{BACKLOG, BindError, bind};
-use crate::{
-    clock,
-    connection::{Clients, Connection, Service},
-    host,
-    liveness::{Liveness, Shown},
-    pace::Pace,
-    task,
-};
+use crate::{clock, host, pace::Pace};
 
 /// The first and the longest pause after an accept(2) that failed for want of resources.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -64,89 +59,112 @@ pub enum After {
     Leave,
 }
 
-/// Accepts clients until the worker drains, then those that the kernel had already queued. What it waits
-/// on ends when `liveness` interrupts it: it then shows that it lives, or sees that the worker drains.
-///
-/// # Errors
-/// When the socket fails for good.
-pub async fn accept<V: Service>(
-    listener: Listener,
-    clients: Rc<Clients>,
-    service: Rc<V>,
-    liveness: Rc<Liveness>,
-    mut shown: Shown,
-) -> io::Result<()> {
-    let Listener { socket, after, .. } = listener;
-    // A ring waits on a blocking socket; the epoll driver does its own waiting.
-    socket.set_nonblocking(monoio::utils::is_legacy())?;
-    let queue = socket.try_clone()?;
-    let listener = TcpListener::from_std(socket)?;
-    let welcome = |stream: TcpStream| {
-        let seat = clients.seat(stream.as_raw_fd());
-        let connection = Connection::new(stream, seat);
-        drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(&service))));
-    };
-    let mut back_off = BACK_OFF.0;
-    let mut failing_since = None;
-    let mut pace = Pace::default();
-    while !clients.is_draining() {
-        liveness.show(&mut shown);
-        // Never dropped while it is pending: it may already hold a connection.
-        let accepting = pin!(listener.cancelable_accept(liveness.handle()));
-        match pace.keep(accepting).await {
+/// Accepts connections from one listener, on its worker.
+pub struct Acceptor {
+    listener: TcpListener,
+    /// The same socket, for what it has queued when it closes.
+    queue: StdListener,
+    after: After,
+    pace: Pace,
+    back_off: Duration,
+}
+
+/// What waiting for a connection brought.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection.
+    Connection(TcpStream),
+    /// Nothing: it was interrupted, or the client gave up while it was queued.
+    Nothing,
+    /// The process or the system lacks what a connection takes, such as open files. The next try would fail
+    /// at once, for ever: it is to be made after this pause.
+    Exhausted(io::Error, Duration),
+}
+
+impl Acceptor {
+    /// Opens the listener on this worker's runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot take its socket.
+    pub fn open(listener: Listener) -> io::Result<Self> {
+        let Listener { socket, after, .. } = listener;
+        // A ring waits on a blocking socket; the epoll driver does its own waiting.
+        socket.set_nonblocking(monoio::utils::is_legacy())?;
+        let queue = socket.try_clone()?;
+        let listener = TcpListener::from_std(socket)?;
+        Ok(Self { listener, queue, after, pace: Pace::default(), back_off: BACK_OFF.0 })
+    }
+
+    /// Waits for a connection, until `interrupt` is cancelled.
+    ///
+    /// # Errors
+    /// When the socket fails for good.
+    pub async fn accept(&mut self, interrupt: CancelHandle) -> io::Result<Accepted> {
+        let accepted = {
+            // Never dropped while it is pending: it may already hold a connection.
+            let accepting = pin!(self.listener.cancelable_accept(interrupt));
+            self.pace.keep(accepting).await
+        };
+        match accepted {
             Ok((stream, _)) => {
-                (back_off, failing_since) = (BACK_OFF.0, None);
+                self.back_off = BACK_OFF.0;
                 close_on_exec(&stream);
-                let since = clock::now();
-                while !clients.has_room() && !clients.is_draining() {
-                    liveness.show(&mut shown);
-                    clients.make_room(since).await;
-                }
-                welcome(stream);
+                Ok(Accepted::Connection(stream))
             }
-            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                // Interrupted, or the client gave up while it was queued.
-                Some(Errno::ECANCELED | Errno::ECONNABORTED | Errno::EINTR) => {}
-                // This is no listening socket, and will not be one: nothing is ever accepted here.
-                Some(Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK) => {
-                    return Err(error);
-                }
-                // Only a socket that others have too is set nonblocking under a ring, by a worker of
-                // theirs or ours that waits on epoll: then nothing is left but to look again.
-                Some(Errno::EAGAIN) => monoio::time::sleep(LOOK).await,
-                // accept(2) would fail again at once, for ever: make room, then wait.
-                _ => {
-                    tracing::warn!(%error, "cannot accept; trying again in {back_off:?}");
-                    clients.evict(*failing_since.get_or_insert_with(clock::now));
-                    monoio::time::sleep(back_off).await;
-                    back_off = (back_off * 2).min(BACK_OFF.1);
-                }
-            },
+            Err(error) => self.judge(error).await,
         }
     }
-    let empty = || -> io::Result<()> {
-        while let Ok((stream, _)) = queue.accept() {
-            stream.set_nonblocking(monoio::utils::is_legacy())?;
-            welcome(TcpStream::from_std(stream)?);
-        }
-        Ok(())
-    };
-    match after {
-        // The queue is the next process's.
-        After::Leave => return Ok(()),
-        After::Share if !kernel_migrates() => {
-            queue.set_nonblocking(true)?;
-            turn_newcomers_away(&queue)?;
-            let end = clock::now().after(HANDSHAKE);
-            while clock::now() < end {
-                empty()?;
+
+    async fn judge(&mut self, error: io::Error) -> io::Result<Accepted> {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ECANCELED | Errno::ECONNABORTED | Errno::EINTR) => Ok(Accepted::Nothing),
+            // This is no listening socket, and will not be one: nothing is ever accepted here.
+            Some(Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK) => Err(error),
+            // Only a socket that others have too is set nonblocking under a ring, by a worker of
+            // theirs or ours that waits on epoll: then nothing is left but to look again.
+            Some(Errno::EAGAIN) => {
                 monoio::time::sleep(LOOK).await;
+                Ok(Accepted::Nothing)
+            }
+            _ => {
+                let pause = self.back_off;
+                self.back_off = (pause * 2).min(BACK_OFF.1);
+                Ok(Accepted::Exhausted(error, pause))
             }
         }
-        After::Share | After::Close => queue.set_nonblocking(true)?,
     }
-    // Closing the socket would reset the connections that wait in its queue.
-    empty()
+
+    /// Closes the socket, but for the connections that the kernel has already queued: these are given to
+    /// `serve`, since a close would reset them.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub async fn close(self, mut serve: impl FnMut(TcpStream)) -> io::Result<()> {
+        match self.after {
+            // The queue is the next process's.
+            After::Leave => return Ok(()),
+            After::Share if !kernel_migrates() => {
+                self.queue.set_nonblocking(true)?;
+                turn_newcomers_away(&self.queue)?;
+                let end = clock::now().after(HANDSHAKE);
+                while clock::now() < end {
+                    empty(&self.queue, &mut serve)?;
+                    monoio::time::sleep(LOOK).await;
+                }
+            }
+            After::Share | After::Close => self.queue.set_nonblocking(true)?,
+        }
+        empty(&self.queue, &mut serve)
+    }
+}
+
+/// Serves the connections that are queued.
+fn empty(queue: &StdListener, serve: &mut impl FnMut(TcpStream)) -> io::Result<()> {
+    while let Ok((stream, _)) = queue.accept() {
+        stream.set_nonblocking(monoio::utils::is_legacy())?;
+        serve(TcpStream::from_std(stream)?);
+    }
+    Ok(())
 }
 
 /// Whether the kernel moves the connections that wait in the queue of a closed socket to others that

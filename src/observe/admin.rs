@@ -14,11 +14,9 @@ use http::{HeaderValue, StatusCode, header};
 use prometheus_client::registry::Registry;
 
 use crate::{
-    clock,
-    connection::{Form, Outbox, Service},
+    connection::{Response, Service},
     http::{
         hosts::Hosts,
-        render::{self, Rendered},
         request::{Method, Request},
     },
 };
@@ -49,17 +47,15 @@ impl Admin {
         Self { readiness, metrics, hosts }
     }
 
-    fn answer(&self, request: &Request<'_>) -> Rendered {
-        let text =
-            |status, text: &str| render::text(status, text.to_owned(), clock::unix_seconds());
+    fn answer(&self, request: &Request<'_>) -> Response {
+        let text = |status, text: &'static str| Response::text(status, text);
         // RFC 9110 section 15.5.20: the request was sent to a server that it is not for.
         if !self.hosts.allow(request.host) {
             return text(421, "this host is not answered here; --admin-hosts can allow it\n");
         }
         if !matches!(request.method, Method::Get | Method::Head) {
-            let fields = [(header::ALLOW, HeaderValue::from_static("GET, HEAD"))];
-            let status = StatusCode::METHOD_NOT_ALLOWED;
-            return render::response(status, &fields, Default::default(), clock::unix_seconds());
+            let methods = HeaderValue::from_static("GET, HEAD");
+            return Response::allow(StatusCode::METHOD_NOT_ALLOWED, methods);
         }
         match request.path {
             "/livez" => text(200, "alive\n"),
@@ -74,9 +70,8 @@ impl Admin {
                 let mut body = String::new();
                 match prometheus_client::encoding::text::encode(&mut body, &self.metrics) {
                     Ok(()) => {
-                        let fields = [(header::CONTENT_TYPE, METRICS_TYPE)];
-                        let now = clock::unix_seconds();
-                        render::response(StatusCode::OK, &fields, body.into(), now)
+                        let fields = vec![(header::CONTENT_TYPE, METRICS_TYPE)];
+                        Response::new(StatusCode::OK, fields, body)
                     }
                     Err(_) => text(500, "the metrics cannot be written\n"),
                 }
@@ -87,31 +82,23 @@ impl Admin {
 }
 
 impl Service for Admin {
-    type Pending = Rendered;
-    type Word = Infallible;
+    type Admitted = Infallible;
+    type Pending = Infallible;
+    type Message = Infallible;
 
-    fn admit(&self, request: &Request<'_>) -> Rendered {
-        self.answer(request)
+    fn admit(&self, request: &Request<'_>) -> Result<Infallible, Response> {
+        Err(self.answer(request))
     }
 
-    fn is_refused(&self, answer: &Rendered) -> bool {
-        answer.is_error()
+    fn start(&self, admitted: Infallible) -> Result<Infallible, Response> {
+        match admitted {}
     }
 
-    fn start(&self, _answer: &mut Rendered) {}
-
-    fn poll_answer(
-        &self,
-        answer: &mut Rendered,
-        form: Form,
-        outbox: &mut Outbox,
-        _context: &mut Context<'_>,
-    ) -> Poll<()> {
-        outbox.push(answer, form);
-        Poll::Ready(())
+    fn poll_response(&self, pending: &mut Infallible, _: &mut Context<'_>) -> Poll<Response> {
+        match *pending {}
     }
 
-    fn hear(&self, word: Infallible) {
-        match word {}
+    fn on_message(&self, message: Infallible) {
+        match message {}
     }
 }

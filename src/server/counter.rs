@@ -10,7 +10,7 @@ use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
     connection::ClientLimits,
     counter::{
-        Committer, Counter, Job, STORE_TIMEOUT,
+        COMMIT_TIMEOUT, Committer, HttpFrontend, Job,
         store::{Outcome, Store},
     },
     driver,
@@ -64,10 +64,10 @@ impl BundledCounter {
             driver,
             listeners,
             limits,
-            shortest_wait: Some(STORE_TIMEOUT),
+            shortest_wait: Some(COMMIT_TIMEOUT),
             metrics: Arc::default(),
             orders: receiver,
-            make: move || Counter::new(Box::new(submit), hosts),
+            make: move || HttpFrontend::new(Box::new(submit), hosts),
         };
         worker::start(plan, run.reporter(Group::Counter))?;
         let driver = describe_drivers(run.wait_until_ready(Group::Counter, 1)?);

@@ -114,7 +114,7 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
             let connections = config.limits.upstream.connections_max * config.cores.len() + 64;
             let mut clients = counter_clients(connections);
             // They are our own workers, which have drained by then.
-            clients.parting_timeout = Duration::ZERO;
+            clients.drain_idle_timeout = Duration::ZERO;
             let hosts = HostList::default();
             Some(BundledCounter::start(&run, listeners, store, config.driver, clients, hosts)?)
         }

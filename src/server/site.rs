@@ -18,7 +18,7 @@ use crate::{
     mailbox,
     observe::metrics::WorkerMetrics,
     plural::plural,
-    site::{Accept, Failures, Route, Rules, Site, Word},
+    site::{Accept, Failures, Message, Route, Rules, Site},
     upstream::{
         Host, Target, Upstream, UpstreamLimits,
         resolve::{self, Refresher},
@@ -29,7 +29,7 @@ use crate::{
 /// How long the start waits for the first answers of the name service.
 const FIRST_LOOK_UP: Duration = Duration::from_secs(5);
 
-type Orders = mailbox::Sender<Order<Word>>;
+type Orders = mailbox::Sender<Order<Message>>;
 
 /// The listeners of the workers: for each, one for each address.
 pub(super) struct Listeners {
@@ -156,7 +156,7 @@ impl SiteWorkers {
         match pages {
             Ok(pages) => {
                 let pages = Arc::new(pages);
-                self.tell_all(|| Order::Tell(Word::Pages(Arc::clone(&pages))));
+                self.tell_all(|| Order::Tell(Message::Pages(Arc::clone(&pages))));
                 tracing::info!("SIGHUP: the pages were read anew");
             }
             Err(error) => tracing::error!("SIGHUP: the pages stay as they were: {error}"),
@@ -187,7 +187,7 @@ impl SiteWorkers {
         )
     }
 
-    fn tell_all(&self, order: impl Fn() -> Order<Word>) {
+    fn tell_all(&self, order: impl Fn() -> Order<Message>) {
         for orders in &self.orders {
             // Fails only when the worker has failed, which was reported.
             let _ = orders.send(order());
@@ -244,7 +244,7 @@ fn resolve_all(
         let (first, orders) = (first.clone(), orders.to_vec());
         refreshers.push(resolve::start(origin.clone(), move |addresses: Vec<SocketAddr>| {
             for orders in &orders {
-                let _ = orders.send(Order::Tell(Word::Addresses(place, addresses.clone())));
+                let _ = orders.send(Order::Tell(Message::Addresses(place, addresses.clone())));
             }
             let _ = first.send((place, addresses));
         })?);

@@ -12,10 +12,8 @@ use crate::{
     deadlines::{Deadlines, Key},
 };
 
-const CALLS: u8 = 0;
-
 /// Calls that have begun and whose outcome nobody has taken yet.
-pub(super) struct Calls(Deadlines<CallState, 1>);
+pub(super) struct Calls(Deadlines<CallState, ()>);
 
 struct CallState {
     request: CallBytes,
@@ -39,7 +37,7 @@ pub(super) enum Stage {
 impl Calls {
     /// No calls; each to come may take this long.
     pub(super) fn new(call_timeout: Duration) -> Self {
-        Self(Deadlines::new([call_timeout]))
+        Self(Deadlines::new(|()| call_timeout))
     }
 
     pub(super) fn begin(&mut self, request: &CallBytes, stage: Stage, now: Moment) -> Key {
@@ -49,7 +47,7 @@ impl Calls {
             waker: None,
             abandoned: false,
         });
-        self.0.wait(key, CALLS, now);
+        self.0.arm(key, (), now);
         key
     }
 
@@ -101,7 +99,7 @@ impl Calls {
         if call.abandoned {
             self.0.remove(key);
         } else {
-            self.0.leave(key);
+            self.0.disarm(key);
         }
         true
     }

@@ -29,7 +29,7 @@ use crate::{
         body::BodyError,
         response::{self, HeadScan, Response},
     },
-    inbox::Inbox,
+    read_buffer::ReadBuffer,
 };
 
 /// Interim responses before a final one. Each is a step forward for a counter that is alive; a
@@ -157,24 +157,24 @@ type Writer = OwnedWriteHalf<TcpStream>;
 /// Carries calls until the connection is of no more use.
 async fn carry(upstream: &Rc<Upstream>, link: &Rc<Link>, stream: TcpStream) {
     let (reader, mut writer) = stream.into_split();
-    let mut receiving = pin!(receive(Rc::clone(upstream), reader, Inbox::default()));
+    let mut receiving = pin!(receive(Rc::clone(upstream), reader, ReadBuffer::default()));
     while let Some(key) = next_call(link, receiving.as_mut()).await {
         let Some(request) = upstream.request(key) else { break };
         let mut sending = pin!(send(&mut writer, request));
         let mut sent = begin(sending.as_mut()).await;
         let mut exchange = Exchange::default();
         let outcome = loop {
-            let (received, reader, mut inbox) = receiving.as_mut().await;
+            let (received, reader, mut received_bytes) = receiving.as_mut().await;
             if sent.is_none() {
                 // It is over: the kernel takes a request whole, and answers come after it.
                 sent = Some(sending.as_mut().await);
             }
             let step = match sent {
-                Some(Ok(())) => exchange.step(upstream, &mut inbox, received),
+                Some(Ok(())) => exchange.step(upstream, &mut received_bytes, received),
                 Some(Err(Unsent::Nothing)) => Step::Unsent,
                 Some(Err(Unsent::Some)) | None => Step::Failed,
             };
-            receiving.set(receive(Rc::clone(upstream), reader, inbox));
+            receiving.set(receive(Rc::clone(upstream), reader, received_bytes));
             if !matches!(step, Step::More) {
                 break step;
             }
@@ -230,11 +230,11 @@ async fn begin<F: Future>(mut sending: Pin<&mut F>) -> Option<F::Output> {
 fn receive(
     upstream: Rc<Upstream>,
     mut reader: Reader,
-    mut inbox: Inbox,
-) -> impl Future<Output = (io::Result<usize>, Reader, Inbox)> {
+    mut received_bytes: ReadBuffer,
+) -> impl Future<Output = (io::Result<usize>, Reader, ReadBuffer)> {
     async move {
-        let received = inbox.fill(&mut reader, &upstream.buffers).await;
-        (received, reader, inbox)
+        let received = received_bytes.fill(&mut reader, &upstream.buffers).await;
+        (received, reader, received_bytes)
     }
 }
 
@@ -305,11 +305,11 @@ impl Exchange {
     fn step(
         &mut self,
         upstream: &Upstream,
-        inbox: &mut Inbox,
+        received_bytes: &mut ReadBuffer,
         received: io::Result<usize>,
     ) -> Step {
         match received {
-            Ok(1..) => self.read(upstream, inbox),
+            Ok(1..) => self.read(upstream, received_bytes),
             Ok(0) => match &self.final_response {
                 // RFC 9112 section 6.3, point 8: the close is the end of such a body.
                 Some(response) if response.body.ends_with_connection() => {
@@ -321,11 +321,11 @@ impl Exchange {
         }
     }
 
-    fn read(&mut self, upstream: &Upstream, inbox: &mut Inbox) -> Step {
+    fn read(&mut self, upstream: &Upstream, received_bytes: &mut ReadBuffer) -> Step {
         let limits = &upstream.limits;
         while self.final_response.is_none() {
             let parsed = response::parse(
-                inbox.unread(),
+                received_bytes.unread(),
                 &mut self.scan,
                 &limits.head,
                 limits.drain_bytes_max,
@@ -333,7 +333,7 @@ impl Exchange {
             match parsed {
                 Ok(None) => return Step::More,
                 Ok(Some(response)) => {
-                    inbox.consume(response.head_bytes);
+                    received_bytes.consume(response.head_bytes);
                     self.scan = HeadScan::default();
                     if !response.is_interim() {
                         self.final_response = Some(response);
@@ -350,14 +350,14 @@ impl Exchange {
             }
         }
         let Some(response) = &mut self.final_response else { return Step::More };
-        match response.body.advance(inbox.unread()) {
+        match response.body.advance(received_bytes.unread()) {
             Ok(progress) => {
-                inbox.consume(progress.consumed);
+                received_bytes.consume(progress.consumed);
                 if !progress.done {
                     return Step::More;
                 }
                 // Bytes after the response answer nothing that was asked.
-                let reusable = response.persistent && inbox.unread().is_empty();
+                let reusable = response.persistent && received_bytes.unread().is_empty();
                 Step::Done { status: response.status, reusable }
             }
             // The response is complete as far as anybody cares; its connection is not.

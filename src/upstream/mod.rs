@@ -35,8 +35,8 @@ use crate::{
     clock::{self, Moment},
     deadlines::Key,
     http::HeadLimits,
-    inbox::Buffers,
     observe::metrics::WorkerMetrics,
+    read_buffer::ReadBufferPool,
     task,
 };
 
@@ -115,7 +115,7 @@ pub enum NotBegun {
 /// One worker's side of one counter.
 pub struct Upstream {
     limits: UpstreamLimits,
-    buffers: Buffers,
+    buffers: ReadBufferPool,
     metrics: Arc<WorkerMetrics>,
     /// Asks for the addresses to be looked up anew.
     refresh: Box<dyn Fn()>,
@@ -168,7 +168,7 @@ impl Upstream {
             dial_after: clock::now(),
         };
         Rc::new(Self {
-            buffers: Buffers::new(limits.head.head_bytes_max),
+            buffers: ReadBufferPool::new(limits.head.head_bytes_max),
             state: RefCell::new(state),
             limits,
             metrics,

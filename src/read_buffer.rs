@@ -8,7 +8,7 @@
 use std::{cell::RefCell, io, mem};
 
 use monoio::{
-    buf::IoBufMut,
+    buf::{IoBufMut, SliceMut},
     io::{AsyncReadRent, CancelHandle, CancelableAsyncReadRent},
 };
 
@@ -20,12 +20,12 @@ const SPARES_MAX: usize = 64;
 
 /// A worker's large buffers. Each has room for `large_bytes`.
 #[derive(Debug)]
-pub struct Buffers {
+pub struct ReadBufferPool {
     large_bytes: usize,
     spares: RefCell<Vec<Vec<u8>>>,
 }
 
-impl Buffers {
+impl ReadBufferPool {
     /// No buffers yet; those to come have room for `large_bytes`.
     pub fn new(large_bytes: usize) -> Self {
         Self { large_bytes, spares: RefCell::new(Vec::with_capacity(SPARES_MAX)) }
@@ -49,7 +49,7 @@ impl Buffers {
 
 /// Bytes received, in order, and how many of them were read.
 #[derive(Debug, Default)]
-pub struct Inbox {
+pub struct ReadBuffer {
     bytes: Vec<u8>,
     /// How many of `bytes` were read; never more than there are.
     read: usize,
@@ -57,7 +57,7 @@ pub struct Inbox {
     small: Vec<u8>,
 }
 
-impl Inbox {
+impl ReadBuffer {
     /// The bytes that were received and not read.
     pub fn unread(&self) -> &[u8] {
         &self.bytes[self.read..]
@@ -78,19 +78,16 @@ impl Inbox {
     pub fn fill<R: AsyncReadRent>(
         &mut self,
         stream: &mut R,
-        buffers: &Buffers,
+        pool: &ReadBufferPool,
     ) -> impl Future<Output = io::Result<usize>> {
         async move {
-            self.make_room(buffers)?;
-            let bytes = mem::take(&mut self.bytes);
-            let (held, room) = (bytes.len(), bytes.capacity());
-            let (result, slice) = stream.read(bytes.slice_mut(held..room)).await;
+            let (result, slice) = stream.read(self.lend(pool)?).await;
             self.bytes = slice.into_inner();
             result
         }
     }
 
-    /// Receives like [`fill`](Self::fill), until `stop` is cancelled; then it ends with an error or,
+    /// Receives like [`fill`](Self::fill), until `cancel` is cancelled; then it ends with an error or,
     /// where bytes had come before, with those.
     ///
     /// # Errors
@@ -98,56 +95,61 @@ impl Inbox {
     pub async fn fill_until<R: CancelableAsyncReadRent>(
         &mut self,
         stream: &mut R,
-        buffers: &Buffers,
-        stop: CancelHandle,
+        pool: &ReadBufferPool,
+        cancel: CancelHandle,
     ) -> io::Result<usize> {
-        self.make_room(buffers)?;
-        let bytes = mem::take(&mut self.bytes);
-        let (held, room) = (bytes.len(), bytes.capacity());
-        let (result, slice) = stream.cancelable_read(bytes.slice_mut(held..room), stop).await;
+        let (result, slice) = stream.cancelable_read(self.lend(pool)?, cancel).await;
         self.bytes = slice.into_inner();
         result
     }
 
-    fn make_room(&mut self, buffers: &Buffers) -> io::Result<()> {
+    /// The free room behind what is unread, which the kernel owns until the read has ended.
+    fn lend(&mut self, pool: &ReadBufferPool) -> io::Result<SliceMut<Vec<u8>>> {
+        self.make_room(pool)?;
+        let bytes = mem::take(&mut self.bytes);
+        let (held, room) = (bytes.len(), bytes.capacity());
+        Ok(bytes.slice_mut(held..room))
+    }
+
+    fn make_room(&mut self, pool: &ReadBufferPool) -> io::Result<()> {
         if self.read > 0 {
             self.bytes.drain(..self.read);
             self.read = 0;
         }
         if self.bytes.is_empty() {
-            self.shrink(buffers);
+            self.shrink(pool);
         }
         if self.bytes.len() < self.bytes.capacity() {
             return Ok(());
         }
-        if self.bytes.capacity() >= buffers.large_bytes {
+        if self.bytes.capacity() >= pool.large_bytes {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         if self.bytes.capacity() == 0 && self.small.capacity() == 0 {
-            self.bytes = Vec::with_capacity(SMALL_BYTES.min(buffers.large_bytes));
+            self.bytes = Vec::with_capacity(SMALL_BYTES.min(pool.large_bytes));
             return Ok(());
         }
-        let mut large = buffers.take();
+        let mut large = pool.take();
         large.extend_from_slice(&self.bytes);
         self.small = mem::replace(&mut self.bytes, large);
         Ok(())
     }
 
     /// Gives a large buffer back that holds nothing.
-    fn shrink(&mut self, buffers: &Buffers) {
+    fn shrink(&mut self, pool: &ReadBufferPool) {
         if self.small.capacity() > 0 {
             let mut small = mem::take(&mut self.small);
             small.clear();
-            buffers.give_back(mem::replace(&mut self.bytes, small));
+            pool.give_back(mem::replace(&mut self.bytes, small));
         }
     }
 
-    /// Gives the large buffer back, if there is one. To be called before the inbox is dropped, so
+    /// Gives the large buffer back, if there is one. To be called before the read buffer is dropped, so
     /// that the next connection finds it.
-    pub fn release(&mut self, buffers: &Buffers) {
+    pub fn release(&mut self, pool: &ReadBufferPool) {
         self.bytes.clear();
         self.read = 0;
-        self.shrink(buffers);
+        self.shrink(pool);
     }
 }
 
@@ -166,8 +168,8 @@ mod tests {
         async fn read<T: IoBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
             // A generic buffer can be written to only through a pointer, so a reader of `Vec`s does.
             let mut buf = buf;
-            let Some(slice) = (&mut buf as &mut dyn std::any::Any)
-                .downcast_mut::<monoio::buf::SliceMut<Vec<u8>>>()
+            let Some(slice) =
+                (&mut buf as &mut dyn std::any::Any).downcast_mut::<SliceMut<Vec<u8>>>()
             else {
                 return (Err(io::ErrorKind::Unsupported.into()), buf);
             };
@@ -186,8 +188,12 @@ mod tests {
         }
     }
 
-    fn fill(inbox: &mut Inbox, stream: &mut Pieces, buffers: &Buffers) -> io::Result<usize> {
-        let future = std::pin::pin!(inbox.fill(stream, buffers));
+    fn fill(
+        read_buffer: &mut ReadBuffer,
+        stream: &mut Pieces,
+        pool: &ReadBufferPool,
+    ) -> io::Result<usize> {
+        let future = std::pin::pin!(read_buffer.fill(stream, pool));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         let std::task::Poll::Ready(result) = future.poll(&mut context) else {
             panic!("the pieces are at hand")
@@ -197,33 +203,33 @@ mod tests {
 
     #[test]
     fn it_grows_to_a_large_buffer_and_gives_it_back() {
-        let buffers = Buffers::new(2000);
-        let mut inbox = Inbox::default();
+        let pool = ReadBufferPool::new(2000);
+        let mut read_buffer = ReadBuffer::default();
         let bytes: Vec<u8> = (0..1999u32).map(|i| i.to_le_bytes()[0]).collect();
         let mut stream = Pieces([bytes.clone(), b"x".to_vec(), b"y".to_vec()].into());
-        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), SMALL_BYTES);
-        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), bytes.len() - SMALL_BYTES);
-        assert_eq!(inbox.unread(), bytes);
-        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), 1);
-        let full = fill(&mut inbox, &mut stream, &buffers).unwrap_err();
+        assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), SMALL_BYTES);
+        assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), bytes.len() - SMALL_BYTES);
+        assert_eq!(read_buffer.unread(), bytes);
+        assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), 1);
+        let full = fill(&mut read_buffer, &mut stream, &pool).unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::OutOfMemory);
 
-        inbox.consume(1999);
-        assert_eq!(inbox.unread(), b"x");
-        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), 1);
-        assert_eq!(inbox.unread(), b"xy");
-        assert_eq!(buffers.spares.borrow().len(), 0);
-        inbox.consume(2);
-        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), 0);
-        assert_eq!(buffers.spares.borrow().len(), 1);
-        assert_eq!(inbox.bytes.capacity(), SMALL_BYTES);
+        read_buffer.consume(1999);
+        assert_eq!(read_buffer.unread(), b"x");
+        assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), 1);
+        assert_eq!(read_buffer.unread(), b"xy");
+        assert_eq!(pool.spares.borrow().len(), 0);
+        read_buffer.consume(2);
+        assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), 0);
+        assert_eq!(pool.spares.borrow().len(), 1);
+        assert_eq!(read_buffer.bytes.capacity(), SMALL_BYTES);
     }
 
     #[test]
     fn spares_are_bounded() {
-        let buffers = Buffers::new(100);
-        let taken: Vec<_> = (0..=SPARES_MAX).map(|_| buffers.take()).collect();
-        taken.into_iter().for_each(|buffer| buffers.give_back(buffer));
-        assert_eq!(buffers.spares.borrow().len(), SPARES_MAX);
+        let pool = ReadBufferPool::new(100);
+        let taken: Vec<_> = (0..=SPARES_MAX).map(|_| pool.take()).collect();
+        taken.into_iter().for_each(|buffer| pool.give_back(buffer));
+        assert_eq!(pool.spares.borrow().len(), SPARES_MAX);
     }
 }

@@ -11,14 +11,8 @@ use std::{
 use bytes::{Buf, Bytes};
 use monoio::{buf::IoBuf, io::AsyncWriteRent};
 
-use super::{Phase, Seat};
-use crate::{
-    clock,
-    http::{
-        Refusal,
-        render::{self, Rendered},
-    },
-};
+use super::{ClientHandle, Phase, Response};
+use crate::{clock, http::Refusal};
 
 /// Gathered bytes that are written before more are added.
 const FLUSH_BYTES: usize = 8 * 1024;
@@ -27,10 +21,10 @@ const DIRECT_BYTES: usize = 4 * 1024;
 
 /// Room for the head of an answer behind what was gathered.
 const HEAD_BYTES: usize = 1024;
-/// What an outbox has room for before it grows.
+/// What a write buffer has room for before it grows.
 const CAPACITY: usize = FLUSH_BYTES + DIRECT_BYTES + HEAD_BYTES;
 
-/// Outboxes that a worker keeps for the next who needs one.
+/// Write buffers that a worker keeps for the next who needs one.
 const SPARES_MAX: usize = 64;
 
 /// What the request has to say about the form of its answer.
@@ -44,73 +38,76 @@ pub struct Form {
     pub keep_alive: bool,
 }
 
-/// A worker's outboxes. All that nobody uses are empty.
+/// A worker's write buffers. All that nobody uses are empty.
 #[derive(Debug, Default)]
-pub struct OutboxPool {
+pub struct WriteBufferPool {
     /// Boxed: each client on the way of a visit holds one.
     #[allow(clippy::vec_box)]
-    spares: RefCell<Vec<Box<Outbox>>>,
+    spares: RefCell<Vec<Box<WriteBuffer>>>,
 }
 
-impl OutboxPool {
-    /// An empty outbox, which returns to the pool when it is dropped.
-    pub fn take(&self) -> PooledOutbox<'_> {
+impl WriteBufferPool {
+    /// An empty write buffer, which returns to the pool when it is dropped.
+    pub fn take(&self) -> PooledWriteBuffer<'_> {
         let spare = self.spares.borrow_mut().pop();
-        PooledOutbox { pool: self, outbox: Some(spare.unwrap_or_else(|| Box::new(Outbox::new()))) }
+        PooledWriteBuffer {
+            pool: self,
+            buffer: Some(spare.unwrap_or_else(|| Box::new(WriteBuffer::new()))),
+        }
     }
 
-    /// Takes an outbox back, whatever it still holds: that was meant for a client who is gone. One that
+    /// Takes a write buffer back, whatever it still holds: that was meant for a client who is gone. One that
     /// has grown is freed, and so is one whose memory went with a write that nobody awaited.
-    fn put(&self, mut outbox: Box<Outbox>) {
-        outbox.clear();
+    fn put(&self, mut buffer: Box<WriteBuffer>) {
+        buffer.clear();
         let mut spares = self.spares.borrow_mut();
-        if spares.len() < SPARES_MAX && outbox.gathered.capacity() == CAPACITY {
-            spares.push(outbox);
+        if spares.len() < SPARES_MAX && buffer.gathered.capacity() == CAPACITY {
+            spares.push(buffer);
         }
     }
 }
 
-/// An outbox on loan. However its holder lets go of it, by an error or a panic too, it goes back empty.
+/// A borrowed write buffer. However its holder drops it, by an error or a panic too, it goes back empty.
 #[derive(Debug)]
-pub struct PooledOutbox<'a> {
-    pool: &'a OutboxPool,
+pub struct PooledWriteBuffer<'a> {
+    pool: &'a WriteBufferPool,
     /// `None` only while it is dropped.
-    outbox: Option<Box<Outbox>>,
+    buffer: Option<Box<WriteBuffer>>,
 }
 
-impl Deref for PooledOutbox<'_> {
-    type Target = Outbox;
+impl Deref for PooledWriteBuffer<'_> {
+    type Target = WriteBuffer;
 
-    fn deref(&self) -> &Outbox {
-        let Some(outbox) = &self.outbox else { unreachable!("it is taken out by drop alone") };
-        outbox
+    fn deref(&self) -> &WriteBuffer {
+        let Some(buffer) = &self.buffer else { unreachable!("it is taken out by drop alone") };
+        buffer
     }
 }
 
-impl DerefMut for PooledOutbox<'_> {
-    fn deref_mut(&mut self) -> &mut Outbox {
-        let Some(outbox) = &mut self.outbox else { unreachable!("it is taken out by drop alone") };
-        outbox
+impl DerefMut for PooledWriteBuffer<'_> {
+    fn deref_mut(&mut self) -> &mut WriteBuffer {
+        let Some(buffer) = &mut self.buffer else { unreachable!("it is taken out by drop alone") };
+        buffer
     }
 }
 
-impl Drop for PooledOutbox<'_> {
+impl Drop for PooledWriteBuffer<'_> {
     fn drop(&mut self) {
-        if let Some(outbox) = self.outbox.take() {
-            self.pool.put(outbox);
+        if let Some(buffer) = self.buffer.take() {
+            self.pool.put(buffer);
         }
     }
 }
 
 /// Answers that are not written yet.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct WriteBuffer {
     gathered: Vec<u8>,
     /// A large body, which follows what is gathered.
     direct: Option<Bytes>,
 }
 
-impl Outbox {
+impl WriteBuffer {
     fn new() -> Self {
         Self { gathered: Vec::with_capacity(CAPACITY), direct: None }
     }
@@ -124,28 +121,28 @@ impl Outbox {
     ///
     /// # Panics
     /// After a large body that was not flushed: the answers would be mixed.
-    pub fn push(&mut self, answer: &Rendered, form: Form) {
+    pub fn push(&mut self, response: &Response, form: Form) {
         assert!(self.direct.is_none(), "an answer after a large body needs a flush between");
-        self.gathered.extend_from_slice(&answer.head);
+        self.gathered.extend_from_slice(&response.http1_head(clock::unix_seconds()));
         if form.close {
             self.gathered.extend_from_slice(b"connection: close\r\n");
         } else if form.keep_alive {
             self.gathered.extend_from_slice(b"connection: keep-alive\r\n");
         }
         self.gathered.extend_from_slice(b"\r\n");
-        match answer.body.len() {
+        let content = response.content();
+        match content.len() {
             _ if form.head_only => {}
-            0..DIRECT_BYTES => self.gathered.extend_from_slice(&answer.body),
-            DIRECT_BYTES.. => self.direct = Some(answer.body.clone()),
+            0..DIRECT_BYTES => self.gathered.extend_from_slice(content),
+            DIRECT_BYTES.. => self.direct = Some(content.clone()),
         }
     }
 
     /// Adds the answer to a request that is not served: one line that says why, which a `HEAD` does
     /// not get to see.
     pub fn push_refusal(&mut self, refusal: Refusal, head_only: bool) {
-        let text = format!("{}\n", refusal.reason);
-        let answer = render::text(refusal.status, text, clock::unix_seconds());
-        self.push(&answer, Form { head_only, close: true, keep_alive: false });
+        let response = Response::text(refusal.status, format!("{}\n", refusal.reason));
+        self.push(&response, Form { head_only, close: true, keep_alive: false });
     }
 
     /// Adds an interim response as it is.
@@ -170,12 +167,12 @@ impl Outbox {
     pub fn flush<S: AsyncWriteRent>(
         &mut self,
         stream: &mut S,
-        seat: &Seat,
+        client: &ClientHandle,
     ) -> impl Future<Output = io::Result<()>> {
         async move {
             let mut written = 0;
             while written < self.gathered.len() {
-                seat.wait(Phase::Write);
+                client.arm_deadline(Phase::Write);
                 let gathered = mem::take(&mut self.gathered);
                 let (result, slice) = stream.write(gathered.slice(written..)).await;
                 self.gathered = slice.into_inner();
@@ -183,10 +180,10 @@ impl Outbox {
             }
             self.gathered.clear();
             if let Some(direct) = self.direct.take() {
-                Box::pin(write_all(stream, direct, seat)).await?;
+                Box::pin(write_all(stream, direct, client)).await?;
             }
             // What is waited for next is not the client.
-            seat.rest();
+            client.disarm_deadline();
             Ok(())
         }
     }
@@ -195,11 +192,11 @@ impl Outbox {
 async fn write_all<S: AsyncWriteRent>(
     stream: &mut S,
     mut bytes: Bytes,
-    seat: &Seat,
+    client: &ClientHandle,
 ) -> io::Result<()> {
     while !bytes.is_empty() {
         // Anew with each part that the client takes.
-        seat.wait(Phase::Write);
+        client.arm_deadline(Phase::Write);
         let (result, unwritten) = stream.write(bytes).await;
         bytes = unwritten;
         bytes.advance(progress(result)?);
@@ -219,25 +216,24 @@ fn progress(written: io::Result<usize>) -> io::Result<usize> {
 mod tests {
     use super::*;
 
-    fn fill(outbox: &mut Outbox, body_bytes: usize) {
-        let answer =
-            Rendered { head: Bytes::from_static(b"head\r\n"), body: vec![b'x'; body_bytes].into() };
-        outbox.push(&answer, Form { head_only: false, close: false, keep_alive: false });
+    fn fill(buffer: &mut WriteBuffer, body_bytes: usize) {
+        let response = Response::text(200, vec![b'x'; body_bytes]);
+        buffer.push(&response, Form { head_only: false, close: false, keep_alive: false });
     }
 
     #[test]
-    fn an_outbox_that_is_let_go_of_comes_back_empty() {
-        let pool = OutboxPool::default();
+    fn a_write_buffer_that_is_dropped_comes_back_empty() {
+        let pool = WriteBufferPool::default();
         for body_bytes in [0, 1, DIRECT_BYTES - 1, DIRECT_BYTES] {
-            let mut outbox = pool.take();
-            assert!(outbox.is_empty());
-            fill(&mut outbox, body_bytes);
-            drop(outbox);
+            let mut buffer = pool.take();
+            assert!(buffer.is_empty());
+            fill(&mut buffer, body_bytes);
+            drop(buffer);
             assert_eq!(pool.spares.borrow().len(), 1);
         }
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let mut outbox = pool.take();
-            fill(&mut outbox, 1);
+            let mut buffer = pool.take();
+            fill(&mut buffer, 1);
             panic!("on purpose");
         }));
         assert!(panicked.is_err());
@@ -246,12 +242,12 @@ mod tests {
 
     #[test]
     fn spares_are_bounded_in_number_and_size() {
-        let pool = OutboxPool::default();
+        let pool = WriteBufferPool::default();
         let taken: Vec<_> = (0..=SPARES_MAX).map(|_| pool.take()).collect();
         drop(taken);
         assert_eq!(pool.spares.borrow().len(), SPARES_MAX);
 
-        let pool = OutboxPool::default();
+        let pool = WriteBufferPool::default();
         let mut grown = pool.take();
         for _ in 0..5 {
             fill(&mut grown, DIRECT_BYTES - 1);

@@ -1,0 +1,231 @@
+//! The counter's HTTP side: what a request asks of the store, and how an outcome is told.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderValue, StatusCode, header};
+
+use super::{
+    Batch,
+    group_commit::{GroupCommit, Waiting},
+    store::{Operation, Outcome},
+};
+use crate::{
+    clock,
+    connection::{Response, Service},
+    http::{
+        hosts::Hosts,
+        render,
+        request::{Method, Request},
+    },
+};
+
+/// The longest name of a counter, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+/// The most that one call may add.
+const BY_MAX: u64 = 1_000_000;
+
+/// When to come again after [`Outcome::Busy`] or [`Outcome::TimedOut`], in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// The counter as its clients see it.
+pub struct HttpFrontend {
+    submit: Box<dyn Fn(Batch)>,
+    hosts: Hosts,
+    commits: RefCell<GroupCommit>,
+}
+
+impl HttpFrontend {
+    /// Batches go to `submit`; what becomes of each comes back by [`on_message`](Service::on_message).
+    pub fn new(submit: Box<dyn Fn(Batch)>, hosts: Hosts) -> Self {
+        Self { submit, hosts, commits: RefCell::new(GroupCommit::new()) }
+    }
+
+    /// Submits what has gathered, unless a commit is under way.
+    fn submit_gathered(&self) {
+        let batch = self.commits.borrow_mut().take_batch();
+        if let Some(batch) = batch {
+            (self.submit)(batch);
+        }
+    }
+}
+
+impl Service for HttpFrontend {
+    type Admitted = Operation;
+    type Pending = Waiting;
+    /// The outcomes of the batch that was submitted last, in its order.
+    type Message = Vec<Outcome>;
+
+    fn admit(&self, request: &Request<'_>) -> Result<Operation, Response> {
+        judge_sender(request, &self.hosts)?;
+        operation(request)
+    }
+
+    fn start(&self, operation: Operation) -> Result<Waiting, Response> {
+        let begun = self.commits.borrow_mut().begin(operation, clock::now());
+        self.submit_gathered();
+        begun.ok_or_else(|| render_outcome(Outcome::Busy))
+    }
+
+    fn poll_response(&self, waiting: &mut Waiting, context: &mut Context<'_>) -> Poll<Response> {
+        let outcome = ready!(Pin::new(waiting).poll(context));
+        // The other end is dropped only when it was used.
+        Poll::Ready(render_outcome(outcome.unwrap_or(Outcome::Unknown)))
+    }
+
+    fn on_message(&self, outcomes: Vec<Outcome>) {
+        self.commits.borrow_mut().committed(outcomes);
+        self.submit_gathered();
+    }
+
+    fn expire(&self) {
+        self.commits.borrow_mut().expire(clock::now());
+    }
+}
+
+/// Refuses what web pages send: a counter is for servers.
+fn judge_sender(request: &Request<'_>, hosts: &Hosts) -> Result<(), Response> {
+    if request.has_origin {
+        return Err(text(403, "a counter takes nothing from web pages (Origin)\n"));
+    }
+    // RFC 9110 section 15.5.20: the request was sent to a server that it is not for.
+    if !hosts.allow(request.host) {
+        return Err(text(421, "this host is not answered here; --counter-hosts can allow it\n"));
+    }
+    Ok(())
+}
+
+/// What a request asks of the store, or the answer that needs none.
+fn operation(request: &Request<'_>) -> Result<Operation, Response> {
+    let name = match request.path {
+        "/counters" => None,
+        "/counter" => Some(""),
+        path => match path.strip_prefix("/counter/") {
+            Some(name) if is_name(name) => Some(name),
+            Some(_) => {
+                return Err(text(
+                    400,
+                    "a counter's name is 1 to 128 letters, digits, dots, dashes and underscores\n",
+                ));
+            }
+            None if path == "*" => return Err(allow("GET, HEAD, POST, OPTIONS", StatusCode::OK)),
+            None => {
+                return Err(text(404, "there are /counter, /counter/NAME and /counters\n"));
+            }
+        },
+    };
+    let Some(name) = name else {
+        return match request.method {
+            Method::Get | Method::Head => Ok(Operation::All),
+            method => Err(not_allowed("GET, HEAD, OPTIONS", method)),
+        };
+    };
+    let name = name.to_owned();
+    match request.method {
+        Method::Get | Method::Head => Ok(Operation::Total { name }),
+        Method::Post => match by(request.query) {
+            Some(by) => Ok(Operation::Add { name, by }),
+            None => Err(text(400, "the query is by=N, with N from 1 to 1000000\n")),
+        },
+        method => Err(not_allowed("GET, HEAD, POST, OPTIONS", method)),
+    }
+}
+
+/// Names stand in paths and in JSON as they are, so they hold nothing that either would escape.
+fn is_name(name: &str) -> bool {
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    matches!(name.len(), 1..=NAME_BYTES_MAX) && name.bytes().all(is_name_byte)
+}
+
+/// How much a query adds: 1 without one, else the number of `by=N`.
+fn by(query: Option<&str>) -> Option<u64> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Some(1) };
+    let digits = query.strip_prefix("by=")?;
+    let valid = matches!(digits.len(), 1..=7) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.parse().ok().filter(|_| valid)?;
+    (1..=BY_MAX).contains(&number).then_some(number)
+}
+
+fn render_outcome(outcome: Outcome) -> Response {
+    match outcome {
+        Outcome::Total(total) => Response::text(200, format!("{total}\n")),
+        Outcome::All(json) => {
+            let fields = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+            Response::new(StatusCode::OK, fields, json)
+        }
+        Outcome::TooManyNames => text(507, "there are too many counters for another name\n"),
+        Outcome::Busy => come_again("too much is under way; nothing was counted\n"),
+        Outcome::TimedOut => come_again("the store takes too long; the count may have been kept\n"),
+        Outcome::Failed => text(503, "the store failed; nothing was counted\n"),
+        Outcome::Unknown => text(503, "the store failed; the count may have been kept\n"),
+    }
+}
+
+fn come_again(reason: &'static str) -> Response {
+    let mut fields = render::text_fields();
+    fields.push((header::RETRY_AFTER, RETRY_AFTER));
+    Response::new(StatusCode::SERVICE_UNAVAILABLE, fields, reason)
+}
+
+fn text(status: u16, text: &'static str) -> Response {
+    Response::text(status, text)
+}
+
+fn not_allowed(methods: &'static str, method: Method) -> Response {
+    match method {
+        Method::Options => allow(methods, StatusCode::OK),
+        _ => allow(methods, StatusCode::METHOD_NOT_ALLOWED),
+    }
+}
+
+fn allow(methods: &'static str, status: StatusCode) -> Response {
+    Response::allow(status, HeaderValue::from_static(methods))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_by(query: Option<&str>, expected: Option<u64>) {
+        assert_eq!(by(query), expected, "{query:?}");
+    }
+
+    #[test]
+    fn a_call_adds_one_or_as_much_as_it_says() {
+        check_by(None, Some(1));
+        check_by(Some(""), Some(1));
+        check_by(Some("by=1"), Some(1));
+        check_by(Some("by=1000000"), Some(1_000_000));
+        for query in
+            ["by", "by=", "by=0", "by=1000001", "by=-1", "by=+1", "by=1.0", "by=1&by=2", "x=1"]
+        {
+            check_by(Some(query), None);
+        }
+    }
+
+    #[test]
+    fn who_is_refused_for_now_is_told_when_to_come_again() {
+        for outcome in [Outcome::Busy, Outcome::TimedOut] {
+            let response = render_outcome(outcome);
+            let head = response.http1_head(0);
+            let head = str::from_utf8(&head).unwrap();
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+            assert!(head.contains("\r\nretry-after: 1\r\n"), "{head}");
+            assert!(head.contains("\r\ncontent-type: text/plain"), "{head}");
+        }
+    }
+
+    #[test]
+    fn names_are_plain() {
+        for name in ["a", "home.page", "A-1_b", &"a".repeat(128)] {
+            assert!(is_name(name), "{name:?}");
+        }
+        for name in ["", "a/b", "a b", "a%20", "\"", "é", &"a".repeat(129)] {
+            assert!(!is_name(name), "{name:?}");
+        }
+    }
+}
