@@ -216,10 +216,13 @@ mod tests {
 
     #[test]
     fn who_holds_a_port_is_told() {
-        // Either end may have been given the port; this one was, and has not asked to share it.
         let other_end = StdListener::bind(LOOPBACK).unwrap();
         let peer = other_end.local_addr().unwrap();
-        let outgoing = std::net::TcpStream::connect(peer).unwrap();
+        // Bound first: a port that is chosen by the connect may be another connection's too.
+        let outgoing = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        outgoing.bind(&LOOPBACK.parse::<SocketAddr>().unwrap().into()).unwrap();
+        outgoing.connect(&peer.into()).unwrap();
+        let outgoing = std::net::TcpStream::from(outgoing);
         let address = outgoing.local_addr().unwrap();
         let any = SocketAddr::new("0.0.0.0".parse().unwrap(), address.port());
         for wanted in [address, any] {
