@@ -44,6 +44,12 @@ impl<T, const QUEUES: usize> Deadlines<T, QUEUES> {
         Self { entries: SlotMap::new(), queues }
     }
 
+    /// Gives a queue another patience, for those who wait in it too: they are still in the order of their
+    /// deadlines.
+    pub fn set_patience(&mut self, queue: u8, patience: Duration) {
+        self.queues[usize::from(queue)].patience = patience;
+    }
+
     /// Adds an entry that waits in no queue.
     pub fn insert(&mut self, value: T) -> Key {
         self.entries.insert(Entry { value, waits: None, previous: None, next: None })
@@ -186,6 +192,21 @@ mod tests {
         assert_eq!(deadlines.first(SHORT), Some(c));
         assert_eq!(expired(&mut deadlines, at(1000)), ["c", "a"]);
         assert_eq!(deadlines.queue_of(a), None);
+    }
+
+    #[test]
+    fn another_patience_is_for_those_who_wait_too() {
+        let mut deadlines = deadlines();
+        let [a, b, c] = ["a", "b", "c"].map(|value| deadlines.insert(value));
+        deadlines.wait(a, LONG, at(0));
+        deadlines.wait(b, LONG, at(10));
+        deadlines.set_patience(LONG, Duration::from_millis(20));
+        deadlines.wait(c, LONG, at(15));
+        assert_eq!(expired(&mut deadlines, at(19)), [""; 0]);
+        assert_eq!(expired(&mut deadlines, at(30)), ["a", "b"]);
+        deadlines.set_patience(LONG, Duration::from_millis(200));
+        assert_eq!(expired(&mut deadlines, at(214)), [""; 0]);
+        assert_eq!(expired(&mut deadlines, at(215)), ["c"]);
     }
 
     #[test]

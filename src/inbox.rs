@@ -5,7 +5,10 @@
 
 #![allow(clippy::manual_async_fn)]
 
-use std::{cell::RefCell, io, mem};
+use std::{
+    cell::{Cell, RefCell},
+    io, mem,
+};
 
 use monoio::{
     buf::IoBufMut,
@@ -21,26 +24,36 @@ const SPARES_MAX: usize = 64;
 /// A worker's large buffers. Each has room for `large_bytes`.
 #[derive(Debug)]
 pub struct Buffers {
-    large_bytes: usize,
+    large_bytes: Cell<usize>,
+    /// Each of the size that large buffers have now.
     spares: RefCell<Vec<Vec<u8>>>,
 }
 
 impl Buffers {
     /// No buffers yet; those to come have room for `large_bytes`.
     pub fn new(large_bytes: usize) -> Self {
-        Self { large_bytes, spares: RefCell::new(Vec::with_capacity(SPARES_MAX)) }
+        let spares = RefCell::new(Vec::with_capacity(SPARES_MAX));
+        Self { large_bytes: Cell::new(large_bytes), spares }
+    }
+
+    /// Those to come have room for `large_bytes`. Those that are borrowed keep their size, and are dropped when
+    /// they are given back.
+    pub fn set_large_bytes(&self, large_bytes: usize) {
+        if self.large_bytes.replace(large_bytes) != large_bytes {
+            self.spares.borrow_mut().clear();
+        }
     }
 
     /// An empty large buffer.
     pub fn take(&self) -> Vec<u8> {
         let spare = self.spares.borrow_mut().pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(self.large_bytes))
+        spare.unwrap_or_else(|| Vec::with_capacity(self.large_bytes.get()))
     }
 
-    /// Takes a buffer back. One that has grown beyond the common size is dropped.
+    /// Takes a buffer back. One of another than the common size is dropped.
     pub fn give_back(&self, mut buffer: Vec<u8>) {
         let mut spares = self.spares.borrow_mut();
-        if spares.len() < SPARES_MAX && buffer.capacity() == self.large_bytes {
+        if spares.len() < SPARES_MAX && buffer.capacity() == self.large_bytes.get() {
             buffer.clear();
             spares.push(buffer);
         }
@@ -120,16 +133,20 @@ impl Inbox {
         if self.bytes.len() < self.bytes.capacity() {
             return Ok(());
         }
-        if self.bytes.capacity() >= buffers.large_bytes {
+        if self.bytes.capacity() >= buffers.large_bytes.get() {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         if self.bytes.capacity() == 0 && self.small.capacity() == 0 {
-            self.bytes = Vec::with_capacity(SMALL_BYTES.min(buffers.large_bytes));
+            self.bytes = Vec::with_capacity(SMALL_BYTES.min(buffers.large_bytes.get()));
             return Ok(());
         }
         let mut large = buffers.take();
         large.extend_from_slice(&self.bytes);
-        self.small = mem::replace(&mut self.bytes, large);
+        let outgrown = mem::replace(&mut self.bytes, large);
+        if self.small.capacity() == 0 {
+            self.small = outgrown;
+        }
+        // Else it was a large one of the time before large buffers became larger: it is dropped.
         Ok(())
     }
 
@@ -217,6 +234,33 @@ mod tests {
         assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), 0);
         assert_eq!(buffers.spares.borrow().len(), 1);
         assert_eq!(inbox.bytes.capacity(), SMALL_BYTES);
+    }
+
+    #[test]
+    fn buffers_of_two_sizes_are_not_mixed() {
+        let buffers = Buffers::new(1000);
+        let mut inbox = Inbox::default();
+        let bytes = vec![b'x'; 4000];
+        let mut stream = Pieces([bytes.clone()].into());
+        fill(&mut inbox, &mut stream, &buffers).unwrap();
+        fill(&mut inbox, &mut stream, &buffers).unwrap();
+        buffers.give_back(buffers.take());
+        // A large buffer that is full goes on as one of the new size, and the small one is kept for later.
+        buffers.set_large_bytes(3000);
+        assert_eq!(buffers.spares.borrow().len(), 0);
+        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), 2000);
+        assert_eq!(inbox.unread(), &bytes[..3000]);
+        assert_eq!((inbox.bytes.capacity(), inbox.small.capacity()), (3000, SMALL_BYTES));
+        // One that is larger than the new size is used up, and dropped.
+        buffers.set_large_bytes(2000);
+        let full = fill(&mut inbox, &mut stream, &buffers).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::OutOfMemory);
+        inbox.consume(2999);
+        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), 1000);
+        inbox.consume(1001);
+        assert_eq!(fill(&mut inbox, &mut stream, &buffers).unwrap(), 0);
+        assert_eq!(buffers.spares.borrow().len(), 0);
+        assert_eq!((inbox.bytes.capacity(), buffers.take().capacity()), (SMALL_BYTES, 2000));
     }
 
     #[test]

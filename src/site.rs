@@ -22,7 +22,7 @@ use crate::{
         request::{Method, Request},
     },
     observe::metrics::{Failure, WorkerMetrics},
-    upstream::{Call, CallBytes, CallError, DialError, NotBegun, Upstream},
+    upstream::{Call, CallBytes, CallError, DialError, NotBegun, Upstream, UpstreamLimits},
 };
 
 /// What counts as a visit that was registered.
@@ -136,6 +136,8 @@ impl Watch {
 pub enum Word {
     /// Other pages, a pair for each route in their order.
     Pages(Arc<Vec<Pages>>),
+    /// Other limits of all counters.
+    Limits(UpstreamLimits),
     /// Where a counter is, by its place among the site's.
     Addresses(usize, Vec<SocketAddr>),
 }
@@ -471,6 +473,9 @@ impl Service for Site {
                     *route.answers.borrow_mut() =
                         Answers::new(&route.methods, pages, self.rules.sorry_status);
                 }
+            }
+            Word::Limits(limits) => {
+                self.upstreams.iter().for_each(|upstream| upstream.set_limits(limits));
             }
             Word::Addresses(place, addresses) => self.upstreams[place].set_addresses(addresses),
         }

@@ -260,7 +260,11 @@ fn the_service_manager_hears_of_start_reload_and_stop() {
         server.signal("-HUP");
         let reloading = manager.hear_news();
         assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-        assert_eq!(manager.hear_news(), "READY=1");
+        let said = match arguments[0] {
+            "serve" => "settings and pages were read anew",
+            _ => "a counter has nothing to read anew",
+        };
+        assert_eq!(manager.hear_news(), format!("READY=1\nSTATUS={said}"));
         server.stop();
         assert_eq!(manager.hear_news(), "STOPPING=1");
     }

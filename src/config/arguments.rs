@@ -76,7 +76,7 @@ pub enum Command {
 }
 
 /// The flags of `serve` and `check`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[allow(missing_docs)]
 pub struct ServeArguments {
     /// Address to serve on; may be repeated
@@ -148,12 +148,15 @@ pub struct ServeArguments {
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: log::Format,
+    /// Least level of the log lines
+    #[arg(long, env = "TALLYRING_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: log::LogLevel,
     #[command(flatten)]
     pub limits: LimitArguments,
 }
 
 /// The flags of `serve` and `check` that limit.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 #[allow(missing_docs)]
 pub struct LimitArguments {
@@ -257,6 +260,9 @@ pub struct CounterArguments {
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: log::Format,
+    /// Least level of the log lines
+    #[arg(long, env = "TALLYRING_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: log::LogLevel,
     /// Time for calls under way to end after SIGTERM or SIGINT
     #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub drain_timeout: Period,

@@ -36,6 +36,7 @@ pub(super) struct File {
     pub(super) admin_hosts: Option<Text<HostList>>,
     pub(super) ready_needs_counter: Option<bool>,
     pub(super) log_format: Option<log::Format>,
+    pub(super) log_level: Option<log::LogLevel>,
     pub(super) head_max: Option<Size>,
     pub(super) head_fields_max: Option<usize>,
     pub(super) target_max: Option<Size>,

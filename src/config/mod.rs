@@ -10,6 +10,7 @@ mod limits;
 mod open_files;
 mod pages;
 mod pick;
+mod reload;
 mod routes;
 mod settle;
 mod values;
@@ -22,7 +23,7 @@ pub use self::{
     arguments::Arguments,
     health::settle_health,
     limits::{admin_clients, counter_clients},
-    pages::read_pages,
+    reload::{KnownCounters, renew},
     settle::{ConfigError, Settled, settle, settle_counter},
     values::Cores,
 };
@@ -68,6 +69,8 @@ pub struct Config {
     pub ready_needs_counter: bool,
     /// The form of log lines.
     pub log_format: log::Format,
+    /// How much is logged.
+    pub log_level: log::LogLevel,
     /// All maxima and deadlines.
     pub limits: Limits,
 }
@@ -87,6 +90,8 @@ pub struct CounterConfig {
     pub driver: driver::Choice,
     /// The form of log lines.
     pub log_format: log::Format,
+    /// How much is logged.
+    pub log_level: log::LogLevel,
     /// How long clients may take to leave after a signal.
     pub drain_timeout: Duration,
     /// What its clients may do.
@@ -103,7 +108,7 @@ pub struct HealthConfig {
 }
 
 /// A path whose requests are visits.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteConfig {
     /// The path.
     pub path: String,
@@ -113,11 +118,11 @@ pub struct RouteConfig {
     pub counter: Option<Target>,
     /// The files of the two pages, where they are not the two texts.
     pub files: PageFiles,
-    /// What the files held at the start.
+    /// What the files held when they were read.
     pub pages: Pages,
 }
 
-/// Files of a route's pages, read at the start and again on SIGHUP.
+/// Files of a route's pages, read at the start and again with all settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageFiles {
     /// In place of "Welcome to my site!".
@@ -129,12 +134,25 @@ pub struct PageFiles {
 /// Every maximum and every deadline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Of each worker's clients.
+    /// Of the clients of all workers together: see [`clients_of_each`](Self::clients_of_each).
     pub clients: ClientLimits,
     /// Of each worker's calls to each counter.
     pub upstream: UpstreamLimits,
     /// How long visits under way may take to end after a signal.
     pub drain_timeout: Duration,
+}
+
+impl Limits {
+    /// Of the clients of each of so many workers.
+    pub fn clients_of_each(&self, workers: usize) -> ClientLimits {
+        let connections_max = self.clients.connections_max.div_ceil(workers);
+        ClientLimits { connections_max, ..self.clients }
+    }
+
+    /// The shortest deadline of a worker's calls to its counters.
+    pub fn shortest_call_wait(&self) -> Duration {
+        self.upstream.call_timeout.min(self.upstream.idle_timeout)
+    }
 }
 
 /// What a response head from a counter may have.

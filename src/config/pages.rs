@@ -22,7 +22,7 @@ pub(super) const SORRY: &str = "Error registering your visit";
 ///
 /// # Errors
 /// When a file cannot be read or is too large.
-pub fn read_pages(files: &PageFiles) -> Result<Pages, ConfigError> {
+pub(super) fn read_pages(files: &PageFiles) -> Result<Pages, ConfigError> {
     Ok(Pages {
         welcome: read_page("welcome", files.welcome.as_deref(), WELCOME)?,
         sorry: read_page("sorry", files.sorry.as_deref(), SORRY)?,

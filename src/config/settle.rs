@@ -114,6 +114,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     let ready_needs_counter =
         pick.shown("ready-needs-counter", arguments.ready_needs_counter, file.ready_needs_counter);
     let log_format = pick.shown("log-format", arguments.log_format, file.log_format);
+    let log_level = pick.shown("log-level", arguments.log_level, file.log_level);
     // Where sockets are handed down, nobody listens on `listen`.
     if !inherited::are_expected() {
         check_addresses(&listen, share_port, admin)?;
@@ -151,6 +152,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         admin_hosts: admin_hosts.unwrap_or_default(),
         ready_needs_counter,
         log_format,
+        log_level,
         limits,
     };
     Ok(Settled { config, settings: pick.settings, notes })
@@ -178,6 +180,7 @@ pub fn settle_counter(
         create: arguments.create,
         driver: arguments.driver,
         log_format: arguments.log_format,
+        log_level: arguments.log_level,
         drain_timeout: arguments.drain_timeout.0,
         clients: counter_clients(
             files.saturating_sub(FILES_BASE).clamp(4, CONNECTIONS_DEFAULT_MAX),

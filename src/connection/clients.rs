@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What the clients of one worker may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientLimits {
     /// The size of a request head.
     pub head: HeadLimits,
@@ -80,9 +80,23 @@ pub enum Phase {
 const PHASES: [Phase; 6] =
     [Phase::Idle, Phase::Head, Phase::Body, Phase::Write, Phase::Linger, Phase::Parting];
 
+impl ClientLimits {
+    /// How long a client is waited for, by phase.
+    fn patiences(&self) -> [Duration; PHASES.len()] {
+        PHASES.map(|phase| match phase {
+            Phase::Idle => self.idle_timeout,
+            Phase::Head => self.head_timeout,
+            Phase::Body => self.body_timeout,
+            Phase::Write => self.write_timeout,
+            Phase::Linger => LINGER_TIMEOUT,
+            Phase::Parting => self.parting_timeout,
+        })
+    }
+}
+
 /// The clients of one worker.
 pub struct Clients {
-    limits: ClientLimits,
+    limits: Cell<ClientLimits>,
     buffers: Buffers,
     outboxes: OutboxPool,
     metrics: Arc<WorkerMetrics>,
@@ -112,30 +126,36 @@ pub struct Seat {
 impl Clients {
     /// No clients yet.
     pub fn new(limits: ClientLimits, metrics: Arc<WorkerMetrics>) -> Rc<Self> {
-        let patiences = PHASES.map(|phase| match phase {
-            Phase::Idle => limits.idle_timeout,
-            Phase::Head => limits.head_timeout,
-            Phase::Body => limits.body_timeout,
-            Phase::Write => limits.write_timeout,
-            Phase::Linger => LINGER_TIMEOUT,
-            Phase::Parting => limits.parting_timeout,
-        });
         Rc::new(Self {
             buffers: Buffers::new(limits.head.head_bytes_max),
             outboxes: OutboxPool::default(),
-            table: RefCell::new(Deadlines::new(patiences)),
+            table: RefCell::new(Deadlines::new(limits.patiences())),
             stops: RefCell::default(),
             draining: Cell::new(false),
             place_wanted: Cell::new(false),
             waiting: RefCell::default(),
-            limits,
+            limits: Cell::new(limits),
             metrics,
         })
     }
 
     /// What the clients may do.
-    pub fn limits(&self) -> &ClientLimits {
-        &self.limits
+    pub fn limits(&self) -> ClientLimits {
+        self.limits.get()
+    }
+
+    /// From now on, the clients may do this. A head that grows is judged by it, and a wait that has begun ends by
+    /// it; a body under way is not. Clients beyond the new number stay until somebody wants their place.
+    pub fn set_limits(&self, limits: ClientLimits) {
+        self.limits.set(limits);
+        self.buffers.set_large_bytes(limits.head.head_bytes_max);
+        let mut table = self.table.borrow_mut();
+        for (phase, patience) in PHASES.into_iter().zip(limits.patiences()) {
+            table.set_patience(phase as u8, patience);
+        }
+        drop(table);
+        // There may be room now.
+        self.wake_waiting();
     }
 
     /// The worker's large buffers.
@@ -178,7 +198,7 @@ impl Clients {
 
     /// Whether another client can have a seat.
     pub fn has_room(&self) -> bool {
-        self.table.borrow().len() < self.limits.connections_max
+        self.table.borrow().len() < self.limits.get().connections_max
     }
 
     /// Sees to it that a newcomer who waits since `since` gets a seat soon: makes a client leave, if one may

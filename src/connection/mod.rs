@@ -203,10 +203,9 @@ impl<S: Stream> Connection<S> {
         batch: &mut Batch<V::Pending>,
     ) -> Next<V::Pending> {
         while batch.len() < PIPELINE_MAX {
-            let limits = self.seat.clients().limits();
+            let ClientLimits { head, body_bytes_max, .. } = self.seat.clients().limits();
             let unread = self.inbox.unread();
-            let parsed =
-                request::parse(unread, &mut self.scan, &limits.head, limits.body_bytes_max);
+            let parsed = request::parse(unread, &mut self.scan, &head, body_bytes_max);
             let whole = match parsed {
                 Ok(Some(whole)) => whole,
                 Ok(None) => return Next::Read,

@@ -2,7 +2,7 @@
 //! thread of its own, so that it answers whatever the workers do.
 
 use std::{
-    convert::Infallible,
+    cell::RefCell,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -40,20 +40,20 @@ pub struct Readiness {
 pub struct Admin {
     readiness: Arc<Readiness>,
     metrics: Registry,
-    hosts: Hosts,
+    hosts: RefCell<Hosts>,
 }
 
 impl Admin {
     /// Tells of `readiness` and `metrics` whoever asks by one of `hosts`.
     pub fn new(readiness: Arc<Readiness>, metrics: Registry, hosts: Hosts) -> Self {
-        Self { readiness, metrics, hosts }
+        Self { readiness, metrics, hosts: RefCell::new(hosts) }
     }
 
     fn answer(&self, request: &Request<'_>) -> Rendered {
         let text =
             |status, text: &str| render::text(status, text.to_owned(), clock::unix_seconds());
         // RFC 9110 section 15.5.20: the request was sent to a server that it is not for.
-        if !self.hosts.allow(request.host) {
+        if !self.hosts.borrow().allow(request.host) {
             return text(421, "this host is not answered here; --admin-hosts can allow it\n");
         }
         if !matches!(request.method, Method::Get | Method::Head) {
@@ -88,7 +88,8 @@ impl Admin {
 
 impl Service for Admin {
     type Pending = Rendered;
-    type Word = Infallible;
+    /// Other hosts that it answers to.
+    type Word = Hosts;
 
     fn admit(&self, request: &Request<'_>) -> Rendered {
         self.answer(request)
@@ -111,7 +112,7 @@ impl Service for Admin {
         Poll::Ready(())
     }
 
-    fn hear(&self, word: Infallible) {
-        match word {}
+    fn hear(&self, hosts: Hosts) {
+        self.hosts.replace(hosts);
     }
 }

@@ -13,7 +13,7 @@ use http::StatusCode;
 
 use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
-    config::{Config, Cores, RouteConfig, read_pages},
+    config::{Config, Cores, Limits, RouteConfig},
     listener::{self, Listener, inherited},
     mailbox,
     observe::metrics::WorkerMetrics,
@@ -101,19 +101,18 @@ impl SiteWorkers {
                 urls: targets.iter().map(|target| target.to_string().into()).collect(),
                 tell: Box::new(run.failure_reporter()),
                 places: counters.places.clone(),
-                limits: config.limits.upstream.clone(),
+                limits: config.limits.upstream,
                 sorry_status: config.sorry_status,
                 accept: config.accept,
                 metrics: Arc::clone(&counts),
             };
-            let upstream = &config.limits.upstream;
             let plan = Plan {
                 name: format!("worker-{number}"),
                 core: Some(core),
                 driver: config.driver,
                 listeners,
-                limits: config.limits.clients.clone(),
-                shortest_wait: Some(upstream.call_timeout.min(upstream.idle_timeout)),
+                limits: config.limits.clients_of_each(config.cores.len()),
+                shortest_wait: Some(config.limits.shortest_call_wait()),
                 metrics: counts,
                 orders: receiver,
                 make: move || parts.build(),
@@ -134,6 +133,11 @@ impl SiteWorkers {
         self.tell_all(|| Order::Serve);
     }
 
+    /// Has each say that all orders before this one are done.
+    pub(super) fn confirm(&self, confirmed: &mpsc::Sender<()>) {
+        self.tell_all(|| Order::Confirm(confirmed.clone()));
+    }
+
     /// Has each report that it still works.
     pub(super) fn ask(&self) {
         self.tell_all(|| Order::Answer);
@@ -149,18 +153,19 @@ impl SiteWorkers {
         self.tell_all(|| Order::Cut);
     }
 
-    /// Reads the pages anew. Those that cannot be read stay as they are, all of them.
-    pub(super) fn reload(&self, config: &Config) {
-        let pages: Result<Vec<_>, _> =
-            config.routes.iter().map(|route| read_pages(&route.files)).collect();
-        match pages {
-            Ok(pages) => {
-                let pages = Arc::new(pages);
-                self.tell_all(|| Order::Tell(Word::Pages(Arc::clone(&pages))));
-                tracing::info!("SIGHUP: the pages were read anew");
-            }
-            Err(error) => tracing::error!("SIGHUP: the pages stay as they were: {error}"),
-        }
+    /// From now on, these limits hold.
+    pub(super) fn set_limits(&self, limits: &Limits) {
+        let clients = limits.clients_of_each(self.count());
+        let shortest_wait = Some(limits.shortest_call_wait());
+        self.tell_all(|| Order::Limit(clients, shortest_wait));
+        self.tell_all(|| Order::Tell(Word::Limits(limits.upstream)));
+    }
+
+    /// From now on, these routes are served. Their counters are some of those that there were at the start.
+    pub(super) fn apply_routes(&self, config: &Config) {
+        let pages: Vec<_> = config.routes.iter().map(|route| route.pages.clone()).collect();
+        let pages = Arc::new(pages);
+        self.tell_all(|| Order::Tell(Word::Pages(Arc::clone(&pages))));
     }
 
     pub(super) fn count(&self) -> usize {
@@ -283,7 +288,7 @@ impl SiteParts {
         let upstreams =
             self.addresses.into_iter().zip(self.refreshers).map(|(addresses, refresher)| {
                 let refresh = Box::new(move || refresher.refresh());
-                Upstream::new(self.limits.clone(), addresses, Arc::clone(&self.metrics), refresh)
+                Upstream::new(self.limits, addresses, Arc::clone(&self.metrics), refresh)
             });
         let calls = self.calls.into_iter().zip(self.urls);
         let routes = self.routes.into_iter().zip(calls).zip(self.places);

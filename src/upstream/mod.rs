@@ -12,7 +12,7 @@ mod origin;
 pub mod resolve;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     io,
     net::SocketAddr,
@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// What each worker may ask of one counter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpstreamLimits {
     /// Until a connection to one address stands.
     pub connect_timeout: Duration,
@@ -114,7 +114,7 @@ pub enum NotBegun {
 
 /// One worker's side of one counter.
 pub struct Upstream {
-    limits: UpstreamLimits,
+    limits: Cell<UpstreamLimits>,
     buffers: Buffers,
     metrics: Arc<WorkerMetrics>,
     /// Asks for the addresses to be looked up anew.
@@ -170,10 +170,20 @@ impl Upstream {
         Rc::new(Self {
             buffers: Buffers::new(limits.head.head_bytes_max),
             state: RefCell::new(state),
-            limits,
+            limits: Cell::new(limits),
             metrics,
             refresh,
         })
+    }
+
+    /// From now on, these limits hold, for calls under way too. Connections beyond the new number end: an idle one
+    /// at once, one that carries a call once that call has its answer.
+    pub fn set_limits(&self, limits: UpstreamLimits) {
+        self.limits.set(limits);
+        let State { calls, idle, open, .. } = &mut *self.state.borrow_mut();
+        calls.set_timeout(limits.call_timeout);
+        let excess = open.saturating_sub(limits.connections_max).min(idle.len());
+        idle.drain(..excess).for_each(|link| link.cut());
     }
 
     /// From now on, calls go to these addresses. Connections to others end: an idle one at once, one
@@ -198,7 +208,7 @@ impl Upstream {
     pub fn call(self: &Rc<Self>, request: &CallBytes) -> Result<Call, NotBegun> {
         let mut state = self.state.borrow_mut();
         let now = clock::now();
-        state.expire(now, &self.limits);
+        state.expire(now, self.limits.get().idle_timeout);
         if !state.breaker.admit(now) {
             return Err(NotBegun::Failing);
         }
@@ -208,7 +218,7 @@ impl Upstream {
             return Ok(Call { upstream: Rc::clone(self), key });
         }
         state.forget_ended();
-        if state.waiting.len() >= self.limits.queue_max + state.dialing_or_dialable(self) {
+        if state.waiting.len() >= self.limits.get().queue_max + state.dialing_or_dialable(self) {
             return Err(NotBegun::Overloaded);
         }
         let key = state.calls.begin(request, Stage::Waiting, now);
@@ -220,7 +230,7 @@ impl Upstream {
 
     /// Ends the calls and closes the unused connections whose time is up.
     pub fn expire(self: &Rc<Self>) {
-        self.state.borrow_mut().expire(clock::now(), &self.limits);
+        self.state.borrow_mut().expire(clock::now(), self.limits.get().idle_timeout);
         self.dial_for_waiting();
     }
 
@@ -230,7 +240,8 @@ impl Upstream {
         loop {
             let mut state = self.state.borrow_mut();
             state.forget_ended();
-            if state.dialing >= state.waiting.len() || state.open >= self.limits.connections_max {
+            let connections_max = self.limits.get().connections_max;
+            if state.dialing >= state.waiting.len() || state.open >= connections_max {
                 return;
             }
             if state.open > state.dialing && clock::now() < state.dial_after {
@@ -247,10 +258,11 @@ impl Upstream {
     }
 
     /// The connection's call has ended and it can carry another; false when it is to end instead, since
-    /// the counter has moved away from its address.
+    /// the counter has moved away from its address or there are more than may be.
     fn release(&self, link: &Rc<Link>) -> bool {
         let mut state = self.state.borrow_mut();
-        let stays = state.addresses.contains(link.address());
+        let stays = state.addresses.contains(link.address())
+            && state.open <= self.limits.get().connections_max;
         if stays {
             state.assign_next(link);
         }
@@ -331,12 +343,12 @@ impl State {
         }
     }
 
-    fn expire(&mut self, now: Moment, limits: &UpstreamLimits) {
+    fn expire(&mut self, now: Moment, idle_timeout: Duration) {
         while let Some(key) = self.calls.cut_expired(now) {
             self.end(key, Err(CallError::TimedOut));
         }
         while let Some(link) = self.idle.front()
-            && link.idle_since().after(limits.idle_timeout) <= now
+            && link.idle_since().after(idle_timeout) <= now
         {
             link.cut();
             self.idle.pop_front();
@@ -354,7 +366,7 @@ impl State {
 
     /// Connections that are being opened, and that a waiting call may still have opened.
     fn dialing_or_dialable(&self, upstream: &Upstream) -> usize {
-        self.dialing + upstream.limits.connections_max.saturating_sub(self.open)
+        self.dialing + upstream.limits.get().connections_max.saturating_sub(self.open)
     }
 }
 

@@ -1,0 +1,147 @@
+//! SIGHUP: the settings are read anew, from the same places as at the start, and what can hold at once does.
+
+use std::{
+    cell::RefCell,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use super::{AdminListener, BundledCounter, Run, SiteWorkers, bundled_clients};
+use crate::{
+    config::{Config, ConfigError, KnownCounters, Settled, renew},
+    observe::{log, metrics::ReloadMetrics},
+};
+
+/// How long the workers may take to apply settings before the reload is told: one that hangs is the watchdog's
+/// business.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The parts of a running server that settings can change.
+pub(super) struct Parts<'a> {
+    pub(super) run: &'a Run,
+    pub(super) site: &'a SiteWorkers,
+    pub(super) bundled: Option<&'a BundledCounter>,
+    pub(super) admin: Option<&'a AdminListener>,
+}
+
+/// The settings that a server runs by, and how they are read anew.
+pub(super) struct Reloader<'a, R> {
+    running: RefCell<Settled>,
+    known: KnownCounters,
+    read: R,
+    metrics: Arc<ReloadMetrics>,
+    parts: Parts<'a>,
+}
+
+impl<'a, R> Reloader<'a, R>
+where
+    R: Fn() -> Result<Settled, ConfigError>,
+{
+    /// For a server that was started with these settings.
+    pub(super) fn new(
+        started: Settled,
+        read: R,
+        metrics: Arc<ReloadMetrics>,
+        parts: Parts<'a>,
+    ) -> Self {
+        let known = KnownCounters::of(&started.config);
+        Self { running: RefCell::new(started), known, read, metrics, parts }
+    }
+
+    /// The time for visits under way to end, as it is set now.
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.running.borrow().config.limits.drain_timeout
+    }
+
+    /// Reads all settings and applies what can hold at once; where one is wrong, all stay as they were. What came of
+    /// it, for the service manager.
+    pub(super) fn reload(&self) -> String {
+        let read = match (self.read)() {
+            Ok(read) => read,
+            Err(error) => {
+                let line = format!("the settings stay as they were: {error}");
+                tracing::error!("SIGHUP: {line}");
+                self.metrics.failed();
+                return line;
+            }
+        };
+        let renewed = renew(&self.running.borrow(), read, &self.known);
+        let config = &renewed.settled.config;
+        self.apply(config);
+        // The lines about the change are for whoever reads by the level before or after it.
+        let level = self.running.borrow().config.log_level.max(config.log_level);
+        log::set_level(level);
+        renewed.settled.notes.iter().for_each(|note| tracing::warn!("SIGHUP: {note}"));
+        renewed.restarts.iter().for_each(|line| tracing::warn!("SIGHUP: {line}"));
+        tracing::info!("{}", summary(&renewed.changes));
+        log::set_level(config.log_level);
+        self.metrics.succeeded();
+        self.running.replace(renewed.settled);
+        String::from("settings and pages were read anew")
+    }
+
+    fn apply(&self, config: &Config) {
+        let Parts { run, site, bundled, admin } = self.parts;
+        // Before visits come that need more connections to it.
+        if let Some(bundled) = bundled {
+            bundled.set_limits(bundled_clients(config));
+        }
+        site.set_limits(&config.limits);
+        site.apply_routes(config);
+        if let Some(admin) = admin {
+            admin.set_hosts(config.admin_hosts.clone());
+        }
+        run.set_needs_counter(config.ready_needs_counter);
+        self.wait_until_applied();
+    }
+
+    /// Waits until all threads have done what they were told: who reads that settings hold finds that they do.
+    fn wait_until_applied(&self) {
+        let Parts { site, bundled, admin, .. } = self.parts;
+        let (confirm, confirmed) = mpsc::channel();
+        site.confirm(&confirm);
+        bundled.iter().for_each(|bundled| bundled.confirm(&confirm));
+        admin.iter().for_each(|admin| admin.confirm(&confirm));
+        drop(confirm);
+        let end = Instant::now() + APPLY_TIMEOUT;
+        // It ends when the last of them is done.
+        while confirmed.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
+    }
+}
+
+/// What has changed, as one line.
+fn summary(changes: &[String]) -> String {
+    const CHANGES_MAX: usize = 20;
+    let mut line = String::from("SIGHUP: settings and pages were read anew: ");
+    match changes {
+        [] => line.push_str("nothing has changed"),
+        _ => line.push_str(&changes[..changes.len().min(CHANGES_MAX)].join("; ")),
+    }
+    if let Some(more) = changes.len().checked_sub(CHANGES_MAX).filter(|more| *more > 0) {
+        line.push_str(&format!("; and {more} more"));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(changes: usize, end: &str) {
+        let changes: Vec<_> =
+            (1..=changes).map(|number| format!("route /{number} is new")).collect();
+        let line = summary(&changes);
+        assert!(line.starts_with("SIGHUP: settings and pages were read anew: "), "{line}");
+        assert!(line.ends_with(end), "{line}");
+    }
+
+    #[test]
+    fn one_line_tells_the_changes() {
+        check(0, ": nothing has changed");
+        check(1, ": route /1 is new");
+        check(2, ": route /1 is new; route /2 is new");
+        check(20, "; route /20 is new");
+        check(1000, "; route /20 is new; and 980 more");
+    }
+}
