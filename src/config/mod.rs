@@ -4,11 +4,11 @@
 
 mod addresses;
 pub mod arguments;
+mod contents;
 mod file;
 mod health;
 mod limits;
 mod open_files;
-mod pages;
 mod pick;
 mod routes;
 mod settle;
@@ -20,9 +20,9 @@ use http::StatusCode;
 
 pub use self::{
     arguments::Arguments,
+    contents::{Content, read_contents},
     health::settle_health,
     limits::{admin_clients, counter_clients},
-    pages::read_pages,
     settle::{ConfigError, Settled, settle, settle_counter},
     values::Cores,
 };
@@ -32,7 +32,7 @@ use crate::{
     driver,
     http::{HeadLimits, hosts::HostList, request::Method},
     observe::log,
-    site::{Accept, Pages},
+    site::Accept,
     upstream::{Target, UpstreamLimits},
 };
 
@@ -52,6 +52,8 @@ pub struct Config {
     pub driver: driver::Choice,
     /// What is served.
     pub routes: Vec<RouteConfig>,
+    /// What the files of each route held when they were read.
+    pub contents: Vec<Content>,
     /// The status of a sorry page.
     pub sorry_status: StatusCode,
     /// What counts as registered.
@@ -102,19 +104,40 @@ pub struct HealthConfig {
     pub timeout: Duration,
 }
 
-/// A path whose requests are visits.
-#[derive(Debug, Clone)]
+/// A path, and what is served there.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteConfig {
     /// The path.
     pub path: String,
+    /// What its requests get.
+    pub kind: RouteKind,
+}
+
+/// What the requests of a route get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteKind {
+    /// They are visits.
+    Visits(VisitsConfig),
+}
+
+/// A route whose requests are visits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VisitsConfig {
     /// The methods that are visits.
     pub methods: Vec<Method>,
     /// Who registers them; `None` is the bundled counter.
     pub counter: Option<Target>,
     /// The files of the two pages, where they are not the two texts.
     pub files: PageFiles,
-    /// What the files held at the start.
-    pub pages: Pages,
+}
+
+impl RouteConfig {
+    /// Its visits, if its requests are any.
+    pub fn visits(&self) -> Option<&VisitsConfig> {
+        match &self.kind {
+            RouteKind::Visits(visits) => Some(visits),
+        }
+    }
 }
 
 /// Files of a route's pages, read at the start and again on SIGHUP.

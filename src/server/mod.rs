@@ -3,6 +3,7 @@
 mod counter;
 mod manager;
 mod outages;
+mod routes;
 mod run;
 mod site;
 
@@ -16,6 +17,7 @@ use std::{
 
 use self::{
     counter::BundledCounter,
+    routes::UnknownCounter,
     run::{Group, Run, signal_name},
     site::SiteWorkers,
 };
@@ -61,6 +63,9 @@ pub enum ServerError {
     /// The bundled counter's file.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// A route whose counter is none of the workers'.
+    #[error(transparent)]
+    Route(#[from] UnknownCounter),
     /// A worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -93,7 +98,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// When it cannot start. Nobody was served then.
-pub fn serve(config: Config) -> Result<Ended, ServerError> {
+pub fn serve(mut config: Config) -> Result<Ended, ServerError> {
     let run = Run::start(config.ready_needs_counter)?;
     // All that can fail for want of an address or a file comes first, while nothing runs yet.
     let listeners = site::listen(&config)?;
@@ -108,7 +113,9 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     };
     let counter_address = bundled.as_ref().map(|(listeners, _)| listeners[0].address);
     // The site's workers come first: where memory for rings is short, they are to have it.
-    let site = SiteWorkers::start(&run, &config, listeners, counter_address)?;
+    // Taken out, so that what was read at the start goes when other routes take its place.
+    let contents = std::mem::take(&mut config.contents);
+    let site = SiteWorkers::start(&run, &config, contents, listeners, counter_address)?;
     let bundled = match bundled {
         Some((listeners, store)) => {
             let connections = config.limits.upstream.connections_max * config.cores.len() + 64;
