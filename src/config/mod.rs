@@ -4,11 +4,11 @@
 
 mod addresses;
 pub mod arguments;
+mod contents;
 mod file;
 mod health;
 mod limits;
 mod open_files;
-mod pages;
 mod pick;
 mod reload;
 mod routes;
@@ -19,11 +19,14 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use http::StatusCode;
 
+#[cfg(test)]
+pub use self::contents::read_contents;
 pub use self::{
     arguments::Arguments,
+    contents::Content,
     health::settle_health,
     limits::{admin_clients, counter_clients},
-    reload::{KnownCounters, renew},
+    reload::{Renewed, renew},
     settle::{ConfigError, Settled, settle, settle_counter},
     values::Cores,
 };
@@ -33,7 +36,7 @@ use crate::{
     driver,
     http::{HeadLimits, hosts::HostList, request::Method},
     observe::log,
-    site::{Accept, Pages},
+    site::Accept,
     upstream::{Target, UpstreamLimits},
 };
 
@@ -53,6 +56,8 @@ pub struct Config {
     pub driver: driver::Choice,
     /// What is served.
     pub routes: Vec<RouteConfig>,
+    /// What the files of each route held when they were read.
+    pub contents: Vec<Content>,
     /// The status of a sorry page.
     pub sorry_status: StatusCode,
     /// What counts as registered.
@@ -107,19 +112,40 @@ pub struct HealthConfig {
     pub timeout: Duration,
 }
 
-/// A path whose requests are visits.
+/// A path, and what is served there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteConfig {
     /// The path.
     pub path: String,
+    /// What its requests get.
+    pub kind: RouteKind,
+}
+
+/// What the requests of a route get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteKind {
+    /// They are visits.
+    Visits(VisitsConfig),
+}
+
+/// A route whose requests are visits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VisitsConfig {
     /// The methods that are visits.
     pub methods: Vec<Method>,
     /// Who registers them; `None` is the bundled counter.
     pub counter: Option<Target>,
     /// The files of the two pages, where they are not the two texts.
     pub files: PageFiles,
-    /// What the files held when they were read.
-    pub pages: Pages,
+}
+
+impl RouteConfig {
+    /// Its visits, if its requests are any.
+    pub fn visits(&self) -> Option<&VisitsConfig> {
+        match &self.kind {
+            RouteKind::Visits(visits) => Some(visits),
+        }
+    }
 }
 
 /// Files of a route's pages, read at the start and again with all settings.

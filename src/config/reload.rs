@@ -1,9 +1,9 @@
 //! Settings that are read while the server runs: what of them can hold at once, and what needs a restart.
 
-use std::collections::BTreeSet;
-
-use super::{Config, RouteConfig, pick::Setting, settle::Settled};
-use crate::upstream::{Host, Target};
+use super::{
+    Config, Content, RouteConfig, RouteKind, VisitsConfig, pick::Setting, settle::Settled,
+};
+use crate::upstream::Target;
 
 /// What is decided once, at the start.
 const NEED_RESTART: [&str; 9] = [
@@ -21,26 +21,6 @@ const NEED_RESTART: [&str; 9] = [
 /// What is a part of each route, and is told there.
 const OF_ROUTES: [&str; 3] = ["counter", "welcome", "sorry"];
 
-/// The counters that a running server knows: the workers have connections to these, and no others.
-#[derive(Debug)]
-pub struct KnownCounters {
-    hosts: BTreeSet<Host>,
-    bundled: bool,
-}
-
-impl KnownCounters {
-    /// The counters of a server that was started with these settings.
-    pub fn of(started: &Config) -> Self {
-        let hosts = started.routes.iter().filter_map(|route| route.counter.as_ref());
-        let hosts = hosts.map(|target| target.origin.clone()).collect();
-        Self { hosts, bundled: started.bundled.is_some() }
-    }
-
-    fn have(&self, counter: Option<&Target>) -> bool {
-        counter.map_or(self.bundled, |target| self.hosts.contains(&target.origin))
-    }
-}
-
 /// What becomes of settings that were read while the server runs.
 #[derive(Debug)]
 pub struct Renewed {
@@ -53,8 +33,9 @@ pub struct Renewed {
 }
 
 /// Takes of the settings that were read what can hold while the server runs, and the rest from those that it
-/// runs by.
-pub fn renew(running: &Settled, read: Settled, known: &KnownCounters) -> Renewed {
+/// runs by. `known` tells the visits whose counter the workers know: they have connections to those of the start,
+/// and to no others.
+pub fn renew(running: &Settled, read: Settled, known: impl Fn(&VisitsConfig) -> bool) -> Renewed {
     let Settled { config: mut read, settings: read_settings, notes } = read;
     let mut restarts = Vec::new();
     let mut changes = Vec::new();
@@ -73,7 +54,9 @@ pub fn renew(running: &Settled, read: Settled, known: &KnownCounters) -> Renewed
         }
         settings.push(if needs_restart { old.clone() } else { setting });
     }
-    read.routes = renew_routes(&running.config.routes, read.routes, known, &mut restarts);
+    let routes = read.routes.into_iter().zip(read.contents);
+    let routes = renew_routes(&running.config.routes, routes, known, &mut restarts);
+    (read.routes, read.contents) = routes.into_iter().unzip();
     changes.extend(route_changes(&running.config.routes, &read.routes));
     let config = without_restart(&running.config, read);
     Renewed { settled: Settled { config, settings, notes }, changes, restarts }
@@ -104,39 +87,36 @@ fn is_of_routes(name: &str) -> bool {
     OF_ROUTES.contains(&name) || name.starts_with("route ")
 }
 
-/// The routes that were read. One whose counter is not known keeps the counter that it has; if it is new, it is
-/// left out.
+/// The routes that were read, with their contents. One whose counter is not known keeps the counter that it has;
+/// where it has none, it is left out.
 fn renew_routes(
     running: &[RouteConfig],
-    read: Vec<RouteConfig>,
-    known: &KnownCounters,
+    read: impl Iterator<Item = (RouteConfig, Content)>,
+    known: impl Fn(&VisitsConfig) -> bool,
     restarts: &mut Vec<String>,
-) -> Vec<RouteConfig> {
-    let renew = |mut route: RouteConfig| {
-        if known.have(route.counter.as_ref()) {
-            return Some(route);
+) -> Vec<(RouteConfig, Content)> {
+    let renew = |(mut route, content): (RouteConfig, Content)| {
+        let path = route.path.as_str();
+        let RouteKind::Visits(visits) = &mut route.kind;
+        if known(visits) {
+            return Some((route, content));
         }
-        let path = &route.path;
-        let counter = shown(route.counter.as_ref());
-        match running.iter().find(|old| old.path == *path) {
-            Some(old) => {
-                let old = old.counter.clone();
-                restarts.push(format!(
-                    "the counter of route {path} needs a restart: {} stays, {counter} was read",
-                    shown(old.as_ref())
-                ));
-                route.counter = old;
-                Some(route)
-            }
-            None => {
-                restarts.push(format!(
-                    "route {path} needs a restart and is left out: {counter} is on a new host"
-                ));
-                None
-            }
-        }
+        let counter = shown(visits.counter.as_ref());
+        let old = running.iter().find(|old| old.path == path).and_then(RouteConfig::visits);
+        let Some(old) = old else {
+            restarts.push(format!(
+                "route {path} needs a restart and is left out: {counter} is on a new host"
+            ));
+            return None;
+        };
+        restarts.push(format!(
+            "the counter of route {path} needs a restart: {} stays, {counter} was read",
+            shown(old.counter.as_ref())
+        ));
+        visits.counter.clone_from(&old.counter);
+        Some((route, content))
     };
-    read.into_iter().filter_map(renew).collect()
+    read.filter_map(renew).collect()
 }
 
 fn shown(counter: Option<&Target>) -> String {
@@ -177,11 +157,17 @@ mod tests {
     const RUNNING: &str = "counter = \"http://10.0.0.1/a\"\n[[route]]\npath = \"/\"\n\
                            [[route]]\npath = \"/b\"\ncounter = \"http://10.0.0.2/b\"\n";
 
+    /// Whether the counter of these visits is one of [`RUNNING`].
+    fn known(visits: &VisitsConfig) -> bool {
+        let counter = visits.counter.as_ref().map(Target::to_string).unwrap_or_default();
+        counter.starts_with("http://10.0.0.1/") || counter.starts_with("http://10.0.0.2/")
+    }
+
     /// What is said of `read` when a server runs by [`RUNNING`].
     #[track_caller]
     fn check(read: &str, changes: &[&str], restarts: &[&str]) -> Renewed {
         let running = settled(RUNNING);
-        let renewed = renew(&running, settled(read), &KnownCounters::of(&running.config));
+        let renewed = renew(&running, settled(read), known);
         assert_eq!(renewed.changes, changes, "{read}");
         assert_eq!(renewed.restarts, restarts, "{read}");
         renewed
@@ -222,7 +208,7 @@ mod tests {
         assert_eq!(config.listen, ["0.0.0.0:3000".parse().unwrap()]);
         assert!(config.admin.is_some());
         // It is told each time, since it still holds.
-        let again = renew(&renewed.settled, settled(&read), &KnownCounters::of(config));
+        let again = renew(&renewed.settled, settled(&read), known);
         assert_eq!((again.changes, again.restarts.len()), (vec![], 2));
     }
 
@@ -231,11 +217,11 @@ mod tests {
         let core = crate::host::cores()[0];
         let running = settled(&format!("workers = 3\n{RUNNING}"));
         let read = settled(&format!("cores = \"{core}\"\n{RUNNING}"));
-        let renewed = renew(&running, read, &KnownCounters::of(&running.config));
+        let renewed = renew(&running, read, known);
         assert!(renewed.restarts.iter().all(|line| line.starts_with("cores needs a restart: ")));
         assert_eq!(renewed.settled.config.cores.len(), 3);
         let read = settled(&format!("workers = 2\n{RUNNING}"));
-        let renewed = renew(&running, read, &KnownCounters::of(&running.config));
+        let renewed = renew(&running, read, known);
         assert_eq!(renewed.restarts, ["workers needs a restart: 3 stays, 2 was read"]);
     }
 
@@ -247,16 +233,14 @@ mod tests {
             &["the counter of route /b needs a restart: http://10.0.0.2/b stays, \
                http://10.0.0.3/b was read"],
         );
-        let origins = renewed.settled.config.routes.iter().map(|route| route.counter.clone());
-        assert!(
-            origins.eq(settled(RUNNING).config.routes.iter().map(|route| route.counter.clone()))
-        );
+        assert_eq!(renewed.settled.config.routes, settled(RUNNING).config.routes);
         let renewed = check(
             &format!("{RUNNING}[[route]]\npath = \"/c\"\ncounter = \"http://10.0.0.3/\"\n"),
             &[],
             &["route /c needs a restart and is left out: http://10.0.0.3/ is on a new host"],
         );
-        assert_eq!(renewed.settled.config.routes.len(), 2);
+        let Config { routes, contents, .. } = renewed.settled.config;
+        assert_eq!((routes.len(), contents.len()), (2, 2));
         check(
             &RUNNING.replace("counter = \"http://10.0.0.1/a\"\n", ""),
             &[],

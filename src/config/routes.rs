@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    ConfigError, PageFiles, ROUTES_MAX, RouteConfig,
+    ConfigError, PageFiles, ROUTES_MAX, RouteConfig, RouteKind, VisitsConfig,
+    contents::{SORRY, WELCOME},
     file::{RouteTable, Text},
-    pages::{SORRY, WELCOME, read_pages},
     pick::{Setting, or_text},
     settle::invalid,
 };
@@ -53,30 +53,20 @@ pub(super) fn settle_routes(
             welcome: table.welcome.or_else(|| site_files.welcome.clone()),
             sorry: table.sorry.or_else(|| site_files.sorry.clone()),
         };
-        routes.push(RouteConfig {
-            path: table.path,
-            methods,
-            counter: table.counter.map(|Text(target)| target).or_else(|| counter.clone()),
-            pages: read_pages(&files)?,
-            files,
-        });
+        let counter = table.counter.map(|Text(target)| target).or_else(|| counter.clone());
+        let kind = RouteKind::Visits(VisitsConfig { methods, counter, files });
+        routes.push(RouteConfig { path: table.path, kind });
     }
     Ok(routes)
 }
 
 /// A route, for a person; `file` is what it stands in.
 pub(super) fn describe(route: &RouteConfig, file: Option<&Path>) -> Setting {
-    let methods: Vec<_> = route.methods.iter().map(|method| method.as_str()).collect();
-    let counter = route.counter.as_ref().map_or(String::from("bundled"), Target::to_string);
-    let shown = |path: &Option<PathBuf>, text| or_text(text)(path);
     Setting {
         name: format!("route {}", route.path),
-        value: format!(
-            "{} to {counter}; welcome {}; sorry {}",
-            methods.join(", "),
-            shown(&route.files.welcome, WELCOME),
-            shown(&route.files.sorry, SORRY)
-        ),
+        value: match &route.kind {
+            RouteKind::Visits(visits) => describe_visits(visits),
+        },
         source: match file {
             Some(path) => format!("file {}", path.display()),
             None => String::from("the settings above"),
@@ -84,8 +74,21 @@ pub(super) fn describe(route: &RouteConfig, file: Option<&Path>) -> Setting {
     }
 }
 
+fn describe_visits(visits: &VisitsConfig) -> String {
+    let methods: Vec<_> = visits.methods.iter().map(|method| method.as_str()).collect();
+    let counter = visits.counter.as_ref().map_or(String::from("bundled"), Target::to_string);
+    let shown = |path: &Option<PathBuf>, text| or_text(text)(path);
+    format!(
+        "{} to {counter}; welcome {}; sorry {}",
+        methods.join(", "),
+        shown(&visits.files.welcome, WELCOME),
+        shown(&visits.files.sorry, SORRY)
+    )
+}
+
 /// How many counters there are: routes whose URLs differ in their path alone have one in common.
 pub(super) fn origins(routes: &[RouteConfig]) -> usize {
-    let origins = routes.iter().map(|route| route.counter.as_ref().map(|target| &target.origin));
+    let visits = routes.iter().filter_map(RouteConfig::visits);
+    let origins = visits.map(|visits| visits.counter.as_ref().map(|target| &target.origin));
     origins.collect::<BTreeSet<_>>().len()
 }

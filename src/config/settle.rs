@@ -7,13 +7,13 @@ use clap::ArgMatches;
 use http::StatusCode;
 
 use super::{
-    Config, CounterConfig, PageFiles,
+    Config, CounterConfig, PageFiles, RouteConfig,
     addresses::check_addresses,
     arguments::{CounterArguments, ServeArguments},
+    contents::{SORRY, WELCOME, read_contents},
     file::{File, Text},
     limits::{counter_clients, settle_limits},
     open_files::{CONNECTIONS_DEFAULT_MAX, FILES_BASE, OpenFiles},
-    pages::{SORRY, WELCOME},
     pick::{Pick, Setting, Source, or_text, read_file},
     routes::{describe, origins, settle_routes},
     values::Cores,
@@ -123,7 +123,10 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     let site_files = PageFiles { welcome, sorry };
     let in_file = !file.route.is_empty();
     let routes = settle_routes(std::mem::take(&mut file.route), counter, &site_files)?;
-    let bundled = match routes.iter().any(|route| route.counter.is_none()) {
+    let contents = read_contents(&routes)?;
+    let uses_bundled =
+        |route: &RouteConfig| route.visits().is_some_and(|visits| visits.counter.is_none());
+    let bundled = match routes.iter().any(uses_bundled) {
         true => Some(default_store(data_dir)?),
         false => None,
     };
@@ -144,6 +147,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         cores,
         driver,
         routes,
+        contents,
         sorry_status,
         accept,
         bundled,

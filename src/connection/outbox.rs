@@ -153,6 +153,12 @@ impl Outbox {
         self.gathered.extend_from_slice(response);
     }
 
+    /// What was gathered, without a large body.
+    #[cfg(test)]
+    pub fn gathered(&self) -> &[u8] {
+        &self.gathered
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.gathered.is_empty() && self.direct.is_none()

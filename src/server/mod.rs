@@ -4,6 +4,7 @@ mod counter;
 mod manager;
 mod outages;
 mod reload;
+mod routes;
 mod run;
 mod site;
 
@@ -18,6 +19,7 @@ use std::{
 use self::{
     counter::BundledCounter,
     reload::{Parts, Reloader},
+    routes::UnknownCounter,
     run::{Group, Run, signal_name},
     site::SiteWorkers,
 };
@@ -64,6 +66,9 @@ pub enum ServerError {
     /// The bundled counter's file.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// A route whose counter is none of the workers'.
+    #[error(transparent)]
+    Route(#[from] UnknownCounter),
     /// A worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -97,9 +102,11 @@ pub enum Ended {
 /// # Errors
 /// When it cannot start. Nobody was served then.
 pub fn serve(
-    settled: Settled,
+    mut settled: Settled,
     read: impl Fn() -> Result<Settled, ConfigError>,
 ) -> Result<Ended, ServerError> {
+    // Taken out, so that what was read at the start goes when other routes take its place.
+    let contents = std::mem::take(&mut settled.config.contents);
     let config = &settled.config;
     let run = Run::start(config.ready_needs_counter)?;
     // All that can fail for want of an address or a file comes first, while nothing runs yet.
@@ -115,7 +122,7 @@ pub fn serve(
     };
     let counter_address = bundled.as_ref().map(|(listeners, _)| listeners[0].address);
     // The site's workers come first: where memory for rings is short, they are to have it.
-    let site = SiteWorkers::start(&run, config, listeners, counter_address)?;
+    let site = SiteWorkers::start(&run, config, contents, listeners, counter_address)?;
     let bundled = match bundled {
         Some((listeners, store)) => {
             let (clients, hosts) = (bundled_clients(config), HostList::default());

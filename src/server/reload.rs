@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AdminListener, BundledCounter, Run, SiteWorkers, bundled_clients};
+use super::{AdminListener, BundledCounter, Run, SiteWorkers, bundled_clients, site::rules};
 use crate::{
-    config::{Config, ConfigError, KnownCounters, Settled, renew},
+    config::{Config, ConfigError, Renewed, Settled, VisitsConfig, renew},
     observe::{log, metrics::ReloadMetrics},
 };
 
@@ -27,7 +27,6 @@ pub(super) struct Parts<'a> {
 /// The settings that a server runs by, and how they are read anew.
 pub(super) struct Reloader<'a, R> {
     running: RefCell<Settled>,
-    known: KnownCounters,
     read: R,
     metrics: Arc<ReloadMetrics>,
     parts: Parts<'a>,
@@ -44,8 +43,7 @@ where
         metrics: Arc<ReloadMetrics>,
         parts: Parts<'a>,
     ) -> Self {
-        let known = KnownCounters::of(&started.config);
-        Self { running: RefCell::new(started), known, read, metrics, parts }
+        Self { running: RefCell::new(started), read, metrics, parts }
     }
 
     /// The time for visits under way to end, as it is set now.
@@ -56,18 +54,32 @@ where
     /// Reads all settings and applies what can hold at once; where one is wrong, all stay as they were. What came of
     /// it, for the service manager.
     pub(super) fn reload(&self) -> String {
-        let read = match (self.read)() {
-            Ok(read) => read,
-            Err(error) => {
-                let line = format!("the settings stay as they were: {error}");
-                tracing::error!("SIGHUP: {line}");
-                self.metrics.failed();
-                return line;
+        let read = (self.read)().map_err(|error| error.to_string());
+        let applied = read.and_then(|read| {
+            let know = |visits: &VisitsConfig| self.parts.site.know(visits);
+            let mut renewed = renew(&self.running.borrow(), read, know);
+            self.apply(&mut renewed.settled.config)?;
+            Ok(renewed)
+        });
+        match applied {
+            Ok(renewed) => {
+                // Before the line: who reads it may ask for the metric.
+                self.metrics.succeeded();
+                self.tell(&renewed);
+                self.running.replace(renewed.settled);
+                String::from("settings and pages were read anew")
             }
-        };
-        let renewed = renew(&self.running.borrow(), read, &self.known);
+            Err(reason) => {
+                self.metrics.failed();
+                let line = format!("the settings stay as they were: {reason}");
+                tracing::error!("SIGHUP: {line}");
+                line
+            }
+        }
+    }
+
+    fn tell(&self, renewed: &Renewed) {
         let config = &renewed.settled.config;
-        self.apply(config);
         // The lines about the change are for whoever reads by the level before or after it.
         let level = self.running.borrow().config.log_level.max(config.log_level);
         log::set_level(level);
@@ -75,24 +87,26 @@ where
         renewed.restarts.iter().for_each(|line| tracing::warn!("SIGHUP: {line}"));
         tracing::info!("{}", summary(&renewed.changes));
         log::set_level(config.log_level);
-        self.metrics.succeeded();
-        self.running.replace(renewed.settled);
-        String::from("settings and pages were read anew")
     }
 
-    fn apply(&self, config: &Config) {
+    /// Has all threads apply these settings, of which the contents of the routes are taken out. When they cannot,
+    /// nothing has changed.
+    fn apply(&self, config: &mut Config) -> Result<(), String> {
         let Parts { run, site, bundled, admin } = self.parts;
+        let contents = std::mem::take(&mut config.contents);
+        site.set_routes(&config.routes, contents, rules(config))
+            .map_err(|error| error.to_string())?;
         // Before visits come that need more connections to it.
         if let Some(bundled) = bundled {
             bundled.set_limits(bundled_clients(config));
         }
         site.set_limits(&config.limits);
-        site.apply_routes(config);
         if let Some(admin) = admin {
             admin.set_hosts(config.admin_hosts.clone());
         }
         run.set_needs_counter(config.ready_needs_counter);
         self.wait_until_applied();
+        Ok(())
     }
 
     /// Waits until all threads have done what they were told: who reads that settings hold finds that they do.
@@ -114,7 +128,7 @@ fn summary(changes: &[String]) -> String {
     const CHANGES_MAX: usize = 20;
     let mut line = String::from("SIGHUP: settings and pages were read anew: ");
     match changes {
-        [] => line.push_str("nothing has changed"),
+        [] => line.push_str("no setting has changed"),
         _ => line.push_str(&changes[..changes.len().min(CHANGES_MAX)].join("; ")),
     }
     if let Some(more) = changes.len().checked_sub(CHANGES_MAX).filter(|more| *more > 0) {
@@ -138,7 +152,7 @@ mod tests {
 
     #[test]
     fn one_line_tells_the_changes() {
-        check(0, ": nothing has changed");
+        check(0, ": no setting has changed");
         check(1, ": route /1 is new");
         check(2, ": route /1 is new; route /2 is new");
         check(20, "; route /20 is new");

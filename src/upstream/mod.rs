@@ -143,8 +143,10 @@ struct State {
 const DIAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A call under way. Dropping it gives the answer up, not the visit: what was sent stays sent.
-pub struct Call {
-    upstream: Rc<Upstream>,
+///
+/// Its holder leads to the upstream, so that who needs both keeps one pointer.
+pub struct Call<H: AsRef<Upstream>> {
+    holder: H,
     key: Key,
 }
 
@@ -201,11 +203,16 @@ impl Upstream {
     }
 
     /// Begins a call, which sends `request`, on the connection used last, or on the
-    /// next to be free or opened.
+    /// next to be free or opened. `holder` leads to this upstream.
     ///
     /// # Errors
     /// When too many wait already, or the counter fails.
-    pub fn call(self: &Rc<Self>, request: &CallBytes) -> Result<Call, NotBegun> {
+    pub fn call<H: AsRef<Self>>(
+        self: &Rc<Self>,
+        request: &CallBytes,
+        holder: H,
+    ) -> Result<Call<H>, NotBegun> {
+        debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "another's holder");
         let mut state = self.state.borrow_mut();
         let now = clock::now();
         state.expire(now, self.limits.get().idle_timeout);
@@ -215,7 +222,7 @@ impl Upstream {
         if let Some(link) = state.idle.pop_back() {
             let key = state.calls.begin(request, Stage::Sent(Rc::clone(&link)), now);
             link.assign(key);
-            return Ok(Call { upstream: Rc::clone(self), key });
+            return Ok(Call { holder, key });
         }
         state.forget_ended();
         if state.waiting.len() >= self.limits.get().queue_max + state.dialing_or_dialable(self) {
@@ -225,7 +232,7 @@ impl Upstream {
         state.waiting.push_back(key);
         drop(state);
         self.dial_for_waiting();
-        Ok(Call { upstream: Rc::clone(self), key })
+        Ok(Call { holder, key })
     }
 
     /// Ends the calls and closes the unused connections whose time is up.
@@ -401,21 +408,26 @@ impl Drop for Opening {
     }
 }
 
-impl Call {
+impl<H: AsRef<Upstream>> Call<H> {
+    /// Who holds it.
+    pub fn holder(&self) -> &H {
+        &self.holder
+    }
+
     /// The worker's counts.
     pub fn metrics(&self) -> &WorkerMetrics {
-        &self.upstream.metrics
+        &self.holder.as_ref().metrics
     }
 
     /// The status of the counter's final response, once it was received whole.
     pub fn poll(&self, context: &mut Context<'_>) -> Poll<Result<u16, CallError>> {
-        self.upstream.state.borrow_mut().calls.poll(self.key, context)
+        self.holder.as_ref().state.borrow_mut().calls.poll(self.key, context)
     }
 }
 
-impl Drop for Call {
+impl<H: AsRef<Upstream>> Drop for Call<H> {
     fn drop(&mut self) {
-        self.upstream.state.borrow_mut().calls.forget(self.key);
+        self.holder.as_ref().state.borrow_mut().calls.forget(self.key);
     }
 }
 

@@ -1,11 +1,11 @@
-//! The pages of a route: two texts, or what files hold, with the type that their extension gives.
+//! What routes serve, as it is read from their files at the start and again on SIGHUP.
 
 use std::{fs, path::Path};
 
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::{ConfigError, PageFiles, settle::invalid};
+use super::{ConfigError, PageFiles, RouteConfig, RouteKind, settle::invalid};
 use crate::{
     http::render::TEXT_PLAIN,
     site::{Page, Pages},
@@ -18,11 +18,28 @@ const PAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(super) const WELCOME: &str = "Welcome to my site!";
 pub(super) const SORRY: &str = "Error registering your visit";
 
-/// Reads the pages of a route.
+/// What the files of a route held when they were read. Workers share it.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// The pages of visits: two texts, or what files hold, with the type that their extension gives.
+    Pages(Pages),
+}
+
+/// Reads what these routes serve, in their order.
 ///
 /// # Errors
-/// When a file cannot be read or is too large.
-pub(super) fn read_pages(files: &PageFiles) -> Result<Pages, ConfigError> {
+/// At the first file that cannot be read or is too large.
+pub fn read_contents(routes: &[RouteConfig]) -> Result<Vec<Content>, ConfigError> {
+    routes.iter().map(read_content).collect()
+}
+
+fn read_content(route: &RouteConfig) -> Result<Content, ConfigError> {
+    match &route.kind {
+        RouteKind::Visits(visits) => read_pages(&visits.files).map(Content::Pages),
+    }
+}
+
+fn read_pages(files: &PageFiles) -> Result<Pages, ConfigError> {
     Ok(Pages {
         welcome: read_page("welcome", files.welcome.as_deref(), WELCOME)?,
         sorry: read_page("sorry", files.sorry.as_deref(), SORRY)?,
