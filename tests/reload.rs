@@ -148,7 +148,13 @@ fn a_head_that_grows_is_judged_by_the_new_limits() {
     assert_eq!(grows.response().status, 200);
     // The client goes on with buffers of the new size.
     assert_eq!(grows.get("/").status, 200);
-    site.reload("head-max = \"1KiB\"\ntarget-max = 512");
+    let mut too_many = site.server.client();
+    too_many.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{}", "X: y\r\n".repeat(60)));
+    admin.wait_for_metric("tallyring_connections{peer=\"client\"", 3);
+    // Its 61 fields were right when they came.
+    site.reload("head-max = \"1KiB\"\ntarget-max = 512\nhead-fields-max = 50");
+    too_many.send("X: y\r\n");
+    assert_eq!(too_many.response().status, 431);
     too_large.send("x");
     assert_eq!(too_large.response().status, 431);
     assert_eq!(grows.get("/").status, 200);

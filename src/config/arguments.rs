@@ -148,7 +148,7 @@ pub struct ServeArguments {
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: log::Format,
-    /// Least level of the log lines
+    /// How much is logged: lines of this level, and more important ones
     #[arg(long, env = "TALLYRING_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: log::LogLevel,
     #[command(flatten)]
@@ -260,7 +260,7 @@ pub struct CounterArguments {
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: log::Format,
-    /// Least level of the log lines
+    /// How much is logged: lines of this level, and more important ones
     #[arg(long, env = "TALLYRING_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: log::LogLevel,
     /// Time for calls under way to end after SIGTERM or SIGINT

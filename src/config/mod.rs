@@ -146,6 +146,13 @@ impl RouteConfig {
             RouteKind::Visits(visits) => Some(visits),
         }
     }
+
+    /// Its visits, to be changed.
+    pub fn visits_mut(&mut self) -> Option<&mut VisitsConfig> {
+        match &mut self.kind {
+            RouteKind::Visits(visits) => Some(visits),
+        }
+    }
 }
 
 /// Files of a route's pages, read at the start and again with all settings.

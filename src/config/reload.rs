@@ -1,8 +1,6 @@
 //! Settings that are read while the server runs: what of them can hold at once, and what needs a restart.
 
-use super::{
-    Config, Content, RouteConfig, RouteKind, VisitsConfig, pick::Setting, settle::Settled,
-};
+use super::{Config, Content, RouteConfig, VisitsConfig, pick::Setting, settle::Settled};
 use crate::upstream::Target;
 
 /// What is decided once, at the start.
@@ -96,11 +94,11 @@ fn renew_routes(
     restarts: &mut Vec<String>,
 ) -> Vec<(RouteConfig, Content)> {
     let renew = |(mut route, content): (RouteConfig, Content)| {
-        let path = route.path.as_str();
-        let RouteKind::Visits(visits) = &mut route.kind;
-        if known(visits) {
+        if route.visits().is_none_or(&known) {
             return Some((route, content));
         }
+        let path = route.path.clone();
+        let visits = route.visits_mut()?;
         let counter = shown(visits.counter.as_ref());
         let old = running.iter().find(|old| old.path == path).and_then(RouteConfig::visits);
         let Some(old) = old else {

@@ -106,6 +106,8 @@ where
         }
         run.set_needs_counter(config.ready_needs_counter);
         self.wait_until_applied();
+        let urls = site.urls(&config.routes);
+        run.forget_outages(|url| urls.contains(url));
         Ok(())
     }
 

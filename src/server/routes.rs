@@ -1,7 +1,7 @@
 //! From routes as they are set to routes as workers serve them: each finds its counter among those that
 //! the workers know.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use crate::{
     config::{Content, RouteConfig, RouteKind, VisitsConfig},
@@ -101,6 +101,12 @@ impl Counters {
     /// Where visits are registered; `None` where the bundled counter is to do it and does not run.
     fn target(&self, visits: &VisitsConfig) -> Option<Target> {
         visits.counter.clone().or_else(|| self.bundled.map(Target::bundled))
+    }
+
+    /// The URLs of the counters of these routes.
+    pub(super) fn urls(&self, routes: &[RouteConfig]) -> BTreeSet<String> {
+        let targets = routes.iter().filter_map(|route| self.target(route.visits()?));
+        targets.map(|target| target.to_string()).collect()
     }
 
     /// Where the visits of each route go, for a person.

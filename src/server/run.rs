@@ -198,6 +198,12 @@ impl Run {
         self.judge_counter();
     }
 
+    /// Visits go to no other counters from now on.
+    pub(super) fn forget_outages(&self, has_visits: impl Fn(&str) -> bool) {
+        self.outages.borrow_mut().retain(has_visits);
+        self.judge_counter();
+    }
+
     fn judge_counter(&self) {
         let fails = self.needs_counter.get() && self.outages.borrow().are_recent();
         self.readiness.counter_fails.store(fails, Ordering::Release);

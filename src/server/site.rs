@@ -178,6 +178,11 @@ impl SiteWorkers {
         Ok(())
     }
 
+    /// The URLs of the counters of these routes.
+    pub(super) fn urls(&self, routes: &[RouteConfig]) -> BTreeSet<String> {
+        self.counters.urls(routes)
+    }
+
     /// Whether the workers know the counter of these visits.
     pub(super) fn know(&self, visits: &VisitsConfig) -> bool {
         self.counters.know(visits)
