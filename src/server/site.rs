@@ -120,7 +120,10 @@ impl SiteWorkers {
             worker::start(plan, run.reporter(Group::Site))?;
         }
         let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
-        let visits_go_to = each_once(counters.describe(&config.routes)).join(", ");
+        let visits_go_to = match each_once(counters.describe(&config.routes)).as_slice() {
+            [] => String::from("no route is counted"),
+            counters => format!("visits go to {}", counters.join(", ")),
+        };
         Ok(Self {
             orders,
             metrics,
@@ -154,13 +157,16 @@ impl SiteWorkers {
     /// Reads the files of the routes anew. When one cannot be read, all stays as it was.
     pub(super) fn reload(&self, config: &Config) {
         let rules = Rules { accept: config.accept, sorry_status: config.sorry_status };
-        let read = read_contents(&config.routes).map_err(|error| error.to_string());
+        let mut notes = Vec::new();
+        let read = read_contents(&config.routes, config.limits.files_bytes_max, &mut notes);
+        let read = read.map_err(|error| error.to_string());
+        notes.iter().for_each(|note| tracing::warn!("{note}"));
         let served = read.and_then(|contents| {
             self.set_routes(&config.routes, contents, rules).map_err(|error| error.to_string())
         });
         match served {
-            Ok(()) => tracing::info!("SIGHUP: the pages were read anew"),
-            Err(error) => tracing::error!("SIGHUP: the pages stay as they were: {error}"),
+            Ok(()) => tracing::info!("SIGHUP: the pages and files were read anew"),
+            Err(error) => tracing::error!("SIGHUP: the pages and files stay as they were: {error}"),
         }
     }
 
@@ -194,7 +200,7 @@ impl SiteWorkers {
             self.addresses.iter().map(|address| format!("http://{address}")).collect();
         let cores = Cores::of(&config.cores);
         format!(
-            "tallyring {} serves {} with {} on {} {cores} by {}; visits go to {}",
+            "tallyring {} serves {} with {} on {} {cores} by {}; {}",
             env!("CARGO_PKG_VERSION"),
             urls.join(" and "),
             plural(self.orders.len(), "worker"),
