@@ -57,7 +57,7 @@ impl Counters {
         let of_route = |(route, content): (&RouteConfig, Content)| {
             let kind = match (&route.kind, content) {
                 (RouteKind::Visits(visits), Content::Pages(pages)) => {
-                    site::RouteKind::Visits(self.visits(route, visits, pages)?)
+                    site::RouteKind::Visits(Box::new(self.visits(route, visits, pages)?))
                 }
                 (RouteKind::Page(_), Content::File(file)) => site::RouteKind::File(file),
                 (RouteKind::Directory(_), Content::Directory(directory)) => {

@@ -45,7 +45,7 @@ pub struct Route {
 #[derive(Debug)]
 pub enum RouteKind {
     /// Pages whose requests are visits.
-    Visits(Visits),
+    Visits(Box<Visits>),
     /// A content that is not counted.
     File(Arc<File>),
     /// The files of a directory, which are not counted.
