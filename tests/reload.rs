@@ -1,5 +1,7 @@
 //! SIGHUP: each setting that can change while the server runs does, and what cannot or is wrong stays as it was.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use std::{
@@ -200,6 +202,20 @@ fn routes_come_change_and_go() {
     assert_eq!(client.response().body, WELCOME);
     assert_eq!((client.get("/").status, client.get("/new").status), (405, 404));
     assert_eq!(client.get("/other").body, WELCOME);
+    // Not all of them are visits.
+    let public = bare.directory.path().join("public");
+    fs::create_dir(&public).unwrap();
+    fs::write(public.join("a.txt"), "file").unwrap();
+    let line = bare.reload(&format!(
+        "[[route]]\npath = \"/\"\ncounted = false\ntext = \"ok\"\n\
+         [[route]]\npath = \"/files/*\"\ndirectory = \"{}\"\n",
+        public.display()
+    ));
+    let changes = ": route /other is gone; route / has changed; route /files/* is new";
+    assert!(line.ends_with(changes), "{line}");
+    assert_eq!(client.get("/").body, "ok");
+    assert_eq!(client.get("/files/a.txt").body, "file");
+    assert_eq!(client.get("/other").status, 404);
 }
 
 #[test]

@@ -225,6 +225,9 @@ pub struct LimitArguments {
     /// Time for visits under way to end after SIGTERM or SIGINT
     #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub drain_timeout: Period,
+    /// Most bytes of the files that routes with a directory serve from memory, all together
+    #[arg(long, env = "TALLYRING_FILES_MAX", value_name = "SIZE", default_value = "64MiB")]
+    pub files_max: Size,
 }
 
 /// The flags of `counter`.

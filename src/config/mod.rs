@@ -126,6 +126,37 @@ pub struct RouteConfig {
 pub enum RouteKind {
     /// They are visits.
     Visits(VisitsConfig),
+    /// One content, which is not counted.
+    Page(PageConfig),
+    /// Files, which are not counted.
+    Directory(DirectoryConfig),
+}
+
+/// A route that is not counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageConfig {
+    /// What it serves.
+    pub source: PageSource,
+    /// How long caches may use it without asking again.
+    pub cache: Option<Duration>,
+}
+
+/// Where a content comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PageSource {
+    /// A file.
+    File(PathBuf),
+    /// The text itself.
+    Text(String),
+}
+
+/// A route whose path ends in `/*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryConfig {
+    /// Where the files are.
+    pub directory: PathBuf,
+    /// How long caches may use them without asking again.
+    pub cache: Option<Duration>,
 }
 
 /// A route whose requests are visits.
@@ -144,6 +175,7 @@ impl RouteConfig {
     pub fn visits(&self) -> Option<&VisitsConfig> {
         match &self.kind {
             RouteKind::Visits(visits) => Some(visits),
+            RouteKind::Page(_) | RouteKind::Directory(_) => None,
         }
     }
 
@@ -151,6 +183,7 @@ impl RouteConfig {
     pub fn visits_mut(&mut self) -> Option<&mut VisitsConfig> {
         match &mut self.kind {
             RouteKind::Visits(visits) => Some(visits),
+            RouteKind::Page(_) | RouteKind::Directory(_) => None,
         }
     }
 }
@@ -173,6 +206,8 @@ pub struct Limits {
     pub upstream: UpstreamLimits,
     /// How long visits under way may take to end after a signal.
     pub drain_timeout: Duration,
+    /// The files of all directories, which are kept in memory.
+    pub files_bytes_max: usize,
 }
 
 impl Limits {
@@ -187,6 +222,9 @@ impl Limits {
         self.upstream.call_timeout.min(self.upstream.idle_timeout)
     }
 }
+
+/// Files, and directories that they lie in, that all directories of the routes may have.
+pub const FILES_MAX: usize = 10_000;
 
 /// What a response head from a counter may have.
 pub const RESPONSE_HEAD: HeadLimits =

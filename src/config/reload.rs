@@ -271,6 +271,7 @@ mod tests {
             "counter-timeout",
             "counter-idle-timeout",
             "drain-timeout",
+            "files-max",
         ];
         for Setting { name, .. } in settled("").settings {
             let places = [

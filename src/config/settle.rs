@@ -59,7 +59,7 @@ pub struct Settled {
     pub config: Config,
     /// What a person reads.
     pub settings: Vec<Setting>,
-    /// What was made smaller than asked, and why.
+    /// What is not as it was asked, such as a limit that was made smaller, and why.
     pub notes: Vec<String>,
 }
 
@@ -123,7 +123,6 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     let site_files = PageFiles { welcome, sorry };
     let in_file = !file.route.is_empty();
     let routes = settle_routes(std::mem::take(&mut file.route), counter, &site_files)?;
-    let contents = read_contents(&routes)?;
     let uses_bundled =
         |route: &RouteConfig| route.visits().is_some_and(|visits| visits.counter.is_none());
     let bundled = match routes.iter().any(uses_bundled) {
@@ -138,9 +137,11 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     };
     let mut notes = Vec::new();
     let limits = settle_limits(&mut pick, &arguments.limits, &file, &files, &mut notes)?;
-    let of_file = pick.file.as_deref().filter(|_| in_file);
-    let described: Vec<_> = routes.iter().map(|route| describe(route, of_file)).collect();
-    pick.settings.extend(described);
+    let path = pick.file.clone().filter(|_| in_file);
+    let of_file = path.as_deref();
+    let contents = read_contents(&routes, limits.files_bytes_max, &mut notes)?;
+    let described = routes.iter().zip(&contents);
+    pick.settings.extend(described.map(|(route, content)| describe(route, content, of_file)));
     let config = Config {
         listen,
         share_port,

@@ -124,6 +124,8 @@ pub struct WorkerMetrics {
     pub refused: Count,
     /// Visits whose client left before their outcome was known. Their calls may have been counted.
     pub abandoned: Count,
+    /// Requests for what is not counted, answered without a call.
+    pub uncounted: Count,
     /// Requests refused for what they said or how slowly.
     pub bad_requests: Count,
     /// Client connections accepted so far.
@@ -310,6 +312,10 @@ impl Collector for Workers {
         let help = "Connections of clients closed to make room for others";
         self.family(&mut encoder, "connections_evicted", help, Kind::Counter, &|w| {
             vec![(peer("client"), w.evicted.read())]
+        })?;
+        let help = "Requests for what is not counted, such as files, answered without a call";
+        self.family(&mut encoder, "requests_uncounted", help, Kind::Counter, &|w| {
+            vec![(peer("client"), w.uncounted.read())]
         })?;
         let help = "Requests refused as malformed, too large or too slow";
         self.family(&mut encoder, "bad_requests", help, Kind::Counter, &|w| {

@@ -57,8 +57,13 @@ impl Counters {
         let of_route = |(route, content): (&RouteConfig, Content)| {
             let kind = match (&route.kind, content) {
                 (RouteKind::Visits(visits), Content::Pages(pages)) => {
-                    site::RouteKind::Visits(self.visits(route, visits, pages)?)
+                    site::RouteKind::Visits(Box::new(self.visits(route, visits, pages)?))
                 }
+                (RouteKind::Page(_), Content::File(file)) => site::RouteKind::File(file),
+                (RouteKind::Directory(_), Content::Directory(directory)) => {
+                    site::RouteKind::Directory(directory)
+                }
+                _ => unreachable!("the content of a route is of its kind"),
             };
             Ok(Route { path: route.path.clone(), kind })
         };
@@ -144,10 +149,11 @@ mod tests {
 
     /// The upstream of each route, or the error.
     fn places(counters: &Counters, routes: &[RouteConfig]) -> Result<Vec<usize>, String> {
-        let contents = read_contents(routes).unwrap();
+        let contents = read_contents(routes, 0, &mut vec![]).unwrap();
         let set = counters.route_set(routes, contents, RULES).map_err(|error| error.to_string())?;
         let place = |route: &Route| match &route.kind {
             site::RouteKind::Visits(visits) => visits.upstream,
+            other => panic!("{other:?} is no visit"),
         };
         Ok(set.routes.iter().map(place).collect())
     }

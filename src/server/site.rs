@@ -118,7 +118,10 @@ impl SiteWorkers {
             worker::start(plan, run.reporter(Group::Site))?;
         }
         let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
-        let visits_go_to = each_once(counters.describe(&config.routes)).join(", ");
+        let visits_go_to = match each_once(counters.describe(&config.routes)).as_slice() {
+            [] => String::from("no route is counted"),
+            counters => format!("visits go to {}", counters.join(", ")),
+        };
         Ok(Self {
             orders,
             metrics,
@@ -202,7 +205,7 @@ impl SiteWorkers {
             self.addresses.iter().map(|address| format!("http://{address}")).collect();
         let cores = Cores::of(&config.cores);
         format!(
-            "tallyring {} serves {} with {} on {} {cores} by {}; visits go to {}",
+            "tallyring {} serves {} with {} on {} {cores} by {}; {}",
             env!("CARGO_PKG_VERSION"),
             urls.join(" and "),
             plural(self.orders.len(), "worker"),

@@ -70,6 +70,19 @@ impl Current {
         Self::new(status, fields, page.body.clone())
     }
 
+    /// For a method that is none of those that a route takes.
+    pub(super) fn not_allowed(methods: &[Method]) -> Self {
+        let mut fields = render::text_fields();
+        fields.push(allow(methods));
+        let text = Bytes::from_static(b"this page does not take that method\n");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, fields, text)
+    }
+
+    /// For who asks what a route takes.
+    pub(super) fn options(methods: &[Method]) -> Self {
+        Self::new(StatusCode::OK, vec![allow(methods)], Bytes::new())
+    }
+
     pub(super) fn rendered(&mut self) -> &Rendered {
         let unix_seconds = clock::unix_seconds();
         if unix_seconds != self.unix_seconds {
@@ -83,18 +96,11 @@ impl Current {
 
 impl Answers {
     pub(super) fn new(methods: &[Method], pages: &Pages, sorry_status: StatusCode) -> Self {
-        let allow = allow(methods);
-        let mut not_allowed_fields = render::text_fields();
-        not_allowed_fields.push(allow.clone());
         Self {
             welcome: Current::page(StatusCode::OK, &pages.welcome),
             sorry: Current::page(sorry_status, &pages.sorry),
-            not_allowed: Current::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                not_allowed_fields,
-                Bytes::from_static(b"this page does not take that method\n"),
-            ),
-            options: Current::new(StatusCode::OK, vec![allow], Bytes::new()),
+            not_allowed: Current::not_allowed(methods),
+            options: Current::options(methods),
         }
     }
 }

@@ -1,8 +1,12 @@
 //! The site: which requests are visits, and what each request gets.
 //!
-//! Routes and pages of one worker. Knows the counter by its calls only, and the client not at all.
+//! Routes and pages of one worker. Knows the counter by its calls only, and the client not at all. What is not
+//! counted, a text or a file, is answered at once from memory that all workers share.
 
 mod answers;
+mod conditional;
+mod directory;
+mod files;
 mod routes;
 mod visit;
 
@@ -20,10 +24,13 @@ use http::{HeaderValue, StatusCode, header};
 
 use self::{
     answers::Current,
+    directory::Found,
     routes::{Place, Table},
 };
 pub use self::{
     answers::{Page, Pages},
+    directory::{Directory, ReadError, Room, file_name},
+    files::{File, cache_for, content_type},
     routes::{Route, RouteKind, RouteSet, Rules, VisitRoute, Visits},
     visit::{Accept, Failures, Registration},
 };
@@ -31,7 +38,7 @@ use crate::{
     clock,
     connection::{Form, Outbox, Service},
     http::{
-        render,
+        render::{self, Rendered},
         request::{Method, Request},
     },
     observe::metrics::{Failure, WorkerMetrics},
@@ -59,7 +66,12 @@ pub struct Site {
     not_found: RefCell<Current>,
     overloaded: RefCell<Current>,
     any_resource: RefCell<Current>,
+    file_options: RefCell<Current>,
+    file_not_allowed: RefCell<Current>,
 }
+
+/// What a content that is not counted takes.
+const FILE_METHODS: [Method; 2] = [Method::Get, Method::Head];
 
 /// A request that the site has taken.
 pub enum Visit {
@@ -75,6 +87,12 @@ pub enum Visit {
     Options(Rc<VisitRoute>),
     /// A route does not take the method.
     NotAllowed(Rc<VisitRoute>),
+    /// A request for what is not counted, with its answer: it depends on fields that go with the request.
+    File(Box<Rendered>),
+    /// What is not counted was asked what it takes.
+    FileOptions,
+    /// What is not counted does not take the method.
+    FileNotAllowed,
     /// `OPTIONS *`.
     AnyResource,
     /// No route has the path.
@@ -110,6 +128,8 @@ impl Site {
                 Bytes::from_static(b"too many visits at once, try again soon\n"),
             )),
             any_resource: RefCell::new(Current::new(StatusCode::OK, vec![], Bytes::new())),
+            file_options: RefCell::new(Current::options(&FILE_METHODS)),
+            file_not_allowed: RefCell::new(Current::not_allowed(&FILE_METHODS)),
         }
     }
 
@@ -136,6 +156,31 @@ impl Site {
     }
 }
 
+/// What a request gets for which this was found outside of the visits.
+fn admit_file(found: &Found<'_>, request: &Request<'_>) -> Visit {
+    match (found, request.method) {
+        (Found::Nothing, _) => Visit::NotFound,
+        (_, Method::Options) => Visit::FileOptions,
+        (_, method) if !FILE_METHODS.contains(&method) => Visit::FileNotAllowed,
+        (Found::File(file), _) => {
+            Visit::File(Box::new(file.answer(request, clock::unix_seconds())))
+        }
+        (Found::Directory, _) => Visit::File(Box::new(add_slash(request))),
+    }
+}
+
+/// Sends the client to the same path with a `/` at its end. The path begins with that of a route, and names a
+/// directory: none that begins with `//`, which would be another host.
+fn add_slash(request: &Request<'_>) -> Rendered {
+    let query = request.query.map_or_else(String::new, |query| format!("?{query}"));
+    let location = HeaderValue::try_from(format!("{}/{query}", request.path));
+    let mut fields = render::text_fields();
+    // A target is visible ASCII, which every field value may be.
+    fields.extend(location.map(|location| (header::LOCATION, location)));
+    let text = Bytes::from_static(b"the page of a directory is at its path with a / at the end\n");
+    render::response(StatusCode::MOVED_PERMANENTLY, &fields, text, clock::unix_seconds())
+}
+
 impl Service for Site {
     type Pending = Visit;
     type Word = Word;
@@ -144,7 +189,8 @@ impl Service for Site {
         if request.path == "*" {
             return Visit::AnyResource;
         }
-        match self.table.borrow().find(request.path) {
+        let table = self.table.borrow();
+        match table.find(request.path) {
             Some(Place::Visits(route)) => {
                 let route = Rc::clone(route);
                 match request.method {
@@ -153,15 +199,23 @@ impl Service for Site {
                     _ => Visit::NotAllowed(route),
                 }
             }
-            None => Visit::NotFound,
+            Some(Place::File(file)) => admit_file(&Found::File(file), request),
+            None => admit_file(&table.find_file(request.path), request),
         }
     }
 
     fn is_refused(&self, visit: &Visit) -> bool {
-        matches!(visit, Visit::NotAllowed(_) | Visit::NotFound)
+        match visit {
+            Visit::NotAllowed(_) | Visit::FileNotAllowed | Visit::NotFound => true,
+            Visit::File(answer) => answer.is_error(),
+            _ => false,
+        }
     }
 
     fn start(&self, visit: &mut Visit) {
+        if let Visit::File(_) = visit {
+            self.metrics.uncounted.increment();
+        }
         *visit = match mem::replace(visit, Visit::NotFound) {
             Visit::Admitted(route) => self.register(route),
             other => other,
@@ -189,6 +243,9 @@ impl Service for Site {
             Visit::Overloaded => push(&mut self.overloaded.borrow_mut()),
             Visit::Options(route) => push(&mut route.answers.borrow_mut().options),
             Visit::NotAllowed(route) => push(&mut route.answers.borrow_mut().not_allowed),
+            Visit::File(answer) => outbox.push(answer, form),
+            Visit::FileOptions => push(&mut self.file_options.borrow_mut()),
+            Visit::FileNotAllowed => push(&mut self.file_not_allowed.borrow_mut()),
             Visit::AnyResource => push(&mut self.any_resource.borrow_mut()),
             Visit::NotFound => push(&mut self.not_found.borrow_mut()),
         }

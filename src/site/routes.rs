@@ -7,6 +7,8 @@ use http::StatusCode;
 
 use super::{
     answers::{Answers, Pages},
+    directory::{Directory, Found},
+    files::File,
     visit::{Accept, Counter},
 };
 use crate::{http::request::Method, upstream::Upstream};
@@ -32,7 +34,8 @@ pub struct RouteSet {
 /// A path, and what its requests get.
 #[derive(Debug)]
 pub struct Route {
-    /// The path, compared to the request's as it was sent.
+    /// The path, compared to the request's as it was sent. That of a directory ends in `/*`, and stands for all
+    /// that begin with what is before the `*`.
     pub path: String,
     /// What is served.
     pub kind: RouteKind,
@@ -42,7 +45,11 @@ pub struct Route {
 #[derive(Debug)]
 pub enum RouteKind {
     /// Pages whose requests are visits.
-    Visits(Visits),
+    Visits(Box<Visits>),
+    /// A content that is not counted.
+    File(Arc<File>),
+    /// The files of a directory, which are not counted.
+    Directory(Arc<Directory>),
 }
 
 /// What the visits of a route need.
@@ -65,6 +72,8 @@ pub struct Visits {
 pub(super) struct Table {
     /// In the order of [`compare`].
     exact: Vec<(Box<str>, Place)>,
+    /// By the path that the paths of their files begin with, which ends in `/`; the longest first.
+    directories: Vec<(Box<str>, Arc<Directory>)>,
     /// The counters of the visits, each once.
     counters: Vec<Rc<Counter>>,
 }
@@ -72,6 +81,7 @@ pub(super) struct Table {
 /// What a path leads to.
 pub(super) enum Place {
     Visits(Rc<VisitRoute>),
+    File(Arc<File>),
 }
 
 /// A route whose requests are visits, as a worker serves it.
@@ -83,6 +93,16 @@ pub struct VisitRoute {
 }
 
 impl VisitRoute {
+    fn new(visits: &Visits, counter: Rc<Counter>, rules: Rules) -> Self {
+        let Visits { methods, pages, .. } = visits;
+        Self {
+            methods: methods.clone(),
+            accept: rules.accept,
+            counter,
+            answers: RefCell::new(Answers::new(methods, pages, rules.sorry_status)),
+        }
+    }
+
     pub(super) fn takes(&self, method: Method) -> bool {
         self.methods.contains(&method)
     }
@@ -94,20 +114,21 @@ impl Table {
         let mut table = Self::default();
         for route in &set.routes {
             let place = match &route.kind {
-                RouteKind::Visits(visits) => Place::Visits(Rc::new(VisitRoute {
-                    methods: visits.methods.clone(),
-                    accept: set.rules.accept,
-                    counter: table.counter(visits, upstreams, before),
-                    answers: RefCell::new(Answers::new(
-                        &visits.methods,
-                        &visits.pages,
-                        set.rules.sorry_status,
-                    )),
-                })),
+                RouteKind::Visits(visits) => {
+                    let counter = table.counter(visits, upstreams, before);
+                    Place::Visits(Rc::new(VisitRoute::new(visits, counter, set.rules)))
+                }
+                RouteKind::File(file) => Place::File(Arc::clone(file)),
+                RouteKind::Directory(directory) => {
+                    let prefix = route.path.trim_end_matches('*').into();
+                    table.directories.push((prefix, Arc::clone(directory)));
+                    continue;
+                }
             };
             table.exact.push((route.path.as_str().into(), place));
         }
         table.exact.sort_unstable_by(|(one, _), (other, _)| compare(one, other));
+        table.directories.sort_unstable_by(|(one, _), (other, _)| compare(other, one));
         table
     }
 
@@ -134,10 +155,24 @@ impl Table {
         counter
     }
 
-    /// What is served at `path`.
+    /// The route that has `path` for itself.
     pub(super) fn find(&self, path: &str) -> Option<&Place> {
         let found = self.exact.binary_search_by(|(known, _)| compare(known, path));
         found.ok().map(|place| &self.exact[place].1)
+    }
+
+    /// What a path without a route of its own leads to in a directory: in the one with the longest path, even if
+    /// another has such a file.
+    pub(super) fn find_file(&self, path: &str) -> Found<'_> {
+        for (prefix, directory) in &self.directories {
+            if let Some(rest) = path.strip_prefix(&**prefix) {
+                return directory.find(rest);
+            }
+            if prefix.strip_suffix('/') == Some(path) && directory.has_index() {
+                return Found::Directory;
+            }
+        }
+        Found::Nothing
     }
 
     pub(super) fn counters(&self) -> &[Rc<Counter>] {

@@ -53,13 +53,13 @@ fn routes(welcomes: &[(&str, &'static str)]) -> Arc<RouteSet> {
     };
     let route = |&(path, welcome): &(&str, &'static str)| Route {
         path: path.to_owned(),
-        kind: RouteKind::Visits(Visits {
+        kind: RouteKind::Visits(Box::new(Visits {
             methods: vec![Method::Get, Method::Post],
             upstream: 0,
             call: Bytes::from_static(b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"),
             counter: "http://a/".into(),
             pages: Pages { welcome: page(welcome), sorry: page("sorry") },
-        }),
+        })),
     };
     let rules = Rules { accept: Accept::Success, sorry_status: StatusCode::OK };
     Arc::new(RouteSet { rules, routes: welcomes.iter().map(route).collect() })
