@@ -2,7 +2,10 @@
 
 use std::{
     cell::RefCell,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -120,8 +123,19 @@ where
         admin.iter().for_each(|admin| admin.confirm(&confirm));
         drop(confirm);
         let end = Instant::now() + APPLY_TIMEOUT;
-        // It ends when the last of them is done.
-        while confirmed.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
+        loop {
+            match confirmed.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(()) => {}
+                // The last of them is done.
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    tracing::warn!(
+                        "SIGHUP: some threads are busy; they apply the settings as soon as they are not"
+                    );
+                    return;
+                }
+            }
+        }
     }
 }
 
