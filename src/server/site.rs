@@ -4,7 +4,10 @@ use std::{
     collections::BTreeSet,
     net::SocketAddr,
     rc::Rc,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,6 +31,9 @@ use crate::{
 
 /// How long the start waits for the first answers of the name service.
 const FIRST_LOOK_UP: Duration = Duration::from_secs(5);
+
+/// How long a change of routes waits for workers that hang.
+const ROUTES_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Orders = mailbox::Sender<Order<Word>>;
 
@@ -170,8 +176,8 @@ impl SiteWorkers {
         }
     }
 
-    /// Has all workers serve these routes in place of those before, from their next request on. Visits under way
-    /// end with the route that they began with.
+    /// Has all workers serve these routes in place of those before, and waits until they do. Visits under way end
+    /// with the route that they began with.
     ///
     /// # Errors
     /// When a route needs a counter that the workers do not know. Nothing has changed then.
@@ -182,7 +188,13 @@ impl SiteWorkers {
         rules: Rules,
     ) -> Result<(), UnknownCounter> {
         let routes = Arc::new(self.counters.route_set(routes, contents, rules)?);
-        self.tell_all(|| Order::Tell(Word::Routes(Arc::clone(&routes))));
+        let (serving, served) = mpsc::channel();
+        self.tell_all(|| Order::Tell(Word::Routes(Arc::clone(&routes), serving.clone())));
+        drop(serving);
+        // Ends when all workers have dropped their end of it.
+        if served.recv_timeout(ROUTES_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("some workers are busy; they serve the routes as soon as they are not");
+        }
         Ok(())
     }
 

@@ -12,10 +12,11 @@ mod visit;
 
 use std::{
     cell::RefCell,
+    convert::Infallible,
     mem,
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, mpsc},
     task::{Context, Poll, ready},
 };
 
@@ -48,8 +49,9 @@ use crate::{
 /// What the site is told while it serves.
 #[derive(Debug)]
 pub enum Word {
-    /// Other routes, in place of all that there are. Visits under way end with their own route.
-    Routes(Arc<RouteSet>),
+    /// Other routes, in place of all that there are. Visits under way end with their own route. Once these are
+    /// served, the sender is dropped, which tells its receiver.
+    Routes(Arc<RouteSet>, mpsc::Sender<Infallible>),
     /// Where a counter is, by its place among the site's.
     Addresses(usize, Vec<SocketAddr>),
 }
@@ -252,9 +254,10 @@ impl Service for Site {
 
     fn hear(&self, word: Word) {
         match word {
-            Word::Routes(routes) => {
+            Word::Routes(routes, served) => {
                 let table = Table::new(&routes, &self.upstreams, &self.table.borrow());
                 self.table.replace(table);
+                drop(served);
             }
             Word::Addresses(place, addresses) => self.upstreams[place].set_addresses(addresses),
         }

@@ -4,7 +4,6 @@ use std::{
     future::poll_fn,
     io::{Read, Write},
     net::TcpListener,
-    sync::mpsc,
     thread,
 };
 
@@ -65,6 +64,12 @@ fn routes(welcomes: &[(&str, &'static str)]) -> Arc<RouteSet> {
     Arc::new(RouteSet { rules, routes: welcomes.iter().map(route).collect() })
 }
 
+fn replace(site: &Site, welcomes: &[(&str, &'static str)]) {
+    let (served, told) = mpsc::channel();
+    site.hear(Word::Routes(routes(welcomes), served));
+    assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+}
+
 fn admit(site: &Site, request: &str) -> Visit {
     let limits = counter_clients(1);
     let parsed = crate::http::request::parse(
@@ -108,7 +113,7 @@ fn a_visit_ends_with_the_route_that_it_began_with() {
         let Visit::Underway(registration) = &underway[1] else { panic!("it is under way") };
         let old = Rc::downgrade(registration.route());
 
-        site.hear(Word::Routes(routes(&[("/comes", "new"), ("/stays", "changed")])));
+        replace(&site, &[("/comes", "new"), ("/stays", "changed")]);
         assert!(matches!(get(&site, "/goes"), Visit::NotFound));
         assert!(matches!(get(&site, "/comes"), Visit::Admitted(_)));
         (0..3).for_each(|_| open.send(()).unwrap());
@@ -145,7 +150,7 @@ fn a_visit_of_a_route_that_is_gone_is_abandoned_in_the_same_book() {
         let site = Site::new(upstreams, &before, Arc::clone(&metrics), Box::new(|_| {}));
         let mut visit = get(&site, "/");
         site.start(&mut visit);
-        site.hear(Word::Routes(routes(&[])));
+        replace(&site, &[]);
         drop(visit);
         assert_eq!((metrics.started.read(), metrics.abandoned.read()), (1, 1));
     });
