@@ -31,7 +31,8 @@ SIGTERM, SIGINT
 Accept no more, finish visits under way, and end; the second one ends at once.
 .TP
 SIGHUP
-Read the pages anew.
+Read the file of settings and the pages anew, apply what needs no restart, and log what does. Where a setting is
+wrong, all stay as they were.
 .SH FILES
 .TP
 /etc/default/tallyring

@@ -105,7 +105,7 @@ pid=$(main_pid)
 expect "an upgrade installs" inside "dpkg -i /tallyring.deb"
 expect "and another process serves" is_new_pid "$pid"
 expect "systemctl reload" inside "systemctl reload tallyring"
-expect "the pages are read anew" within 5 journal_holds "SIGHUP: the pages were read anew"
+expect "settings and pages are read anew" within 5 journal_holds "SIGHUP: settings and pages were read anew"
 wait "$load" || true
 expect "wrk has seen no error" bash -c "grep 'requests in' '$scratch/load' && ! grep -E 'Non-2xx|Socket errors' '$scratch/load'"
 sed -n 's/^ *\(.*requests in.*\)/        \1/p' "$scratch/load"

@@ -94,16 +94,18 @@ fn refuse_arguments(mut error: clap::Error) -> ExitCode {
 }
 
 fn serve(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {
-    let Settled { config, notes, .. } = match config::settle(arguments, matches) {
+    // The same flags and variables each time; the file and the pages may have changed.
+    let read = || config::settle(arguments.clone(), matches);
+    let settled = match read() {
         Ok(settled) => settled,
         Err(error) => return refuse_settings(&error),
     };
-    let guard = log::start(config.log_format);
+    let guard = log::start(settled.config.log_format, settled.config.log_level);
     task::log_panics();
-    for note in notes {
+    for note in &settled.notes {
         tracing::warn!("{note}");
     }
-    let ended = server::serve(config);
+    let ended = server::serve(settled, read);
     drop(guard);
     exit(ended)
 }
@@ -113,7 +115,7 @@ fn counter(arguments: CounterArguments, matches: &ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse_settings(&error),
     };
-    let guard = log::start(config.log_format);
+    let guard = log::start(config.log_format, config.log_level);
     task::log_panics();
     let ended = server::serve_counter(config);
     drop(guard);

@@ -43,7 +43,8 @@ impl<T, Q: EnumArray<Queue> + Copy> Deadlines<T, Q> {
         Self { entries: SlotMap::new(), queues: EnumMap::from_fn(queue) }
     }
 
-    /// From now on entries of `queue` wait this long, those that wait already too.
+    /// From now on entries of `queue` wait this long, those that wait already too: they are still in the order of
+    /// their deadlines.
     pub fn set_timeout(&mut self, queue: Q, timeout: Duration) {
         self.queues[queue].timeout = timeout;
     }
@@ -215,15 +216,16 @@ mod tests {
     #[test]
     fn a_new_time_out_holds_for_those_that_wait() {
         let mut deadlines = deadlines();
-        let [a, b] = ["a", "b"].map(|value| deadlines.insert(value));
+        let [a, b, c] = ["a", "b", "c"].map(|value| deadlines.insert(value));
         deadlines.arm(a, LONG, at(0));
         deadlines.arm(b, LONG, at(10));
-        deadlines.set_timeout(LONG, Duration::from_millis(50));
-        assert_eq!(expired(&mut deadlines, at(49)), [""; 0]);
-        assert_eq!(expired(&mut deadlines, at(50)), ["a"]);
+        deadlines.set_timeout(LONG, Duration::from_millis(20));
+        deadlines.arm(c, LONG, at(15));
+        assert_eq!(expired(&mut deadlines, at(19)), [""; 0]);
+        assert_eq!(expired(&mut deadlines, at(30)), ["a", "b"]);
         deadlines.set_timeout(LONG, Duration::from_millis(200));
-        assert_eq!(expired(&mut deadlines, at(209)), [""; 0]);
-        assert_eq!(expired(&mut deadlines, at(210)), ["b"]);
+        assert_eq!(expired(&mut deadlines, at(214)), [""; 0]);
+        assert_eq!(expired(&mut deadlines, at(215)), ["c"]);
     }
 
     #[test]

@@ -5,7 +5,10 @@
 
 #![allow(clippy::manual_async_fn)]
 
-use std::{cell::RefCell, io, mem};
+use std::{
+    cell::{Cell, RefCell},
+    io, mem,
+};
 
 use monoio::{
     buf::{IoBufMut, SliceMut},
@@ -21,26 +24,36 @@ const SPARES_MAX: usize = 64;
 /// A worker's large buffers. Each has room for `large_bytes`.
 #[derive(Debug)]
 pub struct ReadBufferPool {
-    large_bytes: usize,
+    large_bytes: Cell<usize>,
+    /// Each of the size that large buffers have now.
     spares: RefCell<Vec<Vec<u8>>>,
 }
 
 impl ReadBufferPool {
     /// No buffers yet; those to come have room for `large_bytes`.
     pub fn new(large_bytes: usize) -> Self {
-        Self { large_bytes, spares: RefCell::new(Vec::with_capacity(SPARES_MAX)) }
+        let spares = RefCell::new(Vec::with_capacity(SPARES_MAX));
+        Self { large_bytes: Cell::new(large_bytes), spares }
+    }
+
+    /// Those to come have room for `large_bytes`. Those that are borrowed keep their size, and are dropped when
+    /// they are given back.
+    pub fn set_large_bytes(&self, large_bytes: usize) {
+        if self.large_bytes.replace(large_bytes) != large_bytes {
+            self.spares.borrow_mut().clear();
+        }
     }
 
     /// An empty large buffer.
     pub fn take(&self) -> Vec<u8> {
         let spare = self.spares.borrow_mut().pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(self.large_bytes))
+        spare.unwrap_or_else(|| Vec::with_capacity(self.large_bytes.get()))
     }
 
-    /// Takes a buffer back. One that has grown beyond the common size is dropped.
+    /// Takes a buffer back. One of another than the common size is dropped.
     pub fn give_back(&self, mut buffer: Vec<u8>) {
         let mut spares = self.spares.borrow_mut();
-        if spares.len() < SPARES_MAX && buffer.capacity() == self.large_bytes {
+        if spares.len() < SPARES_MAX && buffer.capacity() == self.large_bytes.get() {
             buffer.clear();
             spares.push(buffer);
         }
@@ -122,16 +135,20 @@ impl ReadBuffer {
         if self.bytes.len() < self.bytes.capacity() {
             return Ok(());
         }
-        if self.bytes.capacity() >= pool.large_bytes {
+        if self.bytes.capacity() >= pool.large_bytes.get() {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         if self.bytes.capacity() == 0 && self.small.capacity() == 0 {
-            self.bytes = Vec::with_capacity(SMALL_BYTES.min(pool.large_bytes));
+            self.bytes = Vec::with_capacity(SMALL_BYTES.min(pool.large_bytes.get()));
             return Ok(());
         }
         let mut large = pool.take();
         large.extend_from_slice(&self.bytes);
-        self.small = mem::replace(&mut self.bytes, large);
+        let outgrown = mem::replace(&mut self.bytes, large);
+        if self.small.capacity() == 0 {
+            self.small = outgrown;
+        }
+        // Else it was a large one of the time before large buffers became larger: it is dropped.
         Ok(())
     }
 
@@ -223,6 +240,36 @@ mod tests {
         assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), 0);
         assert_eq!(pool.spares.borrow().len(), 1);
         assert_eq!(read_buffer.bytes.capacity(), SMALL_BYTES);
+    }
+
+    #[test]
+    fn buffers_of_two_sizes_are_not_mixed() {
+        let pool = ReadBufferPool::new(1000);
+        let mut read_buffer = ReadBuffer::default();
+        let bytes = vec![b'x'; 4000];
+        let mut stream = Pieces([bytes.clone()].into());
+        fill(&mut read_buffer, &mut stream, &pool).unwrap();
+        fill(&mut read_buffer, &mut stream, &pool).unwrap();
+        pool.give_back(pool.take());
+        // A large buffer that is full goes on as one of the new size, and the small one is kept for later.
+        pool.set_large_bytes(3000);
+        assert_eq!(pool.spares.borrow().len(), 0);
+        assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), 2000);
+        assert_eq!(read_buffer.unread(), &bytes[..3000]);
+        assert_eq!(
+            (read_buffer.bytes.capacity(), read_buffer.small.capacity()),
+            (3000, SMALL_BYTES)
+        );
+        // One that is larger than the new size is used up, and dropped.
+        pool.set_large_bytes(2000);
+        let full = fill(&mut read_buffer, &mut stream, &pool).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::OutOfMemory);
+        read_buffer.consume(2999);
+        assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), 1000);
+        read_buffer.consume(1001);
+        assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), 0);
+        assert_eq!(pool.spares.borrow().len(), 0);
+        assert_eq!((read_buffer.bytes.capacity(), pool.take().capacity()), (SMALL_BYTES, 2000));
     }
 
     #[test]

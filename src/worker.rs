@@ -1,7 +1,14 @@
 //! What one core owns: a thread pinned to it, a runtime, listeners, clients, and the service that
 //! answers them. Workers share nothing while they serve.
 
-use std::{io, os::fd::AsRawFd, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    os::fd::AsRawFd,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use core_affinity::CoreId;
 use futures_util::FutureExt;
@@ -34,6 +41,10 @@ pub enum Order<W> {
     Cut,
     /// Tell the service.
     Tell(W),
+    /// From now on, clients may do this, and this is the shortest deadline of the service.
+    Limit(ClientLimits, Option<Duration>),
+    /// Say here that all orders before this one are done.
+    Confirm(mpsc::Sender<()>),
     /// Report that all parts of it still work.
     Answer,
 }
@@ -144,7 +155,7 @@ where
     };
     let clients = ClientContext::new(plan.limits, Arc::clone(&plan.metrics));
     let service = Rc::new((plan.make)());
-    let tick = tick(&clients.limits(), plan.shortest_wait);
+    let tick = Rc::new(Cell::new(tick_for(&clients.limits(), plan.shortest_wait)));
     let alive = report.clone();
     let liveness = Rc::new(Liveness::new(move || alive(Report::Alive)));
     let mut listeners = Some(plan.listeners);
@@ -158,10 +169,20 @@ where
                 }
                 let shown = liveness.add_part();
                 let (clients, service) = (Rc::clone(&clients), Rc::clone(&service));
-                let watching = watch(clients, service, Rc::clone(&liveness), shown, tick);
+                let (liveness, tick) = (Rc::clone(&liveness), Rc::clone(&tick));
+                let watching = watch(clients, service, liveness, shown, tick);
                 drop(task::spawn_essential("the task that keeps deadlines", watching));
             }
             Order::Tell(message) => service.on_message(message),
+            Order::Limit(limits, shortest_wait) => {
+                clients.set_limits(limits);
+                // The tick under way keeps its length, which is never long.
+                tick.set(tick_for(&limits, shortest_wait));
+            }
+            Order::Confirm(confirmed) => {
+                // Fails only when nobody waits for it any more.
+                let _ = confirmed.send(());
+            }
             Order::Answer => liveness.ask(),
             Order::Cut => break,
             Order::Drain => {
@@ -254,7 +275,7 @@ async fn drained(accepts: Vec<JoinHandle<()>>, clients: Rc<ClientContext>) {
 }
 
 /// A tenth of the shortest deadline, within bounds.
-fn tick(limits: &ClientLimits, shortest_wait: Option<Duration>) -> Duration {
+fn tick_for(limits: &ClientLimits, shortest_wait: Option<Duration>) -> Duration {
     let deadlines =
         [limits.head_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout];
     let shortest = deadlines.into_iter().chain(shortest_wait).min().unwrap_or(TICK);
@@ -266,10 +287,10 @@ async fn watch<V: Service>(
     service: Rc<V>,
     liveness: Rc<Liveness>,
     mut shown: Shown,
-    tick: Duration,
+    tick: Rc<Cell<Duration>>,
 ) -> io::Result<()> {
     loop {
-        monoio::time::sleep(tick).await;
+        monoio::time::sleep(tick.get()).await;
         liveness.show(&mut shown);
         clients.expire();
         service.expire();
@@ -393,5 +414,18 @@ mod tests {
             let said = said.lines().find(|line| line.contains("aborting")).expect(fault);
             assert!(said.contains(part), "{fault}: {said}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tmpsize {
+    use super::*;
+    fn size<F, A, B>(_: fn(A, B) -> F) -> usize { size_of::<F>() }
+    #[test]
+    fn tmp_sizes() {
+        println!("future {} reg {} res {} conn {}", size(Connection::<TcpStream>::serve::<crate::site::Site>),
+            size_of::<<crate::site::Site as Service>::Pending>(),
+            size_of::<Result<<crate::site::Site as Service>::Pending, crate::connection::Response>>(),
+            size_of::<Connection<TcpStream>>());
     }
 }

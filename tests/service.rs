@@ -260,10 +260,38 @@ fn the_service_manager_hears_of_start_reload_and_stop() {
         server.signal("-HUP");
         let reloading = manager.hear_news();
         assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-        assert_eq!(manager.hear_news(), "READY=1");
+        let said = match arguments[0] {
+            "serve" => "settings and pages were read anew",
+            _ => "a counter has nothing to read anew",
+        };
+        assert_eq!(manager.hear_news(), format!("READY=1\nSTATUS={said}"));
         server.stop();
         assert_eq!(manager.hear_news(), "STOPPING=1");
     }
+}
+
+#[test]
+fn the_service_manager_hears_why_a_reload_failed() {
+    let stub = Stub::answering(COUNTED);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tallyring.toml");
+    fs::write(&file, "").unwrap();
+    let path = file.to_str().unwrap();
+    let arguments = ["serve", "--workers", "1", "--counter", &stub.url(), "--config", path];
+    let manager = Manager::new();
+    let server = Server::start(&arguments, &[("NOTIFY_SOCKET", manager.path.as_str())]);
+    assert_eq!(manager.hear(), "READY=1");
+    for (settings, said) in [
+        ("\nbody-max = \"lots\"\n", format!("stay as they were: --config: {path} line 2: ")),
+        ("\nbody-max = 5\n", String::from("READY=1\nSTATUS=settings and pages were read anew")),
+    ] {
+        fs::write(&file, settings).unwrap();
+        server.signal("-HUP");
+        assert!(manager.hear().starts_with("RELOADING=1\n"));
+        let heard = manager.hear();
+        assert!(heard.starts_with("READY=1\nSTATUS=") && heard.contains(&said), "{heard}");
+    }
+    assert_eq!(server.visit(), WELCOME);
 }
 
 #[test]

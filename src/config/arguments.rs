@@ -76,7 +76,7 @@ pub enum Command {
 }
 
 /// The flags of `serve` and `check`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[allow(missing_docs)]
 pub struct ServeArguments {
     /// Address to serve on; may be repeated
@@ -148,12 +148,15 @@ pub struct ServeArguments {
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: log::Format,
+    /// How much is logged: lines of this level, and more important ones
+    #[arg(long, env = "TALLYRING_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: log::LogLevel,
     #[command(flatten)]
     pub limits: LimitArguments,
 }
 
 /// The flags of `serve` and `check` that limit.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 #[allow(missing_docs)]
 pub struct LimitArguments {
@@ -222,6 +225,9 @@ pub struct LimitArguments {
     /// Time for visits under way to end after SIGTERM or SIGINT
     #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub drain_timeout: Period,
+    /// Most bytes of the files that routes with a directory serve from memory, all together
+    #[arg(long, env = "TALLYRING_FILES_MAX", value_name = "SIZE", default_value = "64MiB")]
+    pub files_max: Size,
 }
 
 /// The flags of `counter`.
@@ -257,6 +263,9 @@ pub struct CounterArguments {
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: log::Format,
+    /// How much is logged: lines of this level, and more important ones
+    #[arg(long, env = "TALLYRING_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: log::LogLevel,
     /// Time for calls under way to end after SIGTERM or SIGINT
     #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub drain_timeout: Period,

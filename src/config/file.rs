@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     arguments::AdminAddress,
-    values::{Cores, Period, Size, from_text},
+    values::{CacheTime, Cores, Period, Size, from_text},
 };
 use crate::{
     driver,
@@ -36,6 +36,7 @@ pub(super) struct File {
     pub(super) admin_hosts: Option<Text<HostList>>,
     pub(super) ready_needs_counter: Option<bool>,
     pub(super) log_format: Option<log::Format>,
+    pub(super) log_level: Option<log::LogLevel>,
     pub(super) head_max: Option<Size>,
     pub(super) head_fields_max: Option<usize>,
     pub(super) target_max: Option<Size>,
@@ -51,12 +52,13 @@ pub(super) struct File {
     pub(super) counter_queue_max: Option<usize>,
     pub(super) counter_idle_timeout: Option<Period>,
     pub(super) drain_timeout: Option<Period>,
+    pub(super) files_max: Option<Size>,
     #[serde(default)]
     pub(super) route: Vec<RouteTable>,
 }
 
 /// A `[[route]]` table.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RouteTable {
     pub(super) path: String,
@@ -64,6 +66,11 @@ pub(super) struct RouteTable {
     pub(super) counter: Option<Text<Target>>,
     pub(super) welcome: Option<PathBuf>,
     pub(super) sorry: Option<PathBuf>,
+    pub(super) counted: Option<bool>,
+    pub(super) page: Option<PathBuf>,
+    pub(super) text: Option<String>,
+    pub(super) directory: Option<PathBuf>,
+    pub(super) cache: Option<Text<CacheTime>>,
 }
 
 /// A method that a route may take.

@@ -82,7 +82,8 @@ pub(super) fn settle_limits(
         drain_bytes_max: DRAIN_BYTES_MAX,
     };
     let drain_timeout = time("drain-timeout", arguments.drain_timeout, file.drain_timeout);
-    Ok(Limits { clients, upstream, drain_timeout })
+    let Size(files_bytes_max) = pick.shown("files-max", arguments.files_max, file.files_max);
+    Ok(Limits { clients, upstream, drain_timeout, files_bytes_max })
 }
 
 fn check_head(head: &HeadLimits) -> Result<(), ConfigError> {

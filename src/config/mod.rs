@@ -4,12 +4,13 @@
 
 mod addresses;
 pub mod arguments;
+mod contents;
 mod file;
 mod health;
 mod limits;
 mod open_files;
-mod pages;
 mod pick;
+mod reload;
 mod routes;
 mod settle;
 mod values;
@@ -18,11 +19,14 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use http::StatusCode;
 
+#[cfg(test)]
+pub use self::contents::read_contents;
 pub use self::{
     arguments::Arguments,
+    contents::Content,
     health::settle_health,
     limits::{admin_clients, counter_clients},
-    pages::read_pages,
+    reload::{Renewed, renew},
     settle::{ConfigError, Settled, settle, settle_counter},
     values::Cores,
 };
@@ -32,7 +36,7 @@ use crate::{
     driver,
     http::{HeadLimits, hosts::HostList, request::Method},
     observe::log,
-    site::{Accept, Pages},
+    site::Accept,
     upstream::{Target, UpstreamLimits},
 };
 
@@ -52,6 +56,8 @@ pub struct Config {
     pub driver: driver::Choice,
     /// What is served.
     pub routes: Vec<RouteConfig>,
+    /// What the files of each route held when they were read.
+    pub contents: Vec<Content>,
     /// The status of a sorry page.
     pub sorry_status: StatusCode,
     /// What counts as registered.
@@ -68,6 +74,8 @@ pub struct Config {
     pub ready_needs_counter: bool,
     /// The form of log lines.
     pub log_format: log::Format,
+    /// How much is logged.
+    pub log_level: log::LogLevel,
     /// All maxima and deadlines.
     pub limits: Limits,
 }
@@ -87,6 +95,8 @@ pub struct CounterConfig {
     pub driver: driver::Choice,
     /// The form of log lines.
     pub log_format: log::Format,
+    /// How much is logged.
+    pub log_level: log::LogLevel,
     /// How long clients may take to leave after a signal.
     pub drain_timeout: Duration,
     /// What its clients may do.
@@ -102,22 +112,83 @@ pub struct HealthConfig {
     pub timeout: Duration,
 }
 
-/// A path whose requests are visits.
-#[derive(Debug, Clone)]
+/// A path, and what is served there.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteConfig {
     /// The path.
     pub path: String,
+    /// What its requests get.
+    pub kind: RouteKind,
+}
+
+/// What the requests of a route get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteKind {
+    /// They are visits.
+    Visits(VisitsConfig),
+    /// One content, which is not counted.
+    Page(PageConfig),
+    /// Files, which are not counted.
+    Directory(DirectoryConfig),
+}
+
+/// A route that is not counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageConfig {
+    /// What it serves.
+    pub source: PageSource,
+    /// How long caches may use it without asking again.
+    pub cache: Option<Duration>,
+}
+
+/// Where a content comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PageSource {
+    /// A file.
+    File(PathBuf),
+    /// The text itself.
+    Text(String),
+}
+
+/// A route whose path ends in `/*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryConfig {
+    /// Where the files are.
+    pub directory: PathBuf,
+    /// How long caches may use them without asking again.
+    pub cache: Option<Duration>,
+}
+
+/// A route whose requests are visits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VisitsConfig {
     /// The methods that are visits.
     pub methods: Vec<Method>,
     /// Who registers them; `None` is the bundled counter.
     pub counter: Option<Target>,
     /// The files of the two pages, where they are not the two texts.
     pub files: PageFiles,
-    /// What the files held at the start.
-    pub pages: Pages,
 }
 
-/// Files of a route's pages, read at the start and again on SIGHUP.
+impl RouteConfig {
+    /// Its visits, if its requests are any.
+    pub fn visits(&self) -> Option<&VisitsConfig> {
+        match &self.kind {
+            RouteKind::Visits(visits) => Some(visits),
+            RouteKind::Page(_) | RouteKind::Directory(_) => None,
+        }
+    }
+
+    /// Its visits, to be changed.
+    pub fn visits_mut(&mut self) -> Option<&mut VisitsConfig> {
+        match &mut self.kind {
+            RouteKind::Visits(visits) => Some(visits),
+            RouteKind::Page(_) | RouteKind::Directory(_) => None,
+        }
+    }
+}
+
+/// Files of a route's pages, read at the start and again with all settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageFiles {
     /// In place of "Welcome to my site!".
@@ -129,13 +200,31 @@ pub struct PageFiles {
 /// Every maximum and every deadline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Of each worker's clients.
+    /// Of the clients of all workers together: see [`clients_of_each`](Self::clients_of_each).
     pub clients: ClientLimits,
     /// Of each worker's calls to each counter.
     pub upstream: UpstreamLimits,
     /// How long visits under way may take to end after a signal.
     pub drain_timeout: Duration,
+    /// The files of all directories, which are kept in memory.
+    pub files_bytes_max: usize,
 }
+
+impl Limits {
+    /// Of the clients of each of so many workers.
+    pub fn clients_of_each(&self, workers: usize) -> ClientLimits {
+        let connections_max = self.clients.connections_max.div_ceil(workers);
+        ClientLimits { connections_max, ..self.clients }
+    }
+
+    /// The shortest deadline of a worker's calls to its counters.
+    pub fn shortest_call_wait(&self) -> Duration {
+        self.upstream.call_timeout.min(self.upstream.idle_timeout)
+    }
+}
+
+/// Files, and directories that they lie in, that all directories of the routes may have.
+pub const FILES_MAX: usize = 10_000;
 
 /// What a response head from a counter may have.
 pub const RESPONSE_HEAD: HeadLimits =

@@ -19,7 +19,7 @@ pub(super) struct OpenFiles {
 }
 
 impl OpenFiles {
-    /// Shares the limit out: client connections and connections to each counter, for each worker.
+    /// Shares the limit out: client connections of all workers, and connections of each to each counter.
     pub(super) fn share(
         &self,
         limit: u64,
@@ -62,7 +62,7 @@ impl OpenFiles {
             Some(asked) => asked,
             None => rest.min(CONNECTIONS_DEFAULT_MAX),
         };
-        Ok((clients.div_ceil(self.workers), upstream))
+        Ok((clients, upstream))
     }
 }
 
@@ -84,11 +84,11 @@ mod tests {
 
     #[test]
     fn open_files_are_shared_out() {
-        check(1 << 16, None, Some(((65536 - 48 - 2048) / 2, 1024)));
-        check(1 << 30, None, Some((CONNECTIONS_DEFAULT_MAX / 2, 1024)));
-        check(1024, None, Some((244, 244)));
-        check(20, None, Some((1, 1)));
-        check(1 << 16, Some(10_000), Some((5000, 1024)));
+        check(1 << 16, None, Some((65536 - 48 - 2048, 1024)));
+        check(1 << 30, None, Some((CONNECTIONS_DEFAULT_MAX, 1024)));
+        check(1024, None, Some((488, 244)));
+        check(20, None, Some((2, 1)));
+        check(1 << 16, Some(10_000), Some((10_000, 1024)));
         check(1 << 16, Some(1), Some((1, 1024)));
         check(1 << 16, Some(0), None);
         check(1 << 16, Some(65_000), None);

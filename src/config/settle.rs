@@ -7,13 +7,13 @@ use clap::ArgMatches;
 use http::StatusCode;
 
 use super::{
-    Config, CounterConfig, PageFiles,
+    Config, CounterConfig, PageFiles, RouteConfig,
     addresses::check_addresses,
     arguments::{CounterArguments, ServeArguments},
+    contents::{SORRY, WELCOME, read_contents},
     file::{File, Text},
     limits::{counter_clients, settle_limits},
     open_files::{CONNECTIONS_DEFAULT_MAX, FILES_BASE, OpenFiles},
-    pages::{SORRY, WELCOME},
     pick::{Pick, Setting, Source, or_text, read_file},
     routes::{describe, origins, settle_routes},
     values::Cores,
@@ -59,7 +59,7 @@ pub struct Settled {
     pub config: Config,
     /// What a person reads.
     pub settings: Vec<Setting>,
-    /// What was made smaller than asked, and why.
+    /// What is not as it was asked, such as a limit that was made smaller, and why.
     pub notes: Vec<String>,
 }
 
@@ -114,6 +114,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     let ready_needs_counter =
         pick.shown("ready-needs-counter", arguments.ready_needs_counter, file.ready_needs_counter);
     let log_format = pick.shown("log-format", arguments.log_format, file.log_format);
+    let log_level = pick.shown("log-level", arguments.log_level, file.log_level);
     // Where sockets are handed down, nobody listens on `listen`.
     if !inherited::are_expected() {
         check_addresses(&listen, share_port, admin)?;
@@ -122,7 +123,9 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     let site_files = PageFiles { welcome, sorry };
     let in_file = !file.route.is_empty();
     let routes = settle_routes(std::mem::take(&mut file.route), counter, &site_files)?;
-    let bundled = match routes.iter().any(|route| route.counter.is_none()) {
+    let uses_bundled =
+        |route: &RouteConfig| route.visits().is_some_and(|visits| visits.counter.is_none());
+    let bundled = match routes.iter().any(uses_bundled) {
         true => Some(default_store(data_dir)?),
         false => None,
     };
@@ -134,15 +137,18 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     };
     let mut notes = Vec::new();
     let limits = settle_limits(&mut pick, &arguments.limits, &file, &files, &mut notes)?;
-    let of_file = pick.file.as_deref().filter(|_| in_file);
-    let described: Vec<_> = routes.iter().map(|route| describe(route, of_file)).collect();
-    pick.settings.extend(described);
+    let path = pick.file.clone().filter(|_| in_file);
+    let of_file = path.as_deref();
+    let contents = read_contents(&routes, limits.files_bytes_max, &mut notes)?;
+    let described = routes.iter().zip(&contents);
+    pick.settings.extend(described.map(|(route, content)| describe(route, content, of_file)));
     let config = Config {
         listen,
         share_port,
         cores,
         driver,
         routes,
+        contents,
         sorry_status,
         accept,
         bundled,
@@ -151,6 +157,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         admin_hosts: admin_hosts.unwrap_or_default(),
         ready_needs_counter,
         log_format,
+        log_level,
         limits,
     };
     Ok(Settled { config, settings: pick.settings, notes })
@@ -178,6 +185,7 @@ pub fn settle_counter(
         create: arguments.create,
         driver: arguments.driver,
         log_format: arguments.log_format,
+        log_level: arguments.log_level,
         drain_timeout: arguments.drain_timeout.0,
         clients: counter_clients(
             files.saturating_sub(FILES_BASE).clamp(4, CONNECTIONS_DEFAULT_MAX),

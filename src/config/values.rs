@@ -32,6 +32,26 @@ impl fmt::Display for Period {
     }
 }
 
+/// How long caches may use a content without asking again, in whole seconds, like `1h` or `30days`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheTime(pub Duration);
+
+/// A year: who means for ever says so.
+const CACHE_TIME_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+impl FromStr for CacheTime {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let duration = humantime::parse_duration(text);
+        let duration = duration.map_err(|_| "it must be a time like 0s, 10m, 1h or 30days")?;
+        if duration.subsec_nanos() != 0 || duration > CACHE_TIME_MAX {
+            return Err("it must be whole seconds, at most 366days");
+        }
+        Ok(Self(duration))
+    }
+}
+
 /// A number of bytes, like `65536`, `64KiB` or `1MB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub usize);
@@ -175,6 +195,16 @@ mod tests {
         check::<Period>("90s", Some("1m 30s"));
         for text in ["", "0s", "5", "-5s", "1us", "8days", "soon"] {
             check::<Period>(text, None);
+        }
+    }
+
+    #[test]
+    fn cache_times() {
+        for (text, seconds) in [("0s", 0), ("1h", 3600), ("1year", 31_557_600), ("1h 1s", 3601)] {
+            assert_eq!(text.parse(), Ok(CacheTime(Duration::from_secs(seconds))), "{text:?}");
+        }
+        for text in ["", "5", "-1s", "500ms", "2years", "for ever"] {
+            assert!(text.parse::<CacheTime>().is_err(), "{text:?}");
         }
     }
 

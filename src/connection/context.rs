@@ -1,13 +1,7 @@
 //! What the connections of one worker have in common: their table, their buffers, their limits and
 //! metrics. And the handle by which each connection has its place in the table.
 
-use std::{
-    cell::{Cell, Ref, RefCell},
-    os::fd::RawFd,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::Cell, os::fd::RawFd, rc::Rc, sync::Arc, time::Duration};
 
 use monoio::io::CancelHandle;
 
@@ -25,7 +19,7 @@ use crate::{
 };
 
 /// What the clients of one worker may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientLimits {
     /// The size of a request head.
     pub head: HeadLimits,
@@ -47,7 +41,7 @@ pub struct ClientLimits {
 
 /// What the connections of one worker have in common.
 pub struct ClientContext {
-    limits: RefCell<ClientLimits>,
+    limits: Cell<ClientLimits>,
     metrics: Arc<WorkerMetrics>,
     table: ConnectionTable,
     read_buffers: ReadBufferPool,
@@ -69,14 +63,22 @@ impl ClientContext {
             read_buffers: ReadBufferPool::new(limits.head.head_bytes_max),
             write_buffers: WriteBufferPool::default(),
             draining: Cell::new(false),
-            limits: RefCell::new(limits),
+            limits: Cell::new(limits),
             metrics,
         })
     }
 
     /// What the clients may do.
-    pub fn limits(&self) -> Ref<'_, ClientLimits> {
-        self.limits.borrow()
+    pub fn limits(&self) -> ClientLimits {
+        self.limits.get()
+    }
+
+    /// From now on, the clients may do this. A head that grows is judged by it, and a wait that has begun ends by
+    /// it; a body under way is not. Clients beyond the new number stay until somebody wants their place.
+    pub fn set_limits(&self, limits: ClientLimits) {
+        self.limits.set(limits);
+        self.read_buffers.set_large_bytes(limits.head.head_bytes_max);
+        self.table.set_limits(&limits);
     }
 
     /// The worker's large read buffers.

@@ -202,11 +202,9 @@ impl<S: Stream> Connection<S> {
     ) -> Next<V::Admitted> {
         while started.len() < PIPELINE_MAX {
             let context = self.client.context();
-            let parsed = {
-                let limits = context.limits();
-                let unread = self.received.unread();
-                request::parse(unread, &mut self.scan, &limits.head, limits.body_bytes_max)
-            };
+            let ClientLimits { head, body_bytes_max, .. } = context.limits();
+            let unread = self.received.unread();
+            let parsed = request::parse(unread, &mut self.scan, &head, body_bytes_max);
             let whole = match parsed {
                 Ok(Some(whole)) => whole,
                 Ok(None) => return Next::Read,

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-use crate::http::render;
+use crate::http::render::{self, Rendered};
 
 /// An answer, which can be sent to any number of clients: a clone shares it.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ struct Parts {
     status: StatusCode,
     fields: Vec<(HeaderName, HeaderValue)>,
     content: Bytes,
+    /// Whether the head says how long the content is.
+    tells_length: bool,
     http1_head: RefCell<Http1Head>,
 }
 
@@ -37,8 +39,23 @@ impl Response {
         fields: Vec<(HeaderName, HeaderValue)>,
         content: impl Into<Bytes>,
     ) -> Self {
-        let content = content.into();
-        Self(Rc::new(Parts { status, fields, content, http1_head: RefCell::default() }))
+        Self::with_parts(status, fields, content.into(), true)
+    }
+
+    /// An answer whose status says that it has no content, such as 304. It has no length either: that would be the
+    /// one of the content of another answer (RFC 9110 section 8.6).
+    pub fn without_length(status: StatusCode, fields: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Self::with_parts(status, fields, Bytes::new(), false)
+    }
+
+    fn with_parts(
+        status: StatusCode,
+        fields: Vec<(HeaderName, HeaderValue)>,
+        content: Bytes,
+        tells_length: bool,
+    ) -> Self {
+        let http1_head = RefCell::default();
+        Self(Rc::new(Parts { status, fields, content, tells_length, http1_head }))
     }
 
     /// A short text, such as the reason of a refusal.
@@ -67,12 +84,21 @@ impl Response {
     pub fn http1_head(&self, unix_seconds: u64) -> Ref<'_, [u8]> {
         let parts = &*self.0;
         if parts.http1_head.borrow().unix_seconds != Some(unix_seconds) {
-            let content = parts.content.clone();
-            let rendered = render::response(parts.status, &parts.fields, content, unix_seconds);
+            let rendered = parts.render(unix_seconds);
             let unix_seconds = Some(unix_seconds);
             parts.http1_head.replace(Http1Head { bytes: rendered.head, unix_seconds });
         }
         Ref::map(parts.http1_head.borrow(), |head| &*head.bytes)
+    }
+}
+
+impl Parts {
+    fn render(&self, unix_seconds: u64) -> Rendered {
+        let Self { status, fields, content, .. } = self;
+        match self.tells_length {
+            true => render::response(*status, fields, content.clone(), unix_seconds),
+            false => render::without_content(*status, fields, unix_seconds),
+        }
     }
 }
 
@@ -91,6 +117,21 @@ mod tests {
         let later = response.http1_head(784_111_778).to_vec();
         assert_ne!(first, later);
         assert_eq!(shared.http1_head(784_111_778).to_vec(), later);
+    }
+
+    #[test]
+    fn an_answer_without_length_says_none_in_any_second() {
+        let etag = (header::ETAG, HeaderValue::from_static("\"a\""));
+        let response = Response::without_length(StatusCode::NOT_MODIFIED, vec![etag.clone()]);
+        let empty = Response::new(StatusCode::OK, vec![etag], Bytes::new());
+        for unix_seconds in [784_111_777, 784_111_778] {
+            let head = String::from_utf8(response.http1_head(unix_seconds).to_vec()).unwrap();
+            assert!(head.starts_with("HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\n"), "{head}");
+            assert!(!head.contains("content-length"), "{head}");
+            let head = String::from_utf8(empty.http1_head(unix_seconds).to_vec()).unwrap();
+            assert!(head.contains("content-length: 0\r\n"), "{head}");
+        }
+        assert!(response.content().is_empty() && !response.is_error());
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl ConnectionTable {
         }
         drop(entries);
         self.connections_max.set(limits.connections_max);
+        // There may be capacity now.
         self.wake_waiting();
     }
 

@@ -67,6 +67,23 @@ pub fn response(
     Rendered { head: bytes.into(), body }
 }
 
+/// Renders a response whose status says that it has no content, such as 304: without a length, since that of
+/// RFC 9110 section 8.6 would be the content's of another answer.
+pub fn without_content(
+    status: StatusCode,
+    fields: &[(HeaderName, HeaderValue)],
+    unix_seconds: u64,
+) -> Rendered {
+    const LENGTH: &[u8] = b"content-length: 0\r\n";
+    let Rendered { head, body } = response(status, fields, Bytes::new(), unix_seconds);
+    // The encoder gives every response a length.
+    let head = match memchr::memmem::find(&head, LENGTH) {
+        Some(at) => [&head[..at], &head[at + LENGTH.len()..]].concat().into(),
+        None => head,
+    };
+    Rendered { head, body }
+}
+
 /// The fields of a short text.
 pub fn text_fields() -> Vec<(HeaderName, HeaderValue)> {
     vec![(header::CONTENT_TYPE, TEXT_PLAIN)]
@@ -168,6 +185,17 @@ mod tests {
              cache-control: no-store\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
         );
         assert_eq!(rendered.body, "hello");
+    }
+
+    #[test]
+    fn a_response_without_content_has_no_length() {
+        let fields = [(header::ETAG, HeaderValue::from_static("\"a\""))];
+        let rendered = without_content(StatusCode::NOT_MODIFIED, &fields, 784_111_777);
+        assert_eq!(
+            str::from_utf8(&rendered.head).unwrap(),
+            "HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+        );
+        assert!(rendered.body.is_empty());
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Request heads, judged by RFC 9112 before anything is routed: a malformed message is refused
 //! whatever its path or method.
 
+mod field_lines;
 mod fields;
 mod line;
 mod scan;
 
 use std::mem::MaybeUninit;
 
-pub use self::scan::HeadScan;
+pub use self::{field_lines::FieldLines, scan::HeadScan};
 use self::{
     fields::{Fields, Seen},
     line::RequestLine,
@@ -90,6 +91,8 @@ pub struct Request<'a> {
     pub persistent: bool,
     /// Whether the client waits for a `100 Continue` before it sends the body.
     pub expects_continue: bool,
+    /// All its fields as they were sent, for who needs one that few requests have.
+    pub fields: FieldLines<'a>,
     /// The body that follows the head.
     pub body: BodyReader,
 }
@@ -191,7 +194,7 @@ fn parse_head<'a>(
         version: if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 },
     };
     line.judge_parts(limits)?;
-    read(line, parsed.headers, body_bytes_max)
+    read(head, line, parsed.headers, body_bytes_max)
 }
 
 /// Parses a head of HTTP/1.2 to HTTP/1.9, whose request line httparse refuses.
@@ -211,7 +214,7 @@ fn parse_newer<'a>(
     let fields_max = limits.head_fields_max.min(HEAD_FIELDS_CAP);
     match httparse::parse_headers(fields, &mut storage[..fields_max]) {
         Ok(httparse::Status::Complete((length, headers))) if length == fields.len() => {
-            read(line, headers, body_bytes_max)
+            read(head, line, headers, body_bytes_max)
         }
         Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY_FIELDS),
         _ => Err(MALFORMED),
@@ -221,6 +224,7 @@ fn parse_newer<'a>(
 /// Reads a head that obeys the grammar. What a line alone makes wrong comes first, as it does in a head that
 /// grows; then what the head as a whole does, and of that what is malformed before what is not served.
 fn read<'a>(
+    head: &'a [u8],
     line: RequestLine<'a>,
     headers: &[httparse::Header<'a>],
     body_bytes_max: u64,
@@ -251,6 +255,7 @@ fn read<'a>(
         // RFC 9110 section 10.1.1: a 100-continue expectation in an HTTP/1.0 request is ignored.
         expects_continue: fields.expects_continue && version == Version::Http11,
         body: fields.body(body_bytes_max)?,
+        fields: FieldLines::of(head),
     })
 }
 

@@ -3,7 +3,7 @@
 //! They stay open in the manager while no process serves them: who connects during a restart waits in
 //! the kernel's queue for the next process, and is refused by nobody.
 
-use std::{env, io, net::TcpListener as StdListener, process};
+use std::{env, io, net::TcpListener as StdListener, process, sync::OnceLock};
 
 use listenfd::ListenFd;
 use socket2::SockRef;
@@ -23,8 +23,14 @@ pub struct InheritError {
     error: io::Error,
 }
 
-/// Whether [`take`], which has to come later, will find any.
+/// Whether [`take`] finds any, or has found some.
 pub fn are_expected() -> bool {
+    // `take` takes the variables away that say so.
+    static EXPECTED: OnceLock<bool> = OnceLock::new();
+    *EXPECTED.get_or_init(are_announced)
+}
+
+fn are_announced() -> bool {
     let number = |name| env::var(name).ok()?.parse::<u32>().ok();
     let ours = match env::var("LISTEN_PID") {
         Ok(text) if !text.is_empty() => text.parse() == Ok(process::id()),
@@ -39,6 +45,7 @@ pub fn are_expected() -> bool {
 /// # Errors
 /// When one is no listening TCP socket.
 pub fn take() -> Result<Vec<StdListener>, InheritError> {
+    are_expected();
     let mut handed = ListenFd::from_env();
     let mut sockets = Vec::with_capacity(handed.len());
     for index in 0..handed.len() {

@@ -2,6 +2,7 @@
 //! thread of its own, so that it answers whatever the workers do.
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     sync::{
         Arc,
@@ -38,19 +39,19 @@ pub struct Readiness {
 pub struct Admin {
     readiness: Arc<Readiness>,
     metrics: Registry,
-    hosts: Hosts,
+    hosts: RefCell<Hosts>,
 }
 
 impl Admin {
     /// Tells of `readiness` and `metrics` whoever asks by one of `hosts`.
     pub fn new(readiness: Arc<Readiness>, metrics: Registry, hosts: Hosts) -> Self {
-        Self { readiness, metrics, hosts }
+        Self { readiness, metrics, hosts: RefCell::new(hosts) }
     }
 
     fn answer(&self, request: &Request<'_>) -> Response {
         let text = |status, text: &'static str| Response::text(status, text);
         // RFC 9110 section 15.5.20: the request was sent to a server that it is not for.
-        if !self.hosts.allow(request.host) {
+        if !self.hosts.borrow().allow(request.host) {
             return text(421, "this host is not answered here; --admin-hosts can allow it\n");
         }
         if !matches!(request.method, Method::Get | Method::Head) {
@@ -84,7 +85,8 @@ impl Admin {
 impl Service for Admin {
     type Admitted = Infallible;
     type Pending = Infallible;
-    type Message = Infallible;
+    /// Other hosts that it answers to.
+    type Message = Hosts;
 
     fn admit(&self, request: &Request<'_>) -> Result<Infallible, Response> {
         Err(self.answer(request))
@@ -98,7 +100,7 @@ impl Service for Admin {
         match *pending {}
     }
 
-    fn on_message(&self, message: Infallible) {
-        match message {}
+    fn on_message(&self, hosts: Hosts) {
+        self.hosts.replace(hosts);
     }
 }

@@ -13,13 +13,16 @@ use rustix::fs::fstat;
 use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
+    Layer, Registry,
     filter::LevelFilter,
     fmt,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
         format::{DefaultFields, Writer},
     },
+    layer::SubscriberExt,
     registry::LookupSpan,
+    reload,
 };
 
 /// Lines that may wait to be written; more are dropped.
@@ -50,25 +53,85 @@ impl std::fmt::Display for Format {
     }
 }
 
+/// How much is logged: lines of this level, and of those before it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// Start, stop and reload.
+    Info,
+    /// Single failures of connections to the counter.
+    Debug,
+}
+
+impl std::fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        })
+    }
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+        }
+    }
+}
+
 /// The form that was chosen, once it was.
 static CHOSEN: OnceLock<Format> = OnceLock::new();
 
+/// The filter of the lines, once they are logged.
+static FILTER: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+
 /// Begins to log. What is still to be written is written when the guard is dropped.
-pub fn start(format: Format) -> WorkerGuard {
+pub fn start(format: Format, level: LogLevel) -> WorkerGuard {
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).finish(io::stderr());
-    let lines = fmt().with_writer(writer).with_max_level(LevelFilter::INFO).with_target(false);
-    // Each fails only when a log was begun before, which then goes on.
-    let _ = match *CHOSEN.get_or_init(|| format.settled()) {
-        Format::Json => tracing::subscriber::set_global_default(lines.json().finish()),
-        Format::Journal => {
-            tracing::subscriber::set_global_default(lines.event_format(Prioritized).finish())
-        }
-        Format::Text | Format::Auto => {
-            tracing::subscriber::set_global_default(lines.with_ansi(false).finish())
-        }
-    };
+    let lines = fmt::layer().with_writer(writer).with_target(false);
+    match *CHOSEN.get_or_init(|| format.settled()) {
+        Format::Json => begin(level, lines.json()),
+        Format::Journal => begin(level, lines.event_format(Prioritized)),
+        Format::Text | Format::Auto => begin(level, lines.with_ansi(false)),
+    }
     guard
+}
+
+fn begin<L>(level: LogLevel, lines: L)
+where
+    L: Layer<tracing_subscriber::layer::Layered<Filter, Registry>> + Send + Sync + 'static,
+{
+    // For the whole log and not for a layer of it: tracing then knows the level that is logged at most, and a
+    // line beyond it costs the load of a number.
+    let (filter, handle) = Filter::new(level.into());
+    let log = Registry::default().with(filter).with(lines);
+    // Fails only when a log was begun before, which then goes on.
+    if tracing::subscriber::set_global_default(log).is_ok() {
+        let _ = FILTER.set(handle);
+    }
+}
+
+type Filter = reload::Layer<LevelFilter, Registry>;
+
+/// From now on, lines of this level are logged and of those before it.
+pub fn set_level(level: LogLevel) {
+    if let Some(filter) = FILTER.get() {
+        // Fails only when the log has ended, and it ends with the process.
+        let _ = filter.reload(LevelFilter::from(level));
+    }
 }
 
 /// Says why the program ends, at once and past the log, which may not have begun or not be able to.

@@ -8,9 +8,16 @@ use std::sync::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        info::Info,
+    },
     registry::{Registry, Unit},
 };
+
+use crate::clock;
 
 /// A number that one thread writes and others read. Writing is a plain load, add and store: the
 /// writer is alone, so nothing can come between.
@@ -117,6 +124,8 @@ pub struct WorkerMetrics {
     pub refused: Count,
     /// Visits whose client left before their outcome was known. Their calls may have been counted.
     pub abandoned: Count,
+    /// Requests for what is not counted, answered without a call.
+    pub uncounted: Count,
     /// Requests refused for what they said or how slowly.
     pub bad_requests: Count,
     /// Client connections accepted so far.
@@ -185,14 +194,75 @@ impl Totals {
     }
 }
 
+/// How the settings were read last, named as Prometheus names it of itself.
+#[derive(Debug, Default)]
+pub struct ReloadMetrics {
+    successful: Gauge,
+    success_seconds: Gauge,
+    reloads: Family<[(&'static str, &'static str); 1], Counter>,
+}
+
+impl ReloadMetrics {
+    /// Those of a server that starts: its settings were right.
+    pub fn started() -> Self {
+        let metrics = Self::default();
+        // Both rows are there from the beginning.
+        metrics.count("failed", 0);
+        metrics.count("ok", 0);
+        metrics.hold();
+        metrics
+    }
+
+    /// Settings were read and hold from now on.
+    pub fn succeeded(&self) {
+        self.count("ok", 1);
+        self.hold();
+    }
+
+    /// Settings were read that are wrong.
+    pub fn failed(&self) {
+        self.count("failed", 1);
+        self.successful.set(0);
+    }
+
+    fn count(&self, outcome: &'static str, reloads: u64) {
+        self.reloads.get_or_create(&[("outcome", outcome)]).inc_by(reloads);
+    }
+
+    fn hold(&self) {
+        self.successful.set(1);
+        self.success_seconds.set(clock::unix_seconds().cast_signed());
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the settings that were read last were right",
+            self.successful.clone(),
+        );
+        registry.register_with_unit(
+            "config_last_reload_success_timestamp",
+            "When settings were read last that were right",
+            Unit::Seconds,
+            self.success_seconds.clone(),
+        );
+        registry.register(
+            "config_reloads",
+            "Reloads of the settings, by outcome",
+            self.reloads.clone(),
+        );
+    }
+}
+
 /// A registry that gives the workers' counts in the Prometheus text format when it is encoded.
-pub fn registry(workers: Vec<Arc<WorkerMetrics>>) -> Registry {
+pub fn registry(workers: Vec<Arc<WorkerMetrics>>, reloads: &ReloadMetrics) -> Registry {
     let mut registry = Registry::with_prefix("tallyring");
     registry.register(
         "build",
         "The version that runs",
         Info::new([("version", env!("CARGO_PKG_VERSION"))]),
     );
+    reloads.register(&mut registry);
     registry.register_collector(Box::new(Workers(workers)));
     registry
 }
@@ -242,6 +312,10 @@ impl Collector for Workers {
         let help = "Connections of clients closed to make room for others";
         self.family(&mut encoder, "connections_evicted", help, Kind::Counter, &|w| {
             vec![(peer("client"), w.evicted.read())]
+        })?;
+        let help = "Requests for what is not counted, such as files, answered without a call";
+        self.family(&mut encoder, "requests_uncounted", help, Kind::Counter, &|w| {
+            vec![(peer("client"), w.uncounted.read())]
         })?;
         let help = "Requests refused as malformed, too large or too slow";
         self.family(&mut encoder, "bad_requests", help, Kind::Counter, &|w| {
@@ -314,12 +388,18 @@ mod tests {
         worker.driver.set("epoll").unwrap();
         let mut text = String::new();
         let workers = vec![Arc::new(WorkerMetrics::default()), Arc::clone(&worker)];
-        prometheus_client::encoding::text::encode(&mut text, &registry(workers.clone())).unwrap();
+        let reloads = ReloadMetrics::started();
+        let registry = registry(workers.clone(), &reloads);
+        reloads.failed();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for row in [
             "tallyring_visits_total{worker=\"0\",outcome=\"welcomed\"} 0",
             "tallyring_visits_total{worker=\"1\",outcome=\"welcomed\"} 2",
             "tallyring_connections{worker=\"1\",peer=\"client\"} 1",
             "tallyring_driver{worker=\"1\",driver=\"epoll\"} 1",
+            "tallyring_config_last_reload_successful 0",
+            "tallyring_config_reloads_total{outcome=\"failed\"} 1",
+            "tallyring_config_reloads_total{outcome=\"ok\"} 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|line| line == row), "no {row:?} in\n{text}");

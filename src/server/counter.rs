@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -81,6 +81,17 @@ impl BundledCounter {
 
     pub(super) fn driver(&self) -> &str {
         &self.driver
+    }
+
+    /// From now on, its clients may do this.
+    pub(super) fn set_limits(&self, limits: ClientLimits) {
+        // Fails only when it has ended, and then nobody is its client.
+        let _ = self.orders.send(Order::Limit(limits, Some(COMMIT_TIMEOUT)));
+    }
+
+    /// Has it say that all orders before this one are done.
+    pub(super) fn confirm(&self, confirmed: &mpsc::Sender<()>) {
+        let _ = self.orders.send(Order::Confirm(confirmed.clone()));
     }
 
     /// Has it report that it still works.

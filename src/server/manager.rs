@@ -20,15 +20,16 @@ pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Tells that something is read anew while `reload` does it.
-pub(super) fn reloading(reload: impl FnOnce()) {
+/// Tells that something is read anew while `reload` does it, and what came of it, as `reload` says.
+pub(super) fn reloading(reload: impl FnOnce() -> String) {
     // systemd tells its own request from an earlier one by the time.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(_) => tell(&[NotifyState::Reloading]),
     }
-    reload();
-    tell(&[NotifyState::Ready]);
+    // Of several lines, the second would be another notification.
+    let status = reload().replace('\n', " ");
+    tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
 fn tell(state: &[NotifyState<'_>]) {

@@ -3,6 +3,8 @@
 mod counter;
 mod manager;
 mod outages;
+mod reload;
+mod routes;
 mod run;
 mod site;
 
@@ -10,17 +12,20 @@ use std::{
     collections::BTreeSet,
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
 
 use self::{
     counter::BundledCounter,
+    reload::{Parts, Reloader},
+    routes::UnknownCounter,
     run::{Group, Run, signal_name},
     site::SiteWorkers,
 };
 use crate::{
-    config::{Config, CounterConfig, admin_clients, counter_clients},
+    config::{Config, ConfigError, CounterConfig, Settled, admin_clients, counter_clients},
+    connection::ClientLimits,
     counter::store,
     driver::{self, Driver},
     http::hosts::{HostList, Hosts},
@@ -31,7 +36,7 @@ use crate::{
     mailbox,
     observe::{
         admin::Admin,
-        metrics::{self, Totals, WorkerMetrics},
+        metrics::{self, ReloadMetrics, Totals},
     },
     plural::plural,
     worker::{self, Order, Plan, WorkerError},
@@ -61,6 +66,9 @@ pub enum ServerError {
     /// The bundled counter's file.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// A route whose counter is none of the workers'.
+    #[error(transparent)]
+    Route(#[from] UnknownCounter),
     /// A worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -89,14 +97,20 @@ pub enum Ended {
     },
 }
 
-/// Serves the site until a signal ends it.
+/// Serves the site until a signal ends it. `read` gives the settings anew.
 ///
 /// # Errors
 /// When it cannot start. Nobody was served then.
-pub fn serve(config: Config) -> Result<Ended, ServerError> {
+pub fn serve(
+    mut settled: Settled,
+    read: impl Fn() -> Result<Settled, ConfigError>,
+) -> Result<Ended, ServerError> {
+    // Taken out, so that what was read at the start goes when other routes take its place.
+    let contents = std::mem::take(&mut settled.config.contents);
+    let config = &settled.config;
     let run = Run::start(config.ready_needs_counter)?;
     // All that can fail for want of an address or a file comes first, while nothing runs yet.
-    let listeners = site::listen(&config)?;
+    let listeners = site::listen(config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
     let admin = admin.transpose().map_err(ServerError::Admin)?;
     let bundled = match &config.bundled {
@@ -108,48 +122,69 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     };
     let counter_address = bundled.as_ref().map(|(listeners, _)| listeners[0].address);
     // The site's workers come first: where memory for rings is short, they are to have it.
-    let site = SiteWorkers::start(&run, &config, listeners, counter_address)?;
+    let site = SiteWorkers::start(&run, config, contents, listeners, counter_address)?;
     let bundled = match bundled {
         Some((listeners, store)) => {
-            let connections = config.limits.upstream.connections_max * config.cores.len() + 64;
-            let mut clients = counter_clients(connections);
-            // They are our own workers, which have drained by then.
-            clients.drain_idle_timeout = Duration::ZERO;
-            let hosts = HostList::default();
+            let (clients, hosts) = (bundled_clients(config), HostList::default());
             Some(BundledCounter::start(&run, listeners, store, config.driver, clients, hosts)?)
         }
         None => None,
     };
-    let admin = admin
-        .map(|listeners| start_admin(&run, listeners, site.metrics(), config.admin_hosts.clone()));
-    let admin_address = admin.transpose()?;
+    let reloads = Arc::new(ReloadMetrics::started());
+    let admin = admin.map(|listeners| {
+        let registry = metrics::registry(site.metrics().to_vec(), &reloads);
+        AdminListener::start(&run, listeners, registry, config.admin_hosts.clone())
+    });
+    let admin = admin.transpose()?;
     site.serve();
     run.readiness.serves.store(true, Ordering::Release);
-    let admin_said = admin_address.map(|address| format!("; admin on http://{address}"));
-    tracing::info!("{}{}", site.describe(&config), admin_said.unwrap_or_default());
+    let admin_said = admin.as_ref().map(|admin| format!("; admin on http://{}", admin.address));
+    tracing::info!("{}{}", site.describe(config), admin_said.unwrap_or_default());
     manager::ready();
 
+    let parts = Parts { run: &run, site: &site, bundled: bundled.as_ref(), admin: admin.as_ref() };
+    let reloader = Reloader::new(settled, read, reloads, parts);
     let workers = site.count() + usize::from(bundled.is_some());
     let ask = || {
         site.ask();
         bundled.iter().for_each(BundledCounter::ask);
     };
-    let signal = run.wait_for_end(workers, ask, || site.reload(&config));
+    let signal = run.wait_for_end(workers, ask, || reloader.reload());
+    let drain_timeout = reloader.drain_timeout();
+    drop(reloader);
+    Ok(finish(&run, &site, bundled, drain_timeout, signal))
+}
+
+/// Lets visits under way end, for so long, and stops all.
+fn finish(
+    run: &Run,
+    site: &SiteWorkers,
+    bundled: Option<BundledCounter>,
+    drain_timeout: Duration,
+    signal: i32,
+) -> Ended {
     // Before anybody is told: whoever hears of the stop must not find the server ready.
     run.readiness.serves.store(false, Ordering::Release);
     stop(signal);
-    let end = Instant::now() + config.limits.drain_timeout;
+    let end = Instant::now() + drain_timeout;
     site.drain();
-    let mut cut = run.drain(Group::Site, site.count(), config.limits.drain_timeout);
+    let mut cut = run.drain(Group::Site, site.count(), drain_timeout);
     // What is still under way ends here: what a worker told anybody later would be in no book.
     site.cut();
     run.wait_until_stopped(Group::Site, site.count());
     if let Some(bundled) = bundled {
-        let signal = bundled.stop(&run, if cut.is_some() { Instant::now() } else { end });
+        let signal = bundled.stop(run, if cut.is_some() { Instant::now() } else { end });
         cut = cut.or(signal);
     }
     tracing::info!("{}", last_line(Totals::of(site.metrics())));
-    Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
+    cut.map_or(Ended::Drained, |signal| Ended::Cut { signal })
+}
+
+/// What the clients of the bundled counter may do. They are our own workers.
+fn bundled_clients(config: &Config) -> ClientLimits {
+    let connections = config.limits.upstream.connections_max * config.cores.len() + 64;
+    // They have drained by then.
+    ClientLimits { drain_idle_timeout: Duration::ZERO, ..counter_clients(connections) }
 }
 
 /// Serves the counter alone until a signal ends it.
@@ -175,7 +210,10 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
         config.store
     );
     manager::ready();
-    let reload = || tracing::info!("SIGHUP: a counter has nothing to read anew");
+    let reload = || {
+        tracing::info!("SIGHUP: a counter has nothing to read anew");
+        String::from("a counter has nothing to read anew")
+    };
     stop(run.wait_for_end(1, || counter.ask(), reload));
     let end = Instant::now() + config.drain_timeout;
     let cut = counter.drain_and_close(&run, config.drain_timeout, end);
@@ -189,36 +227,53 @@ fn stop(signal: i32) {
     manager::stopping();
 }
 
-fn start_admin(
-    run: &Run,
-    listeners: Vec<Listener>,
-    workers: &[Arc<WorkerMetrics>],
-    hosts: HostList,
-) -> Result<SocketAddr, ServerError> {
-    /// Scrapers and probes; far more than there ever are.
-    const CONNECTIONS_MAX: usize = 64;
-    let address = listeners[0].address;
-    let (orders, receiver) = mailbox::channel()?;
-    let hosts = Hosts::new(address.ip(), hosts);
-    let (readiness, workers) = (Arc::clone(&run.readiness), workers.to_vec());
-    let plan = Plan {
-        name: String::from("admin"),
-        core: None,
-        // A ring would lock memory that the workers may need.
-        driver: driver::Choice::Epoll,
-        listeners,
-        limits: admin_clients(CONNECTIONS_MAX),
-        shortest_wait: None,
-        metrics: Arc::default(),
-        orders: receiver,
-        make: move || Admin::new(readiness, metrics::registry(workers), hosts),
-    };
-    worker::start(plan, run.reporter(Group::Admin))?;
-    run.wait_until_ready(Group::Admin, 1)?;
-    orders.send(Order::Serve);
-    // The thread lives as long as the process; so does its mailbox.
-    std::mem::forget(orders);
-    Ok(address)
+/// The admin listener, on a thread that lives as long as this.
+struct AdminListener {
+    address: SocketAddr,
+    orders: mailbox::Sender<Order<Hosts>>,
+}
+
+impl AdminListener {
+    fn start(
+        run: &Run,
+        listeners: Vec<Listener>,
+        registry: prometheus_client::registry::Registry,
+        hosts: HostList,
+    ) -> Result<Self, ServerError> {
+        /// Scrapers and probes; far more than there ever are.
+        const CONNECTIONS_MAX: usize = 64;
+        let address = listeners[0].address;
+        let (orders, receiver) = mailbox::channel()?;
+        let hosts = Hosts::new(address.ip(), hosts);
+        let readiness = Arc::clone(&run.readiness);
+        let plan = Plan {
+            name: String::from("admin"),
+            core: None,
+            // A ring would lock memory that the workers may need.
+            driver: driver::Choice::Epoll,
+            listeners,
+            limits: admin_clients(CONNECTIONS_MAX),
+            shortest_wait: None,
+            metrics: Arc::default(),
+            orders: receiver,
+            make: move || Admin::new(readiness, registry, hosts),
+        };
+        worker::start(plan, run.reporter(Group::Admin))?;
+        run.wait_until_ready(Group::Admin, 1)?;
+        orders.send(Order::Serve);
+        Ok(Self { address, orders })
+    }
+
+    /// From now on, it answers to these hosts beside its own.
+    fn set_hosts(&self, hosts: HostList) {
+        // Fails only when it has ended, and then nobody asks it.
+        let _ = self.orders.send(Order::Tell(Hosts::new(self.address.ip(), hosts)));
+    }
+
+    /// Has it say that all orders before this one are done.
+    fn confirm(&self, confirmed: &mpsc::Sender<()>) {
+        let _ = self.orders.send(Order::Confirm(confirmed.clone()));
+    }
 }
 
 /// The drivers of several workers for a person: one, unless they differ; io_uring before epoll.

@@ -54,6 +54,11 @@ impl Outages {
         self.lines_at(Instant::now()).iter().for_each(Line::write);
     }
 
+    /// Forgets the counters that no visits go to any more.
+    pub(super) fn retain(&mut self, has_visits: impl Fn(&str) -> bool) {
+        self.gone(has_visits).iter().for_each(Line::write);
+    }
+
     /// Whether visits have failed a moment ago. When none comes any more, because nobody sends visits to a
     /// server that is not ready, this ends too, so that some come and find out.
     pub(super) fn are_recent(&self) -> bool {
@@ -125,6 +130,21 @@ impl Outages {
         });
         lines
     }
+
+    fn gone(&mut self, has_visits: impl Fn(&str) -> bool) -> Vec<Line> {
+        let mut lines = Vec::new();
+        self.0.retain(|counter, outage| {
+            let stays = has_visits(counter);
+            if !stays {
+                let failed = count(outage.failed);
+                lines.push(Line::Over(format!(
+                    "visits do not go to {counter} any more, where {failed} failed"
+                )));
+            }
+            stays
+        });
+        lines
+    }
 }
 
 impl Line {
@@ -191,6 +211,17 @@ mod tests {
             ))]
         );
         assert_eq!((outages.lines_at(at(71)), outages.wait()), (vec![], None));
+    }
+
+    #[test]
+    fn the_outage_of_a_counter_ends_with_its_last_route() {
+        let mut outages = Outages::default();
+        let told = outages.line_for(failures(2, Some(Failure::TimedOut), false), Instant::now());
+        assert!(told.is_some());
+        assert_eq!(outages.gone(|counter| counter == URL), []);
+        let line = "visits do not go to http://counter/ any more, where 2 visits failed";
+        assert_eq!(outages.gone(|_| false), [Line::Over(line.to_owned())]);
+        assert_eq!((outages.gone(|_| false), outages.wait()), (vec![], None));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a running server hears of, and how it waits for it: signals, reports of its workers.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     sync::{
         Arc,
@@ -56,7 +56,9 @@ pub(super) struct Run {
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     pub(super) readiness: Arc<Readiness>,
-    needs_counter: bool,
+    needs_counter: Cell<bool>,
+    /// SIGHUP has come during the start.
+    reload_wanted: Cell<bool>,
     outages: RefCell<Outages>,
 }
 
@@ -72,7 +74,14 @@ impl Run {
     fn new(needs_counter: bool) -> Self {
         let (sender, events) = mpsc::channel();
         let outages = RefCell::default();
-        Self { sender, events, readiness: Arc::default(), needs_counter, outages }
+        Self {
+            sender,
+            events,
+            readiness: Arc::default(),
+            needs_counter: Cell::new(needs_counter),
+            reload_wanted: Cell::default(),
+            outages,
+        }
     }
 
     fn catch_signals(&self) -> io::Result<()> {
@@ -132,8 +141,10 @@ impl Run {
                     }
                 }
                 Ok(Event::Report(_, Report::Failed(error))) => return Err(error),
+                // The settings may have changed since they were read.
+                Ok(Event::Signal(SIGHUP)) => self.reload_wanted.set(true),
                 // A signal during the start: nothing runs yet that would have to end in order.
-                Ok(Event::Signal(signal)) if signal != SIGHUP => std::process::exit(128 + signal),
+                Ok(Event::Signal(signal)) => std::process::exit(128 + signal),
                 Ok(_) => {}
                 Err(_) => unreachable!("this end holds a sender"),
             }
@@ -142,8 +153,16 @@ impl Run {
 
     /// Waits for the signal that ends the server, calling `reload` at each SIGHUP and `ask` when all
     /// `workers` are to report that they live.
-    pub(super) fn wait_for_end(&self, workers: usize, ask: impl Fn(), reload: impl Fn()) -> i32 {
+    pub(super) fn wait_for_end(
+        &self,
+        workers: usize,
+        ask: impl Fn(),
+        reload: impl Fn() -> String,
+    ) -> i32 {
         let mut watchdog = Watchdog::new(workers);
+        if self.reload_wanted.take() {
+            manager::reloading(&reload);
+        }
         loop {
             let outage = self.outages.borrow().wait();
             let wait = watchdog.wait().into_iter().chain(outage).min();
@@ -173,8 +192,20 @@ impl Run {
         }
     }
 
+    /// From now on, a server is not ready while visits are not registered, or is all the same.
+    pub(super) fn set_needs_counter(&self, needs_counter: bool) {
+        self.needs_counter.set(needs_counter);
+        self.judge_counter();
+    }
+
+    /// Visits go to no other counters from now on.
+    pub(super) fn forget_outages(&self, has_visits: impl Fn(&str) -> bool) {
+        self.outages.borrow_mut().retain(has_visits);
+        self.judge_counter();
+    }
+
     fn judge_counter(&self) {
-        let fails = self.needs_counter && self.outages.borrow().are_recent();
+        let fails = self.needs_counter.get() && self.outages.borrow().are_recent();
         self.readiness.counter_fails.store(fails, Ordering::Release);
     }
 
@@ -186,7 +217,10 @@ impl Run {
         while drained < count {
             match self.events.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(Event::Report(of, Report::Drained)) if of == group => drained += 1,
-                Ok(Event::Signal(signal)) if signal != SIGHUP => {
+                Ok(Event::Signal(SIGHUP)) => {
+                    tracing::info!("SIGHUP: nothing is read anew, since the server stops");
+                }
+                Ok(Event::Signal(signal)) => {
                     tracing::warn!("{} again: ending at once", signal_name(signal));
                     return Some(signal);
                 }
@@ -266,6 +300,27 @@ mod tests {
             let _ = self.go_on.recv();
             vec![Outcome::Total(1); batch.len()]
         }
+    }
+
+    #[test]
+    fn settings_that_change_during_the_start_are_read_anew_after_it() {
+        let run = Run::new(false);
+        let ready = || Event::Report(Group::Site, Report::Ready(Driver::Epoll(String::new())));
+        for event in [ready(), Event::Signal(SIGHUP), ready(), Event::Signal(SIGTERM)] {
+            run.sender.send(event).unwrap();
+        }
+        assert_eq!(run.wait_until_ready(Group::Site, 2).unwrap().len(), 2);
+        let reloads = Cell::new(0);
+        let reload = || {
+            reloads.set(reloads.get() + 1);
+            String::new()
+        };
+        assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
+        assert_eq!(reloads.get(), 1);
+        // Once is enough.
+        run.sender.send(Event::Signal(SIGTERM)).unwrap();
+        assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
+        assert_eq!(reloads.get(), 1);
     }
 
     #[test]

@@ -1,26 +1,26 @@
 //! The site as workers: one on each core, each with its listeners and its own side of each counter.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::SocketAddr,
     rc::Rc,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::StatusCode;
-
-use super::{Group, Run, ServerError, describe_drivers};
+use super::{
+    Group, Run, ServerError, describe_drivers,
+    routes::{Counters, UnknownCounter},
+};
 use crate::{
-    config::{Config, Cores, RouteConfig, read_pages},
+    config::{Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
     listener::{self, Listener, inherited},
     mailbox,
     observe::metrics::WorkerMetrics,
     plural::plural,
-    site::{Accept, Failures, Message, Route, Rules, Site},
+    site::{Failures, Message, RouteSet, Rules, Site},
     upstream::{
-        Host, Target, Upstream, UpstreamLimits,
+        Host, Upstream, UpstreamLimits,
         resolve::{self, Refresher},
     },
     worker::{self, Order, Plan},
@@ -70,8 +70,10 @@ pub(super) struct SiteWorkers {
     metrics: Vec<Arc<WorkerMetrics>>,
     addresses: Vec<SocketAddr>,
     drivers: String,
-    /// The counters that visits go to, for a person.
-    counters: Vec<String>,
+    /// The counters that the workers know, which stay the same.
+    counters: Counters,
+    /// Where visits went at the start, for a person.
+    visits_go_to: String,
 }
 
 impl SiteWorkers {
@@ -79,15 +81,16 @@ impl SiteWorkers {
     pub(super) fn start(
         run: &Run,
         config: &Config,
+        contents: Vec<Content>,
         listeners: Listeners,
         bundled: Option<SocketAddr>,
     ) -> Result<Self, ServerError> {
-        let targets = targets(&config.routes, bundled);
-        let counters = Counters::of(&targets);
+        let counters = Counters::of(&config.routes, bundled);
+        let routes = Arc::new(counters.route_set(&config.routes, contents, rules(config))?);
         let mailboxes = config.cores.iter().map(|_| mailbox::channel());
         let (orders, receivers): (Vec<Orders>, Vec<_>) =
             mailboxes.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        let (addresses, refreshers) = resolve_all(&counters, &orders)?;
+        let (addresses, refreshers) = resolve_all(counters.origins(), &orders)?;
         let mut metrics = Vec::new();
         let parts = config.cores.iter().zip(listeners.of_workers).zip(receivers);
         for (number, ((&core, listeners), receiver)) in parts.enumerate() {
@@ -96,24 +99,18 @@ impl SiteWorkers {
             let parts = SiteParts {
                 addresses: addresses.clone(),
                 refreshers: refreshers.clone(),
-                routes: config.routes.clone(),
-                calls: targets.iter().map(Target::request).collect(),
-                urls: targets.iter().map(|target| target.to_string().into()).collect(),
+                routes: Arc::clone(&routes),
                 tell: Box::new(run.failure_reporter()),
-                places: counters.places.clone(),
-                limits: config.limits.upstream.clone(),
-                sorry_status: config.sorry_status,
-                accept: config.accept,
+                limits: config.limits.upstream,
                 metrics: Arc::clone(&counts),
             };
-            let upstream = &config.limits.upstream;
             let plan = Plan {
                 name: format!("worker-{number}"),
                 core: Some(core),
                 driver: config.driver,
                 listeners,
-                limits: config.limits.clients.clone(),
-                shortest_wait: Some(upstream.call_timeout.min(upstream.idle_timeout)),
+                limits: config.limits.clients_of_each(config.cores.len()),
+                shortest_wait: Some(config.limits.shortest_call_wait()),
                 metrics: counts,
                 orders: receiver,
                 make: move || parts.build(),
@@ -121,17 +118,28 @@ impl SiteWorkers {
             worker::start(plan, run.reporter(Group::Site))?;
         }
         let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
-        let named = targets.iter().zip(&config.routes).map(|(target, route)| {
-            let bundled = if route.counter.is_none() { " (bundled)" } else { "" };
-            format!("{target}{bundled}")
-        });
-        let counters = each_once(named);
-        Ok(Self { orders, metrics, addresses: listeners.addresses, drivers, counters })
+        let visits_go_to = match each_once(counters.describe(&config.routes)).as_slice() {
+            [] => String::from("no route is counted"),
+            counters => format!("visits go to {}", counters.join(", ")),
+        };
+        Ok(Self {
+            orders,
+            metrics,
+            addresses: listeners.addresses,
+            drivers,
+            counters,
+            visits_go_to,
+        })
     }
 
     /// Lets them accept.
     pub(super) fn serve(&self) {
         self.tell_all(|| Order::Serve);
+    }
+
+    /// Has each say that all orders before this one are done.
+    pub(super) fn confirm(&self, confirmed: &mpsc::Sender<()>) {
+        self.tell_all(|| Order::Confirm(confirmed.clone()));
     }
 
     /// Has each report that it still works.
@@ -149,18 +157,38 @@ impl SiteWorkers {
         self.tell_all(|| Order::Cut);
     }
 
-    /// Reads the pages anew. Those that cannot be read stay as they are, all of them.
-    pub(super) fn reload(&self, config: &Config) {
-        let pages: Result<Vec<_>, _> =
-            config.routes.iter().map(|route| read_pages(&route.files)).collect();
-        match pages {
-            Ok(pages) => {
-                let pages = Arc::new(pages);
-                self.tell_all(|| Order::Tell(Message::Pages(Arc::clone(&pages))));
-                tracing::info!("SIGHUP: the pages were read anew");
-            }
-            Err(error) => tracing::error!("SIGHUP: the pages stay as they were: {error}"),
-        }
+    /// From now on, these limits hold.
+    pub(super) fn set_limits(&self, limits: &Limits) {
+        let clients = limits.clients_of_each(self.count());
+        let shortest_wait = Some(limits.shortest_call_wait());
+        self.tell_all(|| Order::Limit(clients, shortest_wait));
+        self.tell_all(|| Order::Tell(Message::Limits(limits.upstream)));
+    }
+
+    /// Has all workers serve these routes in place of those before, from their next request on. Visits under way
+    /// end with the route that they began with.
+    ///
+    /// # Errors
+    /// When a route needs a counter that the workers do not know. Nothing has changed then.
+    pub(super) fn set_routes(
+        &self,
+        routes: &[RouteConfig],
+        contents: Vec<Content>,
+        rules: Rules,
+    ) -> Result<(), UnknownCounter> {
+        let routes = Arc::new(self.counters.route_set(routes, contents, rules)?);
+        self.tell_all(|| Order::Tell(Message::Routes(Arc::clone(&routes))));
+        Ok(())
+    }
+
+    /// The URLs of the counters of these routes.
+    pub(super) fn urls(&self, routes: &[RouteConfig]) -> BTreeSet<String> {
+        self.counters.urls(routes)
+    }
+
+    /// Whether the workers know the counter of these visits.
+    pub(super) fn know(&self, visits: &VisitsConfig) -> bool {
+        self.counters.know(visits)
     }
 
     pub(super) fn count(&self) -> usize {
@@ -177,13 +205,13 @@ impl SiteWorkers {
             self.addresses.iter().map(|address| format!("http://{address}")).collect();
         let cores = Cores::of(&config.cores);
         format!(
-            "tallyring {} serves {} with {} on {} {cores} by {}; visits go to {}",
+            "tallyring {} serves {} with {} on {} {cores} by {}; {}",
             env!("CARGO_PKG_VERSION"),
             urls.join(" and "),
             plural(self.orders.len(), "worker"),
             if cores.0.len() == 1 { "core" } else { "cores" },
             self.drivers,
-            self.counters.join(", "),
+            self.visits_go_to,
         )
     }
 
@@ -195,52 +223,26 @@ impl SiteWorkers {
     }
 }
 
+/// What holds for all routes.
+pub(super) fn rules(config: &Config) -> Rules {
+    Rules { accept: config.accept, sorry_status: config.sorry_status }
+}
+
 /// The texts in their order, without those that were there before.
 fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
     let mut seen = BTreeSet::new();
     texts.filter(|text| seen.insert(text.clone())).collect()
 }
 
-/// The counter of each route.
-fn targets(routes: &[RouteConfig], bundled: Option<SocketAddr>) -> Vec<Target> {
-    let of_route = |route: &RouteConfig| match (&route.counter, bundled) {
-        (Some(target), _) => target.clone(),
-        (None, Some(address)) => Target::bundled(address),
-        (None, None) => unreachable!("a route without a counter makes the bundled one start"),
-    };
-    routes.iter().map(of_route).collect()
-}
-
-/// The counters' origins, each once, and which of them each route's is.
-struct Counters {
-    origins: Vec<Host>,
-    places: Vec<usize>,
-}
-
-impl Counters {
-    fn of(targets: &[Target]) -> Self {
-        let mut known = BTreeMap::new();
-        let mut origins = Vec::new();
-        let place = |target: &Target| {
-            *known.entry(target.origin.clone()).or_insert_with(|| {
-                origins.push(target.origin.clone());
-                origins.len() - 1
-            })
-        };
-        let places = targets.iter().map(place).collect();
-        Self { origins, places }
-    }
-}
-
 /// Looks up all counters, and sees to it that the workers hear of every change. Gives the first
 /// answers; a name that has none by then is looked up further.
 fn resolve_all(
-    counters: &Counters,
+    origins: &[Host],
     orders: &[Orders],
 ) -> Result<(Vec<Vec<SocketAddr>>, Vec<Refresher>), ServerError> {
     let (first, answers) = mpsc::channel();
     let mut refreshers = Vec::new();
-    for (place, origin) in counters.origins.iter().enumerate() {
+    for (place, origin) in origins.iter().enumerate() {
         let (first, orders) = (first.clone(), orders.to_vec());
         refreshers.push(resolve::start(origin.clone(), move |addresses: Vec<SocketAddr>| {
             for orders in &orders {
@@ -249,9 +251,9 @@ fn resolve_all(
             let _ = first.send((place, addresses));
         })?);
     }
-    let mut addresses = vec![Vec::new(); counters.origins.len()];
+    let mut addresses = vec![Vec::new(); origins.len()];
     let end = Instant::now() + FIRST_LOOK_UP;
-    for _ in &counters.origins {
+    for _ in origins {
         match answers.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok((place, answer)) => addresses[place] = answer,
             Err(_) => {
@@ -267,14 +269,9 @@ fn resolve_all(
 struct SiteParts {
     addresses: Vec<Vec<SocketAddr>>,
     refreshers: Vec<Refresher>,
-    routes: Vec<RouteConfig>,
-    calls: Vec<Bytes>,
-    urls: Vec<Arc<str>>,
+    routes: Arc<RouteSet>,
     tell: Box<dyn Fn(Failures) + Send>,
-    places: Vec<usize>,
     limits: UpstreamLimits,
-    sorry_status: StatusCode,
-    accept: Accept,
     metrics: Arc<WorkerMetrics>,
 }
 
@@ -283,20 +280,9 @@ impl SiteParts {
         let upstreams =
             self.addresses.into_iter().zip(self.refreshers).map(|(addresses, refresher)| {
                 let refresh = Box::new(move || refresher.refresh());
-                Upstream::new(self.limits.clone(), addresses, Arc::clone(&self.metrics), refresh)
+                Upstream::new(self.limits, addresses, Arc::clone(&self.metrics), refresh)
             });
-        let calls = self.calls.into_iter().zip(self.urls);
-        let routes = self.routes.into_iter().zip(calls).zip(self.places);
-        let routes = routes.map(|((route, (call, counter)), upstream)| Route {
-            path: route.path,
-            methods: route.methods,
-            upstream,
-            call,
-            counter,
-            pages: route.pages,
-        });
         let upstreams: Vec<Rc<Upstream>> = upstreams.collect();
-        let rules = Rules { accept: self.accept, sorry_status: self.sorry_status };
-        Site::new(upstreams, routes.collect(), rules, self.metrics, self.tell)
+        Site::new(upstreams, &self.routes, self.metrics, self.tell)
     }
 }

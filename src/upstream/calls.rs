@@ -40,6 +40,11 @@ impl Calls {
         Self(Deadlines::new(|()| call_timeout))
     }
 
+    /// Calls may take this long from now on, those under way too.
+    pub(super) fn set_timeout(&mut self, call_timeout: Duration) {
+        self.0.set_timeout((), call_timeout);
+    }
+
     pub(super) fn begin(&mut self, request: &CallBytes, stage: Stage, now: Moment) -> Key {
         let key = self.0.insert(CallState {
             request: Rc::clone(request),

@@ -21,7 +21,7 @@ use monoio::{
 };
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::{CallBytes, CallError, DialError, Opening, Upstream, dial::dial};
+use super::{CallBytes, CallError, DialError, Opening, Upstream, UpstreamLimits, dial::dial};
 use crate::{
     clock::Moment,
     deadlines::Key,
@@ -121,7 +121,7 @@ pub(super) async fn run(mut opening: Opening) {
 async fn open(upstream: &Upstream) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         let tried = upstream.state.borrow().addresses.in_order();
-        let dialed = dial(&tried, upstream.limits.connect_timeout).await;
+        let dialed = dial(&tried, upstream.limits.get().connect_timeout).await;
         let addresses = &mut upstream.state.borrow_mut().addresses;
         match dialed {
             Ok((stream, address)) if addresses.contains(address) => {
@@ -322,14 +322,10 @@ impl Exchange {
     }
 
     fn read(&mut self, upstream: &Upstream, received_bytes: &mut ReadBuffer) -> Step {
-        let limits = &upstream.limits;
+        let UpstreamLimits { head, drain_bytes_max, .. } = upstream.limits.get();
         while self.final_response.is_none() {
-            let parsed = response::parse(
-                received_bytes.unread(),
-                &mut self.scan,
-                &limits.head,
-                limits.drain_bytes_max,
-            );
+            let unread = received_bytes.unread();
+            let parsed = response::parse(unread, &mut self.scan, &head, drain_bytes_max);
             match parsed {
                 Ok(None) => return Step::More,
                 Ok(Some(response)) => {

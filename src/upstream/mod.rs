@@ -12,7 +12,7 @@ mod origin;
 pub mod resolve;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     io,
     net::SocketAddr,
@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// What each worker may ask of one counter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpstreamLimits {
     /// Until a connection to one address stands.
     pub connect_timeout: Duration,
@@ -114,7 +114,7 @@ pub enum NotBegun {
 
 /// One worker's side of one counter.
 pub struct Upstream {
-    limits: UpstreamLimits,
+    limits: Cell<UpstreamLimits>,
     buffers: ReadBufferPool,
     metrics: Arc<WorkerMetrics>,
     /// Asks for the addresses to be looked up anew.
@@ -143,8 +143,10 @@ struct State {
 const DIAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A call under way. Dropping it gives the answer up, not the visit: what was sent stays sent.
-pub struct Call {
-    upstream: Rc<Upstream>,
+///
+/// Its holder leads to the upstream, so that who needs both keeps one pointer.
+pub struct Call<H: AsRef<Upstream>> {
+    holder: H,
     key: Key,
 }
 
@@ -170,10 +172,20 @@ impl Upstream {
         Rc::new(Self {
             buffers: ReadBufferPool::new(limits.head.head_bytes_max),
             state: RefCell::new(state),
-            limits,
+            limits: Cell::new(limits),
             metrics,
             refresh,
         })
+    }
+
+    /// From now on, these limits hold, for calls under way too. Connections beyond the new number end: an idle one
+    /// at once, one that carries a call once that call has its answer.
+    pub fn set_limits(&self, limits: UpstreamLimits) {
+        self.limits.set(limits);
+        let State { calls, idle, open, .. } = &mut *self.state.borrow_mut();
+        calls.set_timeout(limits.call_timeout);
+        let excess = open.saturating_sub(limits.connections_max).min(idle.len());
+        idle.drain(..excess).for_each(|link| link.cut());
     }
 
     /// From now on, calls go to these addresses. Connections to others end: an idle one at once, one
@@ -191,36 +203,41 @@ impl Upstream {
     }
 
     /// Begins a call, which sends `request`, on the connection used last, or on the
-    /// next to be free or opened.
+    /// next to be free or opened. `holder` leads to this upstream.
     ///
     /// # Errors
     /// When too many wait already, or the counter fails.
-    pub fn call(self: &Rc<Self>, request: &CallBytes) -> Result<Call, NotBegun> {
+    pub fn call<H: AsRef<Self>>(
+        self: &Rc<Self>,
+        request: &CallBytes,
+        holder: H,
+    ) -> Result<Call<H>, NotBegun> {
+        debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "another's holder");
         let mut state = self.state.borrow_mut();
         let now = clock::now();
-        state.expire(now, &self.limits);
+        state.expire(now, self.limits.get().idle_timeout);
         if !state.breaker.admit(now) {
             return Err(NotBegun::Failing);
         }
         if let Some(link) = state.idle.pop_back() {
             let key = state.calls.begin(request, Stage::Sent(Rc::clone(&link)), now);
             link.assign(key);
-            return Ok(Call { upstream: Rc::clone(self), key });
+            return Ok(Call { holder, key });
         }
         state.forget_ended();
-        if state.waiting.len() >= self.limits.queue_max + state.dialing_or_dialable(self) {
+        if state.waiting.len() >= self.limits.get().queue_max + state.dialing_or_dialable(self) {
             return Err(NotBegun::Overloaded);
         }
         let key = state.calls.begin(request, Stage::Waiting, now);
         state.waiting.push_back(key);
         drop(state);
         self.dial_for_waiting();
-        Ok(Call { upstream: Rc::clone(self), key })
+        Ok(Call { holder, key })
     }
 
     /// Ends the calls and closes the unused connections whose time is up.
     pub fn expire(self: &Rc<Self>) {
-        self.state.borrow_mut().expire(clock::now(), &self.limits);
+        self.state.borrow_mut().expire(clock::now(), self.limits.get().idle_timeout);
         self.dial_for_waiting();
     }
 
@@ -230,7 +247,8 @@ impl Upstream {
         loop {
             let mut state = self.state.borrow_mut();
             state.forget_ended();
-            if state.dialing >= state.waiting.len() || state.open >= self.limits.connections_max {
+            let connections_max = self.limits.get().connections_max;
+            if state.dialing >= state.waiting.len() || state.open >= connections_max {
                 return;
             }
             if state.open > state.dialing && clock::now() < state.dial_after {
@@ -247,10 +265,11 @@ impl Upstream {
     }
 
     /// The connection's call has ended and it can carry another; false when it is to end instead, since
-    /// the counter has moved away from its address.
+    /// the counter has moved away from its address or there are more than may be.
     fn release(&self, link: &Rc<Link>) -> bool {
         let mut state = self.state.borrow_mut();
-        let stays = state.addresses.contains(link.address());
+        let stays = state.addresses.contains(link.address())
+            && state.open <= self.limits.get().connections_max;
         if stays {
             state.assign_next(link);
         }
@@ -331,12 +350,12 @@ impl State {
         }
     }
 
-    fn expire(&mut self, now: Moment, limits: &UpstreamLimits) {
+    fn expire(&mut self, now: Moment, idle_timeout: Duration) {
         while let Some(key) = self.calls.cut_expired(now) {
             self.end(key, Err(CallError::TimedOut));
         }
         while let Some(link) = self.idle.front()
-            && link.idle_since().after(limits.idle_timeout) <= now
+            && link.idle_since().after(idle_timeout) <= now
         {
             link.cut();
             self.idle.pop_front();
@@ -354,7 +373,7 @@ impl State {
 
     /// Connections that are being opened, and that a waiting call may still have opened.
     fn dialing_or_dialable(&self, upstream: &Upstream) -> usize {
-        self.dialing + upstream.limits.connections_max.saturating_sub(self.open)
+        self.dialing + upstream.limits.get().connections_max.saturating_sub(self.open)
     }
 }
 
@@ -389,21 +408,26 @@ impl Drop for Opening {
     }
 }
 
-impl Call {
+impl<H: AsRef<Upstream>> Call<H> {
+    /// Who holds it.
+    pub fn holder(&self) -> &H {
+        &self.holder
+    }
+
     /// The worker's counts.
     pub fn metrics(&self) -> &WorkerMetrics {
-        &self.upstream.metrics
+        &self.holder.as_ref().metrics
     }
 
     /// The status of the counter's final response, once it was received whole.
     pub fn poll(&self, context: &mut Context<'_>) -> Poll<Result<u16, CallError>> {
-        self.upstream.state.borrow_mut().calls.poll(self.key, context)
+        self.holder.as_ref().state.borrow_mut().calls.poll(self.key, context)
     }
 }
 
-impl Drop for Call {
+impl<H: AsRef<Upstream>> Drop for Call<H> {
     fn drop(&mut self) {
-        self.upstream.state.borrow_mut().calls.forget(self.key);
+        self.holder.as_ref().state.borrow_mut().calls.forget(self.key);
     }
 }
 

@@ -85,11 +85,12 @@ fn upstream(addresses: Vec<SocketAddr>) -> Rc<Upstream> {
     Upstream::new(limits, addresses, Arc::default(), Box::new(|| {}))
 }
 
-fn begin(upstream: &Rc<Upstream>) -> Call {
-    upstream.call(&Rc::new(Bytes::from_static(b"POST / HTTP/1.1\r\n\r\n"))).unwrap()
+fn begin(upstream: &Rc<Upstream>) -> Call<Rc<Upstream>> {
+    let request = Rc::new(Bytes::from_static(b"POST / HTTP/1.1\r\n\r\n"));
+    upstream.call(&request, Rc::clone(upstream)).unwrap()
 }
 
-async fn end(call: Call) -> Result<u16, CallError> {
+async fn end(call: Call<Rc<Upstream>>) -> Result<u16, CallError> {
     poll_fn(|context| call.poll(context)).await
 }
 

@@ -195,7 +195,8 @@ impl HeadScan {
         end: usize,
         limits: &HeadLimits,
     ) -> Result<(), Refusal> {
-        if usize::from(self.fields) == limits.head_fields_max.min(HEAD_FIELDS_CAP) {
+        // More than that many where the limit has become lower since.
+        if usize::from(self.fields) >= limits.head_fields_max.min(HEAD_FIELDS_CAP) {
             return Err(TOO_MANY_FIELDS);
         }
         self.fields += 1;

@@ -75,9 +75,12 @@ fn a_request_is_read() {
         version: Version::Http11,
         persistent: true,
         expects_continue: false,
+        fields: whole.request.fields,
         body: BodyReader::EMPTY,
     };
     assert_eq!(whole.request, expected);
+    let fields: Vec<_> = whole.request.fields.iter().collect();
+    assert_eq!(fields, [(&b"Host"[..], &b"a:80"[..]), (b"X", "\u{e9}".as_bytes())]);
 }
 
 #[test]

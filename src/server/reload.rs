@@ -1,0 +1,177 @@
+//! SIGHUP: the settings are read anew, from the same places as at the start, and what can hold at once does.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{AdminListener, BundledCounter, Run, SiteWorkers, bundled_clients, site::rules};
+use crate::{
+    config::{Config, ConfigError, Renewed, Settled, VisitsConfig, renew},
+    observe::{log, metrics::ReloadMetrics},
+};
+
+/// How long the workers may take to apply settings before the reload is told: one that hangs is the watchdog's
+/// business.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The parts of a running server that settings can change.
+pub(super) struct Parts<'a> {
+    pub(super) run: &'a Run,
+    pub(super) site: &'a SiteWorkers,
+    pub(super) bundled: Option<&'a BundledCounter>,
+    pub(super) admin: Option<&'a AdminListener>,
+}
+
+/// The settings that a server runs by, and how they are read anew.
+pub(super) struct Reloader<'a, R> {
+    running: RefCell<Settled>,
+    read: R,
+    metrics: Arc<ReloadMetrics>,
+    parts: Parts<'a>,
+}
+
+impl<'a, R> Reloader<'a, R>
+where
+    R: Fn() -> Result<Settled, ConfigError>,
+{
+    /// For a server that was started with these settings.
+    pub(super) fn new(
+        started: Settled,
+        read: R,
+        metrics: Arc<ReloadMetrics>,
+        parts: Parts<'a>,
+    ) -> Self {
+        Self { running: RefCell::new(started), read, metrics, parts }
+    }
+
+    /// The time for visits under way to end, as it is set now.
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.running.borrow().config.limits.drain_timeout
+    }
+
+    /// Reads all settings and applies what can hold at once; where one is wrong, all stay as they were. What came of
+    /// it, for the service manager.
+    pub(super) fn reload(&self) -> String {
+        let read = (self.read)().map_err(|error| error.to_string());
+        let applied = read.and_then(|read| {
+            let know = |visits: &VisitsConfig| self.parts.site.know(visits);
+            let mut renewed = renew(&self.running.borrow(), read, know);
+            self.apply(&mut renewed.settled.config)?;
+            Ok(renewed)
+        });
+        match applied {
+            Ok(renewed) => {
+                // Before the line: who reads it may ask for the metric.
+                self.metrics.succeeded();
+                self.tell(&renewed);
+                self.running.replace(renewed.settled);
+                String::from("settings and pages were read anew")
+            }
+            Err(reason) => {
+                self.metrics.failed();
+                let line = format!("the settings stay as they were: {reason}");
+                tracing::error!("SIGHUP: {line}");
+                line
+            }
+        }
+    }
+
+    fn tell(&self, renewed: &Renewed) {
+        let config = &renewed.settled.config;
+        // The lines about the change are for whoever reads by the level before or after it.
+        let level = self.running.borrow().config.log_level.max(config.log_level);
+        log::set_level(level);
+        renewed.settled.notes.iter().for_each(|note| tracing::warn!("SIGHUP: {note}"));
+        renewed.restarts.iter().for_each(|line| tracing::warn!("SIGHUP: {line}"));
+        tracing::info!("{}", summary(&renewed.changes));
+        log::set_level(config.log_level);
+    }
+
+    /// Has all threads apply these settings, of which the contents of the routes are taken out. When they cannot,
+    /// nothing has changed.
+    fn apply(&self, config: &mut Config) -> Result<(), String> {
+        let Parts { run, site, bundled, admin } = self.parts;
+        let contents = std::mem::take(&mut config.contents);
+        site.set_routes(&config.routes, contents, rules(config))
+            .map_err(|error| error.to_string())?;
+        // Before visits come that need more connections to it.
+        if let Some(bundled) = bundled {
+            bundled.set_limits(bundled_clients(config));
+        }
+        site.set_limits(&config.limits);
+        if let Some(admin) = admin {
+            admin.set_hosts(config.admin_hosts.clone());
+        }
+        run.set_needs_counter(config.ready_needs_counter);
+        self.wait_until_applied();
+        let urls = site.urls(&config.routes);
+        run.forget_outages(|url| urls.contains(url));
+        Ok(())
+    }
+
+    /// Waits until all threads have done what they were told: who reads that settings hold finds that they do.
+    fn wait_until_applied(&self) {
+        let Parts { site, bundled, admin, .. } = self.parts;
+        let (confirm, confirmed) = mpsc::channel();
+        site.confirm(&confirm);
+        bundled.iter().for_each(|bundled| bundled.confirm(&confirm));
+        admin.iter().for_each(|admin| admin.confirm(&confirm));
+        drop(confirm);
+        let end = Instant::now() + APPLY_TIMEOUT;
+        loop {
+            match confirmed.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(()) => {}
+                // The last of them is done.
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    tracing::warn!(
+                        "SIGHUP: some threads are busy; they apply the settings as soon as they are not"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What has changed, as one line.
+fn summary(changes: &[String]) -> String {
+    const CHANGES_MAX: usize = 20;
+    let mut line = String::from("SIGHUP: settings and pages were read anew: ");
+    match changes {
+        [] => line.push_str("no setting has changed"),
+        _ => line.push_str(&changes[..changes.len().min(CHANGES_MAX)].join("; ")),
+    }
+    if let Some(more) = changes.len().checked_sub(CHANGES_MAX).filter(|more| *more > 0) {
+        line.push_str(&format!("; and {more} more"));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(changes: usize, end: &str) {
+        let changes: Vec<_> =
+            (1..=changes).map(|number| format!("route /{number} is new")).collect();
+        let line = summary(&changes);
+        assert!(line.starts_with("SIGHUP: settings and pages were read anew: "), "{line}");
+        assert!(line.ends_with(end), "{line}");
+    }
+
+    #[test]
+    fn one_line_tells_the_changes() {
+        check(0, ": no setting has changed");
+        check(1, ": route /1 is new");
+        check(2, ": route /1 is new; route /2 is new");
+        check(20, "; route /20 is new");
+        check(1000, "; route /20 is new; and 980 more");
+    }
+}

@@ -1,0 +1,184 @@
+//! From routes as they are set to routes as workers serve them: each finds its counter among those that
+//! the workers know.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use crate::{
+    config::{Content, RouteConfig, RouteKind, VisitsConfig},
+    site::{self, Route, RouteSet, Rules, Visits},
+    upstream::{Host, Target},
+};
+
+/// A counter that the workers do not know: they know those of the start.
+#[derive(Debug, thiserror::Error)]
+#[error("route {path:?}: the counter {counter} is new, which takes a restart")]
+pub struct UnknownCounter {
+    path: String,
+    /// The counter's URL, or what stands for it.
+    counter: String,
+}
+
+/// The counters that the workers know, from the start on.
+pub(super) struct Counters {
+    /// Each once; its place is that of the workers' upstream.
+    origins: Vec<Host>,
+    bundled: Option<SocketAddr>,
+}
+
+impl Counters {
+    /// Those of these routes; `bundled` is the address of the bundled one, where it runs.
+    pub(super) fn of(routes: &[RouteConfig], bundled: Option<SocketAddr>) -> Self {
+        let mut counters = Self { origins: Vec::new(), bundled };
+        for visits in routes.iter().filter_map(RouteConfig::visits) {
+            if let Some(Target { origin, .. }) = counters.target(visits)
+                && !counters.origins.contains(&origin)
+            {
+                counters.origins.push(origin);
+            }
+        }
+        counters
+    }
+
+    pub(super) fn origins(&self) -> &[Host] {
+        &self.origins
+    }
+
+    /// What workers are given to serve these routes, of which `contents` are the contents.
+    ///
+    /// # Errors
+    /// When a route needs a counter that the workers do not know.
+    pub(super) fn route_set(
+        &self,
+        routes: &[RouteConfig],
+        contents: Vec<Content>,
+        rules: Rules,
+    ) -> Result<RouteSet, UnknownCounter> {
+        assert_eq!(routes.len(), contents.len(), "each route has its content");
+        let of_route = |(route, content): (&RouteConfig, Content)| {
+            let kind = match (&route.kind, content) {
+                (RouteKind::Visits(visits), Content::Pages(pages)) => {
+                    site::RouteKind::Visits(Box::new(self.visits(route, visits, pages)?))
+                }
+                (RouteKind::Page(_), Content::File(file)) => site::RouteKind::File(file),
+                (RouteKind::Directory(_), Content::Directory(directory)) => {
+                    site::RouteKind::Directory(directory)
+                }
+                _ => unreachable!("the content of a route is of its kind"),
+            };
+            Ok(Route { path: route.path.clone(), kind })
+        };
+        let routes = routes.iter().zip(contents).map(of_route).collect::<Result<_, _>>()?;
+        Ok(RouteSet { rules, routes })
+    }
+
+    fn visits(
+        &self,
+        route: &RouteConfig,
+        visits: &VisitsConfig,
+        pages: site::Pages,
+    ) -> Result<Visits, UnknownCounter> {
+        let Some((target, upstream)) = self.find(visits) else {
+            let counter = visits.counter.as_ref();
+            let counter = counter.map_or_else(|| String::from("(bundled)"), Target::to_string);
+            return Err(UnknownCounter { path: route.path.clone(), counter });
+        };
+        Ok(Visits {
+            methods: visits.methods.clone(),
+            upstream,
+            call: target.request(),
+            counter: target.to_string().into(),
+            pages,
+        })
+    }
+
+    /// Whether the workers know the counter of these visits.
+    pub(super) fn know(&self, visits: &VisitsConfig) -> bool {
+        self.find(visits).is_some()
+    }
+
+    /// The counter of these visits and its place, if the workers know it.
+    fn find(&self, visits: &VisitsConfig) -> Option<(Target, usize)> {
+        let target = self.target(visits)?;
+        let place = self.origins.iter().position(|origin| *origin == target.origin)?;
+        Some((target, place))
+    }
+
+    /// Where visits are registered; `None` where the bundled counter is to do it and does not run.
+    fn target(&self, visits: &VisitsConfig) -> Option<Target> {
+        visits.counter.clone().or_else(|| self.bundled.map(Target::bundled))
+    }
+
+    /// The URLs of the counters of these routes.
+    pub(super) fn urls(&self, routes: &[RouteConfig]) -> BTreeSet<String> {
+        let targets = routes.iter().filter_map(|route| self.target(route.visits()?));
+        targets.map(|target| target.to_string()).collect()
+    }
+
+    /// Where the visits of each route go, for a person.
+    pub(super) fn describe(&self, routes: &[RouteConfig]) -> impl Iterator<Item = String> {
+        let visits = routes.iter().filter_map(RouteConfig::visits);
+        visits.filter_map(|visits| {
+            let bundled = if visits.counter.is_none() { " (bundled)" } else { "" };
+            self.target(visits).map(|target| format!("{target}{bundled}"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::{
+        config::{PageFiles, read_contents},
+        http::request::Method,
+        site::Accept,
+    };
+
+    const RULES: Rules = Rules { accept: Accept::Success, sorry_status: StatusCode::OK };
+
+    fn routes(counters: &[(&str, Option<&str>)]) -> Vec<RouteConfig> {
+        let route = |&(path, counter): &(&str, Option<&str>)| {
+            let counter = counter.map(|url| url.parse().unwrap());
+            let (methods, files) = (vec![Method::Get], PageFiles::default());
+            let kind = RouteKind::Visits(VisitsConfig { methods, counter, files });
+            RouteConfig { path: path.to_owned(), kind }
+        };
+        counters.iter().map(route).collect()
+    }
+
+    /// The upstream of each route, or the error.
+    fn places(counters: &Counters, routes: &[RouteConfig]) -> Result<Vec<usize>, String> {
+        let contents = read_contents(routes, 0, &mut vec![]).unwrap();
+        let set = counters.route_set(routes, contents, RULES).map_err(|error| error.to_string())?;
+        let place = |route: &Route| match &route.kind {
+            site::RouteKind::Visits(visits) => visits.upstream,
+            other => panic!("{other:?} is no visit"),
+        };
+        Ok(set.routes.iter().map(place).collect())
+    }
+
+    #[test]
+    fn routes_may_change_within_the_counters_of_the_start() {
+        let (one, other) = ("http://a:1/counter", "http://b:1/counter");
+        let start = routes(&[("/", Some(one)), ("/b", Some(other)), ("/c", Some("http://a:1/c"))]);
+        let counters = Counters::of(&start, None);
+        assert_eq!(counters.origins().len(), 2);
+        assert_eq!(places(&counters, &start), Ok(vec![0, 1, 0]));
+        let changed = routes(&[("/d", Some("http://b:1/d")), ("/", Some(one))]);
+        assert_eq!(places(&counters, &changed), Ok(vec![1, 0]));
+        assert_eq!(places(&counters, &[]), Ok(vec![]));
+        let error = places(&counters, &routes(&[("/d", Some("http://a:2/counter"))])).unwrap_err();
+        assert!(error.contains("\"/d\": the counter http://a:2/counter is new"), "{error}");
+        let error = places(&counters, &routes(&[("/", None)])).unwrap_err();
+        assert!(error.contains("(bundled) is new"), "{error}");
+    }
+
+    #[test]
+    fn the_bundled_counter_is_known_where_it_runs() {
+        let bundled = SocketAddr::from(([127, 0, 0, 1], 3001));
+        let counters = Counters::of(&routes(&[("/", None)]), Some(bundled));
+        let both = routes(&[("/", Some("http://127.0.0.1:3001/counter/a")), ("/b", None)]);
+        assert_eq!(places(&counters, &both), Ok(vec![0, 0]));
+    }
+}

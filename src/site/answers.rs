@@ -1,0 +1,85 @@
+//! Answers that are said again and again: each worker has them ready.
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+
+use crate::{
+    connection::Response,
+    http::{render, request::Method},
+};
+
+/// Content and its type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The `Content-Type` field.
+    pub content_type: HeaderValue,
+    /// The content.
+    pub body: Bytes,
+}
+
+/// The two pages of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pages {
+    /// For a visitor whose visit was registered.
+    pub welcome: Page,
+    /// For one whose visit was not.
+    pub sorry: Page,
+}
+
+/// What a route of visits can say.
+pub(super) struct Answers {
+    pub(super) welcome: Response,
+    pub(super) sorry: Response,
+    pub(super) not_allowed: Response,
+    pub(super) options: Response,
+}
+
+impl Answers {
+    pub(super) fn new(methods: &[Method], pages: &Pages, sorry_status: StatusCode) -> Self {
+        Self {
+            welcome: page(StatusCode::OK, &pages.welcome),
+            sorry: page(sorry_status, &pages.sorry),
+            not_allowed: not_allowed(methods),
+            options: options(methods),
+        }
+    }
+}
+
+fn page(status: StatusCode, page: &Page) -> Response {
+    // A visit that a cache answers is a visit that nobody counts.
+    let fields = vec![
+        (header::CONTENT_TYPE, page.content_type.clone()),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Response::new(status, fields, page.body.clone())
+}
+
+/// For when too many visits wait already.
+pub(super) fn overloaded() -> Response {
+    let mut fields = render::text_fields();
+    fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
+    fields.push((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
+    let text = Bytes::from_static(b"too many visits at once, try again soon\n");
+    Response::new(StatusCode::SERVICE_UNAVAILABLE, fields, text)
+}
+
+/// For a method that is none of those that a route takes.
+pub(super) fn not_allowed(methods: &[Method]) -> Response {
+    let mut fields = render::text_fields();
+    fields.push((header::ALLOW, allowed(methods)));
+    let text = Bytes::from_static(b"this page does not take that method\n");
+    Response::new(StatusCode::METHOD_NOT_ALLOWED, fields, text)
+}
+
+/// For who asks what a route takes.
+pub(super) fn options(methods: &[Method]) -> Response {
+    Response::allow(StatusCode::OK, allowed(methods))
+}
+
+/// The `Allow` field of a route that takes these methods.
+fn allowed(methods: &[Method]) -> HeaderValue {
+    let mut names: Vec<_> = methods.iter().map(|method| method.as_str()).collect();
+    names.push(Method::Options.as_str());
+    // Method names are visible ASCII, which every field value may be.
+    HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static(""))
+}

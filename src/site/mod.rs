@@ -1,0 +1,200 @@
+//! The site: which requests are visits, and what each request gets.
+//!
+//! Routes and pages of one worker. Knows the counter by its calls only, and the client not at all. What is not
+//! counted, a text or a file, is answered at once from memory that all workers share.
+
+mod answers;
+mod conditional;
+mod directory;
+mod files;
+mod routes;
+mod visit;
+
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+
+pub use self::{
+    answers::{Page, Pages},
+    directory::{Directory, ReadError, Room, file_name},
+    files::{File, cache_for, content_type},
+    routes::{Route, RouteKind, RouteSet, Rules, VisitRoute, Visits},
+    visit::{Accept, Failures, Registration},
+};
+use self::{
+    directory::Found,
+    routes::{Place, Table},
+};
+use crate::{
+    clock,
+    connection::{Response, Service},
+    http::{
+        render,
+        request::{Method, Request},
+    },
+    observe::metrics::{Failure, WorkerMetrics},
+    upstream::{NotBegun, Upstream, UpstreamLimits},
+};
+
+/// What the site is told while it serves.
+#[derive(Debug)]
+pub enum Message {
+    /// Other routes, in place of all that there are. Visits under way end with their own route.
+    Routes(Arc<RouteSet>),
+    /// Other limits of all counters.
+    Limits(UpstreamLimits),
+    /// Where a counter is, by its place among the site's.
+    Addresses(usize, Vec<SocketAddr>),
+}
+
+/// One worker's site.
+pub struct Site {
+    upstreams: Vec<Rc<Upstream>>,
+    table: RefCell<Table>,
+    metrics: Arc<WorkerMetrics>,
+    /// Told of visits that fail.
+    tell: Box<dyn Fn(Failures)>,
+    not_found: Response,
+    overloaded: Response,
+    any_resource: Response,
+    file_options: Response,
+    file_not_allowed: Response,
+}
+
+/// What a content that is not counted takes.
+const FILE_METHODS: [Method; 2] = [Method::Get, Method::Head];
+
+// Each client on the way of a visit has one.
+const _: () = assert!(size_of::<Registration>() <= 24);
+
+impl Site {
+    /// A site of these routes. Each route's counter is one of `upstreams`.
+    pub fn new(
+        upstreams: Vec<Rc<Upstream>>,
+        routes: &RouteSet,
+        metrics: Arc<WorkerMetrics>,
+        tell: Box<dyn Fn(Failures)>,
+    ) -> Self {
+        Self {
+            table: RefCell::new(Table::new(routes, &upstreams, &Table::default())),
+            upstreams,
+            metrics,
+            tell,
+            not_found: Response::text(404, "there is no such page\n"),
+            overloaded: answers::overloaded(),
+            any_resource: Response::new(StatusCode::OK, vec![], Bytes::new()),
+            file_options: answers::options(&FILE_METHODS),
+            file_not_allowed: answers::not_allowed(&FILE_METHODS),
+        }
+    }
+
+    /// Notes how a visit of `route` ended.
+    fn note(&self, route: &VisitRoute, outcome: Result<(), Failure>) {
+        route.counter.note(outcome).into_iter().for_each(&self.tell);
+    }
+
+    /// The answer to a request for which this was found outside of the visits.
+    fn answer_uncounted(&self, found: &Found<'_>, request: &Request<'_>) -> Response {
+        let answer = match (found, request.method) {
+            (Found::Nothing, _) => return self.not_found.clone(),
+            (_, Method::Options) => return self.file_options.clone(),
+            (_, method) if !FILE_METHODS.contains(&method) => return self.file_not_allowed.clone(),
+            (Found::File(file), _) => file.answer(request),
+            (Found::Directory, _) => add_slash(request),
+        };
+        self.metrics.uncounted.increment();
+        answer
+    }
+}
+
+/// Sends the client to the same path with a `/` at its end. The path begins with that of a route, and names a
+/// directory: none that begins with `//`, which would be another host.
+fn add_slash(request: &Request<'_>) -> Response {
+    let query = request.query.map_or_else(String::new, |query| format!("?{query}"));
+    let location = HeaderValue::try_from(format!("{}/{query}", request.path));
+    let mut fields = render::text_fields();
+    // A target is visible ASCII, which every field value may be.
+    fields.extend(location.map(|location| (header::LOCATION, location)));
+    let text = "the page of a directory is at its path with a / at the end\n";
+    Response::new(StatusCode::MOVED_PERMANENTLY, fields, text)
+}
+
+impl Service for Site {
+    /// The route of a visit that is to be registered.
+    type Admitted = Rc<VisitRoute>;
+    type Pending = Registration;
+    type Message = Message;
+
+    fn admit(&self, request: &Request<'_>) -> Result<Rc<VisitRoute>, Response> {
+        if request.path == "*" {
+            return Err(self.any_resource.clone());
+        }
+        let table = self.table.borrow();
+        match table.find(request.path) {
+            Some(Place::Visits(route)) => match request.method {
+                Method::Options => Err(route.answers.options.clone()),
+                method if route.takes(method) => Ok(Rc::clone(route)),
+                _ => Err(route.answers.not_allowed.clone()),
+            },
+            Some(Place::File(file)) => Err(self.answer_uncounted(&Found::File(file), request)),
+            None => Err(self.answer_uncounted(&table.find_file(request.path), request)),
+        }
+    }
+
+    fn start(&self, route: Rc<VisitRoute>) -> Result<Registration, Response> {
+        self.metrics.started.increment();
+        Registration::begin(&route).map_err(|error| match error {
+            NotBegun::Overloaded => {
+                self.metrics.refused.increment();
+                self.overloaded.clone()
+            }
+            NotBegun::Failing => {
+                self.metrics.err(Failure::NotTried);
+                self.note(&route, Err(Failure::NotTried));
+                route.answers.sorry.clone()
+            }
+        })
+    }
+
+    fn poll_response(
+        &self,
+        registration: &mut Registration,
+        context: &mut Context<'_>,
+    ) -> Poll<Response> {
+        let outcome = ready!(registration.poll(context));
+        let route = registration.route();
+        self.note(route, outcome);
+        let page = if outcome.is_ok() { &route.answers.welcome } else { &route.answers.sorry };
+        Poll::Ready(page.clone())
+    }
+
+    fn on_message(&self, message: Message) {
+        match message {
+            Message::Routes(routes) => {
+                let table = Table::new(&routes, &self.upstreams, &self.table.borrow());
+                self.table.replace(table);
+            }
+            Message::Limits(limits) => {
+                self.upstreams.iter().for_each(|upstream| upstream.set_limits(limits));
+            }
+            Message::Addresses(place, addresses) => self.upstreams[place].set_addresses(addresses),
+        }
+    }
+
+    fn expire(&self) {
+        let now = clock::now();
+        let table = self.table.borrow();
+        table.counters().iter().filter_map(|counter| counter.news(now)).for_each(&self.tell);
+        self.upstreams.iter().for_each(|upstream| upstream.expire());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! The routes of a site: as all workers are given them, and as each looks paths up in them.
+
+use std::{cmp::Ordering, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::{
+    answers::{Answers, Pages},
+    directory::{Directory, Found},
+    files::File,
+    visit::{Accept, Counter},
+};
+use crate::{http::request::Method, upstream::Upstream};
+
+/// What holds for all routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// What counts as a visit that was registered.
+    pub accept: Accept,
+    /// The status of a sorry page.
+    pub sorry_status: StatusCode,
+}
+
+/// All that a site serves. Workers share it and make a [`Table`] of it each.
+#[derive(Debug)]
+pub struct RouteSet {
+    /// What holds for all of them.
+    pub rules: Rules,
+    /// The routes, each with a path of its own.
+    pub routes: Vec<Route>,
+}
+
+/// A path, and what its requests get.
+#[derive(Debug)]
+pub struct Route {
+    /// The path, compared to the request's as it was sent. That of a directory ends in `/*`, and stands for all
+    /// that begin with what is before the `*`.
+    pub path: String,
+    /// What is served.
+    pub kind: RouteKind,
+}
+
+/// What a route serves.
+#[derive(Debug)]
+pub enum RouteKind {
+    /// Pages whose requests are visits.
+    Visits(Box<Visits>),
+    /// A content that is not counted.
+    File(Arc<File>),
+    /// The files of a directory, which are not counted.
+    Directory(Arc<Directory>),
+}
+
+/// What the visits of a route need.
+#[derive(Debug)]
+pub struct Visits {
+    /// The methods that are visits; others are answered with 405.
+    pub methods: Vec<Method>,
+    /// The counter that registers them, by its place among the site's upstreams.
+    pub upstream: usize,
+    /// The call that registers one, as it goes over the wire.
+    pub call: Bytes,
+    /// The counter's URL, for a person.
+    pub counter: Arc<str>,
+    /// What the visitor gets.
+    pub pages: Pages,
+}
+
+/// One worker's routes, ready to be looked up.
+#[derive(Default)]
+pub(super) struct Table {
+    /// In the order of [`compare`].
+    exact: Vec<(Box<str>, Place)>,
+    /// By the path that the paths of their files begin with, which ends in `/`; the longest first.
+    directories: Vec<(Box<str>, Arc<Directory>)>,
+    /// The counters of the visits, each once.
+    counters: Vec<Rc<Counter>>,
+}
+
+/// What a path leads to.
+pub(super) enum Place {
+    Visits(Rc<VisitRoute>),
+    File(Arc<File>),
+}
+
+/// A route whose requests are visits, as a worker serves it.
+pub struct VisitRoute {
+    methods: Vec<Method>,
+    pub(super) accept: Accept,
+    pub(super) counter: Rc<Counter>,
+    pub(super) answers: Answers,
+}
+
+impl VisitRoute {
+    fn new(visits: &Visits, counter: Rc<Counter>, rules: Rules) -> Self {
+        let Visits { methods, pages, .. } = visits;
+        Self {
+            methods: methods.clone(),
+            accept: rules.accept,
+            counter,
+            answers: Answers::new(methods, pages, rules.sorry_status),
+        }
+    }
+
+    pub(super) fn takes(&self, method: Method) -> bool {
+        self.methods.contains(&method)
+    }
+}
+
+impl Table {
+    /// The table of `set`. Counters that `before` has are taken over with what is known of their visits.
+    pub(super) fn new(set: &RouteSet, upstreams: &[Rc<Upstream>], before: &Self) -> Self {
+        let mut table = Self::default();
+        for route in &set.routes {
+            let place = match &route.kind {
+                RouteKind::Visits(visits) => {
+                    let counter = table.counter(visits, upstreams, before);
+                    Place::Visits(Rc::new(VisitRoute::new(visits, counter, set.rules)))
+                }
+                RouteKind::File(file) => Place::File(Arc::clone(file)),
+                RouteKind::Directory(directory) => {
+                    let prefix = route.path.trim_end_matches('*').into();
+                    table.directories.push((prefix, Arc::clone(directory)));
+                    continue;
+                }
+            };
+            table.exact.push((route.path.as_str().into(), place));
+        }
+        table.exact.sort_unstable_by(|(one, _), (other, _)| compare(one, other));
+        table.directories.sort_unstable_by(|(one, _), (other, _)| compare(other, one));
+        table
+    }
+
+    fn counter(
+        &mut self,
+        visits: &Visits,
+        upstreams: &[Rc<Upstream>],
+        before: &Self,
+    ) -> Rc<Counter> {
+        let upstream = &upstreams[visits.upstream];
+        let is = |counter: &&Rc<Counter>| counter.is(upstream, &visits.call);
+        if let Some(known) = self.counters.iter().find(is) {
+            return Rc::clone(known);
+        }
+        let counter = match before.counters.iter().find(is) {
+            Some(known) => Rc::clone(known),
+            None => Rc::new(Counter::new(
+                Rc::clone(upstream),
+                visits.call.clone(),
+                Arc::clone(&visits.counter),
+            )),
+        };
+        self.counters.push(Rc::clone(&counter));
+        counter
+    }
+
+    /// The route that has `path` for itself.
+    pub(super) fn find(&self, path: &str) -> Option<&Place> {
+        let found = self.exact.binary_search_by(|(known, _)| compare(known, path));
+        found.ok().map(|place| &self.exact[place].1)
+    }
+
+    /// What a path without a route of its own leads to in a directory: in the one with the longest path, even if
+    /// another has such a file.
+    pub(super) fn find_file(&self, path: &str) -> Found<'_> {
+        for (prefix, directory) in &self.directories {
+            if let Some(rest) = path.strip_prefix(&**prefix) {
+                return directory.find(rest);
+            }
+            if prefix.strip_suffix('/') == Some(path) && directory.has_index() {
+                return Found::Directory;
+            }
+        }
+        Found::Nothing
+    }
+
+    pub(super) fn counters(&self) -> &[Rc<Counter>] {
+        &self.counters
+    }
+}
+
+/// By length first: most paths differ in it, and to find that out takes no look at their bytes.
+fn compare(one: &str, other: &str) -> Ordering {
+    (one.len(), one).cmp(&(other.len(), other))
+}

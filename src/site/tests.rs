@@ -1,0 +1,142 @@
+//! Routes that are replaced while visits of theirs are under way.
+
+use std::{
+    future::poll_fn,
+    io::{Read, Write},
+    net::TcpListener,
+    sync::mpsc,
+    thread,
+};
+
+use super::*;
+use crate::{config::counter_clients, driver, http::request::HeadScan, upstream::UpstreamLimits};
+
+/// A counter that answers each call when it is told to.
+fn gated_counter() -> (SocketAddr, mpsc::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (open, gate) = mpsc::channel();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        while let Ok(1..) = stream.read(&mut [0; 1024])
+            && gate.recv().is_ok()
+        {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        }
+    });
+    (address, open)
+}
+
+fn upstream(address: SocketAddr, metrics: &Arc<WorkerMetrics>) -> Rc<Upstream> {
+    let limits = UpstreamLimits {
+        connect_timeout: std::time::Duration::from_secs(60),
+        call_timeout: std::time::Duration::from_secs(60),
+        connections_max: 1,
+        queue_max: 10,
+        idle_timeout: std::time::Duration::from_secs(60),
+        head: crate::config::RESPONSE_HEAD,
+        drain_bytes_max: 0,
+    };
+    Upstream::new(limits, vec![address], Arc::clone(metrics), Box::new(|| {}))
+}
+
+/// Routes whose visits are welcomed with a text.
+fn routes(welcomes: &[(&str, &'static str)]) -> Arc<RouteSet> {
+    let page = |text: &'static str| Page {
+        content_type: render::TEXT_PLAIN,
+        body: text.as_bytes().into(),
+    };
+    let route = |&(path, welcome): &(&str, &'static str)| Route {
+        path: path.to_owned(),
+        kind: RouteKind::Visits(Box::new(Visits {
+            methods: vec![Method::Get, Method::Post],
+            upstream: 0,
+            call: Bytes::from_static(b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"),
+            counter: "http://a/".into(),
+            pages: Pages { welcome: page(welcome), sorry: page("sorry") },
+        })),
+    };
+    let rules = Rules { accept: Accept::Success, sorry_status: StatusCode::OK };
+    Arc::new(RouteSet { rules, routes: welcomes.iter().map(route).collect() })
+}
+
+fn admit(site: &Site, request: &str) -> Result<Rc<VisitRoute>, Response> {
+    let limits = counter_clients(1);
+    let parsed = crate::http::request::parse(
+        request.as_bytes(),
+        &mut HeadScan::default(),
+        &limits.head,
+        limits.body_bytes_max,
+    );
+    site.admit(&parsed.unwrap().unwrap().request)
+}
+
+fn get(site: &Site, path: &str) -> Result<Rc<VisitRoute>, Response> {
+    admit(site, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+}
+
+/// The answer, once there is one.
+async fn answer(site: &Site, registration: &mut Registration) -> Bytes {
+    poll_fn(|context| site.poll_response(registration, context)).await.content().clone()
+}
+
+/// A visit that is being registered.
+fn start(site: &Site, admitted: Result<Rc<VisitRoute>, Response>) -> Registration {
+    let started = admitted.and_then(|route| site.start(route));
+    started.unwrap_or_else(|response| panic!("it is under way, not {response:?}"))
+}
+
+#[test]
+fn a_visit_ends_with_the_route_that_it_began_with() {
+    let (mut runtime, _) = driver::build(driver::Choice::Auto).unwrap();
+    runtime.block_on(async {
+        let (address, open) = gated_counter();
+        let metrics = Arc::<WorkerMetrics>::default();
+        let upstreams = vec![upstream(address, &metrics)];
+        let before = routes(&[("/stays", "old"), ("/goes", "gone")]);
+        let site = Site::new(upstreams, &before, Arc::clone(&metrics), Box::new(|_| {}));
+        let mut underway = ["/stays", "/goes"].map(|path| start(&site, get(&site, path)));
+        // One whose body is still being read.
+        let admitted = admit(&site, "POST /goes HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n");
+        let old = Rc::downgrade(underway[1].route());
+
+        site.on_message(Message::Routes(routes(&[("/comes", "new"), ("/stays", "changed")])));
+        let not_found = get(&site, "/goes").err().unwrap();
+        assert!(not_found.is_error() && not_found.content() == "there is no such page\n");
+        assert!(get(&site, "/comes").is_ok());
+        (0..3).for_each(|_| open.send(()).unwrap());
+        for (visit, welcome) in underway.iter_mut().zip(["old", "gone"]) {
+            assert_eq!(answer(&site, visit).await, welcome);
+        }
+        let mut last = start(&site, admitted);
+        assert_eq!(answer(&site, &mut last).await, "gone");
+        assert_eq!((metrics.started.read(), metrics.welcomed.read()), (3, 3));
+
+        // What has a visit left stays, and goes with the last.
+        assert!(old.upgrade().is_some());
+        drop(underway);
+        assert!(old.upgrade().is_some());
+        drop(last);
+        assert!(old.upgrade().is_none());
+
+        let mut visit = start(&site, get(&site, "/stays"));
+        open.send(()).unwrap();
+        assert_eq!(answer(&site, &mut visit).await, "changed");
+    });
+}
+
+#[test]
+fn a_visit_of_a_route_that_is_gone_is_abandoned_in_the_same_book() {
+    let (mut runtime, _) = driver::build(driver::Choice::Auto).unwrap();
+    runtime.block_on(async {
+        let (address, _open) = gated_counter();
+        let metrics = Arc::<WorkerMetrics>::default();
+        let upstreams = vec![upstream(address, &metrics)];
+        let before = routes(&[("/", "old")]);
+        let site = Site::new(upstreams, &before, Arc::clone(&metrics), Box::new(|_| {}));
+        let visit = start(&site, get(&site, "/"));
+        site.on_message(Message::Routes(routes(&[])));
+        drop(visit);
+        assert_eq!((metrics.started.read(), metrics.abandoned.read()), (1, 1));
+    });
+}
