@@ -4,26 +4,33 @@
 
 mod addresses;
 pub mod arguments;
+pub mod environment;
+mod error;
 mod file;
 mod health;
 mod limits;
+pub mod mistakes;
 mod open_files;
 mod pages;
 mod pick;
+mod places;
 mod routes;
+mod scalar;
 mod settle;
 mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 pub use self::{
     arguments::Arguments,
+    error::ConfigError,
     health::settle_health,
     limits::{admin_clients, counter_clients},
     pages::read_pages,
-    settle::{ConfigError, Settled, settle, settle_counter},
+    pick::Setting,
+    settle::{settle, settle_counter},
     values::Cores,
 };
 use crate::{
@@ -124,6 +131,8 @@ pub struct PageFiles {
     pub welcome: Option<PathBuf>,
     /// In place of "Error registering your visit".
     pub sorry: Option<PathBuf>,
+    /// The type of both, where their extensions are not to give it.
+    pub content_type: Option<HeaderValue>,
 }
 
 /// Every maximum and every deadline.

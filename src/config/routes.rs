@@ -1,16 +1,14 @@
 //! Which paths are visits, who registers them and what their visitors get.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
     ConfigError, PageFiles, ROUTES_MAX, RouteConfig,
-    file::{RouteTable, Text},
-    pages::{SORRY, WELCOME, read_pages},
+    error::invalid,
+    file::RouteTable,
+    pages::{PageType, SORRY, WELCOME, read_pages},
     pick::{Setting, or_text},
-    settle::invalid,
+    scalar::Text,
 };
 use crate::{http::request::Method, upstream::Target};
 
@@ -21,23 +19,23 @@ pub(super) fn settle_routes(
     site_files: &PageFiles,
 ) -> Result<Vec<RouteConfig>, ConfigError> {
     if tables.is_empty() {
-        let path = String::from("/");
-        tables.push(RouteTable { path, methods: None, counter: None, welcome: None, sorry: None });
+        tables.push(RouteTable::of("/"));
     }
     if tables.len() > ROUTES_MAX {
-        let problem = format!("{} are more than {ROUTES_MAX}", tables.len());
+        let problem = format!("there are {}; at most {ROUTES_MAX} are served", tables.len());
         return Err(invalid("route", problem));
     }
     let mut routes: Vec<RouteConfig> = Vec::with_capacity(tables.len());
-    for table in tables {
-        let setting = format!("route {:?}", table.path);
+    for (place, table) in tables.into_iter().enumerate() {
+        let path = table.path.clone();
+        let wrong = |key, problem: &str| invalid(key, problem).of_route(place, &path, key);
         let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
         if !table.path.starts_with('/') || !table.path.bytes().all(plain) {
-            let problem = "path: it must begin with / and hold visible ASCII without ?, # and \\";
-            return Err(invalid(setting, problem));
+            let problem = "it must begin with / and hold visible ASCII without ?, # and \\";
+            return Err(wrong("path", problem));
         }
         if routes.iter().any(|route| route.path == table.path) {
-            return Err(invalid(setting, "path: another route has it already"));
+            return Err(wrong("path", "another route has it already"));
         }
         let mut methods = vec![Method::Get, Method::Head];
         if let Some(listed) = table.methods {
@@ -45,27 +43,41 @@ pub(super) fn settle_routes(
             let repeated =
                 (1..methods.len()).any(|place| methods[..place].contains(&methods[place]));
             if methods.is_empty() || repeated {
-                let problem = "methods: it must list some of GET, HEAD and POST, each once";
-                return Err(invalid(setting, problem));
+                let problem = "it must list some of GET, HEAD and POST, each once";
+                return Err(wrong("methods", problem));
             }
         }
+        let (own_welcome, own_sorry) = (table.welcome.is_some(), table.sorry.is_some());
         let files = PageFiles {
             welcome: table.welcome.or_else(|| site_files.welcome.clone()),
             sorry: table.sorry.or_else(|| site_files.sorry.clone()),
+            content_type: table.content_type.map(|Text(PageType(value))| value),
         };
+        if files.content_type.is_some() && files.welcome.is_none() && files.sorry.is_none() {
+            return Err(wrong("type", "it is for files; give welcome or sorry"));
+        }
+        let pages = read_pages(&files).map_err(|error| match &error {
+            ConfigError::Value { setting, .. } if setting == "welcome" && own_welcome => {
+                error.of_route(place, &path, "welcome")
+            }
+            ConfigError::Value { setting, .. } if setting == "sorry" && own_sorry => {
+                error.of_route(place, &path, "sorry")
+            }
+            _ => error,
+        })?;
         routes.push(RouteConfig {
             path: table.path,
             methods,
             counter: table.counter.map(|Text(target)| target).or_else(|| counter.clone()),
-            pages: read_pages(&files)?,
+            pages,
             files,
         });
     }
     Ok(routes)
 }
 
-/// A route, for a person; `file` is what it stands in.
-pub(super) fn describe(route: &RouteConfig, file: Option<&Path>) -> Setting {
+/// A route, for a person; `line` is where it stands in the file.
+pub(super) fn describe(route: &RouteConfig, line: Option<&str>) -> Setting {
     let methods: Vec<_> = route.methods.iter().map(|method| method.as_str()).collect();
     let counter = route.counter.as_ref().map_or(String::from("bundled"), Target::to_string);
     let shown = |path: &Option<PathBuf>, text| or_text(text)(path);
@@ -77,8 +89,8 @@ pub(super) fn describe(route: &RouteConfig, file: Option<&Path>) -> Setting {
             shown(&route.files.welcome, WELCOME),
             shown(&route.files.sorry, SORRY)
         ),
-        source: match file {
-            Some(path) => format!("file {}", path.display()),
+        source: match line {
+            Some(line) => format!("file {line}"),
             None => String::from("the settings above"),
         },
     }

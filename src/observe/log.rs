@@ -26,8 +26,7 @@ use tracing_subscriber::{
 const LINES_MAX: usize = 10_000;
 
 /// The form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// `journal` where standard error is the journal's, else `text`.
     Auto,

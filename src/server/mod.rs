@@ -3,6 +3,7 @@
 mod counter;
 mod manager;
 mod outages;
+mod preflight;
 mod run;
 mod site;
 
@@ -56,7 +57,7 @@ pub enum ServerError {
     #[error("the counter serves on one socket, and the service manager hands down {0}")]
     TooManySockets(usize),
     /// The same, of the admin listener's.
-    #[error("admin: {0}; choose another address by --admin, or none by --admin off")]
+    #[error("the admin listener: {0}; choose another by --admin, or --admin off")]
     Admin(BindError),
     /// The bundled counter's file.
     #[error(transparent)]
@@ -89,12 +90,24 @@ pub enum Ended {
     },
 }
 
+/// Tries a start as far as it can be tried beside a server that runs; notes of what is in the way of one now.
+///
+/// # Errors
+/// When [`serve`] would refuse these settings.
+pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
+    let notes = preflight::try_start(config)?;
+    preflight::try_driver(config)?;
+    Ok(notes)
+}
+
 /// Serves the site until a signal ends it.
 ///
 /// # Errors
 /// When it cannot start. Nobody was served then.
 pub fn serve(config: Config) -> Result<Ended, ServerError> {
     let run = Run::start(config.ready_needs_counter)?;
+    // What is in the way now is told by those that it is in the way of.
+    preflight::try_start(&config)?;
     // All that can fail for want of an address or a file comes first, while nothing runs yet.
     let listeners = site::listen(&config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
