@@ -574,9 +574,22 @@ fn the_admin_listener_tells_how_it_is() {
     assert_eq!(admin.get("/").status, 404);
     let mut client = server.client();
     assert_eq!(client.get("/").body, WELCOME);
-    let metrics = admin.get("/metrics");
-    assert!(metrics.field("content-type").unwrap().starts_with("application/openmetrics-text"));
-    assert_eq!(metrics.body.lines().last(), Some("# EOF"));
+    let mut metrics = |method: &str, accept: &str| {
+        admin.send(format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n"));
+        let metrics = admin.response_to(method);
+        assert_eq!((metrics.status, metrics.field("vary")), (200, Some("accept")));
+        let has_end = metrics.body.lines().last() == Some("# EOF");
+        (metrics.field("content-type").unwrap().to_owned(), has_end, metrics.body.is_empty())
+    };
+    let open = "Accept: application/openmetrics-text; version=1.0.0, text/plain;q=0.5\r\n";
+    let open_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let plain_type = "text/plain; version=0.0.4; charset=utf-8";
+    assert_eq!(metrics("GET", open), (open_type.to_owned(), true, false));
+    assert_eq!(metrics("HEAD", open), (open_type.to_owned(), false, true));
+    for accept in ["", "Accept: */*\r\n"] {
+        assert_eq!(metrics("GET", accept), (plain_type.to_owned(), false, false));
+        assert_eq!(metrics("HEAD", accept), (plain_type.to_owned(), false, true));
+    }
     assert_eq!(admin.metric("tallyring_visits_total{outcome=\"welcomed\""), 1);
     assert_eq!(admin.metric("tallyring_visits_total{outcome=\"erred\""), 0);
     assert_eq!(admin.metric("tallyring_connections{peer=\"client\""), 1);

@@ -101,8 +101,8 @@ mod tests {
         check(1 << 16, None, Some(((65536 - 48 - 2048) / 2, 1024)));
         check(1 << 30, None, Some((CONNECTIONS_DEFAULT_MAX / 2, 1024)));
         check(1024, None, Some((244, 244)));
-        // 24 + 3 * 8 for itself, and for each worker one to the counter and four clients.
-        check(58, None, Some((4, 1)));
+        // 24 + 3 * 8 for itself, and 5 for each worker, to the counter and to clients.
+        check(58, None, Some((3, 2)));
         check(57, None, None);
         check(20, None, None);
         check(1 << 16, Some(10_000), Some((5000, 1024)));

@@ -35,7 +35,10 @@ impl FromStr for PageType {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const FORM: &str = "it must be a media type like \"text/html; charset=utf-8\"";
-        text.parse::<Mime>().map_err(|_| FORM)?;
+        let parsed: Mime = text.parse().map_err(|_| FORM)?;
+        if parsed.type_() == "" || parsed.subtype() == "" {
+            return Err(FORM);
+        }
         HeaderValue::try_from(text).map(Self).map_err(|_| FORM)
     }
 }
