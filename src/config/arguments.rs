@@ -25,13 +25,13 @@ Every flag has an environment variable (shown beside it) and a key of the same n
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\ncommit   ",
-    env!("TALLYRING_COMMIT"),
+    env!("BUILT_COMMIT"),
     "\nbuild    ",
-    env!("TALLYRING_PROFILE"),
+    env!("BUILT_PROFILE"),
     " for ",
-    env!("TALLYRING_TARGET"),
+    env!("BUILT_TARGET"),
     " by ",
-    env!("TALLYRING_COMPILER"),
+    env!("BUILT_COMPILER"),
     "\ndrivers  io_uring (Linux 5.7 or newer), epoll; tallyring doctor tells what this machine gives",
 );
 

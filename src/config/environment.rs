@@ -7,7 +7,7 @@ use super::error::{ConfigError, nearest};
 
 const PREFIX: &str = "TALLYRING_";
 
-/// What is built into the program, where somebody has it in their environment still: `build.rs`.
+/// What `build.rs` is given, where somebody has it in their environment still.
 const OF_BUILDS: &str = "TALLYRING_COMMIT";
 
 /// Looks for variables of no setting of any command; those that are like none are told.

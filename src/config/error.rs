@@ -25,7 +25,7 @@ pub enum ConfigError {
         /// Its path.
         path: String,
         /// The key.
-        key: &'static str,
+        key: String,
         /// What it takes.
         problem: String,
     },
@@ -61,11 +61,21 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The same of a route's page, where a route gives the file.
-    pub fn of_route(self, place: usize, path: &str, key: &'static str) -> Self {
+    /// The same of a key of the route at `place`, counted from 0.
+    pub(super) fn of_route(self, place: usize, path: &str) -> Self {
         match self {
-            Self::Value { problem, .. } => {
+            Self::Value { setting: key, problem } => {
                 Self::Route { place, path: path.to_owned(), key, problem }
+            }
+            other => other,
+        }
+    }
+
+    /// The same of a route, wherever it stands.
+    pub(super) fn of_path(self, path: &str) -> Self {
+        match self {
+            Self::Value { setting, problem } => {
+                invalid(format!("route {path:?}: {setting}"), problem)
             }
             other => other,
         }

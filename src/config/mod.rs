@@ -28,7 +28,6 @@ pub use self::{
     error::ConfigError,
     health::settle_health,
     limits::{admin_clients, counter_clients},
-    pages::read_pages,
     pick::Setting,
     settle::{settle, settle_counter},
     values::Cores,
@@ -122,6 +121,16 @@ pub struct RouteConfig {
     pub files: PageFiles,
     /// What the files held at the start.
     pub pages: Pages,
+}
+
+impl RouteConfig {
+    /// Reads its pages anew.
+    ///
+    /// # Errors
+    /// When one cannot be read; it names the route.
+    pub fn read_pages(&self) -> Result<Pages, ConfigError> {
+        pages::read_pages(&self.files).map_err(|error| error.of_path(&self.path))
+    }
 }
 
 /// Files of a route's pages, read at the start and again on SIGHUP.

@@ -88,7 +88,7 @@ impl<'a> Pick<'a> {
             ConfigError::Value { setting, problem } => {
                 ConfigError::Given { given: self.given(&setting), problem }
             }
-            ConfigError::Route { place, ref path, key, ref problem } => {
+            ConfigError::Route { place, ref path, ref key, ref problem } => {
                 let line = self.file.as_ref().and_then(|file| file.route(place, Some(key)));
                 let Some(line) = line else { return error };
                 let given = format!("{line}: route {path:?}: {key}");

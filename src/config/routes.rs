@@ -10,7 +10,7 @@ use super::{
     pick::{Setting, or_text},
     scalar::Text,
 };
-use crate::{http::request::Method, upstream::Target};
+use crate::{http::request::Method, site::Pages, upstream::Target};
 
 /// The routes of the file, or the one that there is without any.
 pub(super) fn settle_routes(
@@ -28,7 +28,7 @@ pub(super) fn settle_routes(
     let mut routes: Vec<RouteConfig> = Vec::with_capacity(tables.len());
     for (place, table) in tables.into_iter().enumerate() {
         let path = table.path.clone();
-        let wrong = |key, problem: &str| invalid(key, problem).of_route(place, &path, key);
+        let wrong = |key: &str, problem: &str| invalid(key, problem).of_route(place, &path);
         let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
         if !table.path.starts_with('/') || !table.path.bytes().all(plain) {
             let problem = "it must begin with / and hold visible ASCII without ?, # and \\";
@@ -47,24 +47,13 @@ pub(super) fn settle_routes(
                 return Err(wrong("methods", problem));
             }
         }
-        let (own_welcome, own_sorry) = (table.welcome.is_some(), table.sorry.is_some());
-        let files = PageFiles {
-            welcome: table.welcome.or_else(|| site_files.welcome.clone()),
-            sorry: table.sorry.or_else(|| site_files.sorry.clone()),
+        let own = PageFiles {
+            welcome: table.welcome,
+            sorry: table.sorry,
             content_type: table.content_type.map(|Text(PageType(value))| value),
         };
-        if files.content_type.is_some() && files.welcome.is_none() && files.sorry.is_none() {
-            return Err(wrong("type", "it is for files; give welcome or sorry"));
-        }
-        let pages = read_pages(&files).map_err(|error| match &error {
-            ConfigError::Value { setting, .. } if setting == "welcome" && own_welcome => {
-                error.of_route(place, &path, "welcome")
-            }
-            ConfigError::Value { setting, .. } if setting == "sorry" && own_sorry => {
-                error.of_route(place, &path, "sorry")
-            }
-            _ => error,
-        })?;
+        let (files, pages) = settle_pages(own, site_files)
+            .map_err(|(error, is_own)| if is_own { error.of_route(place, &path) } else { error })?;
         routes.push(RouteConfig {
             path: table.path,
             methods,
@@ -74,6 +63,33 @@ pub(super) fn settle_routes(
         });
     }
     Ok(routes)
+}
+
+/// The files of a route's pages, and what they hold. An error is the route's own, or that of a setting of the site.
+fn settle_pages(
+    own: PageFiles,
+    of_site: &PageFiles,
+) -> Result<(PageFiles, Pages), (ConfigError, bool)> {
+    let gives = |setting: &str| match setting {
+        "welcome" => own.welcome.is_some(),
+        "sorry" => own.sorry.is_some(),
+        _ => true,
+    };
+    let files = PageFiles {
+        welcome: own.welcome.clone().or_else(|| of_site.welcome.clone()),
+        sorry: own.sorry.clone().or_else(|| of_site.sorry.clone()),
+        content_type: own.content_type.clone(),
+    };
+    if files.content_type.is_some() && files.welcome.is_none() && files.sorry.is_none() {
+        return Err((invalid("type", "it is for files; give welcome or sorry"), true));
+    }
+    match read_pages(&files) {
+        Ok(pages) => Ok((files, pages)),
+        Err(error) => {
+            let is_own = matches!(&error, ConfigError::Value { setting, .. } if gives(setting));
+            Err((error, is_own))
+        }
+    }
 }
 
 /// A route, for a person; `line` is where it stands in the file.

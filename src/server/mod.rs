@@ -6,6 +6,7 @@ mod outages;
 mod preflight;
 mod run;
 mod site;
+mod summary;
 
 use std::{
     collections::BTreeSet,
@@ -19,6 +20,7 @@ use self::{
     counter::BundledCounter,
     run::{Group, Run, signal_name},
     site::SiteWorkers,
+    summary::{Role, StartSummary},
 };
 use crate::{
     config::{Config, CounterConfig, admin_clients, counter_clients},
@@ -138,8 +140,7 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     let admin_address = admin.transpose()?;
     site.serve();
     run.readiness.serves.store(true, Ordering::Release);
-    let admin_said = admin_address.map(|address| format!("; admin on http://{address}"));
-    tracing::info!("{}{}", site.describe(&config), admin_said.unwrap_or_default());
+    site.summary(&config, admin_address).tell();
     manager::ready();
 
     let workers = site.count() + usize::from(bundled.is_some());
@@ -180,13 +181,15 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let store = store::open(&config.store, config.create)?;
     let CounterConfig { driver, clients, hosts, .. } = config.clone();
     let counter = BundledCounter::start(&run, listeners, store, driver, clients, hosts)?;
-    tracing::info!(
-        "tallyring {} counts at http://{}/counter, on {}; totals in {}",
-        env!("CARGO_PKG_VERSION"),
-        counter.address(),
-        counter.driver(),
-        config.store
-    );
+    let summary = StartSummary {
+        role: Role::Counter,
+        addresses: vec![counter.address()],
+        driver: counter.driver().to_owned(),
+        store: Some(config.store.to_string()),
+        count: None,
+        admin: None,
+    };
+    summary.tell();
     manager::ready();
     let reload = || tracing::info!("SIGHUP: a counter has nothing to read anew");
     stop(run.wait_for_end(1, || counter.ask(), reload));

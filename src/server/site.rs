@@ -11,13 +11,16 @@ use std::{
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Group, Run, ServerError, describe_drivers};
+use super::{
+    Group, Run, ServerError, describe_drivers,
+    summary::{BUNDLED, Role, StartSummary},
+};
 use crate::{
-    config::{Config, Cores, RouteConfig, read_pages},
+    config::{Config, Cores, RouteConfig},
+    counter::store,
     listener::{self, Listener, inherited},
     mailbox,
     observe::metrics::WorkerMetrics,
-    plural::plural,
     site::{Accept, Failures, Route, Rules, Site, Word},
     upstream::{
         Host, Target, Upstream, UpstreamLimits,
@@ -122,7 +125,7 @@ impl SiteWorkers {
         }
         let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
         let named = targets.iter().zip(&config.routes).map(|(target, route)| {
-            let bundled = if route.counter.is_none() { " (bundled)" } else { "" };
+            let bundled = if route.counter.is_none() { BUNDLED } else { "" };
             format!("{target}{bundled}")
         });
         let counters = each_once(named);
@@ -151,8 +154,7 @@ impl SiteWorkers {
 
     /// Reads the pages anew. Those that cannot be read stay as they are, all of them.
     pub(super) fn reload(&self, config: &Config) {
-        let pages: Result<Vec<_>, _> =
-            config.routes.iter().map(|route| read_pages(&route.files)).collect();
+        let pages: Result<Vec<_>, _> = config.routes.iter().map(RouteConfig::read_pages).collect();
         match pages {
             Ok(pages) => {
                 let pages = Arc::new(pages);
@@ -171,20 +173,21 @@ impl SiteWorkers {
         &self.metrics
     }
 
-    /// The line that says what runs.
-    pub(super) fn describe(&self, config: &Config) -> String {
-        let urls: Vec<_> =
-            self.addresses.iter().map(|address| format!("http://{address}")).collect();
-        let cores = Cores::of(&config.cores);
-        format!(
-            "tallyring {} serves {} with {} on {} {cores} by {}; visits go to {}",
-            env!("CARGO_PKG_VERSION"),
-            urls.join(" and "),
-            plural(self.orders.len(), "worker"),
-            if cores.0.len() == 1 { "core" } else { "cores" },
-            self.drivers,
-            self.counters.join(", "),
-        )
+    /// What the start tells.
+    pub(super) fn summary(&self, config: &Config, admin: Option<SocketAddr>) -> StartSummary {
+        let role = Role::Site {
+            workers: self.orders.len(),
+            cores: Cores::of(&config.cores),
+            counters: self.counters.clone(),
+        };
+        StartSummary {
+            role,
+            addresses: self.addresses.clone(),
+            driver: self.drivers.clone(),
+            store: config.bundled.as_ref().map(store::Kind::to_string),
+            count: None,
+            admin,
+        }
     }
 
     fn tell_all(&self, order: impl Fn() -> Order<Word>) {
