@@ -278,7 +278,7 @@ fn pages_are_found_beside_the_file_and_have_a_type() {
     // Those of flags are found from where the program was started.
     let own = elsewhere.path().canonicalize().unwrap().join("own");
     for (name, path, source) in [
-        ("welcome", home.clone(), format!("file {} line 1", file.display())),
+        ("welcome", home, format!("file {} line 1", file.display())),
         ("data-dir", directory.path().join("data"), format!("file {} line 2", file.display())),
         ("sorry", own, String::from("flag --sorry")),
     ] {

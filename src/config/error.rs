@@ -3,6 +3,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::upstream::without_secrets;
+
 /// Settings that cannot be used: which, what was given and what would do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -102,4 +104,16 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     let likeness = known.into_iter().map(|known| (strsim::jaro(word, known), known));
     let (likeness, known) = likeness.max_by(|one, other| one.0.total_cmp(&other.0))?;
     (likeness > LIKENESS_MIN).then_some(known)
+}
+
+/// A message that may quote a URL, without what may be a secret in it.
+pub(super) fn quoted_without_secrets(message: &str) -> String {
+    let is_delimiter = |character: char| matches!(character, '"' | '`' | '\'' | ' ');
+    let pieces = message.split_inclusive(is_delimiter);
+    pieces
+        .map(|piece| {
+            let word = piece.strip_suffix(is_delimiter).unwrap_or(piece);
+            without_secrets(word) + &piece[word.len()..]
+        })
+        .collect()
 }

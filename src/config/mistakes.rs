@@ -8,7 +8,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::{error::one_of, pick::quoted_without_secrets};
+use super::error::{one_of, quoted_without_secrets};
 use crate::upstream::without_secrets;
 
 /// Says what is wrong. `arguments` are those of the process, of which the first is its own name.

@@ -160,15 +160,3 @@ pub(super) fn or_text(text: &'static str) -> impl Fn(&Option<PathBuf>) -> String
         None => format!("the text {text:?}"),
     }
 }
-
-/// A message that may quote a URL, without what may be a secret in it.
-pub(super) fn quoted_without_secrets(message: &str) -> String {
-    let is_delimiter = |character: char| matches!(character, '"' | '`' | '\'' | ' ');
-    let pieces = message.split_inclusive(is_delimiter);
-    pieces
-        .map(|piece| {
-            let word = piece.strip_suffix(is_delimiter).unwrap_or(piece);
-            without_secrets(word) + &piece[word.len()..]
-        })
-        .collect()
-}

@@ -8,10 +8,7 @@ use std::{
 
 use toml::de::{DeTable, DeValue};
 
-use super::{
-    error::{ConfigError, nearest},
-    pick::quoted_without_secrets,
-};
+use super::error::{ConfigError, nearest, quoted_without_secrets};
 
 /// The most of a value that is repeated.
 const SHOWN_CHARACTERS_MAX: usize = 80;
