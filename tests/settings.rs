@@ -52,11 +52,8 @@ fn a_flag_says_what_it_got_and_what_it_takes() {
             "it must be an address like 0.0.0.0:3000 or [::]:3000, or a port, not a name",
         ),
         ("--listen", "0.0.0.0:1,0.0.0.0:1", "0.0.0.0:1 is given twice"),
-        (
-            "--admin",
-            "on",
-            "it must be an address like 127.0.0.1:9300 or [::]:9300, or a port; or off",
-        ),
+        ("--admin", "on", "it must be an address like 127.0.0.1:9300, a port, or off"),
+        ("--admin", "99999", "port 99999 is above 65535"),
         ("--counter-timeout", "2", "it must be a time like 250ms, 5s or 1m"),
         ("--head-max", "1", "it must be a size from 1KiB to 1MiB"),
         ("--target-max", "16KiB", "it must be a size from 1 to below head-max, which is 16KiB"),

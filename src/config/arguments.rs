@@ -324,7 +324,12 @@ impl std::str::FromStr for AdminAddress {
             "off" => Ok(Self(None)),
             _ => address(text, SocketAddr::from(([127, 0, 0, 1], 9300)))
                 .map(|address| Self(Some(address)))
-                .map_err(|problem| format!("{problem}; or off")),
+                .map_err(|problem| match problem.starts_with("it must be") {
+                    true => {
+                        String::from("it must be an address like 127.0.0.1:9300, a port, or off")
+                    }
+                    false => problem,
+                }),
         }
     }
 }
