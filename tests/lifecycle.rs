@@ -63,7 +63,10 @@ fn wrong_arguments_are_one_line_and_code_2() {
             &["--listen", "0.0.0.0:1", "--admin", "127.0.0.1:1"],
             "0.0.0.0:1 and 127.0.0.1:1 conflict",
         ),
-        (&["--admin", "127.0.0.1:1", "--listen", "127.0.0.1:1"], "an address of --listen"),
+        (
+            &["--admin", "127.0.0.1:1", "--listen", "127.0.0.1:1"],
+            "--listen has 127.0.0.1:1 already",
+        ),
         (&["--admin", "on"], "--admin"),
         (&["--admin-hosts", "site:9300"], "--admin-hosts"),
         (&["counter", "--counter-hosts", "http://counter"], "--counter-hosts"),
@@ -162,9 +165,9 @@ fn settings_come_from_the_first_place_that_gives_one() {
     let settings = Settings::of(&arguments, &[("TALLYRING_HEAD_TIMEOUT", "8s")]);
     settings.check("counter-timeout", "7s  (flag --counter-timeout)");
     settings.check("head-timeout", "8s  (environment TALLYRING_HEAD_TIMEOUT)");
-    settings.check("idle-timeout", &format!("3s  (file {})", file.display()));
+    settings.check("idle-timeout", &format!("3s  (file {} line 4)", file.display()));
     settings.check("body-timeout", "30s  (default)");
-    settings.check("admin-hosts", &format!("a,B  (file {})", file.display()));
+    settings.check("admin-hosts", &format!("a,B  (file {} line 1)", file.display()));
 }
 
 #[test]
@@ -228,7 +231,7 @@ fn a_switch_is_a_variable_with_any_word_for_yes_or_no() {
     let output = tallyring().arg("check").env("TALLYRING_SHARE_PORT", "perhaps").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    for word in ["perhaps", "--share-port", "yes", "off"] {
+    for word in ["TALLYRING_SHARE_PORT=perhaps: it must be", "yes", "off"] {
         assert!(said.contains(word), "no {word:?} in {said}");
     }
 }
@@ -279,7 +282,7 @@ fn of_workers_and_cores_that_from_the_place_that_wins_counts() {
     let variable = Settings::of(&["--config", &listed], &count);
     variable.check("workers", "3  (environment TALLYRING_WORKERS)");
     let of_file = Settings::of(&["--config", &listed], &[]);
-    of_file.check("cores", &format!("{core}  (file {listed})"));
+    of_file.check("cores", &format!("{core}  (file {listed} line 1)"));
     // What the server does, too.
     let stub = Stub::answering(COUNTED);
     let arguments = ["serve", "--config", &listed, "--workers", "3", "--counter", &stub.url()];
@@ -311,8 +314,10 @@ fn a_route_of_the_file_is_said_to_be_from_there() {
     let settings = Settings::of(&["--config", path.to_str().unwrap()], &[]);
     let pages =
         "welcome the text \"Welcome to my site!\"; sorry the text \"Error registering your visit\"";
-    for name in ["route /", "route /b"] {
-        settings.check(name, &format!("GET, HEAD to bundled; {pages}  (file {})", path.display()));
+    for (name, line) in [("route /", 1), ("route /b", 3)] {
+        let expected =
+            format!("GET, HEAD to bundled; {pages}  (file {} line {line})", path.display());
+        settings.check(name, &expected);
     }
     let settings = Settings::of(&[], &[]);
     settings.check("route /", &format!("GET, HEAD to bundled; {pages}  (the settings above)"));
@@ -574,9 +579,22 @@ fn the_admin_listener_tells_how_it_is() {
     assert_eq!(admin.get("/").status, 404);
     let mut client = server.client();
     assert_eq!(client.get("/").body, WELCOME);
-    let metrics = admin.get("/metrics");
-    assert!(metrics.field("content-type").unwrap().starts_with("application/openmetrics-text"));
-    assert_eq!(metrics.body.lines().last(), Some("# EOF"));
+    let mut metrics = |method: &str, accept: &str| {
+        admin.send(format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n"));
+        let metrics = admin.response_to(method);
+        assert_eq!((metrics.status, metrics.field("vary")), (200, Some("accept")));
+        let has_end = metrics.body.lines().last() == Some("# EOF");
+        (metrics.field("content-type").unwrap().to_owned(), has_end, metrics.body.is_empty())
+    };
+    let open = "Accept: application/openmetrics-text; version=1.0.0, text/plain;q=0.5\r\n";
+    let open_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let plain_type = "text/plain; version=0.0.4; charset=utf-8";
+    assert_eq!(metrics("GET", open), (open_type.to_owned(), true, false));
+    assert_eq!(metrics("HEAD", open), (open_type.to_owned(), false, true));
+    for accept in ["", "Accept: */*\r\n"] {
+        assert_eq!(metrics("GET", accept), (plain_type.to_owned(), false, false));
+        assert_eq!(metrics("HEAD", accept), (plain_type.to_owned(), false, true));
+    }
     assert_eq!(admin.metric("tallyring_visits_total{outcome=\"welcomed\""), 1);
     assert_eq!(admin.metric("tallyring_visits_total{outcome=\"erred\""), 0);
     assert_eq!(admin.metric("tallyring_connections{peer=\"client\""), 1);

@@ -3,7 +3,9 @@
 
 use std::net::SocketAddr;
 
-use super::{ConfigError, settle::invalid};
+use super::{ConfigError, error::invalid};
+
+const ANOTHER_ADMIN: &str = "choose another by --admin, or --admin off";
 
 /// Checks the site's addresses, those that it listens on by itself, against each other and against the
 /// admin listener's.
@@ -21,7 +23,10 @@ pub(super) fn check_addresses(
         }
         // Sockets that share their port may differ in how much of it they take.
         if !share_port {
-            return Err(invalid("listen", conflict(first, second)));
+            return Err(invalid(
+                "listen",
+                format!("{}; choose another port", conflict(first, second)),
+            ));
         }
     }
     let in_the_way =
@@ -29,9 +34,9 @@ pub(super) fn check_addresses(
     match admin.and_then(in_the_way) {
         Some((admin, listen)) => {
             let problem = if *listen == admin {
-                format!("{admin} is an address of --listen; choose another port, or off")
+                format!("--listen has {admin} already; {ANOTHER_ADMIN}")
             } else {
-                format!("with --listen, {}, or off", conflict(listen, &admin))
+                format!("{}; {ANOTHER_ADMIN}", conflict(listen, &admin))
             };
             Err(invalid("admin", problem))
         }
@@ -41,11 +46,7 @@ pub(super) fn check_addresses(
 
 fn conflict(one: &SocketAddr, other: &SocketAddr) -> String {
     let (all, part) = if one.ip().is_unspecified() { (one, other) } else { (other, one) };
-    format!(
-        "{one} and {other} conflict: {all} takes the port {} of {} too; choose another port",
-        all.port(),
-        part.ip()
-    )
+    format!("{one} and {other} conflict: {all} takes the port {} of {} too", all.port(), part.ip())
 }
 
 /// Whether the system would refuse to listen on both. Each family has ports of its own, since our IPv6
@@ -95,7 +96,8 @@ mod tests {
         ] {
             check(listen, false, "127.0.0.1:9300", None);
         }
-        let words = "listen: 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes the port 80 of 127.0.0.1";
+        let words = "listen: 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes the port 80 of 127.0.0.1 too; choose \
+                     another port";
         check(&["0.0.0.0:80", "127.0.0.1:80"], false, "off", Some(words));
         let words = "listen: [::1]:80 and [::]:80 conflict: [::]:80 takes the port 80 of ::1 too";
         check(&["[::1]:80", "[::]:80"], false, "off", Some(words));
@@ -114,9 +116,12 @@ mod tests {
             &["127.0.0.1:80"],
             true,
             "127.0.0.1:80",
-            Some("admin: 127.0.0.1:80 is an address of"),
+            Some(
+                "admin: --listen has 127.0.0.1:80 already; choose another by --admin, or --admin off",
+            ),
         );
-        let words = "admin: with --listen, 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes";
+        let words = "admin: 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes the port 80 of 127.0.0.1 too; choose \
+                     another by --admin, or --admin off";
         check(&["[::]:80", "0.0.0.0:80"], true, "127.0.0.1:80", Some(words));
         check(&["127.0.0.1:80"], false, "0.0.0.0:80", Some("0.0.0.0:80 takes the port 80 of 127"));
     }

@@ -4,7 +4,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
-use super::values::{Cores, Period, Size};
+use super::values::{
+    Amount, Cores, HeadFields, Number, PageStatus, Period, Positive, Size, address,
+};
 use crate::{
     counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Target,
 };
@@ -23,13 +25,13 @@ Every flag has an environment variable (shown beside it) and a key of the same n
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\ncommit   ",
-    env!("TALLYRING_COMMIT"),
+    env!("BUILT_COMMIT"),
     "\nbuild    ",
-    env!("TALLYRING_PROFILE"),
+    env!("BUILT_PROFILE"),
     " for ",
-    env!("TALLYRING_TARGET"),
+    env!("BUILT_TARGET"),
     " by ",
-    env!("TALLYRING_COMPILER"),
+    env!("BUILT_COMPILER"),
     "\ndrivers  io_uring (Linux 5.7 or newer), epoll; tallyring doctor tells what this machine gives",
 );
 
@@ -79,7 +81,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[allow(missing_docs)]
 pub struct ServeArguments {
-    /// Address to serve on; may be repeated
+    /// Address to serve on, or a port alone, like 3000, on all IPv4 addresses; may be repeated
     #[arg(
         long,
         value_parser = listen_address,
@@ -97,16 +99,16 @@ pub struct ServeArguments {
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
     pub counter: Option<Target>,
     /// Number of workers [default: one for each CPU that this process may run on]
-    #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER",
-          value_parser = clap::value_parser!(u16).range(1..))]
-    pub workers: Option<u16>,
+    #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER")]
+    pub workers: Option<Workers>,
     /// Cores to pin a worker to each, like 0,2-5, in place of --workers
     #[arg(long, env = "TALLYRING_CORES", value_name = "LIST")]
     pub cores: Option<Cores>,
     /// What the workers wait on
     #[arg(long, env = "TALLYRING_DRIVER", value_name = "DRIVER", default_value = "auto")]
     pub driver: driver::Choice,
-    /// File to serve in place of "Welcome to my site!"; its extension gives its type
+    /// File to serve in place of "Welcome to my site!"; its extension gives its type, and none is
+    /// plain text
     #[arg(long, env = "TALLYRING_WELCOME", value_name = "FILE")]
     pub welcome: Option<PathBuf>,
     /// File to serve in place of "Error registering your visit"
@@ -114,9 +116,8 @@ pub struct ServeArguments {
     pub sorry: Option<PathBuf>,
     /// Status of the page that a visitor gets whose visit was not registered; 503, for example, for checks
     /// that look at the status only
-    #[arg(long, env = "TALLYRING_SORRY_STATUS", value_name = "CODE", default_value = "200",
-          value_parser = clap::value_parser!(u16).range(200..=599))]
-    pub sorry_status: u16,
+    #[arg(long, env = "TALLYRING_SORRY_STATUS", value_name = "CODE", default_value = "200")]
+    pub sorry_status: PageStatus,
     /// Answers of the counter that make a visit registered: those with a 2xx status, or any
     #[arg(long, env = "TALLYRING_ACCEPT", value_name = "ANSWERS", default_value = "2xx")]
     pub accept: Accept,
@@ -165,7 +166,7 @@ pub struct LimitArguments {
     pub head_max: Size,
     /// Most header fields in a request head
     #[arg(long, env = "TALLYRING_HEAD_FIELDS_MAX", value_name = "NUMBER", default_value = "100")]
-    pub head_fields_max: usize,
+    pub head_fields_max: HeadFields,
     /// Longest request target
     #[arg(long, env = "TALLYRING_TARGET_MAX", value_name = "SIZE", default_value = "8KiB")]
     pub target_max: Size,
@@ -186,7 +187,7 @@ pub struct LimitArguments {
     pub write_timeout: Period,
     /// Most client connections, over all workers [default: what the open-file limit allows]
     #[arg(long, env = "TALLYRING_CONNECTIONS_MAX", value_name = "NUMBER")]
-    pub connections_max: Option<usize>,
+    pub connections_max: Option<Positive>,
     /// Time to connect to one address of the counter
     #[arg(
         long,
@@ -205,7 +206,7 @@ pub struct LimitArguments {
         value_name = "NUMBER",
         default_value = "1024"
     )]
-    pub counter_connections_max: usize,
+    pub counter_connections_max: Positive,
     /// Most visits of each worker that wait for a connection to a counter; further ones get 503
     #[arg(
         long,
@@ -213,7 +214,7 @@ pub struct LimitArguments {
         value_name = "NUMBER",
         default_value = "4096"
     )]
-    pub counter_queue_max: usize,
+    pub counter_queue_max: Amount,
     /// Time that an unused connection to the counter stays open
     #[arg(
         long,
@@ -234,10 +235,10 @@ pub struct LimitArguments {
 #[derive(Debug, Args)]
 #[allow(missing_docs)]
 pub struct CounterArguments {
-    /// Address to serve on
+    /// Address to serve on, or a port alone, like 3001, on 127.0.0.1
     #[arg(
         long,
-        value_parser = listen_address,
+        value_parser = counter_address,
         env = "TALLYRING_COUNTER_LISTEN",
         value_name = "ADDRESS",
         default_value = "127.0.0.1:3001"
@@ -295,9 +296,20 @@ pub struct HealthArguments {
     pub timeout: Period,
 }
 
-/// An address to listen on.
-fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse().map_err(|_| "it must be an address like 0.0.0.0:3000 or [::]:3000, not a name")
+/// Workers that may be asked for.
+pub const WORKERS_MAX: usize = 1024;
+
+/// A number of workers.
+pub type Workers = Number<1, WORKERS_MAX>;
+
+/// An address of the site.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    address(text, SocketAddr::from(([0, 0, 0, 0], 3000)))
+}
+
+/// An address of the counter: a port alone is not for everybody.
+fn counter_address(text: &str) -> Result<SocketAddr, String> {
+    address(text, SocketAddr::from(([127, 0, 0, 1], 3001)))
 }
 
 /// What a variable says of a switch.
@@ -314,15 +326,19 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
 pub struct AdminAddress(pub Option<SocketAddr>);
 
 impl std::str::FromStr for AdminAddress {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "off" => Ok(Self(None)),
-            _ => text
-                .parse()
+            _ => address(text, SocketAddr::from(([127, 0, 0, 1], 9300)))
                 .map(|address| Self(Some(address)))
-                .map_err(|_| "it must be an address like 127.0.0.1:9300, or off"),
+                .map_err(|problem| match problem.starts_with("it must be") {
+                    true => {
+                        String::from("it must be an address like 127.0.0.1:9300, a port, or off")
+                    }
+                    false => problem,
+                }),
         }
     }
 }

@@ -5,29 +5,36 @@
 mod addresses;
 pub mod arguments;
 mod contents;
+pub mod environment;
+mod error;
 mod file;
 mod health;
 mod limits;
+pub mod mistakes;
 mod open_files;
 mod pick;
+mod places;
 mod reload;
 mod routes;
+mod scalar;
 mod settle;
 mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 #[cfg(test)]
 pub use self::contents::read_contents;
 pub use self::{
     arguments::Arguments,
     contents::Content,
+    error::ConfigError,
     health::settle_health,
     limits::{admin_clients, counter_clients},
+    pick::Setting,
     reload::{Renewed, renew},
-    settle::{ConfigError, Settled, settle, settle_counter},
+    settle::{Settled, settle, settle_counter},
     values::Cores,
 };
 use crate::{
@@ -137,6 +144,8 @@ pub enum RouteKind {
 pub struct PageConfig {
     /// What it serves.
     pub source: PageSource,
+    /// Its type, in place of that of the file's extension.
+    pub content_type: Option<HeaderValue>,
     /// How long caches may use it without asking again.
     pub cache: Option<Duration>,
 }
@@ -195,6 +204,8 @@ pub struct PageFiles {
     pub welcome: Option<PathBuf>,
     /// In place of "Error registering your visit".
     pub sorry: Option<PathBuf>,
+    /// The type of both, where their extensions are not to give it.
+    pub content_type: Option<HeaderValue>,
 }
 
 /// Every maximum and every deadline.

@@ -1,6 +1,7 @@
 //! The open-file limit, shared out: client connections, and connections to the counters.
 
-use super::{ConfigError, settle::invalid};
+use super::error::{ConfigError, invalid};
+use crate::plural::plural;
 
 /// Client connections that are allowed by default, whatever the open-file limit.
 pub(super) const CONNECTIONS_DEFAULT_MAX: usize = 1 << 20;
@@ -9,6 +10,19 @@ pub(super) const CONNECTIONS_DEFAULT_MAX: usize = 1 << 20;
 pub(super) const FILES_BASE: usize = 24;
 /// Of each worker: its ring or epoll descriptor, its listeners, its mailbox.
 const FILES_PER_WORKER: usize = 8;
+/// Clients of each worker below which there is no use in serving: one that is served, one that makes room for
+/// the next, and two more.
+const CLIENTS_MIN: usize = 4;
+
+/// The open files that `counter` can use for clients.
+pub(super) fn of_counter(limit: usize) -> Result<usize, ConfigError> {
+    let base = FILES_BASE + FILES_PER_WORKER;
+    let needed = base + CLIENTS_MIN;
+    if limit < needed {
+        return Err(ConfigError::OpenFiles { limit, needed, workers: String::from("a counter") });
+    }
+    Ok((limit - base).min(CONNECTIONS_DEFAULT_MAX))
+}
 
 /// Who needs open files.
 pub(super) struct OpenFiles {
@@ -27,19 +41,19 @@ impl OpenFiles {
         counter_connections: usize,
         notes: &mut Vec<String>,
     ) -> Result<(usize, usize), ConfigError> {
-        if connections == Some(0) {
-            return Err(invalid("connections-max", "0 is not at least 1"));
-        }
-        if counter_connections == 0 {
-            return Err(invalid("counter-connections-max", "0 is not at least 1"));
-        }
         let threads = self.workers + usize::from(self.bundled) + usize::from(self.admin);
         let base = FILES_BASE + FILES_PER_WORKER * threads;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let free = limit.saturating_sub(base).max(4);
         // Both ends of a connection to the bundled counter are in this process.
         let ends = self.counters + usize::from(self.bundled);
         let per_connection = self.workers * ends.max(1);
+        let needed = base + per_connection + CLIENTS_MIN * self.workers;
+        if limit < needed {
+            let counter = if self.bundled { " and the bundled counter" } else { "" };
+            let workers = format!("{}{counter}", plural(self.workers, "worker"));
+            return Err(ConfigError::OpenFiles { limit, needed, workers });
+        }
+        let free = limit - base;
         let room = (free / 2 / per_connection).max(1);
         let upstream = counter_connections.min(room);
         if upstream < counter_connections {
@@ -48,14 +62,14 @@ impl OpenFiles {
                  open-file limit is {limit}; raise it by ulimit -n or LimitNOFILE="
             ));
         }
-        let rest = free.saturating_sub(upstream * per_connection).max(1);
+        let rest = free - upstream * per_connection;
         let clients = match connections {
             Some(asked) if asked > rest => {
                 return Err(invalid(
                     "connections-max",
                     format!(
-                        "{asked} is more than the open-file limit of {limit} leaves, {rest}; raise \
-                         it by ulimit -n or LimitNOFILE="
+                        "the open-file limit of {limit} leaves {rest}; raise it by ulimit -n or \
+                         LimitNOFILE="
                     ),
                 ));
             }
@@ -87,10 +101,24 @@ mod tests {
         check(1 << 16, None, Some((65536 - 48 - 2048, 1024)));
         check(1 << 30, None, Some((CONNECTIONS_DEFAULT_MAX, 1024)));
         check(1024, None, Some((488, 244)));
-        check(20, None, Some((2, 1)));
+        // 24 + 3 * 8 for itself, and 5 for each worker, to the counter and to clients.
+        check(58, None, Some((6, 2)));
+        check(57, None, None);
+        check(20, None, None);
         check(1 << 16, Some(10_000), Some((10_000, 1024)));
         check(1 << 16, Some(1), Some((1, 1024)));
-        check(1 << 16, Some(0), None);
         check(1 << 16, Some(65_000), None);
+    }
+
+    #[test]
+    fn too_few_open_files_are_told_with_what_it_takes() {
+        let said = FILES.share(30, None, 1024, &mut Vec::new()).unwrap_err().to_string();
+        let expected = "open files: the limit is 30, and this start needs at least 58, for 2 workers; raise it by \
+                        ulimit -n, by LimitNOFILE= in a unit, or by --ulimit nofile= for a container";
+        assert_eq!(said, expected);
+        assert_eq!(of_counter(36).unwrap(), 4);
+        assert!(
+            of_counter(35).unwrap_err().to_string().contains("needs at least 36, for a counter;")
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Settings that are read while the server runs: what of them can hold at once, and what needs a restart.
 
-use super::{Config, Content, RouteConfig, VisitsConfig, pick::Setting, settle::Settled};
+use super::{Config, Content, RouteConfig, Settled, VisitsConfig, pick::Setting};
 use crate::upstream::Target;
 
 /// What is decided once, at the start.

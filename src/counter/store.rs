@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod faults;
 mod file;
+mod probe;
 mod redb_store;
 
 use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr, sync::Arc};
@@ -130,12 +131,28 @@ pub enum OpenError {
         "cannot make the directory {0} for the counter's file: {1}; choose another by --data-dir"
     )]
     Directory(PathBuf, io::Error),
+    /// Nothing can be made in the directory.
+    #[error(
+        "cannot write to the directory {0}, where the counter's file is to be: {1}; choose another by --data-dir"
+    )]
+    NotWritable(PathBuf, io::Error),
     /// The directory cannot be synced, so that no file is made in it.
     #[error(
         "cannot make the counter's file in {0}: {1}; the directory must be readable, or choose \
          another by --data-dir or --store"
     )]
     Unsynced(PathBuf, io::Error),
+}
+
+/// Looks whether a store could be opened, without a change to what it holds and beside a process that may have it.
+///
+/// # Errors
+/// When it could not; [`OpenError::InUse`] says no more than that it could not now.
+pub fn probe(kind: &Kind, create: bool) -> Result<(), OpenError> {
+    match kind {
+        Kind::Redb(path) => probe::probe(path, create),
+        Kind::Memory => Ok(()),
+    }
 }
 
 /// Counters that outlive what is done to them by one batch after another.

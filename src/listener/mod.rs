@@ -23,7 +23,7 @@ use nix::{
 };
 use socket2::{SockFilter, SockRef};
 
-pub use self::bind::{BACKLOG, BindError, bind};
+pub use self::bind::{BACKLOG, BindError, bind, probe};
 use crate::{
     clock,
     connection::{Clients, Connection, Service},

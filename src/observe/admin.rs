@@ -21,11 +21,8 @@ use crate::{
         render::{self, Rendered},
         request::{Method, Request},
     },
+    observe::exposition::Exposition,
 };
-
-/// OpenMetrics 1.0, which Prometheus reads.
-const METRICS_TYPE: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// Whether the server can take visits.
 #[derive(Debug, Default)]
@@ -71,15 +68,15 @@ impl Admin {
             }
             "/readyz" => text(200, "ready\n"),
             "/metrics" => {
-                let mut body = String::new();
-                match prometheus_client::encoding::text::encode(&mut body, &self.metrics) {
-                    Ok(()) => {
-                        let fields = [(header::CONTENT_TYPE, METRICS_TYPE)];
-                        let now = clock::unix_seconds();
-                        render::response(StatusCode::OK, &fields, body.into(), now)
-                    }
-                    Err(_) => text(500, "the metrics cannot be written\n"),
-                }
+                let form = Exposition::chosen_by(request.accept);
+                let Ok(body) = form.write(&self.metrics) else {
+                    return text(500, "the metrics cannot be written\n");
+                };
+                let fields = [
+                    (header::CONTENT_TYPE, form.content_type()),
+                    (header::VARY, HeaderValue::from_static("accept")),
+                ];
+                render::response(StatusCode::OK, &fields, body.into(), clock::unix_seconds())
             }
             _ => text(404, "there are /livez, /readyz and /metrics\n"),
         }

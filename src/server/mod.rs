@@ -3,10 +3,12 @@
 mod counter;
 mod manager;
 mod outages;
+mod preflight;
 mod reload;
 mod routes;
 mod run;
 mod site;
+mod summary;
 
 use std::{
     collections::BTreeSet,
@@ -22,6 +24,7 @@ use self::{
     routes::UnknownCounter,
     run::{Group, Run, signal_name},
     site::SiteWorkers,
+    summary::{Role, StartSummary},
 };
 use crate::{
     config::{Config, ConfigError, CounterConfig, Settled, admin_clients, counter_clients},
@@ -61,7 +64,7 @@ pub enum ServerError {
     #[error("the counter serves on one socket, and the service manager hands down {0}")]
     TooManySockets(usize),
     /// The same, of the admin listener's.
-    #[error("admin: {0}; choose another address by --admin, or none by --admin off")]
+    #[error("the admin listener: {0}; choose another by --admin, or --admin off")]
     Admin(BindError),
     /// The bundled counter's file.
     #[error(transparent)]
@@ -97,6 +100,16 @@ pub enum Ended {
     },
 }
 
+/// Tries a start as far as it can be tried beside a server that runs; notes of what is in the way of one now.
+///
+/// # Errors
+/// When [`serve`] would refuse these settings.
+pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
+    let notes = preflight::try_start(config)?;
+    preflight::try_driver(config)?;
+    Ok(notes)
+}
+
 /// Serves the site until a signal ends it. `read` gives the settings anew.
 ///
 /// # Errors
@@ -109,6 +122,8 @@ pub fn serve(
     let contents = std::mem::take(&mut settled.config.contents);
     let config = &settled.config;
     let run = Run::start(config.ready_needs_counter)?;
+    // What is in the way now is told by those that it is in the way of.
+    preflight::try_start(config)?;
     // All that can fail for want of an address or a file comes first, while nothing runs yet.
     let listeners = site::listen(config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
@@ -138,8 +153,7 @@ pub fn serve(
     let admin = admin.transpose()?;
     site.serve();
     run.readiness.serves.store(true, Ordering::Release);
-    let admin_said = admin.as_ref().map(|admin| format!("; admin on http://{}", admin.address));
-    tracing::info!("{}{}", site.describe(config), admin_said.unwrap_or_default());
+    site.summary(config, admin.as_ref().map(|admin| admin.address)).tell();
     manager::ready();
 
     let parts = Parts { run: &run, site: &site, bundled: bundled.as_ref(), admin: admin.as_ref() };
@@ -202,13 +216,15 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let store = store::open(&config.store, config.create)?;
     let CounterConfig { driver, clients, hosts, .. } = config.clone();
     let counter = BundledCounter::start(&run, listeners, store, driver, clients, hosts)?;
-    tracing::info!(
-        "tallyring {} counts at http://{}/counter, on {}; totals in {}",
-        env!("CARGO_PKG_VERSION"),
-        counter.address(),
-        counter.driver(),
-        config.store
-    );
+    let summary = StartSummary {
+        role: Role::Counter,
+        addresses: vec![counter.address()],
+        driver: counter.driver().to_owned(),
+        store: Some(config.store.to_string()),
+        count: None,
+        admin: None,
+    };
+    summary.tell();
     manager::ready();
     let reload = || {
         tracing::info!("SIGHUP: a counter has nothing to read anew");

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
+use super::summary::BUNDLED;
 use crate::{
     config::{Content, RouteConfig, RouteKind, VisitsConfig},
     site::{self, Route, RouteSet, Rules, Visits},
@@ -118,7 +119,7 @@ impl Counters {
     pub(super) fn describe(&self, routes: &[RouteConfig]) -> impl Iterator<Item = String> {
         let visits = routes.iter().filter_map(RouteConfig::visits);
         visits.filter_map(|visits| {
-            let bundled = if visits.counter.is_none() { " (bundled)" } else { "" };
+            let bundled = if visits.counter.is_none() { BUNDLED } else { "" };
             self.target(visits).map(|target| format!("{target}{bundled}"))
         })
     }

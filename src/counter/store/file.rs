@@ -27,7 +27,7 @@ use rustix::{
 use super::OpenError;
 
 /// What each redb file begins with.
-const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
+pub(super) const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 /// Pages that redb keeps in memory. A file with as many names as there may be is smaller.
 const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How often a start looks again when the file appears or vanishes under its hands.
@@ -302,7 +302,7 @@ fn write_again(disk: &Disk, file: &File, length: u64) -> io::Result<()> {
     disk.sync(file)
 }
 
-fn directory_of(path: &Path) -> &Path {
+pub(super) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -310,7 +310,7 @@ fn directory_of(path: &Path) -> &Path {
 }
 
 /// Where a file is that `path` leads to, by links or not, whether it is there or not.
-fn link_target(path: &Path) -> PathBuf {
+pub(super) fn link_target(path: &Path) -> PathBuf {
     // path_resolution(7)
     const LINKS_MAX: usize = 40;
     let mut path = path.to_owned();
