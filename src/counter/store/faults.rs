@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::{
     OpenError, Operation, Outcome, Store,
-    file::{Call, Disk},
+    disk::{Call, Disk},
     redb_store::RedbStore,
 };
 
