@@ -6,7 +6,12 @@ use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
 use super::values::{Cores, Period, Size};
 use crate::{
-    counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Target,
+    counter::{self, store},
+    driver,
+    http::hosts::HostList,
+    observe::log,
+    site::Accept,
+    upstream::Target,
 };
 
 const EXAMPLES: &str = "\
@@ -14,6 +19,7 @@ Examples:
   tallyring                                     serve on port 3000 with the bundled counter
   tallyring --counter http://10.0.0.5:3001/counter --cores 0-3
   tallyring counter --store redb:/var/lib/tallyring/counter.redb
+  tallyring total                               how many visits are counted
   tallyring doctor                              what this machine gives and lacks
 
 Every flag has an environment variable (shown beside it) and a key of the same name in the file of
@@ -71,6 +77,20 @@ pub enum Command {
     /// Exits with 0 when it is and with 1 when it is not or cannot be asked. It asks the admin listener,
     /// which it finds by the same settings as the server.
     Health(HealthArguments),
+    /// Print a counter's total: of the one that runs, or of its file when none does
+    ///
+    /// It asks where the server's settings say that the counter listens. Exits with 1 when there is neither
+    /// a counter nor a file.
+    Total(TotalArguments),
+    /// Copy all totals of a counter, which may run, into a file that `restore` takes
+    ///
+    /// It asks as `total` does. The copy is consistent, and on disk when the command ends.
+    Backup(BackupArguments),
+    /// Put a backup in place of the counter's file, of which no counter may be running
+    ///
+    /// The backup is checked first. The file that was there is kept beside it, as
+    /// counter.redb.before-restore.
+    Restore(RestoreArguments),
     /// Validate the settings and print each with where it came from
     Check(Box<ServeArguments>),
 }
@@ -96,6 +116,18 @@ pub struct ServeArguments {
     /// counter, in this process]
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
     pub counter: Option<Target>,
+    /// Address at which the bundled counter is asked, or off: then only this process uses it
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_LISTEN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:3001"
+    )]
+    pub counter_listen: AddressOrOff,
+    /// Hosts that the bundled counter answers to beside localhost and its own address, like
+    /// counter,counter.internal
+    #[arg(long, env = "TALLYRING_COUNTER_HOSTS", value_name = "LIST")]
+    pub counter_hosts: Option<HostList>,
     /// Number of workers [default: one for each CPU that this process may run on]
     #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER",
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -137,7 +169,7 @@ pub struct ServeArguments {
         value_name = "ADDRESS|off",
         default_value = "127.0.0.1:9300"
     )]
-    pub admin: AdminAddress,
+    pub admin: AddressOrOff,
     /// Hosts that the admin listener answers to beside localhost and its own address, like
     /// site,metrics.internal
     #[arg(long, env = "TALLYRING_ADMIN_HOSTS", value_name = "LIST")]
@@ -231,7 +263,7 @@ pub struct CounterArguments {
     /// Address to serve on
     #[arg(
         long,
-        value_parser = listen_address,
+        value_parser = counter_address,
         env = "TALLYRING_COUNTER_LISTEN",
         value_name = "ADDRESS",
         default_value = "127.0.0.1:3001"
@@ -273,7 +305,7 @@ pub struct HealthArguments {
         value_name = "ADDRESS|off",
         default_value = "127.0.0.1:9300"
     )]
-    pub admin: AdminAddress,
+    pub admin: AddressOrOff,
     /// Page to ask for in place of the admin listener's /readyz, like http://127.0.0.1:3001/counters of
     /// a counter; any 2xx answer is healthy
     #[arg(long, env = "TALLYRING_HEALTH_URL", hide_env_values = true, value_name = "URL")]
@@ -284,6 +316,107 @@ pub struct HealthArguments {
     /// Time for the whole answer
     #[arg(long, env = "TALLYRING_HEALTH_TIMEOUT", value_name = "TIME", default_value = "2s")]
     pub timeout: Period,
+}
+
+/// Whose file it is.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct FileArguments {
+    /// Where the totals are kept: redb:PATH [default: redb:counter.redb in the data directory]
+    #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]
+    pub store: Option<store::Kind>,
+    /// Directory of the counter's file [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/tallyring, else
+    /// ~/.local/state/tallyring]
+    #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
+    pub data_dir: Option<PathBuf>,
+    /// TOML file with the server's settings
+    #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Who is asked for totals.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct AskArguments {
+    /// Address at which the bundled counter of a server, or `tallyring counter`, listens; with off, its file
+    /// is read
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_LISTEN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:3001"
+    )]
+    pub counter_listen: AddressOrOff,
+    /// Counter that the server registers its visits with, which is asked in place of the bundled one, like
+    /// http://127.0.0.1:3001/counter
+    #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
+    pub counter: Option<Target>,
+    /// Time for the whole answer
+    #[arg(long, env = "TALLYRING_TOTAL_TIMEOUT", value_name = "TIME", default_value = "10s")]
+    pub timeout: Period,
+    #[command(flatten)]
+    pub file: FileArguments,
+}
+
+/// The arguments of `total`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct TotalArguments {
+    /// Name of the counter, as in /counter/NAME [default: the one without a name]
+    #[arg(value_parser = counter_name)]
+    pub name: Option<String>,
+    /// Print all totals by name, as JSON; the one without a name is ""
+    #[arg(long, conflicts_with = "name")]
+    pub all: bool,
+    #[command(flatten)]
+    pub ask: AskArguments,
+}
+
+/// The arguments of `backup`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct BackupArguments {
+    /// File to make
+    #[arg(value_name = "FILE")]
+    pub to: PathBuf,
+    /// Replace the file where it is there already
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub ask: AskArguments,
+}
+
+/// The arguments of `restore`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct RestoreArguments {
+    /// File that `backup` has made, or a copy of a counter's file
+    #[arg(value_name = "FILE")]
+    pub from: PathBuf,
+    /// Restore even if that lowers a total, or replaces a file that is not a counter's
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub file: FileArguments,
+}
+
+/// The name of a counter.
+fn counter_name(text: &str) -> Result<String, &'static str> {
+    match counter::is_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("it must be 1 to 128 letters, digits, dots, dashes and underscores"),
+    }
+}
+
+/// An address that `counter` listens on.
+fn counter_address(text: &str) -> Result<SocketAddr, &'static str> {
+    match text {
+        "off" => {
+            Err("a counter by itself has to listen, only serve takes off; give an address like \
+                      127.0.0.1:3001")
+        }
+        _ => listen_address(text),
+    }
 }
 
 /// An address to listen on.
@@ -302,9 +435,9 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
 
 /// An address, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AdminAddress(pub Option<SocketAddr>);
+pub struct AddressOrOff(pub Option<SocketAddr>);
 
-impl std::str::FromStr for AdminAddress {
+impl std::str::FromStr for AddressOrOff {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -318,7 +451,7 @@ impl std::str::FromStr for AdminAddress {
     }
 }
 
-impl std::fmt::Display for AdminAddress {
+impl std::fmt::Display for AddressOrOff {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Some(address) => address.fmt(f),

@@ -5,7 +5,7 @@ use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr};
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    arguments::AdminAddress,
+    arguments::AddressOrOff,
     values::{Cores, Period, Size, from_text},
 };
 use crate::{
@@ -23,6 +23,8 @@ pub(super) struct File {
     pub(super) listen: Option<Listen>,
     pub(super) share_port: Option<bool>,
     pub(super) counter: Option<Text<Target>>,
+    pub(super) counter_listen: Option<Text<AddressOrOff>>,
+    pub(super) counter_hosts: Option<Text<HostList>>,
     pub(super) workers: Option<u16>,
     pub(super) cores: Option<Cores>,
     pub(super) driver: Option<driver::Choice>,
@@ -32,7 +34,7 @@ pub(super) struct File {
     pub(super) accept: Option<Accept>,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) create: Option<bool>,
-    pub(super) admin: Option<Text<AdminAddress>>,
+    pub(super) admin: Option<Text<AddressOrOff>>,
     pub(super) admin_hosts: Option<Text<HostList>>,
     pub(super) ready_needs_counter: Option<bool>,
     pub(super) log_format: Option<log::Format>,

@@ -82,7 +82,8 @@ pub(super) fn settle_limits(
         drain_bytes_max: DRAIN_BYTES_MAX,
     };
     let drain_timeout = time("drain-timeout", arguments.drain_timeout, file.drain_timeout);
-    Ok(Limits { clients, upstream, drain_timeout })
+    let counter_clients_max = files.counter_clients(host::open_files());
+    Ok(Limits { clients, upstream, counter_clients_max, drain_timeout })
 }
 
 fn check_head(head: &HeadLimits) -> Result<(), ConfigError> {
@@ -106,8 +107,7 @@ fn check_head(head: &HeadLimits) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// What the clients of the bundled counter may do: they are workers, which keep connections open for
-/// as long as they like.
+/// What the clients of a counter may do: most are workers, which keep connections open for as long as they like.
 pub fn counter_clients(connections_max: usize) -> ClientLimits {
     ClientLimits {
         head: HeadLimits { target_bytes_max: 8 * 1024, ..RESPONSE_HEAD },

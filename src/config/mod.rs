@@ -12,6 +12,7 @@ mod pages;
 mod pick;
 mod routes;
 mod settle;
+mod totals;
 mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -20,10 +21,11 @@ use http::StatusCode;
 
 pub use self::{
     arguments::Arguments,
-    health::settle_health,
+    health::{reachable, settle_health},
     limits::{admin_clients, counter_clients},
     pages::read_pages,
     settle::{ConfigError, Settled, settle, settle_counter},
+    totals::{settle_ask, settle_file},
     values::Cores,
 };
 use crate::{
@@ -58,6 +60,10 @@ pub struct Config {
     pub accept: Accept,
     /// Where the bundled counter keeps its totals; `None` when no route uses it.
     pub bundled: Option<store::Kind>,
+    /// Where others can ask the bundled counter, if anywhere.
+    pub counter_listen: Option<SocketAddr>,
+    /// The hosts that it answers to there beside those that every counter does.
+    pub counter_hosts: HostList,
     /// Whether an empty file of the bundled counter's is begun anew.
     pub create: bool,
     /// The admin listener's address.
@@ -102,6 +108,17 @@ pub struct HealthConfig {
     pub timeout: Duration,
 }
 
+/// Where totals are to be had.
+#[derive(Debug, Clone)]
+pub struct AskConfig {
+    /// The counter that is asked, if one can be.
+    pub counter: Option<Target>,
+    /// The file that is read when nobody answers there; none where the counter is somebody else's.
+    pub file: Option<PathBuf>,
+    /// For the whole answer.
+    pub timeout: Duration,
+}
+
 /// A path whose requests are visits.
 #[derive(Debug, Clone)]
 pub struct RouteConfig {
@@ -133,6 +150,8 @@ pub struct Limits {
     pub clients: ClientLimits,
     /// Of each worker's calls to each counter.
     pub upstream: UpstreamLimits,
+    /// Connections of others than our own workers to the bundled counter.
+    pub counter_clients_max: usize,
     /// How long visits under way may take to end after a signal.
     pub drain_timeout: Duration,
 }

@@ -10,11 +10,16 @@ pub(super) const FILES_BASE: usize = 24;
 /// Of each worker: its ring or epoll descriptor, its listeners, its mailbox.
 const FILES_PER_WORKER: usize = 8;
 
+/// Connections of others to the bundled counter: people, scrapers, another server.
+const COUNTER_CLIENTS_MAX: usize = 256;
+
 /// Who needs open files.
 pub(super) struct OpenFiles {
     pub(super) workers: usize,
     pub(super) counters: usize,
     pub(super) bundled: bool,
+    /// Whether others can connect to it too.
+    pub(super) counter_listens: bool,
     pub(super) admin: bool,
 }
 
@@ -33,10 +38,8 @@ impl OpenFiles {
         if counter_connections == 0 {
             return Err(invalid("counter-connections-max", "0 is not at least 1"));
         }
-        let threads = self.workers + usize::from(self.bundled) + usize::from(self.admin);
-        let base = FILES_BASE + FILES_PER_WORKER * threads;
+        let free = self.free(limit).saturating_sub(self.counter_clients(limit)).max(4);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let free = limit.saturating_sub(base).max(4);
         // Both ends of a connection to the bundled counter are in this process.
         let ends = self.counters + usize::from(self.bundled);
         let per_connection = self.workers * ends.max(1);
@@ -64,13 +67,30 @@ impl OpenFiles {
         };
         Ok((clients.div_ceil(self.workers), upstream))
     }
+
+    /// Connections of others to the bundled counter: a small part of what there is.
+    pub(super) fn counter_clients(&self, limit: u64) -> usize {
+        match self.counter_listens {
+            true => (self.free(limit) / 16).clamp(1, COUNTER_CLIENTS_MAX),
+            false => 0,
+        }
+    }
+
+    /// Files that nobody needs who serves nobody.
+    fn free(&self, limit: u64) -> usize {
+        let others = [self.bundled, self.counter_listens, self.admin];
+        let threads = self.workers + others.into_iter().map(usize::from).sum::<usize>();
+        let base = FILES_BASE + FILES_PER_WORKER * threads;
+        usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(base)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FILES: OpenFiles = OpenFiles { workers: 2, counters: 1, bundled: false, admin: true };
+    const FILES: OpenFiles =
+        OpenFiles { workers: 2, counters: 1, bundled: false, counter_listens: false, admin: true };
 
     #[track_caller]
     fn check(limit: u64, connections: Option<usize>, expected: Option<(usize, usize)>) {
@@ -92,5 +112,16 @@ mod tests {
         check(1 << 16, Some(1), Some((1, 1024)));
         check(1 << 16, Some(0), None);
         check(1 << 16, Some(65_000), None);
+    }
+
+    #[test]
+    fn the_clients_of_the_bundled_counter_get_a_small_part() {
+        let files = OpenFiles { counters: 0, bundled: true, counter_listens: true, ..FILES };
+        for (limit, expected) in [(20, 1), (64, 1), (1024, 60), (1 << 16, 256), (1 << 30, 256)] {
+            assert_eq!(files.counter_clients(limit), expected, "{limit} files");
+        }
+        let shared = files.share(1 << 16, None, 1024, &mut Vec::new()).ok();
+        assert_eq!(shared, Some(((65536 - 64 - 256 - 2048) / 2, 1024)));
+        assert_eq!(OpenFiles { counter_listens: false, ..files }.counter_clients(1 << 16), 0);
     }
 }

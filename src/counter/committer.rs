@@ -118,11 +118,8 @@ mod tests {
         end.recv().unwrap();
         // An outcome is in the metrics before it is told.
         let total = Outcome::Total;
-        let expected = [
-            (vec![total(1)], 1, 0),
-            (vec![total(2), total(1)], 2, 1),
-            (vec![total(2)], 2, 1),
-        ];
+        let expected =
+            [(vec![total(1)], 1, 0), (vec![total(2), total(1)], 2, 1), (vec![total(2)], 2, 1)];
         assert_eq!(reported.try_iter().collect::<Vec<_>>(), expected);
         // To ask commits nothing.
         assert_eq!(metrics.commits.read(), 2);

@@ -227,7 +227,8 @@ struct Bundled(Arc<CounterMetrics>);
 impl Collector for Bundled {
     /// The counter without a name alone: the names are their callers', and there may be many.
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let help = "Total of the bundled counter, without those that have a name; it outlives the process";
+        let help =
+            "Total of the bundled counter, without those that have a name; it outlives the process";
         let mut row = |name, help, count: &Count| {
             let count = ConstCounter::new(count.read());
             let unit: Option<&Unit> = None;
@@ -355,7 +356,8 @@ mod tests {
         worker.driver.set("epoll").unwrap();
         let mut text = String::new();
         let workers = vec![Arc::new(WorkerMetrics::default()), Arc::clone(&worker)];
-        prometheus_client::encoding::text::encode(&mut text, &registry(workers.clone(), None)).unwrap();
+        prometheus_client::encoding::text::encode(&mut text, &registry(workers.clone(), None))
+            .unwrap();
         assert!(!text.contains("tallyring_counter_total"), "{text}");
         for row in [
             "tallyring_visits_total{worker=\"0\",outcome=\"welcomed\"} 0",

@@ -11,27 +11,24 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use self::{
-    counter::BundledCounter,
+    counter::{BundledCounter, Parts, remedies},
     run::{Group, Run, signal_name},
     site::SiteWorkers,
 };
 use crate::{
-    config::{Config, CounterConfig, admin_clients, counter_clients},
+    config::{Config, CounterConfig, admin_clients},
     counter::store,
     driver::{self, Driver},
     http::hosts::{HostList, Hosts},
-    listener::{
-        self, BindError, Listener,
-        inherited::{self, InheritError},
-    },
+    listener::{self, BindError, Listener, inherited::InheritError},
     mailbox,
     observe::{
         admin::Admin,
-        metrics::{self, Totals, WorkerMetrics},
+        metrics::{self, CounterMetrics, Totals, WorkerMetrics},
     },
     plural::plural,
     worker::{self, Order, Plan, WorkerError},
@@ -46,6 +43,14 @@ pub enum ServerError {
     /// The counter's cannot.
     #[error("{0}; choose another address by --listen")]
     Counter(BindError),
+    /// The address at which others can ask the bundled counter is not to be had.
+    #[error("counter-listen: {error}; {}", remedies(.error, *.shares))]
+    CounterListen {
+        /// Why not.
+        error: BindError,
+        /// Whether this server shares the site's port with another one.
+        shares: bool,
+    },
     /// No port of loopback is free for the bundled counter.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -61,6 +66,12 @@ pub enum ServerError {
     /// The bundled counter's file.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// The same, where it is in use and the site's port is shared.
+    #[error(
+        "{0}. For two servers that share the port, run tallyring counter, and give both \
+         --counter http://127.0.0.1:3001/counter"
+    )]
+    StoreShared(store::OpenError),
     /// A worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -99,37 +110,27 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
     let listeners = site::listen(&config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
     let admin = admin.transpose().map_err(ServerError::Admin)?;
-    let bundled = match &config.bundled {
-        Some(kind) => {
-            let address = SocketAddr::from(([127, 0, 0, 1], 0));
-            Some((listener::bind(address, 1, false)?, store::open(kind, config.create)?))
-        }
-        None => None,
-    };
-    let counter_address = bundled.as_ref().map(|(listeners, _)| listeners[0].address);
+    let bundled = Parts::of_site(&config)?;
     // The site's workers come first: where memory for rings is short, they are to have it.
-    let site = SiteWorkers::start(&run, &config, listeners, counter_address)?;
-    let bundled = match bundled {
-        Some((listeners, store)) => {
-            let connections = config.limits.upstream.connections_max * config.cores.len() + 64;
-            let mut clients = counter_clients(connections);
-            // They are our own workers, which have drained by then.
-            clients.parting_timeout = Duration::ZERO;
-            let hosts = HostList::default();
-            Some(BundledCounter::start(&run, listeners, store, config.driver, clients, hosts)?)
-        }
-        None => None,
+    let addresses = bundled.as_ref().map(Parts::addresses);
+    let site = SiteWorkers::start(&run, &config, listeners, addresses)?;
+    let bundled = bundled.map(|parts| parts.start(&run)).transpose()?;
+    let tally = bundled.as_ref().map(BundledCounter::tally);
+    let registry = || {
+        let counter = bundled.as_ref().map(BundledCounter::metrics);
+        (site.metrics().to_vec(), counter)
     };
-    let admin = admin
-        .map(|listeners| start_admin(&run, listeners, site.metrics(), config.admin_hosts.clone()));
+    let admin =
+        admin.map(|listeners| start_admin(&run, listeners, registry(), config.admin_hosts.clone()));
     let admin_address = admin.transpose()?;
     site.serve();
     run.readiness.serves.store(true, Ordering::Release);
     let admin_said = admin_address.map(|address| format!("; admin on http://{address}"));
-    tracing::info!("{}{}", site.describe(&config), admin_said.unwrap_or_default());
+    let counted = behind_semicolon(tally.as_ref());
+    tracing::info!("{}{counted}{}", site.describe(&config), admin_said.unwrap_or_default());
     manager::ready();
 
-    let workers = site.count() + usize::from(bundled.is_some());
+    let workers = site.count() + bundled.as_ref().map_or(0, BundledCounter::workers);
     let ask = || {
         site.ask();
         bundled.iter().for_each(BundledCounter::ask);
@@ -148,7 +149,7 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
         let signal = bundled.stop(&run, if cut.is_some() { Instant::now() } else { end });
         cut = cut.or(signal);
     }
-    tracing::info!("{}", last_line(Totals::of(site.metrics())));
+    tracing::info!("{}{}", last_line(Totals::of(site.metrics())), behind_semicolon(tally.as_ref()));
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
 }
 
@@ -158,28 +159,21 @@ pub fn serve(config: Config) -> Result<Ended, ServerError> {
 /// When it cannot start. Nothing was counted then.
 pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let run = Run::start(false)?;
-    let handed = inherited::take()?;
-    let listeners = match handed.as_slice() {
-        [] => listener::bind(config.listen, 1, false).map_err(ServerError::Counter)?,
-        [socket] => inherited::share_out(socket, 1)?,
-        sockets => return Err(ServerError::TooManySockets(sockets.len())),
-    };
-    let store = store::open(&config.store, config.create)?;
-    let CounterConfig { driver, clients, hosts, .. } = config.clone();
-    let counter = BundledCounter::start(&run, listeners, store, driver, clients, hosts)?;
+    let drain_timeout = config.drain_timeout;
+    let counter = Parts::alone(config)?.start(&run)?;
+    let tally = counter.tally();
     tracing::info!(
-        "tallyring {} counts at http://{}/counter, on {}; totals in {}",
+        "tallyring {} counts at http://{}/counter, on {}; {tally}",
         env!("CARGO_PKG_VERSION"),
         counter.address(),
-        counter.driver(),
-        config.store
+        counter.drivers(),
     );
     manager::ready();
     let reload = || tracing::info!("SIGHUP: a counter has nothing to read anew");
-    stop(run.wait_for_end(1, || counter.ask(), reload));
-    let end = Instant::now() + config.drain_timeout;
-    let cut = counter.drain_and_close(&run, config.drain_timeout, end);
-    tracing::info!("stopped");
+    stop(run.wait_for_end(counter.workers(), || counter.ask(), reload));
+    let end = Instant::now() + drain_timeout;
+    let cut = counter.drain_and_close(&run, drain_timeout, end);
+    tracing::info!("stopped; {tally}");
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
 }
 
@@ -192,7 +186,7 @@ fn stop(signal: i32) {
 fn start_admin(
     run: &Run,
     listeners: Vec<Listener>,
-    workers: &[Arc<WorkerMetrics>],
+    (workers, counter): (Vec<Arc<WorkerMetrics>>, Option<Arc<CounterMetrics>>),
     hosts: HostList,
 ) -> Result<SocketAddr, ServerError> {
     /// Scrapers and probes; far more than there ever are.
@@ -200,7 +194,7 @@ fn start_admin(
     let address = listeners[0].address;
     let (orders, receiver) = mailbox::channel()?;
     let hosts = Hosts::new(address.ip(), hosts);
-    let (readiness, workers) = (Arc::clone(&run.readiness), workers.to_vec());
+    let readiness = Arc::clone(&run.readiness);
     let plan = Plan {
         name: String::from("admin"),
         core: None,
@@ -211,7 +205,7 @@ fn start_admin(
         shortest_wait: None,
         metrics: Arc::default(),
         orders: receiver,
-        make: move || Admin::new(readiness, metrics::registry(workers), hosts),
+        make: move || Admin::new(readiness, metrics::registry(workers, counter), hosts),
     };
     worker::start(plan, run.reporter(Group::Admin))?;
     run.wait_until_ready(Group::Admin, 1)?;
@@ -225,6 +219,11 @@ fn start_admin(
 fn describe_drivers(drivers: Vec<Driver>) -> String {
     let drivers = BTreeSet::from_iter(drivers);
     drivers.iter().map(Driver::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// A part of a line that may be missing.
+fn behind_semicolon(part: Option<impl std::fmt::Display>) -> String {
+    part.map_or_else(String::new, |part| format!("; {part}"))
 }
 
 fn last_line(totals: Totals) -> String {

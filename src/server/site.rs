@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Group, Run, ServerError, describe_drivers};
+use super::{Group, Run, ServerError, counter::Addresses, describe_drivers};
 use crate::{
     config::{Config, Cores, RouteConfig, read_pages},
     listener::{self, Listener, inherited},
@@ -80,9 +80,10 @@ impl SiteWorkers {
         run: &Run,
         config: &Config,
         listeners: Listeners,
-        bundled: Option<SocketAddr>,
+        bundled: Option<Addresses>,
     ) -> Result<Self, ServerError> {
-        let targets = targets(&config.routes, bundled);
+        let told = targets(&config.routes, bundled.map(|addresses| addresses.told));
+        let targets = targets(&config.routes, bundled.map(|addresses| addresses.own));
         let counters = Counters::of(&targets);
         let mailboxes = config.cores.iter().map(|_| mailbox::channel());
         let (orders, receivers): (Vec<Orders>, Vec<_>) =
@@ -98,7 +99,7 @@ impl SiteWorkers {
                 refreshers: refreshers.clone(),
                 routes: config.routes.clone(),
                 calls: targets.iter().map(Target::request).collect(),
-                urls: targets.iter().map(|target| target.to_string().into()).collect(),
+                urls: told.iter().map(|target| target.to_string().into()).collect(),
                 tell: Box::new(run.failure_reporter()),
                 places: counters.places.clone(),
                 limits: config.limits.upstream.clone(),
@@ -121,7 +122,7 @@ impl SiteWorkers {
             worker::start(plan, run.reporter(Group::Site))?;
         }
         let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
-        let named = targets.iter().zip(&config.routes).map(|(target, route)| {
+        let named = told.iter().zip(&config.routes).map(|(target, route)| {
             let bundled = if route.counter.is_none() { " (bundled)" } else { "" };
             format!("{target}{bundled}")
         });

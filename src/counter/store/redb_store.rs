@@ -216,7 +216,10 @@ pub(super) fn fill(database: &Database, totals: &BTreeMap<String, u64>) -> Resul
 }
 
 /// All totals of a file, once it is clear that it is one of ours.
-pub(super) fn read_totals(path: &Path, database: &Database) -> Result<BTreeMap<String, u64>, OpenError> {
+pub(super) fn read_totals(
+    path: &Path,
+    database: &Database,
+) -> Result<BTreeMap<String, u64>, OpenError> {
     let damaged = |error: &dyn fmt::Display| OpenError::Damaged(path.to_owned(), error.to_string());
     let failed = |error: StorageError| match error {
         StorageError::Io(error) => OpenError::Io(path.to_owned(), error),

@@ -157,7 +157,9 @@ impl<'a> Finished<'a> {
         finished.complete(&bytes, like).map_err(|error| finished.failed(error))?;
         // What is on disk is what is to be there.
         if read_file(disk, &finished.unfinished, &finished.file)? != *totals {
-            return Err(finished.failed(io::Error::other("it holds other totals than were written")));
+            return Err(
+                finished.failed(io::Error::other("it holds other totals than were written"))
+            );
         }
         Ok(finished)
     }
@@ -203,9 +205,8 @@ impl<'a> Finished<'a> {
 /// The bytes of a file with these totals.
 fn image(totals: &TotalsByName) -> Result<Vec<u8>, redb::Error> {
     let memory = Memory::default();
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES_MAX)
-        .create_with_backend(memory.clone())?;
+    let database =
+        Database::builder().set_cache_size(CACHE_BYTES_MAX).create_with_backend(memory.clone())?;
     mark(&database)?;
     fill(&database, totals)?;
     database.close()?;
@@ -334,8 +335,7 @@ fn keep(disk: &Disk, path: &Path) -> Result<PathBuf, OpenError> {
             name.push(format!("-{number}"));
         }
         let kept = path.with_file_name(name);
-        let linked =
-            disk.link(path, &kept).and_then(|()| disk.sync_directory(directory_of(path)));
+        let linked = disk.link(path, &kept).and_then(|()| disk.sync_directory(directory_of(path)));
         match linked {
             Ok(()) => return Ok(kept),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < KEPT_MAX => {
