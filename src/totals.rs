@@ -14,7 +14,7 @@ use crate::{
         self,
         store::{self, Counted, OpenError, Restore, TotalsByName},
     },
-    plural::{grouped, plural},
+    plural::grouped,
     upstream::Target,
 };
 
@@ -193,8 +193,9 @@ fn describe(totals: &TotalsByName) -> String {
     match totals.keys().filter(|name| !name.is_empty()).count() {
         0 => format!("{} counted", grouped(total)),
         names => {
-            let names = plural(names, "name");
-            format!("{} counted, and {} under {names}", grouped(total), grouped(named))
+            let noun = if names == 1 { "name" } else { "names" };
+            let [total, named, names] = [total, named, names as u64].map(grouped);
+            format!("{total} counted, and {named} under {names} {noun}")
         }
     }
 }

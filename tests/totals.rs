@@ -424,7 +424,7 @@ fn as_many_names_as_there_may_be_are_backed_up() {
     }
     let data = Data::new();
     let (address, copy) = (counter.address.to_string(), data.text("copy"));
-    let words = "0 counted, and 10,000 under 10000 names";
+    let words = "0 counted, and 10,000 under 10,000 names";
     data.check(&["backup", &copy, "--counter-listen", &address], 0, words);
     data.check(&["restore", &copy], 0, words);
     data.check(&["total", &format!("{:0>128}", NAMES - 1)], 0, "1");

@@ -349,3 +349,186 @@ fn keep(disk: &Disk, path: &Path) -> Result<PathBuf, OpenError> {
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, panic};
+
+    use proptest::prelude::*;
+    use rustix::io::Errno;
+
+    use super::{super::faults::Faults, *};
+
+    fn totals(of: &[(&str, u64)]) -> TotalsByName {
+        of.iter().map(|(name, total)| ((*name).to_owned(), *total)).collect()
+    }
+
+    /// A counter's file that holds 9, and a backup of it that holds 7.
+    fn files(directory: &Path) -> [PathBuf; 2] {
+        let files = ["counter.redb", "backup"].map(|name| directory.join(name));
+        for (path, total) in files.iter().zip([9, 7]) {
+            write(path, &totals(&[("", total), ("a", 1)]), false).unwrap();
+        }
+        files
+    }
+
+    fn names_in(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Makes the call of this number fail, and all after it if it is the `last` of a process that is killed. True
+    /// when there is such a call.
+    #[track_caller]
+    fn check_fault(number: usize, killed: bool) -> bool {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, backup] = files(directory.path());
+        let faults = Arc::<Faults>::default();
+        faults.fail(number, if killed { usize::MAX - number } else { 1 }, Errno::IO);
+        let disk = Disk { faults: Some(Arc::clone(&faults)) };
+        let restored =
+            Restore::prepare_on(disk, &backup, &path).and_then(|restore| restore.replace());
+        let failed = faults.end() > 0;
+        // The one or the other, whole; and where the new one stands, the old one is kept.
+        let found = read(&path).unwrap_or_else(|error| panic!("call {number}: {error}"));
+        let is_new = found[""] == 7;
+        assert!(is_new || found[""] == 9, "call {number}: {found:?}");
+        assert!(is_new || restored.is_err(), "call {number}");
+        let kept = directory.path().join("counter.redb.before-restore");
+        if is_new {
+            assert_eq!(read(&kept).unwrap()[""], 9, "call {number}");
+        }
+        // A start and another restore find nothing in their way.
+        let restored = Restore::prepare(&backup, &path).unwrap().replace().unwrap();
+        assert!(restored.is_some() && read(&path).unwrap()[""] == 7);
+        assert!(!names_in(directory.path()).contains(&"counter.redb.unfinished".into()));
+        failed
+    }
+
+    #[test]
+    fn a_restore_that_ends_anywhere_leaves_the_old_file_or_the_new_one() {
+        for killed in [false, true] {
+            let calls = (0..).take_while(|&number| check_fault(number, killed)).count();
+            assert!(calls > 20, "{calls} calls");
+        }
+    }
+
+    /// The same of a backup that is made, in place of another one or not.
+    #[track_caller]
+    fn check_fault_of_backup(number: usize, replace: bool) -> bool {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("backup");
+        let (old, new) = (totals(&[("", 1)]), totals(&[("", 2)]));
+        if replace {
+            write(&path, &old, false).unwrap();
+        }
+        let faults = Arc::<Faults>::default();
+        faults.fail(number, 1, Errno::NOSPC);
+        let disk = Disk { faults: Some(Arc::clone(&faults)) };
+        let written = write_on(&disk, &path, &new, replace);
+        let failed = faults.end() > 0;
+        match read(&path) {
+            Ok(found) => assert!(found == new || (written.is_err() && replace && found == old)),
+            Err(OpenError::Missing(_)) => assert!(written.is_err() && !replace),
+            Err(error) => panic!("call {number}: {error}"),
+        }
+        write(&path, &new, true).unwrap();
+        assert_eq!(names_in(directory.path()), ["backup"]);
+        failed
+    }
+
+    #[test]
+    fn a_backup_that_fails_leaves_what_was_there() {
+        for replace in [false, true] {
+            let calls = (0..).take_while(|&number| check_fault_of_backup(number, replace)).count();
+            assert!(calls > 10, "{calls} calls");
+        }
+    }
+
+    #[test]
+    fn a_file_in_use_is_neither_read_nor_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, backup] = files(directory.path());
+        let store = super::super::open(&super::super::Kind::Redb(path.clone()), false).unwrap();
+        let is_in_use = |error| matches!(error, OpenError::InUse(_));
+        assert!(is_in_use(read(&path).unwrap_err()));
+        assert!(is_in_use(write(&path, &TotalsByName::new(), true).unwrap_err()));
+        assert!(is_in_use(Restore::prepare(&backup, &path).unwrap_err()));
+        drop(store);
+        // Nor does a restore that has looked let a counter begin.
+        let restore = Restore::prepare(&backup, &path).unwrap();
+        let begun = super::super::open(&super::super::Kind::Redb(path.clone()), false);
+        assert!(is_in_use(begun.err().unwrap()));
+        drop(restore);
+        assert_eq!(read(&path).unwrap()[""], 9);
+    }
+
+    #[test]
+    fn a_file_may_be_read_while_it_is_begun_to_be_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, _] = files(directory.path());
+        // Who reads holds no lock that a start would find.
+        let disk = Disk::default();
+        let reading = open_to_read(&disk, &path).unwrap();
+        assert_eq!(read_unused(&disk, &path, &reading).unwrap()[""], 9);
+        drop(super::super::open(&super::super::Kind::Redb(path), false).unwrap());
+    }
+
+    #[test]
+    fn a_restored_file_has_the_permissions_of_the_one_before() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let [path, backup] = files(directory.path());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        Restore::prepare(&backup, &path).unwrap().replace().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    /// What a file with these bytes holds, if anything.
+    fn read_bytes(content: &[u8]) -> Option<TotalsByName> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("damaged");
+        fs::write(&path, content).unwrap();
+        panic::catch_unwind(|| read(&path)).expect("it panicked").ok()
+    }
+
+    #[test]
+    fn each_byte_of_the_head_may_be_damaged() {
+        let expected = totals(&[("", 9), ("a", 1)]);
+        let whole = image(&expected).unwrap();
+        // The magic number and what redb knows of the file, then its two commit slots.
+        for place in 0..320 {
+            let mut content = whole.clone();
+            content[place] ^= 0xff;
+            if let Some(found) = read_bytes(&content) {
+                assert_eq!(found, expected, "byte {place}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// What is damaged anywhere holds what it held, or is refused.
+        #[test]
+        fn a_damaged_file_is_refused_or_right(
+            place in any::<prop::sample::Index>(),
+            bytes in prop::collection::vec(any::<u8>(), 1..64),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let expected = totals(&[("", 9), ("a", 1)]);
+            let mut content = image(&expected).unwrap();
+            // The first pages, where something is.
+            let place = place.index(content.len().min(64 * 1024));
+            content[place..place + bytes.len()].copy_from_slice(&bytes);
+            if let Some(cut) = cut {
+                content.truncate(cut.index(content.len()));
+            }
+            if let Some(found) = read_bytes(&content) {
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+}
