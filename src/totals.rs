@@ -28,30 +28,30 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Why there are no totals, or not where they are to be.
 #[derive(Debug, thiserror::Error)]
 pub enum TotalsError {
-    /// The counter does not answer, and there is no file to read.
+    /// The counter, whose URL this is, does not answer.
     #[error("{0}: {1}")]
-    Unanswered(Target, AskError),
+    Unanswered(String, AskError),
     /// It answers something else.
     #[error("{0}: it answers {1}, {2:?}")]
-    Status(Target, u16, String),
+    Status(String, u16, String),
     /// It answers something that no counter says.
     #[error(
         "{0} is not a counter of tallyring: its answer is not {1}; --counter-listen says where to ask"
     )]
-    NotACounter(Target, &'static str),
+    NotACounter(String, &'static str),
     /// Nobody listens, and there is no file.
     #[error(
         "nothing is counted yet: {}there is no file {}; --counter-listen and --data-dir say where \
          to look",
         nobody(.0), .1.display()
     )]
-    Nothing(Option<Target>, PathBuf),
+    Nothing(Option<String>, PathBuf),
     /// Nobody listens, but a process has the file.
     #[error(
         "{}a process uses the counter's file {}; give the --counter-listen that it has",
         nobody(.0), .1.display()
     )]
-    Hidden(Option<Target>, PathBuf),
+    Hidden(Option<String>, PathBuf),
     /// The backup is not there.
     #[error("there is no file {}", .0.display())]
     NoBackup(PathBuf),
@@ -62,28 +62,8 @@ pub enum TotalsError {
     #[error("a process uses {}; stop the counter first, and start it after the restore", .0.display())]
     Running(PathBuf),
     /// A total would become less.
-    #[error(
-        "{} holds {}, and {} holds {}: the total {}would go back from {} to {}; give --force to \
-         restore it all the same",
-        .backup.display(), .of_backup, .file.display(), .of_file, of_name(.name), grouped(*.from),
-        grouped(*.to)
-    )]
-    Lower {
-        /// The backup, and what it holds.
-        backup: PathBuf,
-        /// What it holds.
-        of_backup: String,
-        /// The counter's file.
-        file: PathBuf,
-        /// What it holds.
-        of_file: String,
-        /// The first name whose total is less.
-        name: String,
-        /// Its total now.
-        from: u64,
-        /// Its total in the backup.
-        to: u64,
-    },
+    #[error(transparent)]
+    Lower(Box<Lower>),
     /// What is to be replaced may be of use to somebody.
     #[error("{0}; give --force to replace it")]
     NotOurs(OpenError),
@@ -92,8 +72,26 @@ pub enum TotalsError {
     File(#[from] OpenError),
 }
 
-fn nobody(asked: &Option<Target>) -> String {
-    asked.as_ref().map_or_else(String::new, |target| format!("nobody listens at {target}, and "))
+/// A total that a restore would lower.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} holds {of_backup}, and {} holds {of_file}: the total {}would go back from {} to {}; give \
+     --force to restore it all the same",
+    .backup.display(), .file.display(), of_name(.name), grouped(*.from), grouped(*.to)
+)]
+pub struct Lower {
+    backup: PathBuf,
+    of_backup: String,
+    file: PathBuf,
+    of_file: String,
+    /// The first name whose total is less.
+    name: String,
+    from: u64,
+    to: u64,
+}
+
+fn nobody(asked: &Option<String>) -> String {
+    asked.as_ref().map_or_else(String::new, |url| format!("nobody listens at {url}, and "))
 }
 
 fn of_name(name: &str) -> String {
@@ -112,7 +110,7 @@ pub fn total(config: &AskConfig, name: Option<&str>) -> Result<u64, TotalsError>
         };
         let answer = ask_patiently(&target, end, ANSWER_BYTES_MAX)?;
         let total = str::from_utf8(&answer).ok().and_then(|text| text.trim_end().parse().ok());
-        total.ok_or(TotalsError::NotACounter(target, "a total"))
+        total.ok_or(TotalsError::NotACounter(target.to_string(), "a total"))
     };
     let pick = |totals: TotalsByName| totals.get(name.unwrap_or_default()).copied().unwrap_or(0);
     ask_or_read(config, ask, pick)
@@ -130,7 +128,7 @@ pub fn all(config: &AskConfig) -> Result<TotalsByName, TotalsError> {
             totals.keys().all(|name| name.is_empty() || counter::is_name(name))
         };
         let totals = serde_json::from_slice(&answer).ok().filter(is_ours);
-        totals.ok_or(TotalsError::NotACounter(target, "a list of totals"))
+        totals.ok_or(TotalsError::NotACounter(target.to_string(), "a list of totals"))
     };
     ask_or_read(config, ask, |totals| totals)
 }
@@ -210,7 +208,7 @@ fn check_not_lower(
     let Some((name, from)) = now.iter().find(|(name, total)| in_backup(name) < **total) else {
         return Ok(());
     };
-    Err(TotalsError::Lower {
+    Err(TotalsError::Lower(Box::new(Lower {
         backup: backup.to_owned(),
         of_backup: describe(totals),
         file: file.to_owned(),
@@ -218,7 +216,7 @@ fn check_not_lower(
         name: name.clone(),
         from: *from,
         to: in_backup(name),
-    })
+    })))
 }
 
 /// Asks the counter that runs, or reads the file of the one that does not.
@@ -235,10 +233,11 @@ fn ask_or_read<T>(
         }
     }
     let Some(path) = &config.file else { unreachable!("the settings give a counter or a file") };
+    let asked = config.counter.as_ref().map(Target::to_string);
     match store::read(path) {
         Ok(totals) => Ok(read(totals)),
-        Err(OpenError::Missing(path)) => Err(TotalsError::Nothing(config.counter.clone(), path)),
-        Err(OpenError::InUse(path)) => Err(TotalsError::Hidden(config.counter.clone(), path)),
+        Err(OpenError::Missing(path)) => Err(TotalsError::Nothing(asked, path)),
+        Err(OpenError::InUse(path)) => Err(TotalsError::Hidden(asked, path)),
         Err(error) => Err(error.into()),
     }
 }
@@ -249,14 +248,14 @@ fn ask_or_read<T>(
 fn ask_patiently(target: &Target, end: Instant, body_max: u64) -> Result<Vec<u8>, TotalsError> {
     loop {
         let answer = ask::get(target, end, body_max);
-        let answer = answer.map_err(|error| TotalsError::Unanswered(target.clone(), error))?;
+        let answer = answer.map_err(|error| TotalsError::Unanswered(target.to_string(), error))?;
         match answer.status {
             200 => return Ok(answer.body),
             503 if Instant::now() + RETRY_PAUSE < end => thread::sleep(RETRY_PAUSE),
             status => {
                 let said = String::from_utf8_lossy(&answer.body);
                 let said = said.lines().next().unwrap_or_default().chars().take(200).collect();
-                return Err(TotalsError::Status(target.clone(), status, said));
+                return Err(TotalsError::Status(target.to_string(), status, said));
             }
         }
     }

@@ -308,11 +308,7 @@ fn a_running_counter_is_backed_up_and_restored() {
     assert_eq!(server.visit(), WELCOME);
     drop(server);
     // What was kept is a backup too; a second restore keeps another.
-    data.check(
-        &["restore", &kept],
-        0,
-        &format!("3 counted, and 41 under 1 name; before, it held 3"),
-    );
+    data.check(&["restore", &kept], 0, "3 counted, and 41 under 1 name; before, it held 3");
     assert!(data.path("counter.redb.before-restore-2").exists());
     data.check(&["total"], 0, "3");
     let names = fs::read_dir(data.0.path()).unwrap().count();
