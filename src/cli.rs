@@ -7,10 +7,8 @@ use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, error::ContextValue}
 use crate::{
     config::{
         self, Arguments, ConfigError, Settled,
-        arguments::{
-            BackupArguments, Command, CounterArguments, HealthArguments, RestoreArguments,
-            ServeArguments, TotalArguments,
-        },
+        arguments::{Command, CounterArguments, HealthArguments, ServeArguments},
+        totals::{BackupArguments, RestoreArguments, TotalArguments},
     },
     doctor, health,
     observe::log,

@@ -12,7 +12,7 @@ mod pages;
 mod pick;
 mod routes;
 mod settle;
-mod totals;
+pub mod totals;
 mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};

@@ -1,19 +1,105 @@
-//! The settings of `total`, `backup` and `restore`: whom to ask for totals, and where the counter's file is. They are
-//! the server's own, read from the same places, so that a container says them once.
+//! The arguments and settings of `total`, `backup` and `restore`: whom to ask for totals, and where the counter's
+//! file is. They are the server's own, read from the same places, so that a container says them once.
 
 use std::path::PathBuf;
 
-use clap::ArgMatches;
+use clap::{ArgMatches, Args};
 
 use super::{
     AskConfig, ConfigError,
-    arguments::{AskArguments, FileArguments},
+    arguments::AddressOrOff,
     file::{File, Text},
     health::reachable,
     pick::{Pick, read_file},
     settle::{default_store, invalid},
+    values::Period,
 };
-use crate::{counter::store, upstream::Target};
+use crate::{
+    counter::{self, store},
+    upstream::Target,
+};
+
+/// Whose file it is.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct FileArguments {
+    /// Where the totals are kept: redb:PATH [default: redb:counter.redb in the data directory]
+    #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]
+    pub store: Option<store::Kind>,
+    /// Directory of the counter's file [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/tallyring, else
+    /// ~/.local/state/tallyring]
+    #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
+    pub data_dir: Option<PathBuf>,
+    /// TOML file with the server's settings
+    #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Who is asked for totals.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct AskArguments {
+    /// Address at which the bundled counter of a server, or `tallyring counter`, listens; with off, its file
+    /// is read
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_LISTEN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:3001"
+    )]
+    pub counter_listen: AddressOrOff,
+    /// Counter that the server registers its visits with, which is asked in place of the bundled one, like
+    /// http://127.0.0.1:3001/counter
+    #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
+    pub counter: Option<Target>,
+    /// Time for the whole answer
+    #[arg(long, env = "TALLYRING_TOTAL_TIMEOUT", value_name = "TIME", default_value = "10s")]
+    pub timeout: Period,
+    #[command(flatten)]
+    pub file: FileArguments,
+}
+
+/// The arguments of `total`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct TotalArguments {
+    /// Name of the counter, as in /counter/NAME [default: the one without a name]
+    #[arg(value_parser = counter_name)]
+    pub name: Option<String>,
+    /// Print all totals by name, as JSON; the one without a name is ""
+    #[arg(long, conflicts_with = "name")]
+    pub all: bool,
+    #[command(flatten)]
+    pub ask: AskArguments,
+}
+
+/// The arguments of `backup`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct BackupArguments {
+    /// File to make
+    #[arg(value_name = "FILE")]
+    pub to: PathBuf,
+    /// Replace the file where it is there already
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub ask: AskArguments,
+}
+
+/// The arguments of `restore`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct RestoreArguments {
+    /// File that `backup` has made, or a copy of a counter's file
+    #[arg(value_name = "FILE")]
+    pub from: PathBuf,
+    /// Restore even if that lowers a total, or replaces a file that is not a counter's
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub file: FileArguments,
+}
 
 /// Settles whom to ask, and which file to read when nobody answers.
 ///
@@ -86,4 +172,12 @@ fn store(
 
 fn in_memory() -> ConfigError {
     invalid("store", "memory keeps its totals in the counter's process alone; give redb:PATH")
+}
+
+/// The name of a counter.
+fn counter_name(text: &str) -> Result<String, &'static str> {
+    match counter::is_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("it must be 1 to 128 letters, digits, dots, dashes and underscores"),
+    }
 }

@@ -232,7 +232,7 @@ mod tests {
         let target: Target = "http://counter:3001/counter/a?by=1&token=s3cret".parse().unwrap();
         let listing = target.with_path("/counters");
         assert_eq!(listing.origin, target.origin);
-        assert!(listing.probe().starts_with(b"GET /counters HTTP/1.1\r\nconnection: close\r\n"));
+        assert!(listing.probe().starts_with(b"GET /counters HTTP/1.1\r\n"));
         let same = target.with_path(target.path());
         assert!(same.probe().starts_with(b"GET /counter/a HTTP/1.1\r\n"));
         let bare: Target = "http://counter:3001".parse().unwrap();
