@@ -151,6 +151,15 @@ fn the_counter_is_found_by_the_servers_own_settings() {
     assert_eq!(ask(&["--counter-listen", &good], &[("TALLYRING_COUNTER", &bad_url)]), told);
     let by_url = file(&format!("counter = \"{good_url}\"\ncounter-listen = \"{bad}\"\n"));
     assert_eq!(ask(&["--config", &by_url], &[]), told);
+    // Who has no place for a file can ask all the same.
+    let homeless = |listen: &str| {
+        let mut command = tallyring();
+        command.args(["total", "--counter-listen", listen]);
+        command.env_remove("HOME").env_remove("XDG_STATE_HOME").output().unwrap()
+    };
+    assert_eq!(homeless(&good).stdout, b"1\n");
+    assert_eq!(homeless(&bad).status.code(), Some(1));
+    assert_eq!(homeless("off").status.code(), Some(2));
     // Its URL may name a counter, and a name given here is another one of the same server.
     assert_eq!(post(counter_of(&server), "/counter/a?by=5"), 200);
     let named = format!("{good_url}/a?by=9");

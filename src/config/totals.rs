@@ -130,10 +130,12 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
         return Err(invalid("counter-listen", problem));
     }
     let counter = listen.map(|address| Target::bundled(reachable(address)));
-    let file = match store(arguments.file, &mut pick, file)? {
-        store::Kind::Redb(path) => Some(path),
-        store::Kind::Memory if counter.is_none() => return Err(in_memory()),
-        store::Kind::Memory => None,
+    let file = match store(arguments.file, &mut pick, file) {
+        Ok(store::Kind::Redb(path)) => Some(path),
+        // There may be no place for a file: who runs is asked all the same.
+        _ if counter.is_some() => None,
+        Ok(store::Kind::Memory) => return Err(in_memory()),
+        Err(error) => return Err(error),
     };
     Ok(AskConfig { counter, file, timeout })
 }
