@@ -582,7 +582,7 @@ fn strangers_at_its_counter_keep_no_visit_waiting() {
         assert_eq!(client.get("/").body, WELCOME);
     }
     // And one who asks in order is answered among them: those that take their time make room.
-    check_total(counter, &[], "100\n");
+    check_total(counter, &["--timeout", "60s"], "100\n");
     drop(client);
     drop(strangers);
     assert!(server.stop().contains("100 visits welcomed, 0 erred"));

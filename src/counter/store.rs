@@ -44,8 +44,12 @@ impl Counted {
         Self { total, named: sum.saturating_sub(total) }
     }
 
-    fn add_named(&mut self, more: u64) {
-        self.named = self.named.saturating_add(more);
+    /// A total, which was `before`, has become durable.
+    fn note(&mut self, name: &str, before: u64, total: u64) {
+        match name {
+            "" => self.total = total,
+            _ => self.named = self.named.saturating_add(total.saturating_sub(before)),
+        }
     }
 }
 
@@ -281,6 +285,7 @@ fn apply(
 #[derive(Default)]
 struct MemoryStore {
     totals: BTreeMap<String, u64>,
+    counted: Counted,
     listings: Listings,
 }
 
@@ -310,11 +315,17 @@ impl Store for MemoryStore {
     fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
         // Memory does not fail.
         let outcomes = apply_all(&mut self.totals, batch, &self.listings);
-        outcomes.unwrap_or_else(|_| vec![Outcome::Failed; batch.len()])
+        let outcomes = outcomes.unwrap_or_else(|_| vec![Outcome::Failed; batch.len()]);
+        for (operation, outcome) in batch.iter().zip(&outcomes) {
+            if let (Operation::Add { name, by }, Outcome::Total(total)) = (operation, outcome) {
+                self.counted.note(name, total - by, *total);
+            }
+        }
+        outcomes
     }
 
     fn counted(&self) -> Counted {
-        Counted::of(&self.totals)
+        self.counted
     }
 }
 

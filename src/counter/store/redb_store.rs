@@ -121,10 +121,7 @@ impl RedbStore {
                     Some(durable) => std::mem::replace(durable, *total),
                     None => self.durable.insert(name.clone(), *total).unwrap_or(0),
                 };
-                match name.as_str() {
-                    "" => self.counted.total = *total,
-                    _ => self.counted.add_named(total.saturating_sub(before)),
-                }
+                self.counted.note(name, before, *total);
             }
         }
     }
