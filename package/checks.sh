@@ -45,6 +45,12 @@ expect "it serves on the socket unit's socket" journal_holds "listening on 1 of 
 expect "the system-call filter lets it use io_uring" journal_holds 'driver="io_uring ('
 expect "it is nobody known" inside "! grep -q '^Uid:.*\b0\b' /proc/$(main_pid)/status"
 expect "its file is in its state directory" inside "test -s /var/lib/tallyring/counter.redb"
+expect "anybody can ask for its total" inside "test \$(tallyring total) -ge 1"
+expect "and back it up" inside "tallyring backup /tmp/backup.redb"
+expect "a backup is restored while the service is stopped" inside "systemctl stop tallyring.socket tallyring.service &&
+    tallyring restore --data-dir /var/lib/tallyring /tmp/backup.redb && systemctl start tallyring.socket tallyring.service"
+expect "and the service counts on" inside "test \$(tallyring total) -ge 1"
+expect "as a visitor sees" served
 units="/lib/systemd/system/tallyring.service /lib/systemd/system/tallyring.socket"
 expect "systemd-analyze verify finds nothing" inside "! systemd-analyze verify $units 2>&1 | grep ."
 expect "systemd-analyze security finds an exposure under 1.5" \

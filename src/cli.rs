@@ -15,11 +15,13 @@ use crate::{
         arguments::{Command, CounterArguments, HealthArguments, ServeArguments},
         environment::check_environment,
         mistakes,
+        totals::{BackupArguments, RestoreArguments, TotalArguments},
     },
     doctor, health,
     observe::log,
     server::{self, Ended, ServerError},
     task,
+    totals::{self, TotalsError},
 };
 
 /// The arguments or settings are wrong; nothing was tried.
@@ -62,6 +64,9 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         Some(Command::Counter(flags)) => counter(flags, of_command("counter"), notes),
         // It is asked every few seconds; the server has told the notes.
         Some(Command::Health(flags)) => ask_health(flags, of_command("health")),
+        Some(Command::Total(flags)) => total(flags, of_command("total")),
+        Some(Command::Backup(flags)) => backup(flags, of_command("backup")),
+        Some(Command::Restore(flags)) => restore(flags, of_command("restore")),
         Some(Command::Doctor) => {
             let report = doctor::examine();
             let notes = notes.iter().map(|note| format!("note: {note}\n"));
@@ -140,6 +145,45 @@ fn ask_health(arguments: HealthArguments, matches: &ArgMatches) -> ExitCode {
         }
         Err(reason) => {
             log::complain(&format!("unhealthy: {}: {reason}", config.target));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn total(arguments: TotalArguments, matches: &ArgMatches) -> ExitCode {
+    let config = match config::settle_ask(arguments.ask, matches) {
+        Ok(config) => config,
+        Err(error) => return refuse_settings(&error),
+    };
+    tell(match arguments.all {
+        // A map of numbers is always JSON.
+        true => {
+            totals::all(&config).map(|totals| serde_json::to_string(&totals).unwrap_or_default())
+        }
+        false => totals::total(&config, arguments.name.as_deref()).map(|total| total.to_string()),
+    })
+}
+
+fn backup(arguments: BackupArguments, matches: &ArgMatches) -> ExitCode {
+    match config::settle_ask(arguments.ask, matches) {
+        Ok(config) => tell(totals::back_up(&config, &arguments.to, arguments.force)),
+        Err(error) => refuse_settings(&error),
+    }
+}
+
+fn restore(arguments: RestoreArguments, matches: &ArgMatches) -> ExitCode {
+    match config::settle_file(arguments.file, matches) {
+        Ok(file) => tell(totals::restore(&arguments.from, &file, arguments.force)),
+        Err(error) => refuse_settings(&error),
+    }
+}
+
+/// One line: what was asked for, or why there is none.
+fn tell(said: Result<String, TotalsError>) -> ExitCode {
+    match said {
+        Ok(text) => print(&format!("{text}\n"), ExitCode::SUCCESS),
+        Err(error) => {
+            log::complain(&error.to_string());
             ExitCode::from(EXIT_FAILED)
         }
     }

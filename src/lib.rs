@@ -3,7 +3,7 @@
 //! The crate in reading order, each part with what it promises to the next:
 //!
 //! - [`cli`]: arguments in, exit status out.
-//! - `health`: one question to a running server.
+//! - `health`, `totals`: questions to a running server, by the client of `ask`.
 //! - `config`: flags, environment and file become one validated value, which is then only read.
 //! - `server`: binds everything, starts the workers, waits for a signal, drains.
 //! - `worker`: what one core owns. Workers share nothing while they serve.
@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod ask;
 pub mod cli;
 mod clock;
 mod config;
@@ -42,5 +43,6 @@ mod plural;
 mod server;
 mod site;
 mod task;
+mod totals;
 mod upstream;
 mod worker;

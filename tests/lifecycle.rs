@@ -239,7 +239,9 @@ fn a_switch_is_a_variable_with_any_word_for_yes_or_no() {
 #[test]
 fn an_empty_variable_is_not_set() {
     // All that there are: what the help shows beside the flags.
-    let help = ["serve", "counter", "health"].map(|command| run(&[command, "--help"]).1).concat();
+    let help = ["serve", "counter", "health", "total", "backup", "restore"]
+        .map(|command| run(&[command, "--help"]).1)
+        .concat();
     let names = help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap());
     let variables: Vec<(&str, &str)> = names.map(|name| (name, "")).collect();
     for name in ["TALLYRING_LISTEN", "TALLYRING_STORE", "TALLYRING_HEALTH_URL"] {

@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 
 use super::{ConfigError, error::invalid};
 
-const ANOTHER_ADMIN: &str = "choose another by --admin, or --admin off";
-
-/// Checks the site's addresses, those that it listens on by itself, against each other and against the
-/// admin listener's.
+/// Checks the site's addresses, those that it listens on by itself, against each other, and those of the admin
+/// listener and of the bundled counter against them.
 pub(super) fn check_addresses(
     listen: &[SocketAddr],
     share_port: bool,
     admin: Option<SocketAddr>,
+    counter: Option<SocketAddr>,
 ) -> Result<(), ConfigError> {
     for (place, second) in listen.iter().enumerate() {
         let Some(first) = listen[..place].iter().find(|first| overlap(first, second)) else {
@@ -29,19 +28,28 @@ pub(super) fn check_addresses(
             ));
         }
     }
-    let in_the_way =
-        |admin: SocketAddr| Some((admin, listen.iter().find(|one| overlap(one, &admin))?));
-    match admin.and_then(in_the_way) {
-        Some((admin, listen)) => {
-            let problem = if *listen == admin {
-                format!("--listen has {admin} already; {ANOTHER_ADMIN}")
-            } else {
-                format!("{}; {ANOTHER_ADMIN}", conflict(listen, &admin))
-            };
-            Err(invalid("admin", problem))
-        }
-        None => Ok(()),
+    for (setting, address) in [("admin", admin), ("counter-listen", counter)] {
+        check_apart(setting, address, "listen", listen)?;
     }
+    check_apart("counter-listen", counter, "admin", admin.as_slice())
+}
+
+/// Checks the address of a setting against those of another.
+fn check_apart(
+    setting: &str,
+    address: Option<SocketAddr>,
+    other_setting: &str,
+    others: &[SocketAddr],
+) -> Result<(), ConfigError> {
+    let Some(address) = address else { return Ok(()) };
+    let Some(other) = others.iter().find(|other| overlap(other, &address)) else { return Ok(()) };
+    let remedy = format!("choose another by --{setting}, or --{setting} off");
+    let problem = if *other == address {
+        format!("--{other_setting} has {address} already; {remedy}")
+    } else {
+        format!("{}; {remedy}", conflict(other, &address))
+    };
+    Err(invalid(setting, problem))
 }
 
 fn conflict(one: &SocketAddr, other: &SocketAddr) -> String {
@@ -76,7 +84,7 @@ mod tests {
     #[track_caller]
     fn check(listen: &[&str], share_port: bool, admin: &str, expected: Option<&str>) {
         let listen: Vec<SocketAddr> = listen.iter().map(|text| text.parse().unwrap()).collect();
-        let result = check_addresses(&listen, share_port, admin.parse().ok());
+        let result = check_addresses(&listen, share_port, admin.parse().ok(), None);
         let said = result.err().map(|error| error.to_string());
         match (&said, expected) {
             (None, None) => {}
@@ -124,5 +132,34 @@ mod tests {
                      another by --admin, or --admin off";
         check(&["[::]:80", "0.0.0.0:80"], true, "127.0.0.1:80", Some(words));
         check(&["127.0.0.1:80"], false, "0.0.0.0:80", Some("0.0.0.0:80 takes the port 80 of 127"));
+    }
+    #[track_caller]
+    fn check_counter(counter: &str, expected: Option<&str>) {
+        let [listen, admin, counter] = ["0.0.0.0:80", "127.0.0.1:9300", counter]
+            .map(|text| text.parse::<SocketAddr>().unwrap());
+        let said = check_addresses(&[listen], true, Some(admin), Some(counter)).err();
+        assert_eq!(said.map(|error| error.to_string()).as_deref(), expected);
+    }
+
+    #[test]
+    fn the_bundled_counter_has_a_port_of_its_own() {
+        check_counter("127.0.0.1:3001", None);
+        check_counter("[::1]:80", None);
+        check_counter("127.0.0.2:9300", None);
+        check_counter(
+            "127.0.0.1:80",
+            Some(
+                "counter-listen: with --listen, 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes \
+                 the port 80 of 127.0.0.1 too; choose another port, or off",
+            ),
+        );
+        check_counter(
+            "127.0.0.1:9300",
+            Some(
+                "counter-listen: 127.0.0.1:9300 is an address of --admin; choose another port, or off",
+            ),
+        );
+        let either = check_addresses(&[], false, None, "0.0.0.0:80".parse().ok());
+        assert!(either.is_ok());
     }
 }

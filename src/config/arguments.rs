@@ -4,8 +4,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
-use super::values::{
-    Amount, Cores, HeadFields, Number, PageStatus, Period, Positive, Size, address,
+use super::{
+    totals::{BackupArguments, RestoreArguments, TotalArguments},
+    values::{Amount, Cores, HeadFields, Number, PageStatus, Period, Positive, Size, address},
 };
 use crate::{
     counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Target,
@@ -16,6 +17,7 @@ Examples:
   tallyring                                     serve on port 3000 with the bundled counter
   tallyring --counter http://10.0.0.5:3001/counter --cores 0-3
   tallyring counter --store redb:/var/lib/tallyring/counter.redb
+  tallyring total                               how many visits are counted
   tallyring doctor                              what this machine gives and lacks
 
 Every flag has an environment variable (shown beside it) and a key of the same name in the file of
@@ -73,6 +75,20 @@ pub enum Command {
     /// Exits with 0 when it is and with 1 when it is not or cannot be asked. It asks the admin listener,
     /// which it finds by the same settings as the server.
     Health(HealthArguments),
+    /// Print a counter's total: of the one that runs, or of its file when none does
+    ///
+    /// It asks where the server's settings say that the counter listens. Exits with 1 when there is neither
+    /// a counter nor a file.
+    Total(TotalArguments),
+    /// Copy all totals of a counter, which may run, into a file that `restore` takes
+    ///
+    /// It asks as `total` does. The copy is consistent, and on disk when the command ends.
+    Backup(BackupArguments),
+    /// Put a backup in place of the counter's file, of which no counter may be running
+    ///
+    /// The backup is checked first. The file that was there is kept beside it, as
+    /// counter.redb.before-restore.
+    Restore(RestoreArguments),
     /// Validate the settings and print each with where it came from
     Check(Box<ServeArguments>),
 }
@@ -98,6 +114,18 @@ pub struct ServeArguments {
     /// counter, in this process]
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
     pub counter: Option<Target>,
+    /// Address at which the bundled counter is asked, or off: then only this process uses it
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_LISTEN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:3001"
+    )]
+    pub counter_listen: CounterAddress,
+    /// Hosts that the bundled counter answers to beside localhost and its own address, like
+    /// counter,counter.internal
+    #[arg(long, env = "TALLYRING_COUNTER_HOSTS", value_name = "LIST")]
+    pub counter_hosts: Option<HostList>,
     /// Number of workers [default: one for each CPU that this process may run on]
     #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER")]
     pub workers: Option<Workers>,
@@ -307,9 +335,15 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     address(text, SocketAddr::from(([0, 0, 0, 0], 3000)))
 }
 
-/// An address of the counter: a port alone is not for everybody.
+/// An address that `counter` listens on: a port alone is not for everybody.
 fn counter_address(text: &str) -> Result<SocketAddr, String> {
-    address(text, SocketAddr::from(([127, 0, 0, 1], 3001)))
+    match text {
+        "off" => Err(String::from(
+            "a counter by itself has to listen, only serve takes off; give an address like \
+             127.0.0.1:3001",
+        )),
+        _ => address(text, SocketAddr::from(([127, 0, 0, 1], 3001))),
+    }
 }
 
 /// What a variable says of a switch.
@@ -321,21 +355,27 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// An address, or none.
+/// An address, or none. A port alone is one of loopback; `PORT` is the one that is usual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AdminAddress(pub Option<SocketAddr>);
+pub struct AddressOrOff<const PORT: u16>(pub Option<SocketAddr>);
 
-impl std::str::FromStr for AdminAddress {
+/// The address of the admin listener.
+pub type AdminAddress = AddressOrOff<9300>;
+
+/// The address at which the bundled counter is asked.
+pub type CounterAddress = AddressOrOff<3001>;
+
+impl<const PORT: u16> std::str::FromStr for AddressOrOff<PORT> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "off" => Ok(Self(None)),
-            _ => address(text, SocketAddr::from(([127, 0, 0, 1], 9300)))
+            _ => address(text, SocketAddr::from(([127, 0, 0, 1], PORT)))
                 .map(|address| Self(Some(address)))
                 .map_err(|problem| match problem.starts_with("it must be") {
                     true => {
-                        String::from("it must be an address like 127.0.0.1:9300, a port, or off")
+                        format!("it must be an address like 127.0.0.1:{PORT}, a port, or off")
                     }
                     false => problem,
                 }),
@@ -343,7 +383,7 @@ impl std::str::FromStr for AdminAddress {
     }
 }
 
-impl std::fmt::Display for AdminAddress {
+impl<const PORT: u16> std::fmt::Display for AddressOrOff<PORT> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Some(address) => address.fmt(f),

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
-    arguments::{AdminAddress, Workers, listen_address},
+    arguments::{AdminAddress, CounterAddress, Workers, listen_address},
     contents::PageType,
     error::ConfigError,
     places::Places,
@@ -32,6 +32,8 @@ pub(super) struct File {
     #[serde(default, deserialize_with = "yes_or_no")]
     pub(super) share_port: Option<bool>,
     pub(super) counter: Option<Text<Target>>,
+    pub(super) counter_listen: Option<Text<CounterAddress>>,
+    pub(super) counter_hosts: Option<Text<HostList>>,
     pub(super) workers: Option<Workers>,
     pub(super) cores: Option<Cores>,
     pub(super) driver: Option<Word<driver::Choice>>,

@@ -79,7 +79,8 @@ pub(super) fn settle_limits(
     };
     let drain_timeout = time("drain-timeout", arguments.drain_timeout, file.drain_timeout);
     let Size(files_bytes_max) = pick.shown("files-max", arguments.files_max, file.files_max);
-    Ok(Limits { clients, upstream, drain_timeout, files_bytes_max })
+    let counter_clients_max = files.counter_clients(host::open_files());
+    Ok(Limits { clients, upstream, counter_clients_max, drain_timeout, files_bytes_max })
 }
 
 fn check_head(head: &HeadLimits) -> Result<(), ConfigError> {
@@ -96,8 +97,7 @@ fn check_head(head: &HeadLimits) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// What the clients of the bundled counter may do: they are workers, which keep connections open for
-/// as long as they like.
+/// What the clients of a counter may do: most are workers, which keep connections open for as long as they like.
 pub fn counter_clients(connections_max: usize) -> ClientLimits {
     ClientLimits {
         head: HeadLimits { target_bytes_max: 8 * 1024, ..RESPONSE_HEAD },

@@ -18,6 +18,7 @@ mod reload;
 mod routes;
 mod scalar;
 mod settle;
+pub mod totals;
 mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -30,11 +31,12 @@ pub use self::{
     arguments::Arguments,
     contents::Content,
     error::ConfigError,
-    health::settle_health,
+    health::{reachable, settle_health},
     limits::{admin_clients, counter_clients},
     pick::Setting,
     reload::{Renewed, renew},
     settle::{Settled, settle, settle_counter},
+    totals::{settle_ask, settle_file},
     values::Cores,
 };
 use crate::{
@@ -71,6 +73,10 @@ pub struct Config {
     pub accept: Accept,
     /// Where the bundled counter keeps its totals; `None` when no route uses it.
     pub bundled: Option<store::Kind>,
+    /// Where others can ask the bundled counter, if anywhere.
+    pub counter_listen: Option<SocketAddr>,
+    /// The hosts that it answers to there beside those that every counter does.
+    pub counter_hosts: HostList,
     /// Whether an empty file of the bundled counter's is begun anew.
     pub create: bool,
     /// The admin listener's address.
@@ -115,6 +121,17 @@ pub struct CounterConfig {
 pub struct HealthConfig {
     /// Who is asked, and for what.
     pub target: Target,
+    /// For the whole answer.
+    pub timeout: Duration,
+}
+
+/// Where totals come from.
+#[derive(Debug, Clone)]
+pub struct AskConfig {
+    /// The counter that is asked, if one can be.
+    pub counter: Option<Target>,
+    /// The file that is read when nobody answers there; none where the counter is somebody else's.
+    pub file: Option<PathBuf>,
     /// For the whole answer.
     pub timeout: Duration,
 }
@@ -215,6 +232,8 @@ pub struct Limits {
     pub clients: ClientLimits,
     /// Of each worker's calls to each counter.
     pub upstream: UpstreamLimits,
+    /// Connections of others than our own workers to the bundled counter.
+    pub counter_clients_max: usize,
     /// How long visits under way may take to end after a signal.
     pub drain_timeout: Duration,
     /// The files of all directories, which are kept in memory.

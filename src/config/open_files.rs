@@ -24,11 +24,16 @@ pub(super) fn of_counter(limit: usize) -> Result<usize, ConfigError> {
     Ok((limit - base).min(CONNECTIONS_DEFAULT_MAX))
 }
 
+/// Connections of others to the bundled counter: people, scrapers, another server.
+const COUNTER_CLIENTS_MAX: usize = 256;
+
 /// Who needs open files.
 pub(super) struct OpenFiles {
     pub(super) workers: usize,
     pub(super) counters: usize,
     pub(super) bundled: bool,
+    /// Whether others can connect to it too.
+    pub(super) counter_listens: bool,
     pub(super) admin: bool,
 }
 
@@ -41,19 +46,19 @@ impl OpenFiles {
         counter_connections: usize,
         notes: &mut Vec<String>,
     ) -> Result<(usize, usize), ConfigError> {
-        let threads = self.workers + usize::from(self.bundled) + usize::from(self.admin);
-        let base = FILES_BASE + FILES_PER_WORKER * threads;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         // Both ends of a connection to the bundled counter are in this process.
         let ends = self.counters + usize::from(self.bundled);
         let per_connection = self.workers * ends.max(1);
-        let needed = base + per_connection + CLIENTS_MIN * self.workers;
+        let base = self.base();
+        let needed =
+            base + per_connection + CLIENTS_MIN * self.workers + usize::from(self.counter_listens);
         if limit < needed {
             let counter = if self.bundled { " and the bundled counter" } else { "" };
             let workers = format!("{}{counter}", plural(self.workers, "worker"));
             return Err(ConfigError::OpenFiles { limit, needed, workers });
         }
-        let free = limit - base;
+        let free = limit - base - self.counter_clients(limit as u64);
         let room = (free / 2 / per_connection).max(1);
         let upstream = counter_connections.min(room);
         if upstream < counter_connections {
@@ -78,13 +83,34 @@ impl OpenFiles {
         };
         Ok((clients, upstream))
     }
+
+    /// Connections of others to the bundled counter: a small part of what there is.
+    pub(super) fn counter_clients(&self, limit: u64) -> usize {
+        match self.counter_listens {
+            true => (self.free(limit) / 16).clamp(1, COUNTER_CLIENTS_MAX),
+            false => 0,
+        }
+    }
+
+    /// Files that nobody needs who serves nobody.
+    fn free(&self, limit: u64) -> usize {
+        usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(self.base())
+    }
+
+    /// Files of the process and of its threads.
+    fn base(&self) -> usize {
+        let others = [self.bundled, self.counter_listens, self.admin];
+        let threads = self.workers + others.into_iter().map(usize::from).sum::<usize>();
+        FILES_BASE + FILES_PER_WORKER * threads
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FILES: OpenFiles = OpenFiles { workers: 2, counters: 1, bundled: false, admin: true };
+    const FILES: OpenFiles =
+        OpenFiles { workers: 2, counters: 1, bundled: false, counter_listens: false, admin: true };
 
     #[track_caller]
     fn check(limit: u64, connections: Option<usize>, expected: Option<(usize, usize)>) {
@@ -120,5 +146,16 @@ mod tests {
         assert!(
             of_counter(35).unwrap_err().to_string().contains("needs at least 36, for a counter;")
         );
+    }
+
+    #[test]
+    fn the_clients_of_the_bundled_counter_get_a_small_part() {
+        let files = OpenFiles { counters: 0, bundled: true, counter_listens: true, ..FILES };
+        for (limit, expected) in [(64, 1), (80, 1), (1024, 60), (1 << 16, 256), (1 << 30, 256)] {
+            assert_eq!(files.counter_clients(limit), expected, "{limit} files");
+        }
+        let shared = files.share(1 << 16, None, 1024, &mut Vec::new()).ok();
+        assert_eq!(shared, Some((65536 - 64 - 256 - 2048, 1024)));
+        assert_eq!(OpenFiles { counter_listens: false, ..files }.counter_clients(1 << 16), 0);
     }
 }

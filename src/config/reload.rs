@@ -4,9 +4,11 @@ use super::{Config, Content, RouteConfig, Settled, VisitsConfig, pick::Setting};
 use crate::upstream::Target;
 
 /// What is decided once, at the start.
-const NEED_RESTART: [&str; 9] = [
+const NEED_RESTART: [&str; 11] = [
     "listen",
     "share-port",
+    "counter-listen",
+    "counter-hosts",
     "workers",
     "cores",
     "driver",
@@ -68,6 +70,8 @@ fn without_restart(running: &Config, read: Config) -> Config {
         cores: running.cores.clone(),
         driver: running.driver,
         bundled: running.bundled.clone(),
+        counter_listen: running.counter_listen,
+        counter_hosts: running.counter_hosts.clone(),
         create: running.create,
         admin: running.admin,
         log_format: running.log_format,

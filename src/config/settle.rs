@@ -62,6 +62,17 @@ fn settle_all(
         pick.option("counter", arguments.counter, file.counter.take().map(|text| text.0), |url| {
             url.as_ref().map_or_else(|| String::from("bundled"), Target::to_string)
         });
+    let counter_listen = pick.shown(
+        "counter-listen",
+        arguments.counter_listen,
+        file.counter_listen.take().map(|Text(address)| address),
+    );
+    let counter_hosts = pick.option(
+        "counter-hosts",
+        arguments.counter_hosts,
+        file.counter_hosts.take().map(|Text(hosts)| hosts),
+        |hosts| hosts.as_ref().map_or_else(|| String::from("none"), HostList::to_string),
+    );
     let cores = settle_cores(
         pick,
         (arguments.workers, file.workers),
@@ -97,10 +108,6 @@ fn settle_all(
     let log_format = pick.shown("log-format", arguments.log_format, log_format);
     let log_level = file.log_level.map(|Word(level)| level);
     let log_level = pick.shown("log-level", arguments.log_level, log_level);
-    // Where sockets are handed down, nobody listens on `listen`.
-    if !inherited::are_expected() {
-        check_addresses(&listen, share_port, admin)?;
-    }
 
     let site_files = PageFiles { welcome, sorry, content_type: None };
     let routes = settle_routes(std::mem::take(&mut file.route), counter, &site_files)?;
@@ -110,10 +117,15 @@ fn settle_all(
         true => Some(default_store(data_dir)?),
         false => None,
     };
+    let counter_listen = bundled.as_ref().and(counter_listen.0);
+    // Where sockets are handed down, nobody listens on `listen`.
+    let own = if inherited::are_expected() { &[][..] } else { &listen };
+    check_addresses(own, share_port, admin, counter_listen)?;
     let files = OpenFiles {
         workers: cores.len(),
         counters: origins(&routes),
         bundled: bundled.is_some(),
+        counter_listens: counter_listen.is_some(),
         admin: admin.is_some(),
     };
     let mut notes = Vec::new();
@@ -135,6 +147,8 @@ fn settle_all(
         sorry_status,
         accept,
         bundled,
+        counter_listen,
+        counter_hosts: counter_hosts.unwrap_or_default(),
         create,
         admin,
         admin_hosts: admin_hosts.unwrap_or_default(),
@@ -248,7 +262,7 @@ fn default_data_dir() -> Option<PathBuf> {
         .or_else(|| directory("HOME").map(|path| path.join(".local/state/tallyring")))
 }
 
-fn default_store(data_dir: Option<PathBuf>) -> Result<store::Kind, ConfigError> {
+pub(super) fn default_store(data_dir: Option<PathBuf>) -> Result<store::Kind, ConfigError> {
     let directory = data_dir.or_else(default_data_dir).ok_or_else(|| {
         invalid("data-dir", "no place for the counter's file is known (HOME is not set); give one")
     })?;

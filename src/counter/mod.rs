@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 
-pub use self::committer::{Batch, Committer, Job};
+pub use self::committer::{Batch, Committer, Job, Report};
 use self::store::{Operation, Outcome};
 use crate::{
     clock::{self, Moment},
@@ -283,7 +283,7 @@ fn operation(request: &Request<'_>) -> Result<Operation, Rendered> {
 }
 
 /// Names stand in paths and in JSON as they are, so they hold nothing that either would escape.
-fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     matches!(name.len(), 1..=NAME_BYTES_MAX) && name.bytes().all(is_name_byte)
 }

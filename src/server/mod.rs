@@ -19,23 +19,19 @@ use std::{
 };
 
 use self::{
-    counter::BundledCounter,
-    reload::{Parts, Reloader},
+    counter::{BundledCounter, Parts, remedies},
+    reload::{Reloader, Running},
     routes::UnknownCounter,
     run::{Group, Run, signal_name},
     site::SiteWorkers,
     summary::{Role, StartSummary},
 };
 use crate::{
-    config::{Config, ConfigError, CounterConfig, Settled, admin_clients, counter_clients},
-    connection::ClientLimits,
+    config::{Config, ConfigError, CounterConfig, Settled, admin_clients},
     counter::store,
     driver::{self, Driver},
     http::hosts::{HostList, Hosts},
-    listener::{
-        self, BindError, Listener,
-        inherited::{self, InheritError},
-    },
+    listener::{self, BindError, Listener, inherited::InheritError},
     mailbox,
     observe::{
         admin::Admin,
@@ -54,6 +50,14 @@ pub enum ServerError {
     /// The counter's cannot.
     #[error("{0}; choose another address by --listen")]
     Counter(BindError),
+    /// The address at which others can ask the bundled counter is not to be had.
+    #[error("counter-listen: {error}; {}", remedies(.error, *.shares))]
+    CounterListen {
+        /// Why not.
+        error: BindError,
+        /// Whether this server shares the site's port with another one.
+        shares: bool,
+    },
     /// No port of loopback is free for the bundled counter.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -72,6 +76,12 @@ pub enum ServerError {
     /// A route whose counter is none of the workers'.
     #[error(transparent)]
     Route(#[from] UnknownCounter),
+    /// The same, where it is in use and the site's port is shared.
+    #[error(
+        "{0}. For two servers that share the port, run tallyring counter, and give both \
+         --counter http://127.0.0.1:3001/counter"
+    )]
+    StoreShared(store::OpenError),
     /// A worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -128,37 +138,28 @@ pub fn serve(
     let listeners = site::listen(config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
     let admin = admin.transpose().map_err(ServerError::Admin)?;
-    let bundled = match &config.bundled {
-        Some(kind) => {
-            let address = SocketAddr::from(([127, 0, 0, 1], 0));
-            Some((listener::bind(address, 1, false)?, store::open(kind, config.create)?))
-        }
-        None => None,
-    };
-    let counter_address = bundled.as_ref().map(|(listeners, _)| listeners[0].address);
+    let bundled = Parts::of_site(config)?;
     // The site's workers come first: where memory for rings is short, they are to have it.
-    let site = SiteWorkers::start(&run, config, contents, listeners, counter_address)?;
-    let bundled = match bundled {
-        Some((listeners, store)) => {
-            let (clients, hosts) = (bundled_clients(config), HostList::default());
-            Some(BundledCounter::start(&run, listeners, store, config.driver, clients, hosts)?)
-        }
-        None => None,
-    };
+    let addresses = bundled.as_ref().map(Parts::addresses);
+    let site = SiteWorkers::start(&run, config, contents, listeners, addresses)?;
+    let bundled = bundled.map(|parts| parts.start(&run)).transpose()?;
     let reloads = Arc::new(ReloadMetrics::started());
     let admin = admin.map(|listeners| {
-        let registry = metrics::registry(site.metrics().to_vec(), &reloads);
+        let counter = bundled.as_ref().map(BundledCounter::metrics);
+        let registry = metrics::registry(site.metrics().to_vec(), counter, &reloads);
         AdminListener::start(&run, listeners, registry, config.admin_hosts.clone())
     });
     let admin = admin.transpose()?;
     site.serve();
     run.readiness.serves.store(true, Ordering::Release);
-    site.summary(config, admin.as_ref().map(|admin| admin.address)).tell();
+    let count = bundled.as_ref().map(BundledCounter::total);
+    site.summary(config, count, admin.as_ref().map(|admin| admin.address)).tell();
     manager::ready();
 
-    let parts = Parts { run: &run, site: &site, bundled: bundled.as_ref(), admin: admin.as_ref() };
+    let parts =
+        Running { run: &run, site: &site, bundled: bundled.as_ref(), admin: admin.as_ref() };
     let reloader = Reloader::new(settled, read, reloads, parts);
-    let workers = site.count() + usize::from(bundled.is_some());
+    let workers = site.count() + bundled.as_ref().map_or(0, BundledCounter::workers);
     let ask = || {
         site.ask();
         bundled.iter().for_each(BundledCounter::ask);
@@ -186,19 +187,13 @@ fn finish(
     // What is still under way ends here: what a worker told anybody later would be in no book.
     site.cut();
     run.wait_until_stopped(Group::Site, site.count());
+    let tally = bundled.as_ref().map(BundledCounter::tally);
     if let Some(bundled) = bundled {
         let signal = bundled.stop(run, if cut.is_some() { Instant::now() } else { end });
         cut = cut.or(signal);
     }
-    tracing::info!("{}", last_line(Totals::of(site.metrics())));
+    tracing::info!("{}{}", last_line(Totals::of(site.metrics())), behind_semicolon(tally));
     cut.map_or(Ended::Drained, |signal| Ended::Cut { signal })
-}
-
-/// What the clients of the bundled counter may do. They are our own workers.
-fn bundled_clients(config: &Config) -> ClientLimits {
-    let connections = config.limits.upstream.connections_max * config.cores.len() + 64;
-    // They have drained by then.
-    ClientLimits { parting_timeout: Duration::ZERO, ..counter_clients(connections) }
 }
 
 /// Serves the counter alone until a signal ends it.
@@ -207,21 +202,15 @@ fn bundled_clients(config: &Config) -> ClientLimits {
 /// When it cannot start. Nothing was counted then.
 pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let run = Run::start(false)?;
-    let handed = inherited::take()?;
-    let listeners = match handed.as_slice() {
-        [] => listener::bind(config.listen, 1, false).map_err(ServerError::Counter)?,
-        [socket] => inherited::share_out(socket, 1)?,
-        sockets => return Err(ServerError::TooManySockets(sockets.len())),
-    };
-    let store = store::open(&config.store, config.create)?;
-    let CounterConfig { driver, clients, hosts, .. } = config.clone();
-    let counter = BundledCounter::start(&run, listeners, store, driver, clients, hosts)?;
+    let drain_timeout = config.drain_timeout;
+    let counter = Parts::alone(config)?.start(&run)?;
+    let tally = counter.tally();
     let summary = StartSummary {
         role: Role::Counter,
         addresses: vec![counter.address()],
-        driver: counter.driver().to_owned(),
-        store: Some(config.store.to_string()),
-        count: None,
+        driver: counter.drivers().to_owned(),
+        store: Some(counter.store().to_string()),
+        count: Some(counter.total()),
         admin: None,
     };
     summary.tell();
@@ -230,10 +219,10 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
         tracing::info!("SIGHUP: a counter has nothing to read anew");
         String::from("a counter has nothing to read anew")
     };
-    stop(run.wait_for_end(1, || counter.ask(), reload));
-    let end = Instant::now() + config.drain_timeout;
-    let cut = counter.drain_and_close(&run, config.drain_timeout, end);
-    tracing::info!("stopped");
+    stop(run.wait_for_end(counter.workers(), || counter.ask(), reload));
+    let end = Instant::now() + drain_timeout;
+    let cut = counter.drain_and_close(&run, drain_timeout, end);
+    tracing::info!("stopped; {tally}");
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
 }
 
@@ -296,6 +285,11 @@ impl AdminListener {
 fn describe_drivers(drivers: Vec<Driver>) -> String {
     let drivers = BTreeSet::from_iter(drivers);
     drivers.iter().map(Driver::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// A part of a line that may be missing.
+fn behind_semicolon(part: Option<impl std::fmt::Display>) -> String {
+    part.map_or_else(String::new, |part| format!("; {part}"))
 }
 
 fn last_line(totals: Totals) -> String {

@@ -34,6 +34,11 @@ pub(super) fn try_start(config: &Config) -> Result<Vec<String>, ServerError> {
     if let Some(address) = config.admin {
         judge(listener::probe(address, false).map_err(ServerError::Admin))?;
     }
+    if let Some(address) = config.counter_listen {
+        let shares = config.share_port;
+        let tried = listener::probe(address, false);
+        judge(tried.map_err(|error| ServerError::CounterListen { error, shares }))?;
+    }
     if let Some(kind) = &config.bundled {
         judge(store::probe(kind, config.create).map_err(ServerError::Store))?;
     }
@@ -50,7 +55,9 @@ pub(super) fn try_driver(config: &Config) -> Result<(), ServerError> {
 
 fn may_pass(error: &ServerError) -> bool {
     match error {
-        ServerError::Site(error) | ServerError::Admin(error) => matches!(
+        ServerError::Site(error)
+        | ServerError::Admin(error)
+        | ServerError::CounterListen { error, .. } => matches!(
             error,
             BindError::InUse { .. }
                 | BindError::Connected { .. }

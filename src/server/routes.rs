@@ -1,9 +1,9 @@
 //! From routes as they are set to routes as workers serve them: each finds its counter among those that
 //! the workers know.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::collections::BTreeSet;
 
-use super::summary::BUNDLED;
+use super::{counter::Addresses, summary::BUNDLED};
 use crate::{
     config::{Content, RouteConfig, RouteKind, VisitsConfig},
     site::{self, Route, RouteSet, Rules, Visits},
@@ -23,12 +23,12 @@ pub struct UnknownCounter {
 pub(super) struct Counters {
     /// Each once; its place is that of the workers' upstream.
     origins: Vec<Host>,
-    bundled: Option<SocketAddr>,
+    bundled: Option<Addresses>,
 }
 
 impl Counters {
     /// Those of these routes; `bundled` is the address of the bundled one, where it runs.
-    pub(super) fn of(routes: &[RouteConfig], bundled: Option<SocketAddr>) -> Self {
+    pub(super) fn of(routes: &[RouteConfig], bundled: Option<Addresses>) -> Self {
         let mut counters = Self { origins: Vec::new(), bundled };
         for visits in routes.iter().filter_map(RouteConfig::visits) {
             if let Some(Target { origin, .. }) = counters.target(visits)
@@ -87,7 +87,7 @@ impl Counters {
             methods: visits.methods.clone(),
             upstream,
             call: target.request(),
-            counter: target.to_string().into(),
+            counter: self.told(visits).map(|told| told.to_string()).unwrap_or_default().into(),
             pages,
         })
     }
@@ -106,12 +106,19 @@ impl Counters {
 
     /// Where visits are registered; `None` where the bundled counter is to do it and does not run.
     fn target(&self, visits: &VisitsConfig) -> Option<Target> {
-        visits.counter.clone().or_else(|| self.bundled.map(Target::bundled))
+        let bundled = || self.bundled.map(|addresses| Target::bundled(addresses.own));
+        visits.counter.clone().or_else(bundled)
+    }
+
+    /// The same, as people are told of it.
+    fn told(&self, visits: &VisitsConfig) -> Option<Target> {
+        let bundled = || self.bundled.map(|addresses| Target::bundled(addresses.told));
+        visits.counter.clone().or_else(bundled)
     }
 
     /// The URLs of the counters of these routes.
     pub(super) fn urls(&self, routes: &[RouteConfig]) -> BTreeSet<String> {
-        let targets = routes.iter().filter_map(|route| self.target(route.visits()?));
+        let targets = routes.iter().filter_map(|route| self.told(route.visits()?));
         targets.map(|target| target.to_string()).collect()
     }
 
@@ -120,7 +127,7 @@ impl Counters {
         let visits = routes.iter().filter_map(RouteConfig::visits);
         visits.filter_map(|visits| {
             let bundled = if visits.counter.is_none() { BUNDLED } else { "" };
-            self.target(visits).map(|target| format!("{target}{bundled}"))
+            self.told(visits).map(|target| format!("{target}{bundled}"))
         })
     }
 }
@@ -150,7 +157,7 @@ mod tests {
 
     /// The upstream of each route, or the error.
     fn places(counters: &Counters, routes: &[RouteConfig]) -> Result<Vec<usize>, String> {
-        let contents = read_contents(routes, 0, &mut vec![]).unwrap();
+        let contents = read_contents(routes, &PageFiles::default(), 0, &mut vec![]).unwrap();
         let set = counters.route_set(routes, contents, RULES).map_err(|error| error.to_string())?;
         let place = |route: &Route| match &route.kind {
             site::RouteKind::Visits(visits) => visits.upstream,
@@ -177,7 +184,8 @@ mod tests {
 
     #[test]
     fn the_bundled_counter_is_known_where_it_runs() {
-        let bundled = SocketAddr::from(([127, 0, 0, 1], 3001));
+        let own = std::net::SocketAddr::from(([127, 0, 0, 1], 3001));
+        let bundled = Addresses { own, told: own };
         let counters = Counters::of(&routes(&[("/", None)]), Some(bundled));
         let both = routes(&[("/", Some("http://127.0.0.1:3001/counter/a")), ("/b", None)]);
         assert_eq!(places(&counters, &both), Ok(vec![0, 0]));

@@ -9,7 +9,9 @@ use std::{
 };
 
 use super::{
-    Group, Run, ServerError, describe_drivers,
+    Group, Run, ServerError,
+    counter::Addresses,
+    describe_drivers,
     routes::{Counters, UnknownCounter},
     summary::{Role, StartSummary},
 };
@@ -84,7 +86,7 @@ impl SiteWorkers {
         config: &Config,
         contents: Vec<Content>,
         listeners: Listeners,
-        bundled: Option<SocketAddr>,
+        bundled: Option<Addresses>,
     ) -> Result<Self, ServerError> {
         let counters = Counters::of(&config.routes, bundled);
         let routes = Arc::new(counters.route_set(&config.routes, contents, rules(config))?);
@@ -191,7 +193,12 @@ impl SiteWorkers {
     }
 
     /// What the start tells.
-    pub(super) fn summary(&self, config: &Config, admin: Option<SocketAddr>) -> StartSummary {
+    pub(super) fn summary(
+        &self,
+        config: &Config,
+        count: Option<u64>,
+        admin: Option<SocketAddr>,
+    ) -> StartSummary {
         let role = Role::Site {
             workers: self.orders.len(),
             cores: Cores::of(&config.cores),
@@ -202,7 +209,7 @@ impl SiteWorkers {
             addresses: self.addresses.clone(),
             driver: self.drivers.clone(),
             store: config.bundled.as_ref().map(store::Kind::to_string),
-            count: None,
+            count,
             admin,
         }
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::{
     config::Cores,
     observe::log::{self, Format},
-    plural::plural,
+    plural::{grouped, plural},
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -85,8 +85,10 @@ impl StartSummary {
     fn sentence(&self) -> String {
         let (urls, driver) = (self.urls().join(" and "), &self.driver);
         let admin = self.admin.map(|address| format!("; admin on {}", url(address)));
-        let counted = self.count.map(|count| format!("; {} counted so far", grouped(count)));
-        let counted = counted.unwrap_or_default();
+        let counted = match (self.count, &self.store) {
+            (Some(count), Some(store)) => format!("; {} counted in {store}", grouped(count)),
+            _ => String::new(),
+        };
         match &self.role {
             Role::Site { workers, cores, counters } => format!(
                 "tallyring {VERSION} serves {urls} with {} by {driver}; visits go to {}{counted}{}",
@@ -94,10 +96,7 @@ impl StartSummary {
                 counters.join(", "),
                 admin.unwrap_or_default(),
             ),
-            Role::Counter => format!(
-                "tallyring {VERSION} counts at {urls}, on {driver}{counted}; totals in {}",
-                self.store.as_deref().unwrap_or_default()
-            ),
+            Role::Counter => format!("tallyring {VERSION} counts at {urls}, on {driver}{counted}"),
         }
     }
 
@@ -160,17 +159,6 @@ fn on_cores(workers: usize, cores: &Cores) -> String {
     format!("{} on {noun} {cores}", plural(workers, "worker"))
 }
 
-/// `1,234,567`
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let first = (digits.len() + 2) % 3 + 1;
-    let (first, rest) = digits.split_at(first);
-    rest.as_bytes().chunks(3).fold(first.to_owned(), |text, group| {
-        let group: String = group.iter().map(|&digit| char::from(digit)).collect();
-        format!("{text},{group}")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,24 +211,16 @@ mod tests {
     fn a_log_gets_a_sentence() {
         let expected = format!(
             "tallyring {VERSION} serves http://0.0.0.0:3000 with 2 workers on cores 0-1 by epoll (chosen by \
-             --driver epoll); visits go to http://127.0.0.1:3001/counter (bundled); 1,234 counted so far; \
-             admin on http://127.0.0.1:9300"
+             --driver epoll); visits go to http://127.0.0.1:3001/counter (bundled); 1,234 counted in \
+             /data/counter.redb; admin on http://127.0.0.1:9300"
         );
         assert_eq!(site(2, "0-1").sentence(), expected);
-        let counter =
-            StartSummary { role: Role::Counter, admin: None, count: None, ..site(1, "0") };
+        let counter = StartSummary { role: Role::Counter, admin: None, ..site(1, "0") };
         let expected = format!(
             "tallyring {VERSION} counts at http://0.0.0.0:3000/counter, on epoll (chosen by --driver epoll); \
-             totals in /data/counter.redb"
+             1,234 counted in /data/counter.redb"
         );
         assert_eq!(counter.sentence(), expected);
         assert!(counter.lines().contains("open     http://localhost:3000/counter\n"));
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        let numbers = [0, 12, 999, 1000, 12_345, 123_456, 1_234_567];
-        let shown = ["0", "12", "999", "1,000", "12,345", "123,456", "1,234,567"];
-        assert_eq!(numbers.map(grouped), shown);
     }
 }

@@ -98,6 +98,22 @@ impl Target {
         Self { origin: Host::Address(admin), uri }
     }
 
+    /// The path, without what the query says.
+    pub fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// The same server's, with another path and without a query.
+    pub fn with_path(&self, path: &str) -> Self {
+        let mut parts = self.uri.clone().into_parts();
+        // A path that cannot stand in a URL leaves what was there.
+        if let Ok(path) = path.parse() {
+            parts.path_and_query = Some(path);
+        }
+        let uri = Uri::from_parts(parts).unwrap_or_else(|_| self.uri.clone());
+        Self { origin: self.origin.clone(), uri }
+    }
+
     /// A request that only asks, on a connection of its own.
     pub fn probe(&self) -> Bytes {
         self.render(Method::GET, &[(header::CONNECTION, HeaderValue::from_static("close"))])
@@ -209,6 +225,24 @@ mod tests {
         assert_eq!(target.to_string(), "http://counter:3001/counter/a?…");
         assert_eq!(format!("{target:?}"), target.to_string());
         assert!(target.request().starts_with(b"POST /counter/a?by=1&token=s3cret HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn a_server_has_other_paths() {
+        let target: Target = "http://counter:3001/counter/a?by=1&token=s3cret".parse().unwrap();
+        let listing = target.with_path("/counters");
+        assert_eq!(listing.origin, target.origin);
+        assert!(listing.probe().starts_with(b"GET /counters HTTP/1.1\r\n"));
+        let same = target.with_path(target.path());
+        assert!(same.probe().starts_with(b"GET /counter/a HTTP/1.1\r\n"));
+        let bare: Target = "http://counter:3001".parse().unwrap();
+        assert!(bare.with_path(bare.path()).probe().starts_with(b"GET / HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn an_address_with_a_scope_is_an_authority() {
+        let address = "[fe80::1%2]:3001".parse().unwrap();
+        assert_eq!(Target::bundled(address).origin, Host::Address(address));
     }
 
     #[test]

@@ -101,6 +101,9 @@ impl Server {
         if arguments[0] == "serve" && !arguments.contains(&"--admin") {
             command.args(["--admin", "off"]);
         }
+        if arguments[0] == "serve" && !arguments.contains(&"--counter-listen") {
+            command.args(["--counter-listen", "off"]);
+        }
         Self::spawn(command, directory)
     }
 

@@ -16,7 +16,8 @@ use rustix::{
 
 use super::{
     OpenError,
-    file::{MAGIC, directory_of, link_target},
+    disk::{directory_of, link_target},
+    file::MAGIC,
 };
 
 /// Whether the file at `path` can be opened, or made where there is none, as far as can be seen; an error that it
@@ -100,7 +101,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::{super::RedbStore, *};
-    use crate::counter::store::file::Disk;
+    use crate::counter::store::disk::Disk;
 
     #[track_caller]
     fn check(path: &Path, create: bool, expected: Option<&str>) {
