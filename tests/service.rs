@@ -287,7 +287,10 @@ fn the_service_manager_hears_why_a_reload_failed() {
     let server = Server::start(&arguments, &[("NOTIFY_SOCKET", manager.path.as_str())]);
     assert_eq!(manager.hear(), "READY=1");
     for (settings, said) in [
-        ("\nbody-max = \"lots\"\n", format!("stay as they were: --config: {path} line 2: ")),
+        (
+            "\nbody-max = \"lots\"\n",
+            format!("stay as they were: {path} line 2: body-max = \"lots\": "),
+        ),
         ("\nbody-max = 5\n", String::from("READY=1\nSTATUS=settings and pages were read anew")),
     ] {
         fs::write(&file, settings).unwrap();

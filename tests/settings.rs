@@ -85,7 +85,11 @@ fn a_flag_says_what_it_got_and_what_it_takes() {
 fn a_flag_or_command_that_there_is_not_is_named_with_the_nearest() {
     for (arguments, expected) in [
         (&["--lisen", "80"][..], "--lisen is no argument here; did you mean --listen?"),
-        (&["--store", "memory"], "--store is no argument here; it is a flag of tallyring counter"),
+        (
+            &["--store", "memory"],
+            "--store is no argument here; it is a flag of tallyring counter, tallyring total, \
+             tallyring backup or tallyring restore",
+        ),
         (&["--xyz"], "--xyz is no argument here; see tallyring --help"),
         (&["serv"], "serv is no command; did you mean serve?"),
         (&["fly"], "fly is no command; see tallyring --help"),
@@ -300,7 +304,8 @@ fn pages_are_found_beside_the_file_and_have_a_type() {
     // A reload that fails names the route too, and keeps the pages.
     fs::remove_file(directory.path().join("plain")).unwrap();
     server.signal("-HUP");
-    server.wait_for_line("the pages stay as they were: route \"/plain\": welcome: cannot read");
+    let line = server.wait_for_line("the settings stay as they were: ");
+    assert!(line.contains("route \"/plain\": welcome: cannot read"), "{line}");
     assert_eq!(server.get("/plain").body, "plain");
 }
 
@@ -511,7 +516,7 @@ fn a_terminal_gets_a_few_lines_at_the_start() {
     let begins = [
         String::from("tallyring "),
         String::from("  open     http://127.0.0.1:"),
-        format!("  count    in redb:{}/counter.redb", directory.path().display()),
+        format!("  count    0 in redb:{}/counter.redb", directory.path().display()),
         String::from("  runs     1 worker on core "),
         String::from("  metrics  http://127.0.0.1:"),
         String::from("  stop     Ctrl-C"),

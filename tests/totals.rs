@@ -529,11 +529,23 @@ fn off_is_for_a_site_alone() {
         let output = command.output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
-        assert!(said.contains("only serve takes off") && said.contains("--listen"), "{said}");
+        assert!(
+            said.contains("only serve takes off")
+                && said.contains(if variable.is_empty() {
+                    "--listen off"
+                } else {
+                    "TALLYRING_COUNTER_LISTEN=off"
+                }),
+            "{said}"
+        );
     }
     check(&["--counter-listen", "on"], 2, "--counter-listen");
     check(&["--counter-hosts", "http://counter"], 2, "--counter-hosts");
-    check(&["--listen", "127.0.0.1:1", "--counter-listen", "127.0.0.1:1"], 2, "counter-listen: ");
+    check(
+        &["--listen", "127.0.0.1:1", "--counter-listen", "127.0.0.1:1"],
+        2,
+        "--listen has 127.0.0.1:1 already",
+    );
 }
 
 #[test]

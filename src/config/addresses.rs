@@ -149,14 +149,14 @@ mod tests {
         check_counter(
             "127.0.0.1:80",
             Some(
-                "counter-listen: with --listen, 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes \
-                 the port 80 of 127.0.0.1 too; choose another port, or off",
+                "counter-listen: 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes \
+                 the port 80 of 127.0.0.1 too; choose another by --counter-listen, or --counter-listen off",
             ),
         );
         check_counter(
             "127.0.0.1:9300",
             Some(
-                "counter-listen: 127.0.0.1:9300 is an address of --admin; choose another port, or off",
+                "counter-listen: --admin has 127.0.0.1:9300 already; choose another by --counter-listen, or --counter-listen off",
             ),
         );
         let either = check_addresses(&[], false, None, "0.0.0.0:80".parse().ok());

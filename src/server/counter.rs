@@ -216,9 +216,9 @@ impl BundledCounter {
         Tally { metrics: self.metrics(), kind: self.kind.clone() }
     }
 
-    /// The total of the counter without a name.
-    pub(super) fn total(&self) -> u64 {
-        self.metrics.total.read()
+    /// What it has counted by now.
+    pub(super) fn counted(&self) -> Counted {
+        Counted::of(&self.metrics)
     }
 
     pub(super) fn store(&self) -> &store::Kind {
@@ -262,6 +262,32 @@ impl BundledCounter {
     }
 }
 
+/// What a counter has counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted {
+    /// By the counter without a name.
+    pub(super) total: u64,
+    /// By all with a name.
+    pub(super) named: u64,
+}
+
+impl Counted {
+    fn of(metrics: &CounterMetrics) -> Self {
+        Self { total: metrics.total.read(), named: metrics.named.read() }
+    }
+}
+
+/// For a person: `1,234 counted`.
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} counted", grouped(self.total))?;
+        match self.named {
+            0 => Ok(()),
+            named => write!(f, ", and {} under names,", grouped(named)),
+        }
+    }
+}
+
 /// What a counter has counted, for a person: `1,234 counted in redb:PATH`.
 pub(super) struct Tally {
     metrics: Arc<CounterMetrics>,
@@ -270,12 +296,7 @@ pub(super) struct Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} counted", grouped(self.metrics.total.read()))?;
-        match self.metrics.named.read() {
-            0 => {}
-            named => write!(f, ", and {} under names,", grouped(named))?,
-        }
-        write!(f, " in {}", self.kind)
+        write!(f, "{} in {}", Counted::of(&self.metrics), self.kind)
     }
 }
 

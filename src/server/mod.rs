@@ -152,7 +152,7 @@ pub fn serve(
     let admin = admin.transpose()?;
     site.serve();
     run.readiness.serves.store(true, Ordering::Release);
-    let count = bundled.as_ref().map(BundledCounter::total);
+    let count = bundled.as_ref().map(BundledCounter::counted);
     site.summary(config, count, admin.as_ref().map(|admin| admin.address)).tell();
     manager::ready();
 
@@ -210,7 +210,7 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
         addresses: vec![counter.address()],
         driver: counter.drivers().to_owned(),
         store: Some(counter.store().to_string()),
-        count: Some(counter.total()),
+        count: Some(counter.counted()),
         admin: None,
     };
     summary.tell();

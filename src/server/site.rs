@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Group, Run, ServerError,
-    counter::Addresses,
+    counter::{Addresses, Counted},
     describe_drivers,
     routes::{Counters, UnknownCounter},
     summary::{Role, StartSummary},
@@ -196,7 +196,7 @@ impl SiteWorkers {
     pub(super) fn summary(
         &self,
         config: &Config,
-        count: Option<u64>,
+        count: Option<Counted>,
         admin: Option<SocketAddr>,
     ) -> StartSummary {
         let role = Role::Site {

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use super::counter::Counted;
 use crate::{
     config::Cores,
     observe::log::{self, Format},
@@ -22,8 +23,8 @@ pub(super) struct StartSummary {
     pub(super) driver: String,
     /// Where the totals of the counter in this process are kept, if there is one.
     pub(super) store: Option<String>,
-    /// Its total of all visits, if it is known.
-    pub(super) count: Option<u64>,
+    /// What it has counted.
+    pub(super) count: Option<Counted>,
     /// Where the admin listener is.
     pub(super) admin: Option<SocketAddr>,
 }
@@ -56,7 +57,8 @@ impl StartSummary {
 
     fn tell_fields(&self) {
         let listen = self.urls().join(",");
-        let (driver, store, count) = (self.driver.as_str(), self.store.as_deref(), self.count);
+        let (driver, store, count) =
+            (self.driver.as_str(), self.store.as_deref(), self.count.map(|count| count.total));
         let admin = self.admin.map(url);
         let admin = admin.as_deref();
         match &self.role {
@@ -86,14 +88,17 @@ impl StartSummary {
         let (urls, driver) = (self.urls().join(" and "), &self.driver);
         let admin = self.admin.map(|address| format!("; admin on {}", url(address)));
         let counted = match (self.count, &self.store) {
-            (Some(count), Some(store)) => format!("; {} counted in {store}", grouped(count)),
+            (Some(count), Some(store)) => format!("; {count} in {store}"),
             _ => String::new(),
         };
         match &self.role {
             Role::Site { workers, cores, counters } => format!(
-                "tallyring {VERSION} serves {urls} with {} by {driver}; visits go to {}{counted}{}",
+                "tallyring {VERSION} serves {urls} with {} by {driver}; {}{counted}{}",
                 on_cores(*workers, cores),
-                counters.join(", "),
+                match counters.as_slice() {
+                    [] => String::from("no route is counted"),
+                    counters => format!("visits go to {}", counters.join(", ")),
+                },
                 admin.unwrap_or_default(),
             ),
             Role::Counter => format!("tallyring {VERSION} counts at {urls}, on {driver}{counted}"),
@@ -117,7 +122,7 @@ impl StartSummary {
             say("counter", counter.clone());
         }
         if let Some(store) = &self.store {
-            let count = self.count.map(|count| format!("{} ", grouped(count)));
+            let count = self.count.map(|count| format!("{} ", grouped(count.total)));
             say("count", format!("{}in {store}", count.unwrap_or_default()));
         }
         match &self.role {
@@ -173,7 +178,7 @@ mod tests {
             addresses: vec!["0.0.0.0:3000".parse().unwrap()],
             driver: String::from("epoll (chosen by --driver epoll)"),
             store: Some(String::from("/data/counter.redb")),
-            count: Some(1234),
+            count: Some(Counted { total: 1234, named: 0 }),
             admin: Some("127.0.0.1:9300".parse().unwrap()),
         }
     }
