@@ -44,6 +44,11 @@ impl<T, const QUEUES: usize> Deadlines<T, QUEUES> {
         Self { entries: SlotMap::new(), queues }
     }
 
+    /// From now on entries of `queue` wait this long, those that wait already too.
+    pub fn set_timeout(&mut self, queue: u8, timeout: Duration) {
+        self.queues[usize::from(queue)].patience = timeout;
+    }
+
     /// Adds an entry that waits in no queue.
     pub fn insert(&mut self, value: T) -> Key {
         self.entries.insert(Entry { value, waits: None, previous: None, next: None })
@@ -198,6 +203,20 @@ mod tests {
         assert_eq!(deadlines.oldest(LONG, at(50)), Some((a, 0.5, Duration::from_millis(50))));
         deadlines.leave(a);
         assert_eq!(deadlines.oldest(LONG, at(35)), Some((b, 0.25, Duration::from_millis(25))));
+    }
+
+    #[test]
+    fn a_new_time_out_holds_for_those_that_wait() {
+        let mut deadlines = deadlines();
+        let [a, b] = ["a", "b"].map(|value| deadlines.insert(value));
+        deadlines.wait(a, LONG, at(0));
+        deadlines.wait(b, LONG, at(10));
+        deadlines.set_timeout(LONG, Duration::from_millis(50));
+        assert_eq!(expired(&mut deadlines, at(49)), [""; 0]);
+        assert_eq!(expired(&mut deadlines, at(50)), ["a"]);
+        deadlines.set_timeout(LONG, Duration::from_millis(200));
+        assert_eq!(expired(&mut deadlines, at(209)), [""; 0]);
+        assert_eq!(expired(&mut deadlines, at(210)), ["b"]);
     }
 
     #[test]
