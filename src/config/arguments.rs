@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
 use super::values::{Cores, Period, Size};
 use crate::{
-    counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Target,
+    counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Endpoint,
 };
 
 const EXAMPLES: &str = "\
@@ -95,7 +95,7 @@ pub struct ServeArguments {
     /// Counter that registers the visits, like http://127.0.0.1:3001/counter [default: the bundled
     /// counter, in this process]
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
-    pub counter: Option<Target>,
+    pub counter: Option<Endpoint>,
     /// Number of workers [default: one for each CPU that this process may run on]
     #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER",
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -277,7 +277,7 @@ pub struct HealthArguments {
     /// Page to ask for in place of the admin listener's /readyz, like http://127.0.0.1:3001/counters of
     /// a counter; any 2xx answer is healthy
     #[arg(long, env = "TALLYRING_HEALTH_URL", hide_env_values = true, value_name = "URL")]
-    pub url: Option<Target>,
+    pub url: Option<Endpoint>,
     /// TOML file with the server's settings
     #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -13,7 +13,7 @@ use crate::{
     http::{hosts::HostList, request::Method},
     observe::log,
     site::Accept,
-    upstream::Target,
+    upstream::Endpoint,
 };
 
 /// What a file may say. Every key is optional; one that is not here is an error.
@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct File {
     pub(super) listen: Option<Listen>,
     pub(super) share_port: Option<bool>,
-    pub(super) counter: Option<Text<Target>>,
+    pub(super) counter: Option<Text<Endpoint>>,
     pub(super) workers: Option<u16>,
     pub(super) cores: Option<Cores>,
     pub(super) driver: Option<driver::Choice>,
@@ -61,7 +61,7 @@ pub(super) struct File {
 pub(super) struct RouteTable {
     pub(super) path: String,
     pub(super) methods: Option<Vec<RouteMethod>>,
-    pub(super) counter: Option<Text<Target>>,
+    pub(super) counter: Option<Text<Endpoint>>,
     pub(super) welcome: Option<PathBuf>,
     pub(super) sorry: Option<PathBuf>,
 }

@@ -12,7 +12,7 @@ use super::{
     pick::{Pick, read_file},
     settle::invalid,
 };
-use crate::upstream::Target;
+use crate::upstream::Endpoint;
 
 /// Settles the settings of `health`.
 ///
@@ -43,7 +43,7 @@ pub fn settle_health(
     if admin.port() == 0 {
         return Err(invalid("admin", format!("{admin} has no port to ask at; give a --url")));
     }
-    Ok(HealthConfig { target: Target::readiness(reachable(admin)), timeout })
+    Ok(HealthConfig { target: Endpoint::readiness(reachable(admin)), timeout })
 }
 
 /// Where a server that listens on all addresses is reached from its own machine.

@@ -33,7 +33,7 @@ use crate::{
     http::{HeadLimits, hosts::HostList, request::Method},
     observe::log,
     site::{Accept, Pages},
-    upstream::{Target, UpstreamLimits},
+    upstream::{Endpoint, UpstreamLimits},
 };
 
 /// Routes that a configuration may have.
@@ -97,7 +97,7 @@ pub struct CounterConfig {
 #[derive(Debug, Clone)]
 pub struct HealthConfig {
     /// Who is asked, and for what.
-    pub target: Target,
+    pub target: Endpoint,
     /// For the whole answer.
     pub timeout: Duration,
 }
@@ -110,7 +110,7 @@ pub struct RouteConfig {
     /// The methods that are visits.
     pub methods: Vec<Method>,
     /// Who registers them; `None` is the bundled counter.
-    pub counter: Option<Target>,
+    pub counter: Option<Endpoint>,
     /// The files of the two pages, where they are not the two texts.
     pub files: PageFiles,
     /// What the files held at the start.

@@ -12,12 +12,12 @@ use super::{
     pick::{Setting, or_text},
     settle::invalid,
 };
-use crate::{http::request::Method, upstream::Target};
+use crate::{http::request::Method, upstream::Endpoint};
 
 /// The routes of the file, or the one that there is without any.
 pub(super) fn settle_routes(
     mut tables: Vec<RouteTable>,
-    counter: Option<Target>,
+    counter: Option<Endpoint>,
     site_files: &PageFiles,
 ) -> Result<Vec<RouteConfig>, ConfigError> {
     if tables.is_empty() {
@@ -67,7 +67,7 @@ pub(super) fn settle_routes(
 /// A route, for a person; `file` is what it stands in.
 pub(super) fn describe(route: &RouteConfig, file: Option<&Path>) -> Setting {
     let methods: Vec<_> = route.methods.iter().map(|method| method.as_str()).collect();
-    let counter = route.counter.as_ref().map_or(String::from("bundled"), Target::to_string);
+    let counter = route.counter.as_ref().map_or(String::from("bundled"), Endpoint::to_string);
     let shown = |path: &Option<PathBuf>, text| or_text(text)(path);
     Setting {
         name: format!("route {}", route.path),

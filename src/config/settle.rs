@@ -18,7 +18,7 @@ use super::{
     routes::{describe, origins, settle_routes},
     values::Cores,
 };
-use crate::{counter::store, host, http::hosts::HostList, listener::inherited, upstream::Target};
+use crate::{counter::store, host, http::hosts::HostList, listener::inherited, upstream::Endpoint};
 
 /// Workers that a configuration may ask for.
 const WORKERS_MAX: usize = 1024;
@@ -83,7 +83,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     let share_port = pick.shown("share-port", arguments.share_port, file.share_port);
     let counter =
         pick.option("counter", arguments.counter, file.counter.take().map(|text| text.0), |url| {
-            url.as_ref().map_or_else(|| String::from("bundled"), Target::to_string)
+            url.as_ref().map_or_else(|| String::from("bundled"), Endpoint::to_string)
         });
     let cores = settle_cores(
         &mut pick,

@@ -20,7 +20,7 @@ use crate::{
     plural::plural,
     site::{Accept, Failures, Route, Rules, Site, Word},
     upstream::{
-        Host, Target, Upstream, UpstreamLimits,
+        Endpoint, Host, Upstream, UpstreamLimits,
         resolve::{self, Refresher},
     },
     worker::{self, Order, Plan},
@@ -97,7 +97,7 @@ impl SiteWorkers {
                 addresses: addresses.clone(),
                 refreshers: refreshers.clone(),
                 routes: config.routes.clone(),
-                calls: targets.iter().map(Target::request).collect(),
+                calls: targets.iter().map(Endpoint::request).collect(),
                 urls: targets.iter().map(|target| target.to_string().into()).collect(),
                 tell: Box::new(run.failure_reporter()),
                 places: counters.places.clone(),
@@ -202,10 +202,10 @@ fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 /// The counter of each route.
-fn targets(routes: &[RouteConfig], bundled: Option<SocketAddr>) -> Vec<Target> {
+fn targets(routes: &[RouteConfig], bundled: Option<SocketAddr>) -> Vec<Endpoint> {
     let of_route = |route: &RouteConfig| match (&route.counter, bundled) {
         (Some(target), _) => target.clone(),
-        (None, Some(address)) => Target::bundled(address),
+        (None, Some(address)) => Endpoint::bundled(address),
         (None, None) => unreachable!("a route without a counter makes the bundled one start"),
     };
     routes.iter().map(of_route).collect()
@@ -218,10 +218,10 @@ struct Counters {
 }
 
 impl Counters {
-    fn of(targets: &[Target]) -> Self {
+    fn of(targets: &[Endpoint]) -> Self {
         let mut known = BTreeMap::new();
         let mut origins = Vec::new();
-        let place = |target: &Target| {
+        let place = |target: &Endpoint| {
             *known.entry(target.origin.clone()).or_insert_with(|| {
                 origins.push(target.origin.clone());
                 origins.len() - 1

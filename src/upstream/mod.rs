@@ -11,7 +11,7 @@ mod addresses;
 mod breaker;
 mod connection;
 mod dial;
-mod origin;
+mod endpoint;
 mod pool;
 pub mod resolve;
 mod response_reader;
@@ -29,7 +29,7 @@ use std::{
 use bytes::Bytes;
 use slotmap::SecondaryMap;
 
-pub use self::origin::{Host, Target, without_secrets};
+pub use self::endpoint::{Endpoint, Host, without_secrets};
 use self::{
     breaker::Change,
     connection::{Handle, PoolGuard},
