@@ -1,5 +1,5 @@
-//! One connection to the counter, run by one task, which only moves bytes: what to send, and what becomes of a
-//! call, is the pool's to say.
+//! One connection to the counter, run by one task, which only moves bytes: the pool decides what to send and what
+//! becomes of a call.
 //!
 //! A read is posted for as long as the connection lives. While it carries no call, whatever that read
 //! gives, the end of the stream or bytes that nobody asked for, ends the connection.
@@ -33,17 +33,17 @@ use crate::{clock, inbox::Inbox};
 type Reader = OwnedReadHalf<TcpStream>;
 type Writer = OwnedWriteHalf<TcpStream>;
 
-/// What others need of a connection that stands.
+/// A connection that stands, for those who have work for it or want it to end.
 pub(super) struct Handle {
     socket: RawFd,
-    /// The task's, once it has waited for a call.
+    /// The task's; `None` until it has waited for a call.
     waker: RefCell<Option<Waker>>,
 }
 
 impl Handle {
-    /// Has the task look for the call that it was given.
+    /// Lets the task ask for the call that it was given.
     pub(super) fn wake(&self) {
-        // A runtime's waker puts the task into a queue and calls nothing else, so it cannot meet this borrow.
+        // The runtime's waker only puts the task into a queue, so nothing asks for this borrow meanwhile.
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -68,7 +68,7 @@ impl Handle {
 pub(super) struct PoolGuard {
     upstream: Rc<Upstream>,
     id: ConnectionId,
-    /// Why it does not stand; `None` while it does.
+    /// Why there is no connection; `None` once it stands.
     not_connected: Option<DialError>,
 }
 
@@ -76,7 +76,6 @@ impl PoolGuard {
     /// For a connection that is about to be dialed.
     pub(super) fn new(upstream: &Rc<Upstream>, id: ConnectionId) -> Self {
         upstream.metrics.counter_connections.increment();
-        // What it ends with that panics before it knows better.
         Self { upstream: Rc::clone(upstream), id, not_connected: Some(DialError::Other) }
     }
 
@@ -90,8 +89,8 @@ impl PoolGuard {
     }
 
     /// What is to be sent, if the connection was given a call.
-    pub(super) fn take_up(&self) -> Option<CallBytes> {
-        self.upstream.pool.borrow_mut().take_up(self.id)
+    pub(super) fn take_request(&self) -> Option<CallBytes> {
+        self.upstream.pool.borrow_mut().take_request(self.id)
     }
 
     /// The call was answered; whether the connection is to carry others.
@@ -181,7 +180,7 @@ async fn next_call<F: Future<Output = Received>>(
         if receiver.poll_received(context).is_ready() {
             return Poll::Ready(None);
         }
-        let request = guard.take_up();
+        let request = guard.take_request();
         if request.is_some() {
             return Poll::Ready(request);
         }
@@ -287,8 +286,8 @@ async fn send(writer: &mut Writer, mut request: CallBytes) -> Result<(), Exchang
 /// What a read gave, and what it takes to post the next.
 type Received = (io::Result<usize>, Reader, Inbox);
 
-/// The read that is posted for as long as the connection lives. It is never dropped before that, since the bytes
-/// that it has received would go with it.
+/// The read that is posted for as long as the connection lives. It is dropped only with the connection, since
+/// the bytes that it may have received are lost with it.
 struct Receiver<F> {
     reading: Pin<Box<F>>,
     post: fn(Rc<ResponseLimits>, Reader, Inbox) -> F,
@@ -303,13 +302,14 @@ impl<F: Future<Output = Received>> Receiver<F> {
         Self { reading: Box::pin(post(limits, reader, Inbox::default())), post }
     }
 
-    /// Posts the read, if it is not yet. Ready once something was received, which is lost then; not to be polled
-    /// after that.
+    /// Posts the read, unless it is posted. Ready once something was received, which is discarded; it must not be
+    /// polled after that.
     fn poll_received(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.reading.as_mut().poll(context).map(drop)
     }
 
-    /// Waits until something was received, gives it to `read`, and makes the next read ready to be posted.
+    /// Waits until something was received, lets `read` look at it, and prepares the next read, which is posted
+    /// when it is first waited for.
     async fn receive<T>(
         &mut self,
         limits: &Rc<ResponseLimits>,

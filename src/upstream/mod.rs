@@ -198,11 +198,18 @@ impl Upstream {
                 let run = connection::dial_and_run(PoolGuard::new(self, id));
                 drop(task::spawn("counter connection", &self.metrics, run));
             }
-            Action::Send(id) => self.handles.borrow().get(id).iter().for_each(|it| it.wake()),
-            Action::Cut(id) => self.handles.borrow().get(id).iter().for_each(|it| it.cut()),
+            Action::Send(id) => self.with_handle(id, Handle::wake),
+            Action::Cut(id) => self.with_handle(id, Handle::cut),
             Action::Wake(waker) => waker.wake(),
             Action::Breaker(Change::Opened) => self.metrics.counters_failing.increment(),
             Action::Breaker(Change::Closed) => self.metrics.counters_failing.decrement(),
+        }
+    }
+
+    /// Does nothing when the connection has not begun to wait for calls, or has ended.
+    fn with_handle(&self, id: ConnectionId, act: impl FnOnce(&Handle)) {
+        if let Some(handle) = self.handles.borrow().get(id) {
+            act(handle);
         }
     }
 

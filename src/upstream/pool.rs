@@ -1,8 +1,8 @@
 //! The pool: which call goes over which connection, when connections are opened and closed, and how calls end.
 //!
-//! A value without I/O. Each event is a function, which is told the time; what is to be done then is fetched
-//! with [`Pool::next_action`]. The states are drawn in [`state`]. Knows nothing of sockets and tasks, and calls
-//! no waker: the wakers of callers are values to it, like the requests.
+//! A value without I/O: each event is a function, which is given the time, and what is to be done about it is
+//! fetched with [`Pool::next_action`]. The states are drawn in [`state`]. Knows nothing of sockets and tasks. It
+//! keeps the wakers of callers and calls none: that is an action too.
 
 mod state;
 
@@ -35,13 +35,13 @@ const CALL_TIMEOUT: u8 = 0;
 pub(super) enum Action {
     /// Open a connection. `connected` or `dial_failed` tells what came of it.
     Dial(ConnectionId),
-    /// Let the connection's task take up the call that it was given.
+    /// Wake the connection's task, which takes the request of the call that it was given.
     Send(ConnectionId),
     /// Shut the connection's socket down: its task ends, and `closed` tells so.
     Cut(ConnectionId),
     /// Wake a caller, whose call has ended.
     Wake(Waker),
-    /// Note that calls fail at once from now on, or are made again.
+    /// Count that calls fail at once from now on, or are made again.
     Breaker(Change),
 }
 
@@ -141,7 +141,7 @@ impl Pool {
         match entry.state {
             CallState::Assigned(_) => entry.abandoned = true,
             CallState::Queued => {
-                self.unqueue(call);
+                self.remove_from_queue(call);
                 self.calls.remove(call.0);
             }
             CallState::Ended(_) => drop(self.calls.remove(call.0)),
@@ -155,7 +155,7 @@ impl Pool {
         self.addresses.prefer(address);
         self.connection_mut(id).connected(address, now);
         self.dialing -= 1;
-        self.next_for(id);
+        self.assign_next(id);
     }
 
     /// Event: a connection could not be opened. The call that has waited longest fails, unless connections are
@@ -175,20 +175,19 @@ impl Pool {
         self.dial_for_queue(now);
     }
 
-    /// Event: the connection's task asks what to send. Where requests are written together, this is where they
-    /// are gathered.
-    pub(super) fn take_up(&mut self, id: ConnectionId) -> Option<CallBytes> {
-        let call = self.connection_mut(id).take_up()?;
+    /// Event: the connection's task asks what to send.
+    pub(super) fn take_request(&mut self, id: ConnectionId) -> Option<CallBytes> {
+        let call = self.connection_mut(id).take_request()?;
         Some(Rc::clone(&self.call_mut(call).request))
     }
 
-    /// Event: not a byte of the call that was taken up has left. The connection is about to close.
+    /// Event: not a byte of the request that was taken has left. The connection is about to close.
     pub(super) fn not_sent(&mut self, id: ConnectionId) {
         self.connection_mut(id).not_sent();
     }
 
-    /// Event: the call was answered. Whether the connection is to carry others: it must be reusable, its address
-    /// still be the counter's, and the limit allow it.
+    /// Event: the call was answered. Gives whether the connection is to carry others: it must be reusable, its
+    /// address must still be the counter's, and there must not be more connections than the limit.
     #[must_use]
     pub(super) fn answered(
         &mut self,
@@ -205,23 +204,23 @@ impl Pool {
             && address.is_some_and(|address| self.addresses.contains(address));
         self.end(call, Ok(status), now);
         if stays {
-            self.next_for(id);
+            self.assign_next(id);
         } else {
             self.connection_mut(id).close();
         }
         stays
     }
 
-    /// Event: a connection that stood has ended. A call that it has not sent gets another one, but where it was
-    /// of no use from its beginning, the next would be no better.
+    /// Event: a connection that stood has ended. A call that it has not sent gets another connection; but where
+    /// this one was of no use from its beginning, the next would be no better.
     pub(super) fn closed(&mut self, id: ConnectionId, now: Moment) {
         let Some(connection) = self.connections.remove(id) else {
             unreachable!("a connection closes once")
         };
         match connection.state {
-            ConnectionState::Dialing => unreachable!("a connection closes that never stood"),
+            ConnectionState::Dialing => unreachable!("a connection that never stood cannot close"),
             ConnectionState::Idle(_) => self.idle.retain(|idle| *idle != id),
-            ConnectionState::Assigned(call) if connection.has_completed_call => self.put_back(call),
+            ConnectionState::Assigned(call) if connection.has_completed_call => self.requeue(call),
             ConnectionState::Assigned(call) => {
                 self.end(call, Err(CallError::NoConnection(DialError::Other)), now);
             }
@@ -238,7 +237,7 @@ impl Pool {
             let call = CallId(key);
             match self.call_mut(call).state {
                 CallState::Assigned(connection) => self.cut(connection),
-                _ => self.unqueue(call),
+                _ => self.remove_from_queue(call),
             }
             self.end(call, Err(CallError::TimedOut), now);
         }
@@ -252,7 +251,7 @@ impl Pool {
         self.dial_for_queue(now);
     }
 
-    /// Event: the counter has other addresses. Connections to those that it has no more are closed: an idle one
+    /// Event: the counter has other addresses. Connections to addresses that it has left are closed: an idle one
     /// at once, one that carries a call once that call was answered.
     pub(super) fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
         self.addresses.replace(addresses);
@@ -268,8 +267,8 @@ impl Pool {
         });
     }
 
-    /// Event: other limits. Time-outs hold for calls under way too, and for idle connections; a maximum of
-    /// connections that is exceeded is kept to as calls end.
+    /// Event: other limits. Time-outs hold for calls under way and for idle connections too. Where there are more
+    /// connections than the new maximum, they close as their calls end.
     pub(super) fn set_limits(&mut self, limits: UpstreamLimits, now: Moment) {
         self.calls.set_timeout(CALL_TIMEOUT, limits.call_timeout);
         self.limits = limits;
@@ -299,7 +298,7 @@ impl Pool {
     }
 
     /// A connection that has become idle gets the call that has waited longest.
-    fn next_for(&mut self, id: ConnectionId) {
+    fn assign_next(&mut self, id: ConnectionId) {
         match self.queue.pop_front() {
             Some(call) => self.assign(call, id),
             None => self.idle.push_back(id),
@@ -313,21 +312,21 @@ impl Pool {
     }
 
     /// A call that was not sent gets another connection, before all others.
-    fn put_back(&mut self, call: CallId) {
+    fn requeue(&mut self, call: CallId) {
         let entry = self.call_mut(call);
         if entry.abandoned {
             self.calls.remove(call.0);
             return;
         }
-        entry.put_back();
+        entry.requeue();
         match self.idle.pop_back() {
             Some(connection) => self.assign(call, connection),
             None => self.queue.push_front(call),
         }
     }
 
-    fn unqueue(&mut self, call: CallId) {
-        // It is most often the first.
+    fn remove_from_queue(&mut self, call: CallId) {
+        // It is most often the first; at most, the queue is as long as its limit.
         let place = self.queue.iter().position(|queued| *queued == call);
         assert!(place.and_then(|place| self.queue.remove(place)).is_some(), "it is in the queue");
     }
@@ -337,7 +336,7 @@ impl Pool {
         self.actions.push_back(Action::Cut(id));
     }
 
-    /// Ends a call that is in no queue any more, and draws the conclusion for those to come.
+    /// Ends a call that is not in the queue any more, and tells the breaker.
     fn end(&mut self, call: CallId, outcome: Result<u16, CallError>, now: Moment) {
         let entry = self.call_mut(call);
         entry.end(outcome);

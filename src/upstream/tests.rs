@@ -222,7 +222,7 @@ fn a_connection_whose_task_panics_leaves_the_pool_and_ends_its_call() {
     check_panic(connected, CallError::NoConnection(DialError::Other));
     let taken_up = |guard: &mut PoolGuard| {
         guard.connected(SocketAddr::from(([127, 0, 0, 1], 1)), NO_SOCKET);
-        assert!(guard.take_up().is_some());
+        assert!(guard.take_request().is_some());
     };
     check_panic(taken_up, CallError::Broken);
 }

@@ -23,7 +23,7 @@ enum Event {
     CallerLeaves(usize),
     Connected(usize, usize),
     DialFailed(usize),
-    TakeUp(usize),
+    TakeRequest(usize),
     Answered(usize, bool),
     NotSent(usize),
     Closed(usize),
@@ -50,7 +50,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => any().prop_map(Event::CallerLeaves),
         6 => (any(), any()).prop_map(|(n, address)| Event::Connected(n, address)),
         1 => any().prop_map(Event::DialFailed),
-        8 => any().prop_map(Event::TakeUp),
+        8 => any().prop_map(Event::TakeRequest),
         6 => (any(), prop::bool::weighted(0.9)).prop_map(|(n, reusable)| Event::Answered(n, reusable)),
         1 => any().prop_map(Event::NotSent),
         1 => any().prop_map(Event::Closed),
@@ -275,7 +275,7 @@ impl Model {
         self.dial();
     }
 
-    fn take_up(&mut self, connection: usize) -> Option<CallBytes> {
+    fn take_request(&mut self, connection: usize) -> Option<CallBytes> {
         let connection = &mut self.connections[connection];
         let call = &mut self.calls[connection.call?];
         assert!(!call.sent, "it is sent twice");
@@ -411,10 +411,11 @@ impl Both {
                 self.pool.dial_failed(id, DialError::Refused, now);
                 self.model.dial_failed(place, DialError::Refused);
             }
-            Event::TakeUp(n) => {
+            Event::TakeRequest(n) => {
                 let asks = |it: &Connection| it.address.is_some() && !it.in_exchange;
                 let (place, id) = self.choose(n, asks)?;
-                let (given, expected) = (self.pool.take_up(id), self.model.take_up(place));
+                let (given, expected) =
+                    (self.pool.take_request(id), self.model.take_request(place));
                 let [given, expected] =
                     [given, expected].map(|bytes| bytes.map(|it| Rc::as_ptr(&it)));
                 assert_eq!(given, expected);
@@ -490,7 +491,8 @@ impl Both {
     fn everybody_leaves(&mut self) {
         let mut events =
             [Event::CallerLeaves(0), Event::DialFailed(0), Event::Closed(0)].into_iter().cycle();
-        while self.model.connections.len() > 0 || self.model.calls.iter().any(|it| it.has_caller) {
+        while !self.model.connections.is_empty() || self.model.calls.iter().any(|it| it.has_caller)
+        {
             self.happen(events.next().unwrap());
             self.check();
         }

@@ -1,5 +1,5 @@
-//! The states of a call and of a connection in the pool. The functions are the transitions; a transition that
-//! is not drawn here is a bug and asserts.
+//! The states of a call and of a connection in the pool. Each transition is a function; one that is not drawn
+//! here is a bug, and an assertion fails.
 //!
 //! A call:
 //!
@@ -11,7 +11,7 @@
 //!         ┌────────┐ ───────────────────► ┌──────────┐
 //!         │ Queued │                      │ Assigned │
 //!         └────────┘ ◄─────────────────── └──────────┘
-//!             │           put back             │
+//!             │           requeue              │
 //!             │ timed out                      │ answered
 //!             │ dial failed                    │ timed out
 //!             │            ┌───────┐           │ connection closed
@@ -19,8 +19,8 @@
 //!                          └───────┘
 //! ```
 //!
-//! A caller that leaves (dropped) takes a queued or an ended call with it. An assigned one may have been sent:
-//! it is abandoned, and stays until it ends, since its deadline is what cuts a connection that never answers.
+//! When the caller leaves, a queued or ended call is removed. An assigned one may have been sent: it is
+//! abandoned, and stays until it ends, since its deadline is what cuts a connection that never answers.
 //!
 //! A connection:
 //!
@@ -28,24 +28,27 @@
 //!         dial
 //!           │
 //!           ▼
-//!      ┌─────────┐ connected ┌──────┐ assign  ┌──────────┐ take up  ┌──────────┐
-//!      │ Dialing │ ────────► │ Idle │ ──────► │ Assigned │ ───────► │ InFlight │
-//!      └─────────┘           └──────┘         └──────────┘ ◄─────── └──────────┘
-//!           │                 │   ▲                │       not sent      │
-//!           │                 │   └───────── answered, reusable ─────────┤
-//!           │                 │                    │                     │ answered,
-//!           │                 │ cut                │ timed out: cut      │ timed out: cut
-//!           │                 │                    ▼                     │
-//!           │                 │               ┌─────────┐                │
-//!           │                 └─────────────► │ Closing │ ◄──────────────┘
-//!           │                                 └─────────┘
-//!           │ dial failed                          │
-//!           ▼                                      ▼
-//!        removed ◄───────────── closed (also from Idle, Assigned and InFlight)
+//!     ┌─────────┐ connected ┌──────┐ assign  ┌──────────┐ take request ┌──────────┐
+//!     │ Dialing │ ────────► │ Idle │ ──────► │ Assigned │ ───────────► │ InFlight │
+//!     └─────────┘           └──────┘         └──────────┘ ◄─────────── └──────────┘
+//!          │                 │   ▲                │          not sent       │
+//!          │                 │   └──────── answered, reusable ──────────────┤
+//!          │                 │ cut                │ cut                     │ answered, cut
+//!          │                 │                    ▼                         │
+//!          │                 │               ┌─────────┐                    │
+//!          │                 └─────────────► │ Closing │ ◄──────────────────┘
+//!          │                                 └─────────┘
+//!          │ dial failed                          │
+//!          ▼                                      ▼
+//!       removed ◄───────────── closed (also from Idle, Assigned and InFlight)
 //! ```
 //!
-//! `Assigned` is not `InFlight`: a call that its connection has not taken up was not sent. Where calls are
-//! pipelined, `InFlight` holds them in the order in which they were sent, and an answer is the oldest one's.
+//! A connection is cut when its call has timed out, when it was idle for too long, and when the counter has left
+//! its address. A call is `InFlight` only when its request was taken: before that, it is certain that it was not
+//! sent.
+//!
+//! To pipeline calls, `InFlight` would hold a queue of them: an answer is the oldest one's, and a connection with
+//! room is assigned another. To batch them, taking a request would give those of several calls, for one write.
 
 use std::{net::SocketAddr, task::Waker};
 
@@ -78,7 +81,7 @@ pub(super) struct PooledCall {
 pub(super) enum CallState {
     /// It is in the queue. Not a byte of it was sent.
     Queued,
-    /// It belongs to this connection, and to no other.
+    /// It is on this connection, and on no other.
     Assigned(ConnectionId),
     /// The counter's status, or why there is none.
     Ended(Result<u16, CallError>),
@@ -94,9 +97,9 @@ impl PooledCall {
         self.state = CallState::Assigned(connection);
     }
 
-    /// Takes it back from a connection that sent nothing of it.
-    pub(super) fn put_back(&mut self) {
-        assert!(matches!(self.state, CallState::Assigned(_)), "put back from no connection");
+    /// It goes back from a connection that sent nothing of it.
+    pub(super) fn requeue(&mut self) {
+        assert!(matches!(self.state, CallState::Assigned(_)), "only an assigned call is requeued");
         self.state = CallState::Queued;
     }
 
@@ -112,7 +115,7 @@ pub(super) struct PooledConnection {
     pub(super) state: ConnectionState,
     /// Where it leads; `None` while it is dialed.
     pub(super) address: Option<SocketAddr>,
-    /// One that has not was perhaps of no use from its beginning.
+    /// A connection that has not may have been of no use from its beginning.
     pub(super) has_completed_call: bool,
 }
 
@@ -120,9 +123,9 @@ pub(super) struct PooledConnection {
 pub(super) enum ConnectionState {
     /// It is being opened.
     Dialing,
-    /// It carries no call since then.
+    /// It carries no call, since this moment.
     Idle(Moment),
-    /// It was given a call, and its task has not taken it up.
+    /// It was given a call, whose request its task has not taken.
     Assigned(CallId),
     /// Its task sends the call or waits for the answer.
     InFlight(CallId),
@@ -148,20 +151,20 @@ impl PooledConnection {
     }
 
     /// The call that is to be sent, if there is one.
-    pub(super) fn take_up(&mut self) -> Option<CallId> {
+    pub(super) fn take_request(&mut self) -> Option<CallId> {
         let ConnectionState::Assigned(call) = self.state else { return None };
         self.state = ConnectionState::InFlight(call);
         Some(call)
     }
 
-    /// Not a byte of the call has left: it is as if it had not been taken up.
+    /// Not a byte of the call has left: it is as if its request had not been taken.
     pub(super) fn not_sent(&mut self) {
         if let Some(call) = self.call_in_flight() {
             self.state = ConnectionState::Assigned(call);
         }
     }
 
-    /// The call that was answered; `None` when it has ended before, which made the connection close.
+    /// The call that was answered; `None` when it had ended before, and its connection was cut.
     pub(super) fn answered(&mut self, now: Moment) -> Option<CallId> {
         let call = self.call_in_flight()?;
         self.state = ConnectionState::Idle(now);
@@ -180,7 +183,9 @@ impl PooledConnection {
             ConnectionState::InFlight(call) => Some(call),
             ConnectionState::Closing => None,
             state => {
-                unreachable!("a connection tells of a call that it has not taken up: {state:?}")
+                unreachable!(
+                    "a connection tells of a call whose request it has not taken: {state:?}"
+                )
             }
         }
     }

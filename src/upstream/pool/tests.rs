@@ -167,14 +167,14 @@ impl World {
         self.pool.connected(id, address(1), self.now);
     }
 
-    fn take_up(&mut self, id: ConnectionId) -> bool {
-        self.pool.take_up(id).is_some()
+    fn take_request(&mut self, id: ConnectionId) -> bool {
+        self.pool.take_request(id).is_some()
     }
 
     /// The connection takes its call up and is answered.
     #[track_caller]
     fn exchange(&mut self, id: ConnectionId, reusable: bool) -> bool {
-        assert!(self.take_up(id));
+        assert!(self.take_request(id));
         self.pool.answered(id, 204, reusable, self.now)
     }
 
@@ -204,7 +204,7 @@ fn a_call_waits_for_a_dial_and_is_answered() {
     let [id] = world.dials();
     world.connected(id);
     world.expect([Done::Send(id)]);
-    assert!(world.take_up(id) && !world.take_up(id), "it is sent once");
+    assert!(world.take_request(id) && !world.take_request(id), "it is sent once");
     assert!(world.pool.answered(id, 204, true, world.now));
     world.expect([Done::Woken]);
     assert_eq!((world.outcome(call), world.wakes.count()), (Some(Ok(204)), 1));
@@ -277,7 +277,7 @@ fn while_one_stands_a_failed_dial_fails_no_call_and_the_next_waits() {
     world.expect([Done::Woken, Done::Send(a)]);
     assert_eq!(calls.map(|call| world.outcome(call)), [Some(Ok(204)), None]);
     // When none stands any more, the pause is over.
-    world.take_up(a);
+    world.take_request(a);
     world.pool.closed(a, world.now);
     assert_eq!(world.outcome(calls[1]), Some(Err(CallError::Broken)));
 }
@@ -289,7 +289,7 @@ fn a_call_that_was_not_sent_gets_another_connection_before_all_others() {
         let [id] = world.idle();
         let (first, second) = (world.call(), world.call());
         if taken_up {
-            assert!(world.take_up(id));
+            assert!(world.take_request(id));
             world.pool.not_sent(id);
         }
         world.pool.actions();
@@ -317,7 +317,7 @@ fn a_connection_that_was_of_no_use_from_its_beginning_fails_its_call() {
     let call = world.call();
     let [id] = world.dials();
     world.connected(id);
-    assert!(world.take_up(id));
+    assert!(world.take_request(id));
     world.pool.not_sent(id);
     world.pool.closed(id, world.now);
     let other = CallError::NoConnection(DialError::Other);
@@ -330,7 +330,7 @@ fn a_call_that_may_have_been_sent_is_not_sent_again() {
     let mut world = world(2, 0);
     let [id] = world.idle();
     let call = world.call();
-    assert!(world.take_up(id));
+    assert!(world.take_request(id));
     world.pool.closed(id, world.now);
     assert_eq!(world.outcome(call), Some(Err(CallError::Broken)));
     world.expect([Done::Send(id), Done::Woken]);
@@ -341,14 +341,14 @@ fn a_call_that_takes_too_long_cuts_its_connection_whose_answer_comes_too_late() 
     let mut world = world(1, 1);
     let [id] = world.idle();
     let (sent, queued) = (world.call(), world.call());
-    assert!(world.take_up(id));
+    assert!(world.take_request(id));
     world.after(CALL_TIMEOUT - Duration::from_millis(1));
     world.expect([Done::Send(id)]);
     world.after(Duration::from_millis(1));
     world.expect([Done::Cut(id), Done::Woken, Done::Woken]);
     let late = world.call();
     assert!(!world.pool.answered(id, 204, true, world.now));
-    assert!(!world.take_up(id));
+    assert!(!world.take_request(id));
     let timed_out = Some(Err(CallError::TimedOut));
     let outcomes = [sent, queued, late].map(|call| world.outcome(call));
     assert_eq!(outcomes, [timed_out, timed_out, None]);
@@ -361,7 +361,7 @@ fn a_call_that_was_not_taken_up_in_time_is_not_sent() {
     let call = world.call();
     world.after(CALL_TIMEOUT);
     assert_eq!(world.outcome(call), Some(Err(CallError::TimedOut)));
-    assert!(!world.take_up(id));
+    assert!(!world.take_request(id));
     world.expect([Done::Send(id), Done::Cut(id), Done::Woken]);
 }
 
@@ -372,7 +372,7 @@ fn an_abandoned_call_keeps_its_connection_until_it_is_answered_or_takes_too_long
         let [id] = world.idle();
         let call = world.call();
         assert!(world.pool.dropped(call).is_some());
-        assert!(world.take_up(id));
+        assert!(world.take_request(id));
         world.expect([Done::Send(id)]);
         if answered {
             assert!(world.pool.answered(id, 204, true, world.now));
@@ -403,7 +403,7 @@ fn a_connection_that_is_not_reusable_closes() {
     let (_, waiting) = (world.call(), world.call());
     assert!(!world.exchange(id, false));
     world.expect([Done::Send(id), Done::Woken]);
-    assert!(!world.take_up(id));
+    assert!(!world.take_request(id));
     world.pool.closed(id, world.now);
     let [id] = world.dials();
     world.connected(id);
@@ -434,7 +434,7 @@ fn connections_to_an_address_that_is_no_longer_the_counters_close() {
     let mut world = world(2, 0);
     let [idle, busy] = world.idle();
     world.call();
-    assert!(world.take_up(busy));
+    assert!(world.take_request(busy));
     world.pool.actions();
     world.pool.set_addresses(vec![address(2), address(1)]);
     world.expect([]);
@@ -449,7 +449,7 @@ fn new_time_outs_hold_for_calls_and_connections_that_are_there() {
     let mut world = world(2, 0);
     let [idle, busy] = world.idle();
     let call = world.call();
-    assert!(world.take_up(busy));
+    assert!(world.take_request(busy));
     world.pool.actions();
     world.after(Duration::from_secs(1));
     let second = Duration::from_secs(1);
@@ -508,7 +508,7 @@ fn calls_fail_at_once_after_a_run_of_failures() {
 }
 
 #[test]
-#[should_panic(expected = "has not taken up")]
+#[should_panic(expected = "has not taken")]
 fn an_answer_to_nothing_is_a_bug() {
     let mut world = world(1, 0);
     let [id] = world.idle();
