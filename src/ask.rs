@@ -10,7 +10,7 @@ use std::{
 use crate::{
     config::RESPONSE_HEAD,
     http::response::{self, HeadScan, Malformed, Response},
-    upstream::{Host, Target},
+    upstream::{Endpoint, Host},
 };
 
 /// Why there is no answer.
@@ -50,7 +50,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// When there is no answer until `end`.
-pub fn status(target: &Target, end: Instant) -> Result<u16, AskError> {
+pub fn status(target: &Endpoint, end: Instant) -> Result<u16, AskError> {
     Ok(Call::begin(target, end)?.head()?.status)
 }
 
@@ -58,7 +58,7 @@ pub fn status(target: &Target, end: Instant) -> Result<u16, AskError> {
 ///
 /// # Errors
 /// When there is no such answer until `end`.
-pub fn get(target: &Target, end: Instant, body_max: u64) -> Result<Answer, AskError> {
+pub fn get(target: &Endpoint, end: Instant, body_max: u64) -> Result<Answer, AskError> {
     let mut call = Call::begin(target, end)?;
     let head = call.head()?;
     let length = head.body.content_length().filter(|length| *length <= body_max);
@@ -81,7 +81,7 @@ struct Call {
 }
 
 impl Call {
-    fn begin(target: &Target, end: Instant) -> Result<Self, AskError> {
+    fn begin(target: &Endpoint, end: Instant) -> Result<Self, AskError> {
         let mut tried = Err(io::ErrorKind::NotFound.into());
         for address in addresses(&target.origin).map_err(AskError::NoAddress)? {
             tried = connect(address, end);

@@ -44,10 +44,9 @@ impl<T, const QUEUES: usize> Deadlines<T, QUEUES> {
         Self { entries: SlotMap::new(), queues }
     }
 
-    /// Gives a queue another patience, for those who wait in it too: they are still in the order of their
-    /// deadlines.
-    pub fn set_patience(&mut self, queue: u8, patience: Duration) {
-        self.queues[usize::from(queue)].patience = patience;
+    /// From now on entries of `queue` wait this long, those that wait already too.
+    pub fn set_timeout(&mut self, queue: u8, timeout: Duration) {
+        self.queues[usize::from(queue)].patience = timeout;
     }
 
     /// Adds an entry that waits in no queue.
@@ -195,21 +194,6 @@ mod tests {
     }
 
     #[test]
-    fn another_patience_is_for_those_who_wait_too() {
-        let mut deadlines = deadlines();
-        let [a, b, c] = ["a", "b", "c"].map(|value| deadlines.insert(value));
-        deadlines.wait(a, LONG, at(0));
-        deadlines.wait(b, LONG, at(10));
-        deadlines.set_patience(LONG, Duration::from_millis(20));
-        deadlines.wait(c, LONG, at(15));
-        assert_eq!(expired(&mut deadlines, at(19)), [""; 0]);
-        assert_eq!(expired(&mut deadlines, at(30)), ["a", "b"]);
-        deadlines.set_patience(LONG, Duration::from_millis(200));
-        assert_eq!(expired(&mut deadlines, at(214)), [""; 0]);
-        assert_eq!(expired(&mut deadlines, at(215)), ["c"]);
-    }
-
-    #[test]
     fn the_oldest_of_a_queue_has_used_part_of_its_patience() {
         let mut deadlines = deadlines();
         let [a, b] = ["a", "b"].map(|value| deadlines.insert(value));
@@ -219,6 +203,20 @@ mod tests {
         assert_eq!(deadlines.oldest(LONG, at(50)), Some((a, 0.5, Duration::from_millis(50))));
         deadlines.leave(a);
         assert_eq!(deadlines.oldest(LONG, at(35)), Some((b, 0.25, Duration::from_millis(25))));
+    }
+
+    #[test]
+    fn a_new_time_out_holds_for_those_that_wait() {
+        let mut deadlines = deadlines();
+        let [a, b] = ["a", "b"].map(|value| deadlines.insert(value));
+        deadlines.wait(a, LONG, at(0));
+        deadlines.wait(b, LONG, at(10));
+        deadlines.set_timeout(LONG, Duration::from_millis(50));
+        assert_eq!(expired(&mut deadlines, at(49)), [""; 0]);
+        assert_eq!(expired(&mut deadlines, at(50)), ["a"]);
+        deadlines.set_timeout(LONG, Duration::from_millis(200));
+        assert_eq!(expired(&mut deadlines, at(209)), [""; 0]);
+        assert_eq!(expired(&mut deadlines, at(210)), ["b"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
         store::{self, Counted, OpenError, Restore, TotalsByName},
     },
     plural::grouped,
-    upstream::Target,
+    upstream::Endpoint,
 };
 
 /// The most bytes of a listing: it has at most 1.6 MB.
@@ -103,7 +103,7 @@ fn of_name(name: &str) -> String {
 /// # Errors
 /// When nobody tells it and no file holds it.
 pub fn total(config: &AskConfig, name: Option<&str>) -> Result<u64, TotalsError> {
-    let ask = |target: &Target, end| {
+    let ask = |target: &Endpoint, end| {
         let target = match name {
             Some(name) => target.with_path(&format!("/counter/{name}")),
             None => target.with_path(target.path()),
@@ -121,7 +121,7 @@ pub fn total(config: &AskConfig, name: Option<&str>) -> Result<u64, TotalsError>
 /// # Errors
 /// When nobody tells them and no file holds them.
 pub fn all(config: &AskConfig) -> Result<TotalsByName, TotalsError> {
-    let ask = |target: &Target, end| {
+    let ask = |target: &Endpoint, end| {
         let target = target.with_path("/counters");
         let answer = ask_patiently(&target, end, LISTING_BYTES_MAX)?;
         let is_ours = |totals: &TotalsByName| {
@@ -222,7 +222,7 @@ fn check_not_lower(
 /// Asks the counter that runs, or reads the file of the one that does not.
 fn ask_or_read<T>(
     config: &AskConfig,
-    ask: impl Fn(&Target, Instant) -> Result<T, TotalsError>,
+    ask: impl Fn(&Endpoint, Instant) -> Result<T, TotalsError>,
     read: impl Fn(TotalsByName) -> T,
 ) -> Result<T, TotalsError> {
     if let Some(target) = &config.counter {
@@ -233,7 +233,7 @@ fn ask_or_read<T>(
         }
     }
     let Some(path) = &config.file else { unreachable!("the settings give a counter or a file") };
-    let asked = config.counter.as_ref().map(Target::to_string);
+    let asked = config.counter.as_ref().map(Endpoint::to_string);
     match store::read(path) {
         Ok(totals) => Ok(read(totals)),
         Err(OpenError::Missing(path)) => Err(TotalsError::Nothing(asked, path)),
@@ -245,7 +245,7 @@ fn ask_or_read<T>(
 /// Asks, and once more while the counter says that it is busy; the content of its answer.
 // Nobody is served here.
 #[allow(clippy::disallowed_methods)]
-fn ask_patiently(target: &Target, end: Instant, body_max: u64) -> Result<Vec<u8>, TotalsError> {
+fn ask_patiently(target: &Endpoint, end: Instant, body_max: u64) -> Result<Vec<u8>, TotalsError> {
     loop {
         let answer = ask::get(target, end, body_max);
         let answer = answer.map_err(|error| TotalsError::Unanswered(target.to_string(), error))?;

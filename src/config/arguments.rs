@@ -9,7 +9,7 @@ use super::{
     values::{Amount, Cores, HeadFields, Number, PageStatus, Period, Positive, Size, address},
 };
 use crate::{
-    counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Target,
+    counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Endpoint,
 };
 
 const EXAMPLES: &str = "\
@@ -113,7 +113,7 @@ pub struct ServeArguments {
     /// Counter that registers the visits, like http://127.0.0.1:3001/counter [default: the bundled
     /// counter, in this process]
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
-    pub counter: Option<Target>,
+    pub counter: Option<Endpoint>,
     /// Address at which the bundled counter is asked, or off: then only this process uses it
     #[arg(
         long,
@@ -315,7 +315,7 @@ pub struct HealthArguments {
     /// Page to ask for in place of the admin listener's /readyz, like http://127.0.0.1:3001/counters of
     /// a counter; any 2xx answer is healthy
     #[arg(long, env = "TALLYRING_HEALTH_URL", hide_env_values = true, value_name = "URL")]
-    pub url: Option<Target>,
+    pub url: Option<Endpoint>,
     /// TOML file with the server's settings
     #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

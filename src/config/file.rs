@@ -21,7 +21,7 @@ use crate::{
     http::{hosts::HostList, request::Method},
     observe::log,
     site::Accept,
-    upstream::Target,
+    upstream::Endpoint,
 };
 
 /// What a file may say. Every key is optional; one that is not here is an error.
@@ -31,7 +31,7 @@ pub(super) struct File {
     pub(super) listen: Option<Listen>,
     #[serde(default, deserialize_with = "yes_or_no")]
     pub(super) share_port: Option<bool>,
-    pub(super) counter: Option<Text<Target>>,
+    pub(super) counter: Option<Text<Endpoint>>,
     pub(super) counter_listen: Option<Text<CounterAddress>>,
     pub(super) counter_hosts: Option<Text<HostList>>,
     pub(super) workers: Option<Workers>,
@@ -76,7 +76,7 @@ pub(super) struct File {
 pub(super) struct RouteTable {
     pub(super) path: String,
     pub(super) methods: Option<Vec<RouteMethod>>,
-    pub(super) counter: Option<Text<Target>>,
+    pub(super) counter: Option<Text<Endpoint>>,
     pub(super) welcome: Option<PathBuf>,
     pub(super) sorry: Option<PathBuf>,
     #[serde(default, deserialize_with = "yes_or_no")]

@@ -13,7 +13,7 @@ use super::{
     pick::Pick,
     scalar::Text,
 };
-use crate::upstream::Target;
+use crate::upstream::Endpoint;
 
 /// Settles the settings of `health`.
 ///
@@ -47,7 +47,7 @@ pub fn settle_health(
         let problem = format!("{admin} has no port to ask at; give a --url");
         return Err(pick.locate(invalid("admin", problem)));
     }
-    Ok(HealthConfig { target: Target::readiness(reachable(admin)), timeout })
+    Ok(HealthConfig { target: Endpoint::readiness(reachable(admin)), timeout })
 }
 
 /// Where a server that listens on all addresses is reached from its own machine.

@@ -46,7 +46,7 @@ use crate::{
     http::{HeadLimits, hosts::HostList, request::Method},
     observe::log,
     site::Accept,
-    upstream::{Target, UpstreamLimits},
+    upstream::{Endpoint, UpstreamLimits},
 };
 
 /// Routes that a configuration may have.
@@ -120,7 +120,7 @@ pub struct CounterConfig {
 #[derive(Debug, Clone)]
 pub struct HealthConfig {
     /// Who is asked, and for what.
-    pub target: Target,
+    pub target: Endpoint,
     /// For the whole answer.
     pub timeout: Duration,
 }
@@ -129,7 +129,7 @@ pub struct HealthConfig {
 #[derive(Debug, Clone)]
 pub struct AskConfig {
     /// The counter that is asked, if one can be.
-    pub counter: Option<Target>,
+    pub counter: Option<Endpoint>,
     /// The file that is read when nobody answers there; none where the counter is somebody else's.
     pub file: Option<PathBuf>,
     /// For the whole answer.
@@ -191,7 +191,7 @@ pub struct VisitsConfig {
     /// The methods that are visits.
     pub methods: Vec<Method>,
     /// Who registers them; `None` is the bundled counter.
-    pub counter: Option<Target>,
+    pub counter: Option<Endpoint>,
     /// The files of the two pages, where they are not the two texts.
     pub files: PageFiles,
 }

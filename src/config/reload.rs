@@ -1,7 +1,7 @@
 //! Settings that are read while the server runs: what of them can hold at once, and what needs a restart.
 
 use super::{Config, Content, RouteConfig, Settled, VisitsConfig, pick::Setting};
-use crate::upstream::Target;
+use crate::upstream::Endpoint;
 
 /// What is decided once, at the start.
 const NEED_RESTART: [&str; 11] = [
@@ -121,8 +121,8 @@ fn renew_routes(
     read.filter_map(renew).collect()
 }
 
-fn shown(counter: Option<&Target>) -> String {
-    counter.map_or_else(|| String::from("the bundled counter"), Target::to_string)
+fn shown(counter: Option<&Endpoint>) -> String {
+    counter.map_or_else(|| String::from("the bundled counter"), Endpoint::to_string)
 }
 
 fn route_changes(running: &[RouteConfig], now: &[RouteConfig]) -> Vec<String> {
@@ -161,7 +161,7 @@ mod tests {
 
     /// Whether the counter of these visits is one of [`RUNNING`].
     fn known(visits: &VisitsConfig) -> bool {
-        let counter = visits.counter.as_ref().map(Target::to_string).unwrap_or_default();
+        let counter = visits.counter.as_ref().map(Endpoint::to_string).unwrap_or_default();
         counter.starts_with("http://10.0.0.1/") || counter.starts_with("http://10.0.0.2/")
     }
 

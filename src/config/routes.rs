@@ -12,12 +12,12 @@ use super::{
     scalar::Text,
     values::CacheTime,
 };
-use crate::{http::request::Method, plural::plural, upstream::Target};
+use crate::{http::request::Method, plural::plural, upstream::Endpoint};
 
 /// The routes of the file, or the one that there is without any.
 pub(super) fn settle_routes(
     mut tables: Vec<RouteTable>,
-    counter: Option<Target>,
+    counter: Option<Endpoint>,
     site_files: &PageFiles,
 ) -> Result<Vec<RouteConfig>, ConfigError> {
     if tables.is_empty() {
@@ -52,7 +52,7 @@ impl Wrong {
 /// What a table says, or what is wrong with it.
 fn settle_kind(
     table: RouteTable,
-    counter: Option<&Target>,
+    counter: Option<&Endpoint>,
     site_files: &PageFiles,
 ) -> Result<RouteKind, Wrong> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
@@ -75,7 +75,7 @@ fn settle_kind(
 
 fn settle_visits(
     table: RouteTable,
-    counter: Option<&Target>,
+    counter: Option<&Endpoint>,
     site_files: &PageFiles,
 ) -> Result<RouteKind, Wrong> {
     let uncounted = [
@@ -203,7 +203,7 @@ fn describe_cache(cache: Option<Duration>) -> String {
 
 fn describe_visits(visits: &VisitsConfig) -> String {
     let methods: Vec<_> = visits.methods.iter().map(|method| method.as_str()).collect();
-    let counter = visits.counter.as_ref().map_or(String::from("bundled"), Target::to_string);
+    let counter = visits.counter.as_ref().map_or(String::from("bundled"), Endpoint::to_string);
     let shown = |path: &Option<PathBuf>, text| or_text(text)(path);
     format!(
         "{} to {counter}; welcome {}; sorry {}",

@@ -19,7 +19,7 @@ use super::{
     scalar::{Text, Word},
     values::{Cores, Number},
 };
-use crate::{counter::store, host, http::hosts::HostList, listener::inherited, upstream::Target};
+use crate::{counter::store, host, http::hosts::HostList, listener::inherited, upstream::Endpoint};
 
 /// All settings.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ fn settle_all(
     let share_port = pick.shown("share-port", arguments.share_port, file.share_port);
     let counter =
         pick.option("counter", arguments.counter, file.counter.take().map(|text| text.0), |url| {
-            url.as_ref().map_or_else(|| String::from("bundled"), Target::to_string)
+            url.as_ref().map_or_else(|| String::from("bundled"), Endpoint::to_string)
         });
     let counter_listen = pick.shown(
         "counter-listen",

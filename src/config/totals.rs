@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     counter::{self, store},
-    upstream::Target,
+    upstream::Endpoint,
 };
 
 /// Whose file it is.
@@ -54,7 +54,7 @@ pub struct AskArguments {
     /// Counter that the server registers its visits with, which is asked in place of the bundled one, like
     /// http://127.0.0.1:3001/counter
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
-    pub counter: Option<Target>,
+    pub counter: Option<Endpoint>,
     /// Time for the whole answer
     #[arg(long, env = "TALLYRING_TOTAL_TIMEOUT", value_name = "TIME", default_value = "10s")]
     pub timeout: Period,
@@ -132,7 +132,7 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
             format!("{address} has no port to ask at; give the one that the server tells");
         return Err(pick.locate(invalid("counter-listen", problem)));
     }
-    let counter = listen.map(|address| Target::bundled(reachable(address)));
+    let counter = listen.map(|address| Endpoint::bundled(reachable(address)));
     let file = match store(arguments.file, &mut pick, file) {
         Ok(store::Kind::Redb(path)) => Some(path),
         // There may be no place for a file: who runs is asked all the same.

@@ -151,7 +151,7 @@ impl Clients {
         self.buffers.set_large_bytes(limits.head.head_bytes_max);
         let mut table = self.table.borrow_mut();
         for (phase, patience) in PHASES.into_iter().zip(limits.patiences()) {
-            table.set_patience(phase as u8, patience);
+            table.set_timeout(phase as u8, patience);
         }
         drop(table);
         // There may be room now.

@@ -7,7 +7,7 @@ use super::{counter::Addresses, summary::BUNDLED};
 use crate::{
     config::{Content, RouteConfig, RouteKind, VisitsConfig},
     site::{self, Route, RouteSet, Rules, Visits},
-    upstream::{Host, Target},
+    upstream::{Endpoint, Host},
 };
 
 /// A counter that the workers do not know: they know those of the start.
@@ -31,7 +31,7 @@ impl Counters {
     pub(super) fn of(routes: &[RouteConfig], bundled: Option<Addresses>) -> Self {
         let mut counters = Self { origins: Vec::new(), bundled };
         for visits in routes.iter().filter_map(RouteConfig::visits) {
-            if let Some(Target { origin, .. }) = counters.target(visits)
+            if let Some(Endpoint { origin, .. }) = counters.target(visits)
                 && !counters.origins.contains(&origin)
             {
                 counters.origins.push(origin);
@@ -80,7 +80,7 @@ impl Counters {
     ) -> Result<Visits, UnknownCounter> {
         let Some((target, upstream)) = self.find(visits) else {
             let counter = visits.counter.as_ref();
-            let counter = counter.map_or_else(|| String::from("(bundled)"), Target::to_string);
+            let counter = counter.map_or_else(|| String::from("(bundled)"), Endpoint::to_string);
             return Err(UnknownCounter { path: route.path.clone(), counter });
         };
         Ok(Visits {
@@ -98,21 +98,21 @@ impl Counters {
     }
 
     /// The counter of these visits and its place, if the workers know it.
-    fn find(&self, visits: &VisitsConfig) -> Option<(Target, usize)> {
+    fn find(&self, visits: &VisitsConfig) -> Option<(Endpoint, usize)> {
         let target = self.target(visits)?;
         let place = self.origins.iter().position(|origin| *origin == target.origin)?;
         Some((target, place))
     }
 
     /// Where visits are registered; `None` where the bundled counter is to do it and does not run.
-    fn target(&self, visits: &VisitsConfig) -> Option<Target> {
-        let bundled = || self.bundled.map(|addresses| Target::bundled(addresses.own));
+    fn target(&self, visits: &VisitsConfig) -> Option<Endpoint> {
+        let bundled = || self.bundled.map(|addresses| Endpoint::bundled(addresses.own));
         visits.counter.clone().or_else(bundled)
     }
 
     /// The same, as people are told of it.
-    fn told(&self, visits: &VisitsConfig) -> Option<Target> {
-        let bundled = || self.bundled.map(|addresses| Target::bundled(addresses.told));
+    fn told(&self, visits: &VisitsConfig) -> Option<Endpoint> {
+        let bundled = || self.bundled.map(|addresses| Endpoint::bundled(addresses.told));
         visits.counter.clone().or_else(bundled)
     }
 

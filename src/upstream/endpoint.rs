@@ -22,7 +22,7 @@ pub enum Host {
 
 /// A counter's URL, `http://host[:port]/path[?query]`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct Endpoint {
     /// Who to connect to: visits of routes that share it share connections.
     pub origin: Host,
     uri: Uri,
@@ -30,7 +30,7 @@ pub struct Target {
 
 /// Why a text is no counter's URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TargetError {
+pub enum EndpointError {
     /// TLS is not there yet.
     #[error("https:// is not supported yet; use http://, for example through a local TLS proxy")]
     Https,
@@ -39,15 +39,15 @@ pub enum TargetError {
     Malformed(&'static str),
 }
 
-impl FromStr for Target {
-    type Err = TargetError;
+impl FromStr for Endpoint {
+    type Err = EndpointError;
 
-    fn from_str(text: &str) -> Result<Self, TargetError> {
-        use TargetError::Malformed;
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        use EndpointError::Malformed;
         let uri = Uri::from_str(text).map_err(|_| Malformed("it is not a URL"))?;
         match uri.scheme_str() {
             Some("http") => {}
-            Some("https") => return Err(TargetError::Https),
+            Some("https") => return Err(EndpointError::Https),
             Some(_) => return Err(Malformed("its scheme is not http")),
             None => return Err(Malformed("it has no scheme")),
         }
@@ -77,7 +77,7 @@ impl FromStr for Target {
     }
 }
 
-impl Target {
+impl Endpoint {
     /// The bundled counter's.
     ///
     /// # Panics
@@ -134,13 +134,13 @@ impl Target {
 }
 
 /// For people, without what the query says: it may be a secret.
-impl fmt::Display for Target {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&without_secrets(&self.uri.to_string()))
     }
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -167,7 +167,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Host) {
-        assert_eq!(text.parse::<Target>().map(|target| target.origin), Ok(expected), "{text:?}");
+        assert_eq!(text.parse::<Endpoint>().map(|target| target.origin), Ok(expected), "{text:?}");
     }
 
     fn name(host: &str, port: u16) -> Host {
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_is_no_counters_url() {
-        assert_eq!("https://a/".parse::<Target>(), Err(TargetError::Https));
+        assert_eq!("https://a/".parse::<Endpoint>(), Err(EndpointError::Https));
         for text in [
             "",
             "a",
@@ -201,8 +201,8 @@ mod tests {
             "http://[::1",
             "http://a b/",
         ] {
-            let result = text.parse::<Target>();
-            assert!(matches!(result, Err(TargetError::Malformed(_))), "{text:?}: {result:?}");
+            let result = text.parse::<Endpoint>();
+            assert!(matches!(result, Err(EndpointError::Malformed(_))), "{text:?}: {result:?}");
         }
     }
 
@@ -221,7 +221,7 @@ mod tests {
         check_shown("https://counter/a#s3cret?s3cret", "https://counter/a?…");
         check_shown("somebody@counter", "somebody@counter");
         check_shown("2xx", "2xx");
-        let target: Target = "http://counter:3001/counter/a?by=1&token=s3cret".parse().unwrap();
+        let target: Endpoint = "http://counter:3001/counter/a?by=1&token=s3cret".parse().unwrap();
         assert_eq!(target.to_string(), "http://counter:3001/counter/a?…");
         assert_eq!(format!("{target:?}"), target.to_string());
         assert!(target.request().starts_with(b"POST /counter/a?by=1&token=s3cret HTTP/1.1\r\n"));
@@ -229,25 +229,25 @@ mod tests {
 
     #[test]
     fn a_server_has_other_paths() {
-        let target: Target = "http://counter:3001/counter/a?by=1&token=s3cret".parse().unwrap();
+        let target: Endpoint = "http://counter:3001/counter/a?by=1&token=s3cret".parse().unwrap();
         let listing = target.with_path("/counters");
         assert_eq!(listing.origin, target.origin);
         assert!(listing.probe().starts_with(b"GET /counters HTTP/1.1\r\n"));
         let same = target.with_path(target.path());
         assert!(same.probe().starts_with(b"GET /counter/a HTTP/1.1\r\n"));
-        let bare: Target = "http://counter:3001".parse().unwrap();
+        let bare: Endpoint = "http://counter:3001".parse().unwrap();
         assert!(bare.with_path(bare.path()).probe().starts_with(b"GET / HTTP/1.1\r\n"));
     }
 
     #[test]
     fn an_address_with_a_scope_is_an_authority() {
         let address = "[fe80::1%2]:3001".parse().unwrap();
-        assert_eq!(Target::bundled(address).origin, Host::Address(address));
+        assert_eq!(Endpoint::bundled(address).origin, Host::Address(address));
     }
 
     #[test]
     fn a_visit_is_a_post_without_a_body() {
-        let target: Target = "http://counter:3001/counter/home?by=1".parse().unwrap();
+        let target: Endpoint = "http://counter:3001/counter/home?by=1".parse().unwrap();
         let expected = format!(
             "POST /counter/home?by=1 HTTP/1.1\r\ncontent-length: 0\r\nhost: counter:3001\r\n\
              user-agent: tallyring/{}\r\n\r\n",
