@@ -9,6 +9,7 @@ use crate::{
     arms::Arm,
     record::{Record, Run},
     scenes::MAIN,
+    terminal::say,
 };
 
 /// Where the recorded runs are.
@@ -25,7 +26,7 @@ pub fn baseline(directory: Option<&Path>, machine: &str) -> io::Result<Record> {
         None => newest(Path::new(RUNS), machine)?,
         Some(directory) => PathBuf::from(directory),
     };
-    println!("compared with {}", directory.display());
+    say(&format!("compared with {}", directory.display()))?;
     Record::read(&directory)
 }
 
@@ -44,18 +45,18 @@ fn newest(runs: &Path, machine: &str) -> io::Result<PathBuf> {
     newest.ok_or_else(|| io::Error::other(format!("no recorded run in {}", runs.display())))
 }
 
-/// Compares the ratios of tallyring to floor and axum, each taken within one run of `compare`.
+/// Compares the ratios of tallyring to floor and axum-tuned, each taken within one run of `compare`.
 ///
 /// # Errors
 /// When one has become worse.
 pub fn check(now: &Record, then: &Record) -> io::Result<()> {
     let (here, there) = (now.environment.slug(), then.environment.slug());
     if here != there {
-        println!("Mind: that was recorded on another machine, {there}");
+        say(&format!("Mind: that was recorded on another machine, {there}"))?;
     }
     let mut worse = now.failures.clone();
     for arm in [Arm::Tallyring, Arm::TallyringEpoll] {
-        for to in [Arm::Floor, Arm::Axum] {
+        for to in [Arm::Floor, Arm::AxumTuned] {
             let ratio = |record: &Record| record.ratio(MAIN, arm, to, Run::cpu_us);
             let (Some(now), Some(then)) = (ratio(now), ratio(then)) else { continue };
             let noise = DEVIATIONS * (now.deviation + then.deviation);
@@ -66,7 +67,7 @@ pub fn check(now: &Record, then: &Record) -> io::Result<()> {
                 now.median,
                 then.median
             );
-            println!("{line}");
+            say(&line)?;
             if now.median > then.median + noise {
                 worse.push(line);
             }
@@ -91,7 +92,7 @@ mod tests {
             record.environment.processor = processor.to_owned();
             record.environment.began = began.to_owned();
             fs::create_dir(runs.path().join(name)).unwrap();
-            let text = serde_json::to_string(&record).unwrap();
+            let text = record.to_lines().unwrap();
             fs::write(runs.path().join(name).join(crate::record::FILE), text).unwrap();
         }
         let newest = |machine| newest(runs.path(), machine).unwrap();
