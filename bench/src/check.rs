@@ -82,7 +82,7 @@ pub fn check(now: &Record, then: &Record) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::record;
+    use crate::record::tests::{record, run};
 
     #[test]
     fn a_record_of_the_same_machine_comes_first() {
@@ -111,6 +111,19 @@ mod tests {
         let error = check(&worse, &then).unwrap_err().to_string();
         assert!(error.contains("tallyring x floor: 1.320, recorded 1.100"), "{error}");
         assert!(check(&then, &worse).is_ok());
+        // The baseline may be from before the tuned arm; where both have it, it counts.
+        let with_tuned = |cpu_us| {
+            let mut record = record();
+            record.arms.push(Arm::AxumTuned);
+            record.runs.extend(
+                [(0, 1.0), (1, 2.0)]
+                    .map(|(repeat, slow)| run(MAIN, Arm::AxumTuned, repeat, cpu_us * slow)),
+            );
+            record
+        };
+        assert!(check(&with_tuned(200.0), &then).is_ok());
+        let error = check(&with_tuned(50.0), &with_tuned(200.0)).unwrap_err().to_string();
+        assert!(error.contains("tallyring x axum-tuned"), "{error}");
         let mut failed = record();
         failed.failures.push(String::from("axum fell over"));
         assert!(check(&failed, &then).is_err());

@@ -63,10 +63,10 @@ impl Place {
     pub fn capacity(&self, arm: Arm) -> io::Result<f64> {
         let pair = self.start(arm, &self.server_cores[..1], 0)?;
         let rate = |_| {
-            let report = self.other_side().visit(pair.site_address, &["--seconds", "1"])?;
+            let report = self.other_side().visit(pair.site_address, &["--seconds", "0.5"])?;
             Ok(report.visits as f64 / report.seconds)
         };
-        // One second may be one in which the machine did something else.
+        // One moment may be one in which the machine did something else.
         let rates = (0..3).map(rate).collect::<io::Result<_>>()?;
         Ok(Spread::of(rates).median)
     }

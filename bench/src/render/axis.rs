@@ -1,5 +1,10 @@
 //! Where on an axis a value is, and which values are named there.
 
+use std::ops::RangeInclusive;
+
+/// Of the values on logarithmic axes.
+const DECADES: RangeInclusive<i32> = -3..=12;
+
 /// An axis from one value at one place to another at another.
 #[derive(Debug, Clone, Copy)]
 pub struct Axis {
@@ -31,10 +36,8 @@ impl Axis {
     pub fn ticks(&self) -> Vec<f64> {
         let within = |value: &f64| (self.values.0..=self.values.1).contains(value);
         if self.is_log {
-            let from = self.values.0.log10().floor() as i32;
-            let to = self.values.1.log10().ceil() as i32;
             let decades =
-                (from..=to).flat_map(|decade| [1.0, 2.0, 5.0].map(|v| v * 10f64.powi(decade)));
+                DECADES.flat_map(|decade| [1.0, 2.0, 5.0].map(|v| v * 10f64.powi(decade)));
             return decades.filter(within).collect();
         }
         let step = step(self.values.1 - self.values.0);

@@ -107,7 +107,8 @@ fn limits(record: &Record) -> String {
     let mut shared =
         scenes.filter(|s| s.server_cores.iter().any(|core| s.load_cores.contains(core)));
     if let Some(scene) = shared.next() {
-        text += &format!(" From {} cores on they share the server's.", scene.server_cores.len());
+        text +=
+            &format!(" On {} cores and more they share cores with it.", scene.server_cores.len());
     }
     text
 }
