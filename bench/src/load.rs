@@ -84,7 +84,7 @@ pub struct Report {
     pub p999_us: f64,
     /// The slowest.
     pub max_us: f64,
-    /// At the quantiles of [`CURVE`]; empty in older records.
+    /// At the quantiles of [`Report::curve`]; empty in older records.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve_us: Vec<f64>,
     /// CPU time that the visitors took themselves, in microseconds.
