@@ -67,8 +67,9 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         Some(Command::Total(flags)) => total(flags, of_command("total")),
         Some(Command::Backup(flags)) => backup(flags, of_command("backup")),
         Some(Command::Restore(flags)) => restore(flags, of_command("restore")),
-        Some(Command::Doctor) => {
-            let report = doctor::examine();
+        Some(Command::Doctor(flags)) => {
+            let settled = config::settle(*flags, of_command("doctor"));
+            let report = doctor::examine(settled.as_ref().map(|settled| &settled.config));
             let notes = notes.iter().map(|note| format!("note: {note}\n"));
             let text = report.text + &notes.collect::<String>();
             print(&text, ExitCode::from(report.exit_code))

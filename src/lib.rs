@@ -27,6 +27,7 @@ mod clock;
 mod config;
 mod connection;
 mod counter;
+mod counter_check;
 mod deadlines;
 mod doctor;
 mod driver;

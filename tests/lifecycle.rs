@@ -251,7 +251,8 @@ fn an_empty_variable_is_not_set() {
     settings.check("listen", "0.0.0.0:3000  (default)");
     settings.check("share-port", "false  (default)");
     settings.check("counter", "bundled  (default)");
-    assert_eq!(settings.0, Settings::of(&[], &[]).0);
+    // The one that these tests set themselves.
+    assert_eq!(settings.0, Settings::of(&[], &[("TALLYRING_SKIP_COUNTER_CHECK", "")]).0);
     let counter = Server::start(&["counter", "--store", "memory"], &variables);
     let url = format!("http://{}/counters", counter.address);
     let health = tallyring().args(["health", "--url", &url]).envs(variables).output().unwrap();
@@ -439,7 +440,12 @@ fn a_server_can_be_started_again_at_once() {
 #[test]
 fn a_port_that_a_connection_holds_is_not_said_to_have_a_listener() {
     let stub = Stub::answering(COUNTED);
-    let outgoing = TcpStream::connect(stub.address).unwrap();
+    // Bound first: a port that is chosen by the connect may be another connection's too.
+    let outgoing =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    outgoing.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    outgoing.connect(&stub.address.into()).unwrap();
+    let outgoing = TcpStream::from(outgoing);
     let address = outgoing.local_addr().unwrap().to_string();
     let arguments = ["--listen", &address, "--counter", &stub.url(), "--admin", "off"];
     let words =
@@ -653,6 +659,61 @@ fn the_doctor_tells_what_it_found() {
     let remedies = out.lines().filter(|line| line.contains("remedy: ")).count();
     assert_eq!(shortfalls, remedies, "{out}");
     assert_eq!(code == 0, out.contains("io_uring; epoll is the fallback"), "{out}");
+}
+
+#[test]
+fn counters_are_asked_once_at_the_start_and_by_the_doctor() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refused = format!("http://{nobody}/counter?token=s3cret");
+    let stub = |answer| Stub::answering(answer);
+    let stubs = [
+        ("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", Some("it answers 404 to a GET")),
+        ("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", Some("it answers 500 to a GET")),
+        ("HTTP/1.1 301 No\r\nContent-Length: 0\r\n\r\n", Some("it answers 301 to a GET")),
+        ("HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n", None),
+        ("HTTP/1.1 501 No\r\nContent-Length: 0\r\n\r\n", None),
+        (COUNTED, None),
+    ]
+    .map(|(answer, problem)| (stub(answer), problem));
+    let cases = stubs.iter().map(|(stub, problem)| (stub.url(), *problem));
+    for (url, problem) in cases.chain([(refused, Some("it does not answer: Connection refused"))]) {
+        let (code, out, error) = run(&["doctor", "--counter", &url]);
+        assert!((0..=1).contains(&code), "{out}{error}");
+        let shown = url.replace("token=s3cret", "…");
+        let line = match problem {
+            Some(problem) => format!("SHORT   counter                    {shown}: {problem}"),
+            None => format!("ok      counter                    {shown} answers"),
+        };
+        assert!(out.contains(&line), "no {line:?} in\n{out}");
+        assert!(!out.contains("s3cret"), "{out}");
+        let environment = [("TALLYRING_SKIP_COUNTER_CHECK", "no")];
+        let server = Server::start(&["serve", "--workers", "1", "--counter", &url], &environment);
+        if let Some(problem) = problem {
+            let line = server.wait_for_line("may not register visits");
+            assert!(line.contains("WARN") && line.contains(problem), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_counter_is_asked_at_the_start_by_a_get_and_only_then() {
+    let (sender, asked) = mpsc::channel();
+    let stub = Stub::start(move |_, mut peer| {
+        while let Some(request) = peer.request() {
+            let _ = sender.send(request.lines().next().unwrap_or_default().to_owned());
+            peer.send(COUNTED);
+        }
+    });
+    let flags = ["serve", "--workers", "1", "--counter", &stub.url()];
+    let server = Server::start(&flags, &[("TALLYRING_SKIP_COUNTER_CHECK", "no")]);
+    assert!(asked.recv_timeout(PATIENCE).unwrap().starts_with("GET "));
+    assert_eq!(server.visit(), WELCOME);
+    assert!(asked.recv_timeout(PATIENCE).unwrap().starts_with("POST "));
+    assert!(asked.try_recv().is_err());
+    drop(server);
+    let server = Server::start(&flags, &[]);
+    assert_eq!(server.visit(), WELCOME);
+    assert!(asked.recv_timeout(PATIENCE).unwrap().starts_with("POST "));
 }
 
 #[test]

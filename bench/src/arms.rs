@@ -143,7 +143,7 @@ impl Setting<'_> {
         }
         let url = format!("http://{}/counter", self.counter);
         let config = format!(
-            "listen = [\"{}\"]\ncounter = \"{url}\"\ndriver = \"{driver}\"\nadmin = \"off\"\n\
+            "listen = [\"{}\"]\ncounter = \"{url}\"\ndriver = \"{driver}\"\nadmin = \"off\"\nskip-counter-check = true\n\
              counter-connections-max = {COUNTER_CONNECTIONS_MAX}\n\
              [[route]]\npath = \"/\"\n[[route]]\npath = \"/heavy\"\nwelcome = \"{}\"\n",
             self.site,

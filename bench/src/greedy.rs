@@ -153,7 +153,17 @@ impl Stage<'_> {
         let program = program.to_string_lossy();
         let driver = self.arguments.driver.as_str();
         let core = list(&self.server_cores);
-        let own = ["--listen", &listen, "--counter", &url, "--admin", "off", "--cores", &core];
+        let own = [
+            "--listen",
+            &listen,
+            "--counter",
+            &url,
+            "--admin",
+            "off",
+            "--cores",
+            &core,
+            "--skip-counter-check",
+        ];
         let all = [before, &[&*program], &own, &["--driver", driver], flags].concat();
         let mut server = Process::start(&self.server_cores, Path::new(all[0]), &all[1..])?;
         server.wait_for(address)?;

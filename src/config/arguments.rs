@@ -68,8 +68,9 @@ pub enum Command {
     Counter(CounterArguments),
     /// Tell what this machine gives and lacks, with a remedy for each shortfall
     ///
+    /// It reads the same settings as the server, and asks each counter once, by a GET, which registers no visit.
     /// Exits with 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all.
-    Doctor,
+    Doctor(Box<ServeArguments>),
     /// Ask a running server whether it is ready
     ///
     /// Exits with 0 when it is and with 1 when it is not or cannot be asked. It asks the admin listener,
@@ -126,6 +127,10 @@ pub struct ServeArguments {
     /// counter,counter.internal
     #[arg(long, env = "TALLYRING_COUNTER_HOSTS", value_name = "LIST")]
     pub counter_hosts: Option<HostList>,
+    /// Do not ask each counter once at the start (by a GET, which registers no visit); for counters that count
+    /// every request
+    #[arg(long, env = "TALLYRING_SKIP_COUNTER_CHECK", value_parser = yes_or_no)]
+    pub skip_counter_check: bool,
     /// Number of workers [default: one for each CPU that this process may run on]
     #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER")]
     pub workers: Option<Workers>,

@@ -34,6 +34,8 @@ pub(super) struct File {
     pub(super) counter: Option<Text<Endpoint>>,
     pub(super) counter_listen: Option<Text<CounterAddress>>,
     pub(super) counter_hosts: Option<Text<HostList>>,
+    #[serde(default, deserialize_with = "yes_or_no")]
+    pub(super) skip_counter_check: Option<bool>,
     pub(super) workers: Option<Workers>,
     pub(super) cores: Option<Cores>,
     pub(super) driver: Option<Word<driver::Choice>>,

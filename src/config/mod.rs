@@ -77,6 +77,8 @@ pub struct Config {
     pub counter_listen: Option<SocketAddr>,
     /// The hosts that it answers to there beside those that every counter does.
     pub counter_hosts: HostList,
+    /// Whether the counters are not asked at the start.
+    pub skip_counter_check: bool,
     /// Whether an empty file of the bundled counter's is begun anew.
     pub create: bool,
     /// The admin listener's address.

@@ -4,11 +4,12 @@ use super::{Config, Content, RouteConfig, Settled, VisitsConfig, pick::Setting};
 use crate::upstream::Endpoint;
 
 /// What is decided once, at the start.
-const NEED_RESTART: [&str; 11] = [
+const NEED_RESTART: [&str; 12] = [
     "listen",
     "share-port",
     "counter-listen",
     "counter-hosts",
+    "skip-counter-check",
     "workers",
     "cores",
     "driver",
@@ -72,6 +73,7 @@ fn without_restart(running: &Config, read: Config) -> Config {
         bundled: running.bundled.clone(),
         counter_listen: running.counter_listen,
         counter_hosts: running.counter_hosts.clone(),
+        skip_counter_check: running.skip_counter_check,
         create: running.create,
         admin: running.admin,
         log_format: running.log_format,

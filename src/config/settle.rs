@@ -73,6 +73,8 @@ fn settle_all(
         file.counter_hosts.take().map(|Text(hosts)| hosts),
         |hosts| hosts.as_ref().map_or_else(|| String::from("none"), HostList::to_string),
     );
+    let skip_counter_check =
+        pick.shown("skip-counter-check", arguments.skip_counter_check, file.skip_counter_check);
     let cores = settle_cores(
         pick,
         (arguments.workers, file.workers),
@@ -149,6 +151,7 @@ fn settle_all(
         bundled,
         counter_listen,
         counter_hosts: counter_hosts.unwrap_or_default(),
+        skip_counter_check,
         create,
         admin,
         admin_hosts: admin_hosts.unwrap_or_default(),

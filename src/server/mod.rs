@@ -15,6 +15,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -27,8 +28,9 @@ use self::{
     summary::{Role, StartSummary},
 };
 use crate::{
-    config::{Config, ConfigError, CounterConfig, Settled, admin_clients},
+    config::{Config, ConfigError, CounterConfig, RouteConfig, Settled, admin_clients},
     counter::store,
+    counter_check,
     driver::{self, Driver},
     http::hosts::{HostList, Hosts},
     listener::{self, BindError, Listener, inherited::InheritError},
@@ -155,6 +157,9 @@ pub fn serve(
     let count = bundled.as_ref().map(BundledCounter::counted);
     site.summary(config, count, admin.as_ref().map(|admin| admin.address)).tell();
     manager::ready();
+    if !config.skip_counter_check {
+        check_counters(&config.routes)?;
+    }
 
     let parts =
         Running { run: &run, site: &site, bundled: bundled.as_ref(), admin: admin.as_ref() };
@@ -224,6 +229,24 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let cut = counter.drain_and_close(&run, drain_timeout, end);
     tracing::info!("stopped; {tally}");
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
+}
+
+/// Asks each counter once and warns of those that do not answer as one that registers visits. On a thread of its
+/// own: visits do not wait for it.
+fn check_counters(routes: &[RouteConfig]) -> io::Result<()> {
+    let counters = counter_check::counters_of(routes);
+    let check = move || {
+        for counter in counters {
+            if let Err(problem) = counter_check::check(&counter) {
+                tracing::warn!(
+                    "the counter {counter} may not register visits: {problem}; visitors get the sorry page \
+                     while it does not"
+                );
+            }
+        }
+    };
+    thread::Builder::new().name(String::from("counter-check")).spawn(check)?;
+    Ok(())
 }
 
 /// Says that the end has begun.

@@ -235,7 +235,7 @@ fn other_limits_hold_from_then_on() {
         let upstream = upstream(vec![peer.address]);
         let calls = [begin(&upstream), begin(&upstream)];
         assert_eq!(upstream.metrics.counter_connections.read(), 1);
-        let mut limits = upstream.pool.borrow().limits().clone();
+        let mut limits = *upstream.pool.borrow().limits();
         limits.connections_max = 2;
         // Less than what the peer answers.
         limits.head.head_bytes_max = 20;

@@ -353,7 +353,7 @@ impl Both {
     fn new(limits: UpstreamLimits) -> Self {
         let now = clock::now();
         let addresses: Vec<_> = PORTS.map(address).collect();
-        let pool = Pool::new(limits.clone(), addresses.clone(), now);
+        let pool = Pool::new(limits, addresses.clone(), now);
         let model = Model {
             limits,
             addresses,
@@ -449,7 +449,7 @@ impl Both {
                 self.model.set_addresses(addresses);
             }
             Event::Limits(limits) => {
-                self.pool.set_limits(limits.clone(), now);
+                self.pool.set_limits(limits, now);
                 self.model.limits = limits;
                 self.model.expire();
             }

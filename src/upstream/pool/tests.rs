@@ -454,7 +454,7 @@ fn new_time_outs_hold_for_calls_and_connections_that_are_there() {
     world.after(Duration::from_secs(1));
     let second = Duration::from_secs(1);
     let shorter = UpstreamLimits { call_timeout: second, ..limits(2, 0) };
-    world.pool.set_limits(shorter.clone(), world.now);
+    world.pool.set_limits(shorter, world.now);
     world.expect([Done::Cut(busy), Done::Woken]);
     assert_eq!(world.outcome(call), Some(Err(CallError::TimedOut)));
     world.pool.set_limits(UpstreamLimits { idle_timeout: second, ..shorter }, world.now);
