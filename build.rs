@@ -9,10 +9,11 @@ fn main() {
     println!("cargo::rerun-if-env-changed=TALLYRING_COMMIT");
     let variable = |name| env::var(name).unwrap_or_default();
     let compiler = said_by(&variable("RUSTC"), &["--version"]).unwrap_or_default();
-    println!("cargo::rustc-env=TALLYRING_COMMIT={}", commit());
-    println!("cargo::rustc-env=TALLYRING_TARGET={}", variable("TARGET"));
-    println!("cargo::rustc-env=TALLYRING_PROFILE={}", variable("PROFILE"));
-    println!("cargo::rustc-env=TALLYRING_COMPILER={compiler}");
+    // Not as TALLYRING_*, which are settings: cargo gives these to what it runs, too.
+    println!("cargo::rustc-env=BUILT_COMMIT={}", commit());
+    println!("cargo::rustc-env=BUILT_TARGET={}", variable("TARGET"));
+    println!("cargo::rustc-env=BUILT_PROFILE={}", variable("PROFILE"));
+    println!("cargo::rustc-env=BUILT_COMPILER={compiler}");
 }
 
 /// The commit: as it is given to a build that has no repository, as git tells it, or as `cargo package` has

@@ -78,9 +78,21 @@ for count in 1 2; do
     expect "start $count: it turns healthy" within 30 health_is "readme-$count" healthy
     expect "start $count: a visitor is welcomed" \
         equal "$(curl -sS --max-time 10 http://localhost:3000/)" "Welcome to my site!"
+    expect "start $count: the total is told" \
+        equal "$(docker exec "$project-readme-$count" /tallyring total)" "$count"
+    backup=/var/lib/tallyring/backup.redb
+    expect "start $count: it is backed up while it runs" \
+        docker exec "$project-readme-$count" /tallyring backup --force "$backup"
+    expect "start $count: the backup can be copied out" \
+        docker cp "$project-readme-$count:$backup" "$scratch/backup.redb"
     remove "readme-$count"
 done
 expect "the total outlives the containers" total_in_volume 2
+remove total
+expect "a volume without a server can be asked for its total" equal \
+    "$(docker run --rm --label "$project" -v "$volume:/var/lib/tallyring" "$image" total)" 2
+expect "and be restored" docker run --rm --label "$project" -v "$volume:/var/lib/tallyring" "$image" restore "$backup"
+expect "after which it has the total" total_in_volume 2
 remove total
 docker volume rm "$volume" >/dev/null
 

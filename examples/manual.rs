@@ -18,7 +18,7 @@ const FURTHER: &str = r#".SH "EXIT STATUS"
 The server was asked to stop and has stopped; what was asked for is done.
 .TP
 1
-It could not start; who was asked is not healthy.
+It could not start; who was asked is not healthy; there is no total, no backup or no restore.
 .TP
 2
 The arguments or settings are wrong, and nothing was tried.
@@ -40,6 +40,9 @@ Settings of the service, as variables.
 .TP
 /var/lib/tallyring/counter.redb
 The totals of the service's counter.
+.TP
+/var/lib/tallyring/counter.redb.before-restore
+Those that were there before a restore.
 "#;
 
 fn main() -> ExitCode {

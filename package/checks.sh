@@ -42,9 +42,15 @@ else
     echo "NOT RUN: this kernel has no IPv6"
 fi
 expect "it serves on the socket unit's socket" journal_holds "listening on 1 of the service manager's"
-expect "the system-call filter lets it use io_uring" journal_holds "by io_uring ("
+expect "the system-call filter lets it use io_uring" journal_holds 'driver="io_uring ('
 expect "it is nobody known" inside "! grep -q '^Uid:.*\b0\b' /proc/$(main_pid)/status"
 expect "its file is in its state directory" inside "test -s /var/lib/tallyring/counter.redb"
+expect "anybody can ask for its total" inside "test \$(tallyring total) -ge 1"
+expect "and back it up" inside "tallyring backup /tmp/backup.redb"
+expect "a backup is restored while the service is stopped" inside "systemctl stop tallyring.socket tallyring.service &&
+    tallyring restore --data-dir /var/lib/tallyring /tmp/backup.redb && systemctl start tallyring.socket tallyring.service"
+expect "and the service counts on" inside "test \$(tallyring total) -ge 1"
+expect "as a visitor sees" served
 units="/lib/systemd/system/tallyring.service /lib/systemd/system/tallyring.socket"
 expect "systemd-analyze verify finds nothing" inside "! systemd-analyze verify $units 2>&1 | grep ."
 expect "systemd-analyze security finds an exposure under 1.5" \
@@ -60,8 +66,8 @@ expect "its version says how it was built" holds "$(inside "tallyring --version"
 
 step "the journal"
 entry() { inside "journalctl --no-pager -u tallyring -o json" | grep -F "$1" | tail -n 1; }
-expect "the start's line has priority 6" holds "$(entry 'visits go to')" '"PRIORITY":"6"'
-expect "and no second time stamp" holds "$(entry 'visits go to')" '"MESSAGE":"tallyring '
+expect "the start's line has priority 6" holds "$(entry ' serves listen=')" '"PRIORITY":"6"'
+expect "and no second time stamp" holds "$(entry ' serves listen=')" '"MESSAGE":"tallyring '
 inside "echo TALLYRING_COUNTER_CONNECTIONS_MAX=100000000 >>/etc/default/tallyring; systemctl restart tallyring"
 expect "journalctl -p warning shows a warning" \
     holds "$(inside "journalctl --no-pager -u tallyring -p warning")" "counter-connections-max is"
@@ -77,7 +83,7 @@ expect "systemctl reload fails" inside "! systemctl reload tallyring"
 expect "and the server goes on" equal "$(main_pid)" "$pid"
 expect "systemctl restart fails" inside "! systemctl restart tallyring"
 expect "an error says why" \
-    holds "$(inside "journalctl --no-pager -u tallyring -p err")" "invalid value 'soon' for '--counter-timeout"
+    holds "$(inside "journalctl --no-pager -u tallyring -p err")" "TALLYRING_COUNTER_TIMEOUT=soon: it must be a time like 250ms, 5s or 1m"
 expect "it is not restarted" inside "sleep 3; test \$(systemctl show -p NRestarts --value tallyring) = $(restarts) &&
     test \$(systemctl is-active tallyring) = failed"
 for _ in 1 2 3 4 5 6; do inside "systemctl restart tallyring" >/dev/null 2>&1 || true; done

@@ -1,19 +1,27 @@
 //! The program: arguments in, exit status out.
 
-use std::{env, ffi::OsString, io::Write, process::ExitCode};
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
 
-use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, error::ContextValue};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::{
     config::{
-        self, Arguments, ConfigError, Settled,
+        self, Arguments, ConfigError, Setting,
         arguments::{Command, CounterArguments, HealthArguments, ServeArguments},
+        environment::check_environment,
+        mistakes,
+        totals::{BackupArguments, RestoreArguments, TotalArguments},
     },
     doctor, health,
     observe::log,
     server::{self, Ended, ServerError},
     task,
-    upstream::without_secrets,
+    totals::{self, TotalsError},
 };
 
 /// The arguments or settings are wrong; nothing was tried.
@@ -34,26 +42,37 @@ pub fn run() -> ExitCode {
 
 /// Runs the program with these arguments, of which the first is its own name.
 pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -> ExitCode {
+    let given: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let parsed = without_empty_variables(Arguments::command());
-    let parsed = parsed.try_get_matches_from(arguments).and_then(|matches| {
+    let parsed = parsed.try_get_matches_from(&given).and_then(|matches| {
         let arguments = Arguments::from_arg_matches(&matches)?;
         Ok((arguments, matches))
     });
     let (arguments, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return refuse_arguments(error),
+        Err(error) => return refuse_arguments(&error, &given),
+    };
+    let notes = match check_environment(&Arguments::command()) {
+        Ok(notes) => notes,
+        Err(error) => return refuse_settings(&error),
     };
     let of_command = |name| matches.subcommand_matches(name).unwrap_or(&matches);
     match arguments.command {
-        None => serve(arguments.serve, &matches),
-        Some(Command::Serve(flags)) => serve(*flags, of_command("serve")),
-        Some(Command::Check(flags)) => check(*flags, of_command("check")),
-        Some(Command::Counter(flags)) => counter(flags, of_command("counter")),
+        None => serve(arguments.serve, &matches, notes),
+        Some(Command::Serve(flags)) => serve(*flags, of_command("serve"), notes),
+        Some(Command::Check(flags)) => check(*flags, of_command("check"), notes),
+        Some(Command::Counter(flags)) => counter(flags, of_command("counter"), notes),
+        // It is asked every few seconds; the server has told the notes.
         Some(Command::Health(flags)) => ask_health(flags, of_command("health")),
-        Some(Command::Doctor) => {
-            let report = doctor::examine();
-            print(&report.text);
-            ExitCode::from(report.exit_code)
+        Some(Command::Total(flags)) => total(flags, of_command("total")),
+        Some(Command::Backup(flags)) => backup(flags, of_command("backup")),
+        Some(Command::Restore(flags)) => restore(flags, of_command("restore")),
+        Some(Command::Doctor(flags)) => {
+            let settled = config::settle(*flags, of_command("doctor"));
+            let report = doctor::examine(settled.as_ref().map(|settled| &settled.config));
+            let notes = notes.iter().map(|note| format!("note: {note}\n"));
+            let text = report.text + &notes.collect::<String>();
+            print(&text, ExitCode::from(report.exit_code))
         }
     }
 }
@@ -72,28 +91,15 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 }
 
 /// Help goes to standard output; a mistake is one line on standard error.
-fn refuse_arguments(mut error: clap::Error) -> ExitCode {
+fn refuse_arguments(error: &clap::Error, given: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
-        print(&error.to_string());
-        return ExitCode::SUCCESS;
+        return print(&error.to_string(), ExitCode::SUCCESS);
     }
-    // What was given is repeated; it may be a URL.
-    let repeated: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
-    for (kind, value) in repeated {
-        if let ContextValue::String(text) = value {
-            error.insert(kind, ContextValue::String(without_secrets(&text)));
-        }
-    }
-    let text = error.to_string();
-    let message = text.strip_prefix("error: ").unwrap_or(&text);
-    // clap explains itself over several paragraphs; the first says what is wrong.
-    let first = message.split("\n\n").next().unwrap_or(message);
-    let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
-    log::complain(&format!("{line}; see tallyring --help"));
+    log::complain(&mistakes::explain(error, &Arguments::command(), given));
     ExitCode::from(EXIT_USAGE)
 }
 
-fn serve(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {
+fn serve(arguments: ServeArguments, matches: &ArgMatches, notes: Vec<String>) -> ExitCode {
     // The same flags and variables each time; the file and the pages may have changed.
     let read = || config::settle(arguments.clone(), matches);
     let settled = match read() {
@@ -102,7 +108,7 @@ fn serve(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {
     };
     let guard = log::start(settled.config.log_format, settled.config.log_level);
     task::log_panics();
-    for note in &settled.notes {
+    for note in notes.iter().chain(&settled.notes) {
         tracing::warn!("{note}");
     }
     let ended = server::serve(settled, read);
@@ -110,13 +116,16 @@ fn serve(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {
     exit(ended)
 }
 
-fn counter(arguments: CounterArguments, matches: &ArgMatches) -> ExitCode {
+fn counter(arguments: CounterArguments, matches: &ArgMatches, notes: Vec<String>) -> ExitCode {
     let config = match config::settle_counter(arguments, matches) {
         Ok(config) => config,
         Err(error) => return refuse_settings(&error),
     };
     let guard = log::start(config.log_format, config.log_level);
     task::log_panics();
+    for note in notes {
+        tracing::warn!("{note}");
+    }
     let ended = server::serve_counter(config);
     drop(guard);
     exit(ended)
@@ -133,8 +142,7 @@ fn ask_health(arguments: HealthArguments, matches: &ArgMatches) -> ExitCode {
     };
     match health::ask(&config) {
         Ok(status) => {
-            print(&format!("healthy: {} answers {status}\n", config.target));
-            ExitCode::SUCCESS
+            print(&format!("healthy: {} answers {status}\n", config.target), ExitCode::SUCCESS)
         }
         Err(reason) => {
             log::complain(&format!("unhealthy: {}: {reason}", config.target));
@@ -143,23 +151,65 @@ fn ask_health(arguments: HealthArguments, matches: &ArgMatches) -> ExitCode {
     }
 }
 
-fn check(arguments: ServeArguments, matches: &ArgMatches) -> ExitCode {
-    match config::settle(arguments, matches) {
-        Ok(Settled { settings, notes, .. }) => {
-            let width = settings.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
-            let mut text = String::new();
-            for setting in settings {
-                let (name, value, source) = (setting.name, setting.value, setting.source);
-                text.push_str(&format!("{name:<width$}  {value}  ({source})\n"));
-            }
-            for note in notes {
-                text.push_str(&format!("note: {note}\n"));
-            }
-            print(&text);
-            ExitCode::SUCCESS
+fn total(arguments: TotalArguments, matches: &ArgMatches) -> ExitCode {
+    let config = match config::settle_ask(arguments.ask, matches) {
+        Ok(config) => config,
+        Err(error) => return refuse_settings(&error),
+    };
+    tell(match arguments.all {
+        // A map of numbers is always JSON.
+        true => {
+            totals::all(&config).map(|totals| serde_json::to_string(&totals).unwrap_or_default())
         }
+        false => totals::total(&config, arguments.name.as_deref()).map(|total| total.to_string()),
+    })
+}
+
+fn backup(arguments: BackupArguments, matches: &ArgMatches) -> ExitCode {
+    match config::settle_ask(arguments.ask, matches) {
+        Ok(config) => tell(totals::back_up(&config, &arguments.to, arguments.force)),
         Err(error) => refuse_settings(&error),
     }
+}
+
+fn restore(arguments: RestoreArguments, matches: &ArgMatches) -> ExitCode {
+    match config::settle_file(arguments.file, matches) {
+        Ok(file) => tell(totals::restore(&arguments.from, &file, arguments.force)),
+        Err(error) => refuse_settings(&error),
+    }
+}
+
+/// One line: what was asked for, or why there is none.
+fn tell(said: Result<String, TotalsError>) -> ExitCode {
+    match said {
+        Ok(text) => print(&format!("{text}\n"), ExitCode::SUCCESS),
+        Err(error) => {
+            log::complain(&error.to_string());
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+/// What `serve` would refuse before it serves anybody is refused in the same words.
+fn check(arguments: ServeArguments, matches: &ArgMatches, mut notes: Vec<String>) -> ExitCode {
+    let settled = match config::settle(arguments, matches) {
+        Ok(settled) => settled,
+        Err(error) => return refuse_settings(&error),
+    };
+    notes.extend(settled.notes);
+    match server::check(&settled.config) {
+        Ok(found) => notes.extend(found),
+        Err(error) => return exit(Err(error)),
+    }
+    let width = settled.settings.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for Setting { name, value, source } in settled.settings {
+        text.push_str(&format!("{name:<width$}  {value}  ({source})\n"));
+    }
+    for note in notes {
+        text.push_str(&format!("note: {note}\n"));
+    }
+    print(&text, ExitCode::SUCCESS)
 }
 
 fn refuse_settings(error: &ConfigError) -> ExitCode {
@@ -181,7 +231,16 @@ fn exit(ended: Result<Ended, ServerError>) -> ExitCode {
     }
 }
 
-fn print(text: &str) {
-    // A reader that is gone wants no more.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+/// Writes to standard output and gives `code`, unless what is written gets lost.
+fn print(text: &str, code: ExitCode) -> ExitCode {
+    let mut output = io::stdout();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Ok(()) => code,
+        // A reader that is gone wants no more.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
+        Err(error) => {
+            log::complain(&format!("cannot write to standard output: {error}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
 }

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::{
-    config::Cores,
+    config::{Config, ConfigError, Cores},
+    counter_check,
     driver::{self, Choice, Driver},
     host,
     listener::BACKLOG,
@@ -22,8 +23,8 @@ pub struct Report {
     pub exit_code: u8,
 }
 
-/// Looks at this host.
-pub fn examine() -> Report {
+/// Looks at this host, and at the counters that the settings name.
+pub fn examine(settings: Result<&Config, &ConfigError>) -> Report {
     let mut sheet = Sheet::default();
     sheet.good("kernel", &host::kernel());
     let ring = driver::build(Choice::IoUring).map(|(_, driver)| driver);
@@ -43,7 +44,7 @@ pub fn examine() -> Report {
         (ring, Ok(_)) => {
             let reason = ring.as_ref().err().map(ToString::to_string).unwrap_or_default();
             sheet.short("io_uring", "no", &reason);
-            sheet.good("driver", "epoll, because io_uring is not to be had");
+            sheet.good("driver", "epoll, because io_uring is unavailable");
             1
         }
         (_, Err(error)) => {
@@ -53,6 +54,10 @@ pub fn examine() -> Report {
     };
     examine_sysctls(&mut sheet);
     examine_limits(&mut sheet);
+    match settings {
+        Ok(config) => examine_counters(&mut sheet, config),
+        Err(error) => sheet.short("settings", &error.to_string(), "see tallyring check"),
+    }
     Report { text: sheet.text, exit_code }
 }
 
@@ -128,6 +133,22 @@ fn examine_limits(sheet: &mut Sheet) {
     } else {
         let workers = plural(workers, "worker");
         sheet.good("cores", &format!("{shown}: {workers}, one pinned to each core"));
+    }
+}
+
+fn examine_counters(sheet: &mut Sheet, config: &Config) {
+    if let Some(store) = &config.bundled {
+        sheet.good("counter", &format!("bundled, in {store}; see tallyring total"));
+    }
+    for counter in counter_check::counters_of(&config.routes) {
+        match counter_check::check(&counter) {
+            Ok(()) => sheet.good("counter", &format!("{counter} answers")),
+            Err(problem) => sheet.short(
+                "counter",
+                &format!("{counter}: {problem}"),
+                "start it, or mend --counter; until then visitors get the sorry page",
+            ),
+        }
     }
 }
 

@@ -42,14 +42,12 @@ const OPERATIONS: [u8; 9] = [
 ];
 
 /// Which driver the operator asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
     /// io_uring where it is to be had, else epoll.
     Auto,
     /// io_uring or nothing.
     #[value(name = "io_uring")]
-    #[serde(rename = "io_uring")]
     IoUring,
     /// epoll, even where io_uring is to be had.
     Epoll,

@@ -3,7 +3,7 @@
 //! The crate in reading order, each part with what it promises to the next:
 //!
 //! - [`cli`]: arguments in, exit status out.
-//! - `health`: one question to a running server.
+//! - `health`, `totals`: questions to a running server, by the client of `ask`.
 //! - `config`: flags, environment and file become one validated value, which is then only read.
 //! - `server`: binds everything, starts the workers, waits for a signal, drains.
 //! - `worker`: what one core owns. Workers share nothing while they serve.
@@ -21,11 +21,13 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod ask;
 pub mod cli;
 mod clock;
 mod config;
 mod connection;
 mod counter;
+mod counter_check;
 mod deadlines;
 mod doctor;
 mod driver;
@@ -42,5 +44,6 @@ mod read_buffer;
 mod server;
 mod site;
 mod task;
+mod totals;
 mod upstream;
 mod worker;

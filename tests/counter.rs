@@ -147,6 +147,9 @@ fn kill_9_under_load_loses_no_welcomed_visit() {
     assert!(counted <= sent, "{counted} counted, {sent} sent");
 }
 
+/// A site that takes no port of anybody else's.
+const SERVE: [&str; 5] = ["serve", "--admin", "off", "--counter-listen", "off"];
+
 #[track_caller]
 fn check_start_fails(arguments: &[&str], words: &str) {
     let output = tallyring().args(arguments).args(["--listen", "127.0.0.1:0"]).output().unwrap();
@@ -175,7 +178,7 @@ fn a_foreign_file_is_left_as_it_is() {
     let store = format!("redb:{}", path.display());
     check_start_fails(&["counter", "--store", &store], "is not a counter's file");
     check_start_fails(
-        &["serve", "--admin", "off", "--data-dir", directory.path().to_str().unwrap()],
+        &[&SERVE[..], &["--data-dir", directory.path().to_str().unwrap()]].concat(),
         "is not a counter's file",
     );
     assert_eq!(fs::read_to_string(&path).unwrap(), "my diary");
@@ -189,7 +192,7 @@ fn an_empty_file_is_refused_unless_it_is_to_be_begun_anew() {
     fs::write(&path, "").unwrap();
     let data = ["--data-dir", directory.path().to_str().unwrap()];
     check_start_fails(&["counter", "--store", &store], "is empty");
-    check_start_fails(&["serve", "--admin", "off", data[0], data[1]], "--create");
+    check_start_fails(&[&SERVE[..], &data].concat(), "--create");
     assert_eq!(fs::metadata(&path).unwrap().len(), 0);
     assert_eq!(serve(&["--create", data[0], data[1]]).visit(), WELCOME);
     let server = Server::start(&["counter", "--store", &store], &[("TALLYRING_CREATE", "true")]);

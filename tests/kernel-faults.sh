@@ -20,7 +20,7 @@ start() {
     local fault=$1
     shift
     : >"$scratch/log"
-    strace -f -o /dev/null -e inject="$fault" "$program" serve --listen 127.0.0.1:0 --admin off --workers 1 \
+    strace -f -o /dev/null -e inject="$fault" "$program" serve --listen 127.0.0.1:0 --admin off --counter-listen off --workers 1 \
         --driver epoll --data-dir "$scratch/data" "$@" 2>"$scratch/log" &
     tracer=$!
     until grep -q "serves http" "$scratch/log"; do
@@ -85,7 +85,7 @@ check_hang() {
 check() {
     local fault=$1 driver=$2 words=$3 log="$scratch/log" address welcomed
     : >"$log"
-    strace -f -o /dev/null -e inject="$fault" "$program" serve --listen 127.0.0.1:0 --admin off \
+    strace -f -o /dev/null -e inject="$fault" "$program" serve --listen 127.0.0.1:0 --admin off --counter-listen off \
         --workers 2 --driver "$driver" --data-dir "$scratch/data" 2>"$log" &
     tracer=$!
     until grep -q "serves http" "$log"; do

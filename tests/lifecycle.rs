@@ -63,7 +63,10 @@ fn wrong_arguments_are_one_line_and_code_2() {
             &["--listen", "0.0.0.0:1", "--admin", "127.0.0.1:1"],
             "0.0.0.0:1 and 127.0.0.1:1 conflict",
         ),
-        (&["--admin", "127.0.0.1:1", "--listen", "127.0.0.1:1"], "an address of --listen"),
+        (
+            &["--admin", "127.0.0.1:1", "--listen", "127.0.0.1:1"],
+            "--listen has 127.0.0.1:1 already",
+        ),
         (&["--admin", "on"], "--admin"),
         (&["--admin-hosts", "site:9300"], "--admin-hosts"),
         (&["counter", "--counter-hosts", "http://counter"], "--counter-hosts"),
@@ -162,9 +165,9 @@ fn settings_come_from_the_first_place_that_gives_one() {
     let settings = Settings::of(&arguments, &[("TALLYRING_HEAD_TIMEOUT", "8s")]);
     settings.check("counter-timeout", "7s  (flag --counter-timeout)");
     settings.check("head-timeout", "8s  (environment TALLYRING_HEAD_TIMEOUT)");
-    settings.check("idle-timeout", &format!("3s  (file {})", file.display()));
+    settings.check("idle-timeout", &format!("3s  (file {} line 4)", file.display()));
     settings.check("body-timeout", "30s  (default)");
-    settings.check("admin-hosts", &format!("a,B  (file {})", file.display()));
+    settings.check("admin-hosts", &format!("a,B  (file {} line 1)", file.display()));
 }
 
 #[test]
@@ -228,7 +231,7 @@ fn a_switch_is_a_variable_with_any_word_for_yes_or_no() {
     let output = tallyring().arg("check").env("TALLYRING_SHARE_PORT", "perhaps").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    for word in ["perhaps", "--share-port", "yes", "off"] {
+    for word in ["TALLYRING_SHARE_PORT=perhaps: it must be", "yes", "off"] {
         assert!(said.contains(word), "no {word:?} in {said}");
     }
 }
@@ -236,7 +239,9 @@ fn a_switch_is_a_variable_with_any_word_for_yes_or_no() {
 #[test]
 fn an_empty_variable_is_not_set() {
     // All that there are: what the help shows beside the flags.
-    let help = ["serve", "counter", "health"].map(|command| run(&[command, "--help"]).1).concat();
+    let help = ["serve", "counter", "health", "total", "backup", "restore"]
+        .map(|command| run(&[command, "--help"]).1)
+        .concat();
     let names = help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap());
     let variables: Vec<(&str, &str)> = names.map(|name| (name, "")).collect();
     for name in ["TALLYRING_LISTEN", "TALLYRING_STORE", "TALLYRING_HEALTH_URL"] {
@@ -246,7 +251,8 @@ fn an_empty_variable_is_not_set() {
     settings.check("listen", "0.0.0.0:3000  (default)");
     settings.check("share-port", "false  (default)");
     settings.check("counter", "bundled  (default)");
-    assert_eq!(settings.0, Settings::of(&[], &[]).0);
+    // The one that these tests set themselves.
+    assert_eq!(settings.0, Settings::of(&[], &[("TALLYRING_SKIP_COUNTER_CHECK", "")]).0);
     let counter = Server::start(&["counter", "--store", "memory"], &variables);
     let url = format!("http://{}/counters", counter.address);
     let health = tallyring().args(["health", "--url", &url]).envs(variables).output().unwrap();
@@ -279,7 +285,7 @@ fn of_workers_and_cores_that_from_the_place_that_wins_counts() {
     let variable = Settings::of(&["--config", &listed], &count);
     variable.check("workers", "3  (environment TALLYRING_WORKERS)");
     let of_file = Settings::of(&["--config", &listed], &[]);
-    of_file.check("cores", &format!("{core}  (file {listed})"));
+    of_file.check("cores", &format!("{core}  (file {listed} line 1)"));
     // What the server does, too.
     let stub = Stub::answering(COUNTED);
     let arguments = ["serve", "--config", &listed, "--workers", "3", "--counter", &stub.url()];
@@ -311,8 +317,10 @@ fn a_route_of_the_file_is_said_to_be_from_there() {
     let settings = Settings::of(&["--config", path.to_str().unwrap()], &[]);
     let pages =
         "welcome the text \"Welcome to my site!\"; sorry the text \"Error registering your visit\"";
-    for name in ["route /", "route /b"] {
-        settings.check(name, &format!("GET, HEAD to bundled; {pages}  (file {})", path.display()));
+    for (name, line) in [("route /", 1), ("route /b", 3)] {
+        let expected =
+            format!("GET, HEAD to bundled; {pages}  (file {} line {line})", path.display());
+        settings.check(name, &expected);
     }
     let settings = Settings::of(&[], &[]);
     settings.check("route /", &format!("GET, HEAD to bundled; {pages}  (the settings above)"));
@@ -432,7 +440,12 @@ fn a_server_can_be_started_again_at_once() {
 #[test]
 fn a_port_that_a_connection_holds_is_not_said_to_have_a_listener() {
     let stub = Stub::answering(COUNTED);
-    let outgoing = TcpStream::connect(stub.address).unwrap();
+    // Bound first: a port that is chosen by the connect may be another connection's too.
+    let outgoing =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    outgoing.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    outgoing.connect(&stub.address.into()).unwrap();
+    let outgoing = TcpStream::from(outgoing);
     let address = outgoing.local_addr().unwrap().to_string();
     let arguments = ["--listen", &address, "--counter", &stub.url(), "--admin", "off"];
     let words =
@@ -574,9 +587,22 @@ fn the_admin_listener_tells_how_it_is() {
     assert_eq!(admin.get("/").status, 404);
     let mut client = server.client();
     assert_eq!(client.get("/").body, WELCOME);
-    let metrics = admin.get("/metrics");
-    assert!(metrics.field("content-type").unwrap().starts_with("application/openmetrics-text"));
-    assert_eq!(metrics.body.lines().last(), Some("# EOF"));
+    let mut metrics = |method: &str, accept: &str| {
+        admin.send(format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n"));
+        let metrics = admin.response_to(method);
+        assert_eq!((metrics.status, metrics.field("vary")), (200, Some("accept")));
+        let has_end = metrics.body.lines().last() == Some("# EOF");
+        (metrics.field("content-type").unwrap().to_owned(), has_end, metrics.body.is_empty())
+    };
+    let open = "Accept: application/openmetrics-text; version=1.0.0, text/plain;q=0.5\r\n";
+    let open_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let plain_type = "text/plain; version=0.0.4; charset=utf-8";
+    assert_eq!(metrics("GET", open), (open_type.to_owned(), true, false));
+    assert_eq!(metrics("HEAD", open), (open_type.to_owned(), false, true));
+    for accept in ["", "Accept: */*\r\n"] {
+        assert_eq!(metrics("GET", accept), (plain_type.to_owned(), false, false));
+        assert_eq!(metrics("HEAD", accept), (plain_type.to_owned(), false, true));
+    }
     assert_eq!(admin.metric("tallyring_visits_total{outcome=\"welcomed\""), 1);
     assert_eq!(admin.metric("tallyring_visits_total{outcome=\"erred\""), 0);
     assert_eq!(admin.metric("tallyring_connections{peer=\"client\""), 1);
@@ -633,6 +659,61 @@ fn the_doctor_tells_what_it_found() {
     let remedies = out.lines().filter(|line| line.contains("remedy: ")).count();
     assert_eq!(shortfalls, remedies, "{out}");
     assert_eq!(code == 0, out.contains("io_uring; epoll is the fallback"), "{out}");
+}
+
+#[test]
+fn counters_are_asked_once_at_the_start_and_by_the_doctor() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refused = format!("http://{nobody}/counter?token=s3cret");
+    let stub = |answer| Stub::answering(answer);
+    let stubs = [
+        ("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", Some("it answers 404 to a GET")),
+        ("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", Some("it answers 500 to a GET")),
+        ("HTTP/1.1 301 No\r\nContent-Length: 0\r\n\r\n", Some("it answers 301 to a GET")),
+        ("HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n", None),
+        ("HTTP/1.1 501 No\r\nContent-Length: 0\r\n\r\n", None),
+        (COUNTED, None),
+    ]
+    .map(|(answer, problem)| (stub(answer), problem));
+    let cases = stubs.iter().map(|(stub, problem)| (stub.url(), *problem));
+    for (url, problem) in cases.chain([(refused, Some("it does not answer: Connection refused"))]) {
+        let (code, out, error) = run(&["doctor", "--counter", &url]);
+        assert!((0..=1).contains(&code), "{out}{error}");
+        let shown = url.replace("token=s3cret", "…");
+        let line = match problem {
+            Some(problem) => format!("SHORT   counter                    {shown}: {problem}"),
+            None => format!("ok      counter                    {shown} answers"),
+        };
+        assert!(out.contains(&line), "no {line:?} in\n{out}");
+        assert!(!out.contains("s3cret"), "{out}");
+        let environment = [("TALLYRING_SKIP_COUNTER_CHECK", "no")];
+        let server = Server::start(&["serve", "--workers", "1", "--counter", &url], &environment);
+        if let Some(problem) = problem {
+            let line = server.wait_for_line("may not register visits");
+            assert!(line.contains("WARN") && line.contains(problem), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_counter_is_asked_at_the_start_by_a_get_and_only_then() {
+    let (sender, asked) = mpsc::channel();
+    let stub = Stub::start(move |_, mut peer| {
+        while let Some(request) = peer.request() {
+            let _ = sender.send(request.lines().next().unwrap_or_default().to_owned());
+            peer.send(COUNTED);
+        }
+    });
+    let flags = ["serve", "--workers", "1", "--counter", &stub.url()];
+    let server = Server::start(&flags, &[("TALLYRING_SKIP_COUNTER_CHECK", "no")]);
+    assert!(asked.recv_timeout(PATIENCE).unwrap().starts_with("GET "));
+    assert_eq!(server.visit(), WELCOME);
+    assert!(asked.recv_timeout(PATIENCE).unwrap().starts_with("POST "));
+    assert!(asked.try_recv().is_err());
+    drop(server);
+    let server = Server::start(&flags, &[]);
+    assert_eq!(server.visit(), WELCOME);
+    assert!(asked.recv_timeout(PATIENCE).unwrap().starts_with("POST "));
 }
 
 #[test]

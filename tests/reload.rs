@@ -561,7 +561,7 @@ fn a_file_that_is_gone_changes_nothing() {
     fs::remove_file(&site.file).unwrap();
     site.server.signal("-HUP");
     let line = site.server.wait_for_line("stay as they were");
-    assert!(line.contains(&format!("cannot read {}", site.file.display())), "{line}");
+    assert!(line.contains(&format!("--config {}: cannot read it", site.file.display())), "{line}");
     assert_eq!(site.metric("tallyring_config_last_reload_successful"), 0);
     assert_eq!(site.metric("tallyring_config_last_reload_success_timestamp_seconds"), began);
     assert_eq!(site.server.visit(), WELCOME);

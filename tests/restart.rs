@@ -1,12 +1,12 @@
 //! A server is replaced under load, and no request is lost: by a second one on the same port, and by one
-//! on the same socket. TALLYRING_RESTARTS=N sets how often.
+//! on the same socket. TALLYRING_RESTARTS=N sets how often. The lines of the README are tried as they stand there.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     sync::{
@@ -16,7 +16,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use common::{COUNTED, PATIENCE, Server, Stub, WELCOME, serve};
+use common::{COUNTED, Client, PATIENCE, Server, Stub, WELCOME, serve, tallyring};
 
 /// Clients that keep their connection, and as many that open one for each request.
 const CLIENTS: usize = 8;
@@ -160,4 +160,83 @@ fn a_server_on_the_same_socket_takes_over() {
     load.wait_for(REQUESTS);
     check_nothing_lost(load);
     server.stop();
+}
+
+/// A port that nobody else is given, and that anybody can listen on who asks for it.
+fn reserve() -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
+/// The shell's lines in a section of the README, block by block.
+fn readme_blocks(section: &str) -> Vec<String> {
+    let readme = include_str!("../README.md");
+    let (_, section) = readme.split_once(&format!("\n## {section}\n")).expect(section);
+    let section = section.split("\n## ").next().unwrap();
+    let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_lines_of_the_readme_restart_a_server_without_loss() {
+    let blocks = readme_blocks("Restart without loss");
+    let [begin, restart] = &blocks[..] else { panic!("{blocks:?}") };
+    let reserved = [(); 4].map(|()| reserve());
+    let [site, counter, admin, second_admin] = reserved.each_ref().map(|(_, address)| *address);
+    // What is ready is not said in the README: whoever types is slower. Its last line stops the first server.
+    let script = format!(
+        "trap 'kill $(jobs -p)' EXIT\n{begin}\
+         until tallyring health --admin {admin}; do sleep 0.1; done\necho started\nread\n\
+         {restart}wait %2; echo restarted $?\nread\n"
+    );
+    let script = script.replace("127.0.0.1:3001", &counter.to_string());
+    let script = script.replace("127.0.0.1:9301", &second_admin.to_string());
+    let directory = tempfile::tempdir().unwrap();
+    // The program of the tests, with its settings and without those of whoever runs them.
+    let program = tallyring();
+    let programs = std::path::Path::new(program.get_program()).parent().unwrap().to_owned();
+    let path = std::env::var("PATH").unwrap();
+    // So that nothing is left where a server does not become ready.
+    let mut command = Command::new("timeout");
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut shell = command
+        .args([&PATIENCE.as_secs().to_string(), "bash", "-c", &script])
+        .env("PATH", format!("{}:{path}", programs.display()))
+        .env("TALLYRING_LISTEN", site.to_string())
+        .env("TALLYRING_ADMIN", admin.to_string())
+        .env("TALLYRING_COUNTER_LISTEN", counter.to_string())
+        .env("TALLYRING_DATA_DIR", directory.path())
+        .env("TALLYRING_WORKERS", "2")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(shell.stdout.take().unwrap()).lines();
+    let mut wait_for = |words: &str| {
+        let line = said.find(|line| line.as_ref().unwrap().starts_with(words)).expect(words);
+        line.unwrap()
+    };
+    // It ends with the shell's input, whatever becomes of this test.
+    let mut input = shell.stdin.take().unwrap();
+    wait_for("started");
+    let load = Load::start(site);
+    load.wait_for(REQUESTS);
+    input.write_all(b"\n").unwrap();
+    assert_eq!(wait_for("restarted"), "restarted 0");
+    load.wait_for(REQUESTS);
+    let (answered, lost) = load.stop();
+    assert_eq!(lost, [""; 0], "lost, of {answered} answered");
+    let total = Client::connect(counter).get("/counter").body;
+    assert_eq!(total, format!("{answered}\n"));
+    drop(input);
+    shell.wait().unwrap();
 }

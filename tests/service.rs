@@ -103,8 +103,13 @@ fn a_counter_keeps_its_totals_where_the_place_that_wins_says() {
 
 #[test]
 fn health_says_what_is_wrong() {
-    check_health(&["--admin", "off"], 1, "admin: it is off");
-    check_health(&["--admin", "127.0.0.1:0"], 1, "no port to ask at");
+    check_health(
+        &["--admin", "off"],
+        1,
+        "--admin off: it is off, so that nobody can be asked; give",
+    );
+    let words = "--admin 127.0.0.1:0: 127.0.0.1:0 has no port to ask at; give a --url";
+    check_health(&["--admin", "127.0.0.1:0"], 1, words);
     check_health(&["--config", "/no/such/file"], 1, "/no/such/file");
     check_health(&["--url", "https://a/"], 2, "https:// is not supported");
     check_health(&["--admin", &nobody().to_string()], 1, "refused");
@@ -282,7 +287,10 @@ fn the_service_manager_hears_why_a_reload_failed() {
     let server = Server::start(&arguments, &[("NOTIFY_SOCKET", manager.path.as_str())]);
     assert_eq!(manager.hear(), "READY=1");
     for (settings, said) in [
-        ("\nbody-max = \"lots\"\n", format!("stay as they were: --config: {path} line 2: ")),
+        (
+            "\nbody-max = \"lots\"\n",
+            format!("stay as they were: {path} line 2: body-max = \"lots\": "),
+        ),
         ("\nbody-max = 5\n", String::from("READY=1\nSTATUS=settings and pages were read anew")),
     ] {
         fs::write(&file, settings).unwrap();

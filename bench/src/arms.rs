@@ -24,11 +24,15 @@ pub enum Arm {
     Tallyring,
     /// tallyring on epoll
     TallyringEpoll,
+    /// monoio-http's own decoder and encoder on one pinned monoio runtime for each core
+    MonoioHttp,
     /// hyper on one pinned single-threaded tokio runtime for each core
     TokioPerCore,
     /// hyper on tokio's work-stealing scheduler
     Hyper,
-    /// axum and one shared reqwest client on the same
+    /// axum and one shared reqwest client on the same, as one ships it where each microsecond counts
+    AxumTuned,
+    /// axum and one shared reqwest client on the same, as one usually writes it
     Axum,
     /// axum and a new reqwest client for each visit
     Seed,
@@ -37,6 +41,21 @@ pub enum Arm {
     /// nginx as a proxy to the counter
     Nginx,
 }
+
+/// All of them, in the order of the tables.
+pub const ALL: [Arm; 11] = [
+    Arm::Floor,
+    Arm::Tallyring,
+    Arm::TallyringEpoll,
+    Arm::MonoioHttp,
+    Arm::TokioPerCore,
+    Arm::Hyper,
+    Arm::AxumTuned,
+    Arm::Axum,
+    Arm::Seed,
+    Arm::Haproxy,
+    Arm::Nginx,
+];
 
 /// Most connections to the counter of an arm that has such a setting.
 const COUNTER_CONNECTIONS_MAX: usize = 8192;
@@ -86,27 +105,30 @@ impl Setting<'_> {
     /// # Errors
     /// When it does not.
     pub fn start(&self, arm: Arm) -> io::Result<Process> {
-        let cores = list(self.cores);
+        let cores = self.cores;
         let url = format!("http://{}/counter", self.counter);
         let site = self.site.to_string();
         let own = |name: &str| self.programs.join(name);
         let fail = |error| io::Error::other(format!("{}: {error}", arm.name()));
         let started = match arm {
-            Arm::Floor => Process::start(&cores, &own("floor"), &[site, self.counter.to_string()]),
+            Arm::Floor => Process::start(cores, &own("floor"), &[site, self.counter.to_string()]),
             Arm::Tallyring => self.tallyring("io_uring"),
             Arm::TallyringEpoll => self.tallyring("epoll"),
-            Arm::TokioPerCore | Arm::Hyper | Arm::Axum | Arm::Seed => {
-                Process::start(&cores, &own(&arm.name()), &[site, url])
-            }
+            Arm::MonoioHttp
+            | Arm::TokioPerCore
+            | Arm::Hyper
+            | Arm::AxumTuned
+            | Arm::Axum
+            | Arm::Seed => Process::start(cores, &own(&arm.name()), &[site, url]),
             Arm::Haproxy => {
                 let file = self.write("haproxy.cfg", &self.haproxy())?;
-                Process::start(&cores, Path::new("haproxy"), &[Path::new("-f"), &file])
+                Process::start(cores, Path::new("haproxy"), &[Path::new("-f"), &file])
             }
             Arm::Nginx => {
                 let file = self.write("nginx.conf", &self.nginx())?;
                 let prefix = self.scratch;
                 let arguments = [Path::new("-p"), prefix, Path::new("-c"), &file];
-                Process::start(&cores, Path::new("nginx"), &arguments)
+                Process::start(cores, Path::new("nginx"), &arguments)
             }
         };
         let mut process = started.map_err(fail)?;
@@ -121,7 +143,7 @@ impl Setting<'_> {
         }
         let url = format!("http://{}/counter", self.counter);
         let config = format!(
-            "listen = [\"{}\"]\ncounter = \"{url}\"\ndriver = \"{driver}\"\nadmin = \"off\"\n\
+            "listen = [\"{}\"]\ncounter = \"{url}\"\ndriver = \"{driver}\"\nadmin = \"off\"\nskip-counter-check = true\n\
              counter-connections-max = {COUNTER_CONNECTIONS_MAX}\n\
              [[route]]\npath = \"/\"\n[[route]]\npath = \"/heavy\"\nwelcome = \"{}\"\n",
             self.site,
@@ -130,7 +152,7 @@ impl Setting<'_> {
         let file = self.write("tallyring.toml", &config)?;
         let cores = list(self.cores);
         let arguments = [Path::new("--config"), &file, Path::new("--cores"), Path::new(&cores)];
-        Process::start(&cores, &self.programs.join("tallyring"), &arguments)
+        Process::start(self.cores, &self.programs.join("tallyring"), &arguments)
     }
 
     fn haproxy(&self) -> String {
@@ -170,7 +192,7 @@ impl Setting<'_> {
     }
 }
 
-/// Cores as taskset(1) and tallyring take them.
+/// Cores as tallyring takes them.
 pub fn list(cores: &[usize]) -> String {
     cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }

@@ -9,6 +9,7 @@ use crate::{
     arms::Arm,
     record::{Record, Run},
     scenes::MAIN,
+    terminal::say,
 };
 
 /// Where the recorded runs are.
@@ -25,7 +26,7 @@ pub fn baseline(directory: Option<&Path>, machine: &str) -> io::Result<Record> {
         None => newest(Path::new(RUNS), machine)?,
         Some(directory) => PathBuf::from(directory),
     };
-    println!("compared with {}", directory.display());
+    say(&format!("compared with {}", directory.display()))?;
     Record::read(&directory)
 }
 
@@ -44,18 +45,18 @@ fn newest(runs: &Path, machine: &str) -> io::Result<PathBuf> {
     newest.ok_or_else(|| io::Error::other(format!("no recorded run in {}", runs.display())))
 }
 
-/// Compares the ratios of tallyring to floor and axum, each taken within one run of `compare`.
+/// Compares the ratios of tallyring to floor and axum-tuned, each taken within one run of `compare`.
 ///
 /// # Errors
 /// When one has become worse.
 pub fn check(now: &Record, then: &Record) -> io::Result<()> {
     let (here, there) = (now.environment.slug(), then.environment.slug());
     if here != there {
-        println!("Mind: that was recorded on another machine, {there}");
+        say(&format!("Mind: that was recorded on another machine, {there}"))?;
     }
     let mut worse = now.failures.clone();
     for arm in [Arm::Tallyring, Arm::TallyringEpoll] {
-        for to in [Arm::Floor, Arm::Axum] {
+        for to in [Arm::Floor, Arm::AxumTuned] {
             let ratio = |record: &Record| record.ratio(MAIN, arm, to, Run::cpu_us);
             let (Some(now), Some(then)) = (ratio(now), ratio(then)) else { continue };
             let noise = DEVIATIONS * (now.deviation + then.deviation);
@@ -66,7 +67,7 @@ pub fn check(now: &Record, then: &Record) -> io::Result<()> {
                 now.median,
                 then.median
             );
-            println!("{line}");
+            say(&line)?;
             if now.median > then.median + noise {
                 worse.push(line);
             }
@@ -81,7 +82,7 @@ pub fn check(now: &Record, then: &Record) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::record;
+    use crate::record::tests::{record, run};
 
     #[test]
     fn a_record_of_the_same_machine_comes_first() {
@@ -91,7 +92,7 @@ mod tests {
             record.environment.processor = processor.to_owned();
             record.environment.began = began.to_owned();
             fs::create_dir(runs.path().join(name)).unwrap();
-            let text = serde_json::to_string(&record).unwrap();
+            let text = record.to_lines().unwrap();
             fs::write(runs.path().join(name).join(crate::record::FILE), text).unwrap();
         }
         let newest = |machine| newest(runs.path(), machine).unwrap();
@@ -110,6 +111,19 @@ mod tests {
         let error = check(&worse, &then).unwrap_err().to_string();
         assert!(error.contains("tallyring x floor: 1.320, recorded 1.100"), "{error}");
         assert!(check(&then, &worse).is_ok());
+        // The baseline may be from before the tuned arm; where both have it, it counts.
+        let with_tuned = |cpu_us| {
+            let mut record = record();
+            record.arms.push(Arm::AxumTuned);
+            record.runs.extend(
+                [(0, 1.0), (1, 2.0)]
+                    .map(|(repeat, slow)| run(MAIN, Arm::AxumTuned, repeat, cpu_us * slow)),
+            );
+            record
+        };
+        assert!(check(&with_tuned(200.0), &then).is_ok());
+        let error = check(&with_tuned(50.0), &with_tuned(200.0)).unwrap_err().to_string();
+        assert!(error.contains("tallyring x axum-tuned"), "{error}");
         let mut failed = record();
         failed.failures.push(String::from("axum fell over"));
         assert!(check(&failed, &then).is_err());

@@ -1,31 +1,21 @@
 //! The arms side by side: each in turn, in rotating order, so that what else the machine does meets
 //! all of them alike.
 
-use std::{fs, io, path::PathBuf, time::Instant};
+use std::{io, path::PathBuf, time::Instant};
 
 use clap::Args;
 
 use crate::{
-    arms::Arm,
-    check, machine,
-    machine::Environment,
+    arms::{ALL, Arm, list},
+    check,
+    machine::{Common, Environment},
     place::Place,
-    record::{FILE, Record, SceneRecord},
+    process::own_cores,
+    record::{FILE, Record, Run, SceneRecord},
     render,
     scenes::{Capacity, MAIN, Pace, QUICK, Scene},
+    terminal::say,
 };
-
-const ALL: [Arm; 9] = [
-    Arm::Floor,
-    Arm::Tallyring,
-    Arm::TallyringEpoll,
-    Arm::TokioPerCore,
-    Arm::Hyper,
-    Arm::Axum,
-    Arm::Seed,
-    Arm::Haproxy,
-    Arm::Nginx,
-];
 
 /// What to compare, and how long.
 #[derive(Debug, Args)]
@@ -42,8 +32,8 @@ pub struct CompareArguments {
     /// Times that each arm is run in each scene; 7 by default, 3 with --quick
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: Option<u32>,
-    /// Seconds of each run; 1.5 by default, 1 with --quick
-    #[arg(long)]
+    /// Seconds of each run; 1.5 by default, 0.8 with --quick
+    #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
     /// Cores of the server under test, like 0,1,2; one-core scenes use the first. By default the first
     /// half of all, or all two of two
@@ -52,23 +42,26 @@ pub struct CompareArguments {
     /// Cores of the visitors and the counter; by default the other half, or the second of two
     #[arg(long, value_delimiter = ',')]
     load_cores: Vec<usize>,
-    /// Idle connections whose memory is measured; 0 leaves that out
-    #[arg(long, default_value_t = 10_000)]
-    idle: u32,
-    /// Directory of the programs, for a machine that cannot build them
+    /// Idle connections whose memory is measured, 10,000 by default, 2,000 with --quick; 0 leaves that out
     #[arg(long)]
-    bin_dir: Option<PathBuf>,
-    /// Directory for the results; a new one below bench/runs by default
-    #[arg(long)]
-    out: Option<PathBuf>,
+    idle: Option<u32>,
     /// Draw the summary and the charts of a run anew from its raw figures, and run nothing
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "check")]
     render: Option<PathBuf>,
-    /// Compare tallyring's ratios to floor and axum with those of a recorded run, and fail if they
+    /// Compare tallyring's ratios to floor and axum-tuned with those of a recorded run, and fail if they
     /// have become worse by more than the noise
     #[arg(long, value_name = "DIRECTORY")]
     #[allow(clippy::option_option)]
     check: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    common: Common,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err(String::from("must be a number of seconds from 0.1 to 3600")),
+    }
 }
 
 /// Runs the arms, and keeps and prints what they cost.
@@ -88,13 +81,12 @@ pub fn compare(arguments: &CompareArguments) -> io::Result<()> {
     if let Some(baseline) = baseline {
         return check::check(&record, &baseline);
     }
+    let mut files = vec![(FILE, record.to_lines()?)];
+    files.extend(render::files(&record));
     let name = format!("{}-{}", record.environment.day(), record.environment.slug());
-    let directory = machine::run_directory(arguments.out.as_deref(), &name)?;
-    fs::write(directory.join(FILE), serde_json::to_string_pretty(&record)? + "\n")?;
-    render::write(&directory, &record)?;
-    print!("\n{}", fs::read_to_string(directory.join("summary.md"))?);
-    println!("\nkept in {}", directory.display());
-    Ok(())
+    let kept = arguments.common.keep(&name, &files)?;
+    say(&format!("\n{}", render::in_short(&record)))?;
+    say(&kept)
 }
 
 struct Bench {
@@ -109,110 +101,112 @@ struct Bench {
 }
 
 impl Bench {
+    /// Everything that can be wrong with the arguments is told before the programs are built.
     fn new(arguments: &CompareArguments, is_check: bool) -> io::Result<Self> {
-        let cores = std::thread::available_parallelism()?.get();
-        let half = cores / 2;
-        let or = |given: &[usize], default: std::ops::Range<usize>| match given {
-            [] => default.collect(),
-            given => given.to_vec(),
-        };
-        let server_cores = or(&arguments.server_cores, 0..if cores > 2 { half } else { cores });
-        let load_cores = or(&arguments.load_cores, if cores > 1 { half..cores } else { 0..1 });
+        let own = own_cores()?;
+        let half = own.len() / 2;
+        let first = if own.len() > 2 { &own[..half] } else { &own[..] };
+        let server_cores = cores("--server-cores", &arguments.server_cores, first, &own)?;
+        let load_cores = cores("--load-cores", &arguments.load_cores, &own[half..], &own)?;
         let mut scenes = chosen(Scene::all(server_cores.len()), arguments, is_check)?;
         let mut arms = match arguments.arms.as_slice() {
-            [] if is_check => vec![Arm::Floor, Arm::Tallyring, Arm::TallyringEpoll, Arm::Axum],
+            [] if is_check => {
+                vec![Arm::Floor, Arm::Tallyring, Arm::TallyringEpoll, Arm::AxumTuned]
+            }
             [] => ALL.to_vec(),
             given => given.to_vec(),
         };
-        arms.retain(|arm| {
-            let is_installed = arm.is_installed();
-            if !is_installed {
-                println!("{} is not installed, and left out", arm.name());
-            }
-            is_installed
-        });
-        scenes.retain(|scene| {
-            let is_possible = scene.is_possible(&arms);
-            if !is_possible {
-                println!("{} needs an arm that is not run, and is left out", scene.name);
-            }
-            is_possible
-        });
-        let programs = machine::programs(arguments.bin_dir.as_deref())?;
-        machine::raise_file_limit()?;
+        for arm in arms.extract_if(.., |arm| !arm.is_installed()) {
+            say(&format!("{} is not installed, and left out", arm.name()))?;
+        }
+        for scene in scenes.extract_if(.., |scene| !scene.is_possible(&arms)) {
+            say(&format!("{} needs an arm that is not run, and is left out", scene.name))?;
+        }
+        let programs = arguments.common.programs()?;
+        let (repeats, seconds, idle) =
+            if arguments.quick { (3, 0.8, 2000) } else { (7, 1.5, 10_000) };
         Ok(Self {
             place: Place { programs, scratch: tempfile::tempdir()?, server_cores, load_cores },
             arms,
             scenes,
-            repeats: arguments.repeats.unwrap_or(if arguments.quick { 3 } else { 7 }),
-            seconds: arguments.seconds.unwrap_or(if arguments.quick { 1.0 } else { 1.5 }),
-            idle: if is_check { 0 } else { arguments.idle },
+            repeats: arguments.repeats.unwrap_or(repeats),
+            seconds: arguments.seconds.unwrap_or(seconds),
+            idle: if is_check { 0 } else { arguments.idle.unwrap_or(idle) },
             capacities: Vec::new(),
         })
     }
 
     fn measure(&mut self) -> io::Result<Record> {
         let environment = Environment::look();
-        print!("{}", environment.describe());
+        say(environment.describe().trim_end())?;
+        say("visitors and counter alone")?;
         let mut record = Record {
-            format: 2,
+            format: 3,
             environment,
             load_alone_per_second: self.place.load_alone()?,
             arms: self.arms.clone(),
             scenes: Vec::new(),
-            runs: Vec::new(),
             failures: Vec::new(),
             idle: Vec::new(),
             calls: Vec::new(),
+            runs: Vec::new(),
         };
         self.capacities = self.capacities()?;
-        let scenes = self.scenes.clone();
-        record.scenes = scenes.iter().map(|scene| self.describe(scene)).collect();
-        let plan: Vec<_> = (0..self.repeats)
-            .flat_map(|repeat| scenes.iter().map(move |scene| (repeat, scene)))
-            .flat_map(|(repeat, scene)| {
-                let mut arms = self.arms.clone();
-                arms.rotate_left(repeat as usize % self.arms.len().max(1));
-                arms.into_iter().map(move |arm| (repeat, scene, arm))
-            })
-            .filter(|(_, scene, arm)| scene.suits(*arm))
-            .collect();
+        record.scenes = self.scenes.iter().map(|scene| self.describe(scene)).collect();
+        let plan = self.plan();
         let began = Instant::now();
         for (done, (repeat, scene, arm)) in plan.iter().enumerate() {
-            let run = match self.place.run(scene, self.rate(scene), self.seconds, *arm, *repeat) {
-                Ok(run) => run,
+            let place = format!("{:>4}/{}", done + 1, plan.len());
+            match self.place.run(scene, self.rate(scene), self.seconds, *arm, *repeat) {
+                Ok(run) => {
+                    let each = began.elapsed().as_secs_f64() / (done + 1) as f64;
+                    let left = each * (plan.len() - done - 1) as f64;
+                    say(&format!("{place} {}", progress(&run, left)))?;
+                    record.runs.push(run);
+                }
                 Err(error) => {
                     let failure = format!("{} in {}: {error}", arm.name(), scene.name);
-                    println!("{:>4}/{} FAILED: {failure}", done + 1, plan.len());
+                    say(&format!("{place} FAILED: {failure}"))?;
                     record.failures.push(failure);
-                    continue;
                 }
-            };
-            let left =
-                began.elapsed().as_secs_f64() / (done + 1) as f64 * (plan.len() - done - 1) as f64;
-            println!(
-                "{:>4}/{} {:<18} {:<16} {:>7.2} µs a visit, p99 {:>8.0} µs; {:.0} min {:02.0} s left",
-                done + 1,
-                plan.len(),
-                scene.name,
-                arm.name(),
-                run.cpu_us(),
-                run.report.p99_us,
-                (left / 60.0).floor(),
-                (left % 60.0).floor()
-            );
-            record.runs.push(run);
-        }
-        if self.idle > 0 {
-            println!("memory of idle connections, and system calls");
-            for arm in self.arms.clone() {
-                if arm != Arm::Floor {
-                    record.idle.push(self.place.idle_memory(arm, self.idle)?);
-                }
-                record.calls.extend(self.place.system_calls(arm)?);
             }
         }
+        self.measure_apart(&mut record)?;
         Ok(record)
+    }
+
+    /// Each arm in each scene, as often as it is to be run, so that what else the machine does meets all alike.
+    fn plan(&self) -> Vec<(u32, &Scene, Arm)> {
+        let mut plan = Vec::new();
+        for repeat in 0..self.repeats {
+            for scene in &self.scenes {
+                let mut arms = self.arms.clone();
+                arms.rotate_left(repeat as usize % self.arms.len().max(1));
+                let suited = arms.into_iter().filter(|arm| scene.suits(*arm));
+                plan.extend(suited.map(|arm| (repeat, scene, arm)));
+            }
+        }
+        plan
+    }
+
+    /// Memory of idle connections, and system calls: in runs of their own.
+    fn measure_apart(&self, record: &mut Record) -> io::Result<()> {
+        if self.idle == 0 {
+            return Ok(());
+        }
+        for arm in &self.arms {
+            say(&format!(
+                "memory of {} idle connections, and system calls: {}",
+                self.idle,
+                arm.name()
+            ))?;
+            // Its buffers are the ring's.
+            if *arm != Arm::Floor {
+                record.idle.push(self.place.idle_memory(*arm, self.idle)?);
+            }
+            record.calls.extend(self.place.system_calls(*arm)?);
+        }
+        Ok(())
     }
 
     fn describe(&self, scene: &Scene) -> SceneRecord {
@@ -245,9 +239,40 @@ impl Bench {
                 |scene| matches!(scene.pace, Pace::Open(_, capacity) if capacity.rests_on(arm)),
             )
         };
-        let measure = |arm: Arm| Ok((arm, self.place.capacity(arm)?));
+        let measure = |arm: Arm| {
+            let capacity = self.place.capacity(arm)?;
+            say(&format!("{:<16} can do {capacity:>7.0} visits a second", arm.name()))?;
+            Ok((arm, capacity))
+        };
         self.arms.iter().copied().filter(|arm| is_asked(*arm)).map(measure).collect()
     }
+}
+
+/// What a run has shown, and how long the rest takes.
+fn progress(run: &Run, left_seconds: f64) -> String {
+    format!(
+        "{:<18} {:<16} {:>7.2} µs a visit, p99 {:>8.0} µs; {:.0} min {:02.0} s left",
+        run.scene,
+        run.arm.name(),
+        run.cpu_us(),
+        run.report.p99_us,
+        (left_seconds / 60.0).floor(),
+        (left_seconds % 60.0).floor()
+    )
+}
+
+/// The cores that are given, or these by default; each is one of `own`, and none is there twice.
+fn cores(flag: &str, given: &[usize], default: &[usize], own: &[usize]) -> io::Result<Vec<usize>> {
+    let cores = if given.is_empty() { default } else { given };
+    for (place, core) in cores.iter().enumerate() {
+        let problem = match own.contains(core) {
+            false => format!("there is no core {core} here; there are {}", list(own)),
+            true if cores[..place].contains(core) => format!("core {core} is named twice"),
+            true => continue,
+        };
+        return Err(io::Error::other(format!("{flag} {}: {problem}", list(cores))));
+    }
+    Ok(cores.to_vec())
 }
 
 fn chosen(all: Vec<Scene>, arguments: &CompareArguments, is_check: bool) -> io::Result<Vec<Scene>> {
@@ -265,4 +290,36 @@ fn chosen(all: Vec<Scene>, arguments: &CompareArguments, is_check: bool) -> io::
         given => given.contains(&scene.name),
     };
     Ok(all.into_iter().filter(is_chosen).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(given: &[usize], expected: Result<&[usize], &str>) {
+        let cores = cores("--server-cores", given, &[0, 1], &[0, 1, 4]);
+        let cores = cores.map_err(|error| error.to_string());
+        assert_eq!(cores.as_deref().map_err(String::as_str), expected);
+    }
+
+    #[test]
+    fn cores_are_those_of_this_machine() {
+        check(&[], Ok(&[0, 1]));
+        check(&[4, 0], Ok(&[4, 0]));
+        check(&[2], Err("--server-cores 2: there is no core 2 here; there are 0,1,4"));
+        check(
+            &[0, 70_000],
+            Err("--server-cores 0,70000: there is no core 70000 here; there are 0,1,4"),
+        );
+        check(&[4, 4], Err("--server-cores 4,4: core 4 is named twice"));
+    }
+
+    #[test]
+    fn a_run_takes_some_time() {
+        assert_eq!(seconds("0.5"), Ok(0.5));
+        for wrong in ["0", "-1", "NaN", "inf", "soon"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -12,12 +12,15 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
-use tallyring_bench::load::Report;
+use tallyring_bench::{ask, load::Report};
 
 use crate::{
-    machine::{self, Environment},
-    process::{Process, free_address, pause},
+    arms::list,
+    machine::{Common, Environment},
+    process::{Process, free_address, own_cores, pause},
+    record::lines,
     statistics::Spread,
+    terminal::say,
     visitors::OtherSide,
 };
 
@@ -41,12 +44,8 @@ pub struct GreedyArguments {
     /// What the server waits on
     #[arg(long, default_value = "io_uring", value_parser = ["io_uring", "epoll"])]
     driver: String,
-    /// Directory of the programs; they are built by default
-    #[arg(long)]
-    bin_dir: Option<PathBuf>,
-    /// Directory for the figures; a new one below bench/runs by default
-    #[arg(long)]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,7 +54,9 @@ struct Record {
     driver: String,
     dribblers: usize,
     /// Latencies without the dribblers, and beside them, in turn.
+    #[serde(skip)]
     alone: Vec<Report>,
+    #[serde(skip)]
     beside: Vec<Report>,
     deaf: usize,
     deaf_resident_bytes: u64,
@@ -66,14 +67,40 @@ struct Record {
     /// Visits that were welcomed after the crowd had left, of 100.
     welcomed_after_crowd: usize,
     /// Latencies at half of what the counter can take, and at three times that.
+    #[serde(skip)]
     within: Vec<Report>,
+    #[serde(skip)]
     overloaded: Vec<Report>,
+}
+
+/// What visitors saw in one of the phases of a record.
+#[derive(Debug, Serialize)]
+struct Phase<'a> {
+    phase: &'static str,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+impl Record {
+    fn to_lines(&self) -> io::Result<String> {
+        let phases = [
+            ("alone", &self.alone),
+            ("beside", &self.beside),
+            ("within", &self.within),
+            ("overloaded", &self.overloaded),
+        ];
+        let reports = phases
+            .into_iter()
+            .flat_map(|(phase, reports)| reports.iter().map(move |report| Phase { phase, report }));
+        lines(self, reports)
+    }
 }
 
 struct Stage<'a> {
     arguments: &'a GreedyArguments,
     programs: PathBuf,
     scratch: tempfile::TempDir,
+    server_cores: [usize; 1],
     load_cores: [usize; 1],
 }
 
@@ -82,10 +109,11 @@ struct Stage<'a> {
 /// # Errors
 /// When a program fails.
 pub fn greedy(arguments: &GreedyArguments) -> io::Result<()> {
-    let programs = machine::programs(arguments.bin_dir.as_deref())?;
-    machine::raise_file_limit()?;
-    let last = thread::available_parallelism()?.get() - 1;
-    let stage = Stage { arguments, programs, scratch: tempfile::tempdir()?, load_cores: [last] };
+    let programs = arguments.common.programs()?;
+    let cores = own_cores()?;
+    let (first, last) = (cores[0], cores[cores.len() - 1]);
+    let scratch = tempfile::tempdir()?;
+    let stage = Stage { arguments, programs, scratch, server_cores: [first], load_cores: [last] };
     let environment = Environment::look();
     let (alone, beside) = stage.dribblers()?;
     let (deaf_resident_bytes, deaf_descriptors) = stage.deaf()?;
@@ -106,17 +134,14 @@ pub fn greedy(arguments: &GreedyArguments) -> io::Result<()> {
         overloaded,
     };
     let summary = summary(&record);
-    print!("\n{summary}");
     let name = format!("{}-greedy", record.environment.day());
-    let directory = machine::run_directory(arguments.out.as_deref(), &name)?;
-    fs::write(directory.join("greedy.json"), serde_json::to_string_pretty(&record)? + "\n")?;
-    fs::write(directory.join("summary.md"), summary)?;
-    println!("\nkept in {}", directory.display());
-    Ok(())
+    let files = [("greedy.jsonl", record.to_lines()?), ("summary.md", summary.clone())];
+    let kept = arguments.common.keep(&name, &files)?;
+    say(&format!("\n{summary}\n{kept}"))
 }
 
 impl Stage<'_> {
-    /// A server with one worker, on core 0.
+    /// A server with one worker, on the first core.
     fn serve(
         &self,
         counter: SocketAddr,
@@ -127,9 +152,20 @@ impl Stage<'_> {
         let (listen, program) = (address.to_string(), self.programs.join("tallyring"));
         let program = program.to_string_lossy();
         let driver = self.arguments.driver.as_str();
-        let own = ["--listen", &listen, "--counter", &url, "--admin", "off", "--cores", "0"];
+        let core = list(&self.server_cores);
+        let own = [
+            "--listen",
+            &listen,
+            "--counter",
+            &url,
+            "--admin",
+            "off",
+            "--cores",
+            &core,
+            "--skip-counter-check",
+        ];
         let all = [before, &[&*program], &own, &["--driver", driver], flags].concat();
-        let mut server = Process::start("0", Path::new(all[0]), &all[1..])?;
+        let mut server = Process::start(&self.server_cores, Path::new(all[0]), &all[1..])?;
         server.wait_for(address)?;
         Ok((server, address))
     }
@@ -145,7 +181,7 @@ impl Stage<'_> {
         let visits = ["--rate", "2000", "--seconds", "3"];
         let (mut alone, mut beside) = (Vec::new(), Vec::new());
         for repeat in 0..self.arguments.repeats {
-            println!("dribblers, {} of {}", repeat + 1, self.arguments.repeats);
+            say(&format!("dribblers, {} of {}", repeat + 1, self.arguments.repeats))?;
             alone.push(self.other_side().visit(site, &visits)?);
             let over = AtomicBool::new(false);
             let report = thread::scope(|scope| {
@@ -165,7 +201,7 @@ impl Stage<'_> {
 
     /// Memory that clients cost who never read, and descriptors before them and after their time.
     fn deaf(&self) -> io::Result<(u64, (usize, usize))> {
-        println!("visitors who do not read");
+        say("visitors who do not read")?;
         let (_counter, counter) = self.other_side().counter(0)?;
         let page = self.scratch.path().join("page.txt");
         fs::write(&page, vec![b'x'; PAGE_BYTES])?;
@@ -194,7 +230,7 @@ impl Stage<'_> {
     /// The share of a core that 200 connections cost a server that may open 40 files, and how many of
     /// 100 visits it welcomes once they have left.
     fn crowd(&self) -> io::Result<(f64, usize)> {
-        println!("more visitors than files");
+        say("more visitors than files")?;
         let (_counter, counter) = self.other_side().counter(0)?;
         let (server, site) = self.serve(counter, &["prlimit", "--nofile=40"], &[])?;
         let crowd = (0..200).map(|_| TcpStream::connect(site)).collect::<io::Result<Vec<_>>>()?;
@@ -203,7 +239,7 @@ impl Stage<'_> {
         pause(SECOND * 3);
         let busy = before.until(&server.snapshot()?).cpu_us / 3e6;
         drop(crowd);
-        let welcomed = (0..100).filter(|_| visit(site).unwrap_or(false)).count();
+        let welcomed = (0..100).filter(|_| is_welcomed(site)).count();
         Ok((busy, welcomed))
     }
 
@@ -214,7 +250,7 @@ impl Stage<'_> {
         let (_server, site) = self.serve(counter, &[], &limits)?;
         let (mut within, mut over) = (Vec::new(), Vec::new());
         for repeat in 0..self.arguments.repeats {
-            println!("overload, {} of {}", repeat + 1, self.arguments.repeats);
+            say(&format!("overload, {} of {}", repeat + 1, self.arguments.repeats))?;
             for (rate, reports) in [("3000", &mut within), ("18000", &mut over)] {
                 let visits = ["--rate", rate, "--connections", "256", "--seconds", "2"];
                 reports.push(self.other_side().visit(site, &visits)?);
@@ -249,13 +285,9 @@ fn dribble(site: SocketAddr, clients: usize, over: &AtomicBool) -> io::Result<()
     Ok(())
 }
 
-fn visit(site: SocketAddr) -> io::Result<bool> {
-    let mut stream = TcpStream::connect(site)?;
-    stream.set_read_timeout(Some(SECOND * 5))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer.ends_with("Welcome to my site!"))
+fn is_welcomed(site: SocketAddr) -> bool {
+    let page = TcpStream::connect(site).and_then(|stream| ask(&stream, "/"));
+    page.is_ok_and(|page| page == "Welcome to my site!")
 }
 
 fn summary(record: &Record) -> String {

@@ -1,13 +1,13 @@
 //! The site on hyper: what the arms share that differ only in the runtime below it.
 
-use std::{convert::Infallible, io};
+use std::{convert::Infallible, io, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
     body::Incoming,
-    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -15,15 +15,16 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
 };
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::heavy;
 
 /// The site: a client for the counter, and its pages.
-#[derive(Clone)]
 pub struct Site {
     client: Client<HttpConnector, Full<Bytes>>,
     counter: Uri,
+    /// Made once: the client would make it anew from the URL for each call.
+    host: HeaderValue,
     heavy: Bytes,
 }
 
@@ -35,15 +36,34 @@ impl Site {
     pub fn new(counter: &str) -> io::Result<Self> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
+        let counter: Uri = counter.parse().map_err(io::Error::other)?;
+        let host = counter.authority().map_or("", |authority| authority.as_str());
+        let mut client = Client::builder(TokioExecutor::new());
+        // A call is one small buffer: nothing is gained by vectored writes.
+        client.set_host(false).http1_writev(false);
         Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
-            counter: counter.parse().map_err(io::Error::other)?,
+            client: client.build(connector),
+            host: HeaderValue::from_str(host).map_err(io::Error::other)?,
+            counter,
             heavy: heavy(),
         })
     }
 
+    /// Serves the clients of a listener.
+    ///
+    /// # Errors
+    /// When it accepts none any more.
+    pub async fn listen(self, listener: TcpListener) -> io::Result<()> {
+        let site = Arc::new(self);
+        loop {
+            let (stream, _) = listener.accept().await?;
+            let site = Arc::clone(&site);
+            tokio::spawn(async move { site.serve(stream).await });
+        }
+    }
+
     /// Serves one client to the end of its connection.
-    pub async fn serve(self, stream: TcpStream) {
+    async fn serve(&self, stream: TcpStream) {
         // A connection that is gone already needs no option.
         let _ = stream.set_nodelay(true);
         let answer = service_fn(|request| self.answer(request));
@@ -79,6 +99,7 @@ impl Site {
         let mut call = Request::new(Full::default());
         *call.method_mut() = Method::POST;
         *call.uri_mut() = self.counter.clone();
+        call.headers_mut().insert(HOST, self.host.clone());
         let Ok(mut answer) = self.client.request(call).await else { return false };
         let status = answer.status();
         // Only a connection whose answer was read to its end is used again.

@@ -4,12 +4,21 @@
 //! Multishot accept and receive, provided buffers, static answers, and no parsing beyond looking for
 //! the end of a head. Nothing here is fit to face a peer that does not come from this benchmark.
 
-use std::{fs, path::Path};
+use std::{
+    collections::HashMap,
+    env, io,
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use procfs::process::Process;
 
+pub mod axum_site;
 pub mod hyper_site;
 pub mod load;
+pub mod per_core;
 pub mod ring;
 
 /// The answer of every arm to a visit, without the `Date` that a real server sends.
@@ -32,14 +41,82 @@ pub fn heavy() -> Bytes {
     vec![b'x'; HEAVY_BYTES].into()
 }
 
-/// The CPU time of a thread, by its directory below `/proc`: the first figure of its schedstat file, in
-/// nanoseconds. 0 once it has ended.
-pub fn cpu_nanoseconds(thread: &Path) -> f64 {
-    let schedstat = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
-    schedstat.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0)
+/// What an arm is started with: the arguments of this process, or these where there are none.
+pub fn arguments<const N: usize>(defaults: [&str; N]) -> [String; N] {
+    let mut given = env::args().skip(1);
+    defaults.map(|default| given.next().unwrap_or_else(|| default.to_owned()))
+}
+
+/// The CPU time of each thread of a process by the thread's id, in nanoseconds.
+///
+/// # Errors
+/// When the process has ended.
+pub fn thread_nanoseconds(process: u32) -> io::Result<HashMap<i32, u64>> {
+    let process = Process::new(process.cast_signed()).map_err(io::Error::other)?;
+    let tasks = process.tasks().map_err(io::Error::other)?.flatten();
+    // A thread that has just ended has no file any more.
+    let time =
+        |task: procfs::process::Task| Some((task.tid, task.schedstat().ok()?.sum_exec_runtime));
+    Ok(tasks.filter_map(time).collect())
+}
+
+/// How long an answer to [`ask`] may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks for a page that fits a segment, and leaves the connection open; the page, if it is answered with 200.
+///
+/// # Errors
+/// When it is answered with anything else, or not at all.
+pub fn ask(mut stream: &TcpStream, path: &str) -> io::Result<String> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())?;
+    let mut answer = [0; 4096];
+    let count = stream.read(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer[..count]);
+    match answer.split_once("\r\n\r\n") {
+        Some((head, page)) if head.starts_with("HTTP/1.1 200") => Ok(page.to_owned()),
+        _ => Err(io::Error::other(format!("GET {path} is answered with {answer:?}"))),
+    }
 }
 
 /// How many heads end in `bytes`. The clients of this benchmark send each head in one segment.
 pub fn heads(bytes: &[u8]) -> usize {
     bytes.windows(4).filter(|window| *window == b"\r\n\r\n").count()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread};
+
+    use super::*;
+
+    #[test]
+    fn a_page_is_what_is_answered_with_200() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let answers = [
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n17",
+            "HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\n17",
+            "HTTP/1.1 200 OK\r\n",
+            "",
+        ];
+        let server = thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                assert!(stream.read(&mut [0; 512]).unwrap() > 0);
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let asked = answers.map(|_| ask(&TcpStream::connect(address).unwrap(), "/counter"));
+        server.join().unwrap();
+        assert_eq!(asked[0].as_deref().unwrap(), "17");
+        assert!(asked[1..].iter().all(Result::is_err), "{asked:?}");
+    }
+
+    #[test]
+    fn threads_are_found_with_their_time() {
+        let own = thread_nanoseconds(std::process::id()).unwrap();
+        assert!(own.values().any(|time| *time > 0), "{own:?}");
+        assert!(thread_nanoseconds(u32::MAX / 2).is_err());
+    }
 }

@@ -25,6 +25,9 @@ use crate::ring::{self, Io, Program};
 
 /// How long the last answers may take after the end.
 const GRACE: Duration = Duration::from_secs(30);
+/// The quantiles of [`Report::curve`].
+const CURVE: [f64; 12] =
+    [0.0, 0.25, 0.5, 0.75, 0.875, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999];
 /// Latencies are kept to three digits, up to a minute.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
@@ -55,7 +58,7 @@ pub enum Until {
 }
 
 /// What the visitors saw.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Visits that were registered: answered with 200 and another page than the one that says sorry.
     pub visits: u64,
@@ -81,8 +84,26 @@ pub struct Report {
     pub p999_us: f64,
     /// The slowest.
     pub max_us: f64,
+    /// At the quantiles of [`Report::curve`]; empty in older records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve_us: Vec<f64>,
     /// CPU time that the visitors took themselves, in microseconds.
     pub cpu_us: f64,
+}
+
+impl Report {
+    /// Latencies of the visits that were registered, in microseconds, each with its quantile.
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        match self.curve_us.as_slice() {
+            [] => vec![
+                (0.5, self.p50_us),
+                (0.9, self.p90_us),
+                (0.99, self.p99_us),
+                (0.999, self.p999_us),
+            ],
+            curve => CURVE.into_iter().zip(curve.iter().copied()).collect(),
+        }
+    }
 }
 
 /// Lets visitors loose, on this many threads. The connections of `sockets` are used before others are
@@ -123,20 +144,7 @@ pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report>
         joined.collect::<io::Result<_>>()
     })?;
     let (mut latencies, mut refusals) = (histogram()?, histogram()?);
-    let mut report = Report {
-        visits: 0,
-        sounding_visits: 0,
-        refused: 0,
-        failed: 0,
-        seconds: 0.0,
-        refused_p99_us: 0.0,
-        p50_us: 0.0,
-        p90_us: 0.0,
-        p99_us: 0.0,
-        p999_us: 0.0,
-        max_us: 0.0,
-        cpu_us: 0.0,
-    };
+    let mut report = Report::default();
     for crowd in crowds {
         report.visits += crowd.visits;
         report.refused += crowd.refused;
@@ -152,6 +160,7 @@ pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report>
     report.p99_us = at(0.99);
     report.p999_us = at(0.999);
     report.max_us = latencies.max() as f64 / 1000.0;
+    report.curve_us = CURVE.map(at).to_vec();
     let used = clock_gettime(ClockId::ProcessCPUTime);
     report.cpu_us = used.tv_sec as f64 * 1e6 + used.tv_nsec as f64 / 1e3;
     Ok(report)
@@ -429,6 +438,13 @@ mod tests {
         let counts = |plan: &Plan| {
             let report = run(plan, 2, &[]).unwrap();
             assert!(report.p50_us <= report.p99_us && report.p99_us <= report.max_us);
+            let curve = report.curve();
+            assert!(curve.is_sorted_by(|one, next| one.0 < next.0 && one.1 <= next.1), "{curve:?}");
+            assert!(
+                curve.contains(&(0.5, report.p50_us)) && curve.contains(&(0.99, report.p99_us))
+            );
+            let older = Report { curve_us: Vec::new(), ..report };
+            assert!(older.curve().iter().all(|point| curve.contains(point)));
             (report.visits, report.refused, report.failed)
         };
         assert_eq!(counts(&plan), (1000, 0, 0));

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use clap::Args;
+use procfs::{CpuInfo, CpuTime, Current, CurrentSI, KernelStats};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,17 @@ const DESCRIPTORS_MIN: u64 = 20_000;
 const PROBES: u64 = 16;
 /// The share of the machine that others may use before a run.
 const OTHERS_MAX: f64 = 0.05;
+
+/// What all commands take.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Directory of the programs, for a machine that cannot build them; they are built by default
+    #[arg(long)]
+    pub bin_dir: Option<PathBuf>,
+    /// Directory for the results; a new one below bench/runs by default
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
 
 /// What a run was made on and with.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -141,26 +154,25 @@ impl Environment {
     }
 }
 
-/// What the processors have spent their time on, in ticks: proc_stat(5).
-fn ticks() -> Vec<f64> {
-    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let line = stat.lines().next().unwrap_or_default();
-    line.split_whitespace().filter_map(|text| text.parse().ok()).collect()
+/// What the processors have spent their time on, in ticks; nothing where the machine does not tell.
+fn ticks() -> Option<CpuTime> {
+    KernelStats::current().ok().map(|stats| stats.total)
 }
 
 /// Time that the processors spent working or for another machine, and all time, in ticks.
 fn cpu_time() -> (f64, f64) {
-    let ticks = ticks();
-    let all: f64 = ticks.iter().take(8).sum();
-    let idle: f64 = ticks.iter().skip(3).take(2).sum();
-    (all - idle, all)
+    let Some(ticks) = ticks() else { return (0.0, 0.0) };
+    let idle = ticks.idle + ticks.iowait.unwrap_or(0);
+    let rest = [ticks.irq, ticks.softirq, ticks.steal].into_iter().flatten().sum::<u64>();
+    let busy = ticks.user + ticks.nice + ticks.system + rest;
+    (busy as f64, (busy + idle) as f64)
 }
 
 /// Time in which this machine's processors had work and the hypervisor ran another machine, in seconds
 /// of one processor.
 pub fn stolen_seconds() -> f64 {
-    let stolen = ticks().get(7).copied().unwrap_or(0.0);
-    stolen / rustix::param::clock_ticks_per_second() as f64
+    let stolen = ticks().and_then(|ticks| ticks.steal).unwrap_or(0);
+    stolen as f64 / procfs::ticks_per_second() as f64
 }
 
 /// How many of some connections on loopback netfilter tracks. Its table alone does not tell: it may
@@ -192,10 +204,9 @@ fn governors() -> Vec<String> {
 }
 
 fn processor() -> String {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-    let model = model.and_then(|line| line.split_once(':'));
-    model.map_or("unknown processor", |(_, name)| name.trim()).to_owned()
+    let processors = CpuInfo::current().ok();
+    let name = processors.as_ref().and_then(|all| all.model_name(0));
+    name.unwrap_or("unknown processor").to_owned()
 }
 
 fn cores() -> usize {
@@ -218,50 +229,49 @@ fn said_by(program: &str, arguments: &[&str]) -> String {
     })
 }
 
-/// The directory of the programs: the one given, or where they are built now, with the release profile.
-///
-/// # Errors
-/// When they cannot be built, or taskset(1) is missing.
-pub fn programs(given: Option<&Path>) -> io::Result<PathBuf> {
-    if Command::new("taskset").arg("-V").output().is_err() {
-        return Err(io::Error::other("taskset is not installed; on Debian it is in util-linux"));
+impl Common {
+    /// The directory of the programs: the one given, or where they are built now, with the release profile.
+    /// They may open as many files as this machine lets them.
+    ///
+    /// # Errors
+    /// When they cannot be built.
+    pub fn programs(&self) -> io::Result<PathBuf> {
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+        if let Some(directory) = &self.bin_dir {
+            let named =
+                |error| io::Error::other(format!("--bin-dir {}: {error}", directory.display()));
+            return directory.canonicalize().map_err(named);
+        }
+        let build = ["build", "--release", "--locked", "--workspace"];
+        if !Command::new("cargo").args(build).status()?.success() {
+            return Err(io::Error::other("the programs could not be built"));
+        }
+        Ok(std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default())
     }
-    if let Some(directory) = given {
-        return directory.canonicalize();
-    }
-    let status =
-        Command::new("cargo").args(["build", "--release", "--locked", "--workspace"]).status()?;
-    if !status.success() {
-        return Err(io::Error::other("the programs could not be built"));
-    }
-    Ok(std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default())
-}
 
-/// Lets this process, and those it starts, open as many files as it may.
-///
-/// # Errors
-/// What setrlimit(2) says.
-pub fn raise_file_limit() -> io::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
-    Ok(())
-}
-
-/// The directory for the results of a run: the one given, or the first of `name`, `name-2` and so on
-/// below bench/runs that is not there: a run is never overwritten.
-///
-/// # Errors
-/// When it cannot be made.
-pub fn run_directory(given: Option<&Path>, name: &str) -> io::Result<PathBuf> {
-    let unused = || {
-        let first = format!("bench/runs/{name}");
-        let later = (2..).map(|number| format!("{first}-{number}"));
-        let mut names = std::iter::once(first.clone()).chain(later).map(PathBuf::from);
-        names.find(|directory| !directory.exists()).unwrap_or_default()
-    };
-    let directory = given.map_or_else(unused, Path::to_owned);
-    fs::create_dir_all(&directory)?;
-    Ok(directory)
+    /// Keeps the files of a run by their names, in the directory given or the first of `name`, `name-2` and
+    /// so on below bench/runs that is not there: a run is never overwritten. Tells where they are.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn keep(&self, name: &str, files: &[(&str, String)]) -> io::Result<String> {
+        let unused = || {
+            let first = format!("bench/runs/{name}");
+            let later = (2..).map(|number| format!("{first}-{number}"));
+            let mut names = std::iter::once(first.clone()).chain(later).map(PathBuf::from);
+            names.find(|directory| !directory.exists()).unwrap_or_default()
+        };
+        let directory = self.out.clone().unwrap_or_else(unused);
+        fs::create_dir_all(&directory)?;
+        let mut kept = String::from("kept:");
+        for (file, text) in files {
+            let path = directory.join(file);
+            fs::write(&path, text)?;
+            kept += &format!("\n  {}", path.display());
+        }
+        Ok(kept)
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod render;
 mod scenes;
 mod soak;
 mod statistics;
+mod terminal;
 mod visitors;
 
 use std::process::ExitCode;

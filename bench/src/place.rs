@@ -3,19 +3,18 @@
 
 use std::{
     fs, io,
-    io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
 
-use tallyring_bench::load::Report;
+use tallyring_bench::{ask, load::Report};
 use tempfile::TempDir;
 
 use crate::{
     arms::{Arm, Setting},
-    process::{Process, free_address, pause},
+    process::{Process, free_address, pause, spawn_on},
     record::{IdleMemory, Run, SystemCalls},
     scenes::{Pace, Scene},
     statistics::Spread,
@@ -64,10 +63,10 @@ impl Place {
     pub fn capacity(&self, arm: Arm) -> io::Result<f64> {
         let pair = self.start(arm, &self.server_cores[..1], 0)?;
         let rate = |_| {
-            let report = self.other_side().visit(pair.site_address, &["--seconds", "1"])?;
+            let report = self.other_side().visit(pair.site_address, &["--seconds", "0.5"])?;
             Ok(report.visits as f64 / report.seconds)
         };
-        // One second may be one in which the machine did something else.
+        // One moment may be one in which the machine did something else.
         let rates = (0..3).map(rate).collect::<io::Result<_>>()?;
         Ok(Spread::of(rates).median)
     }
@@ -123,7 +122,7 @@ impl Place {
         let heavy = match scene.pace {
             Pace::BesideHeavy => {
                 let asked = ["--path", "/heavy", "--connections", "2", "--seconds", &seconds];
-                Some(self.other_side().command(pair.site_address, &asked).spawn()?)
+                Some(self.other_side().send(pair.site_address, &asked)?)
             }
             _ => None,
         };
@@ -162,14 +161,9 @@ impl Place {
     pub fn idle_memory(&self, arm: Arm, connections: u32) -> io::Result<IdleMemory> {
         let pair = self.start(arm, &self.server_cores[..1], 0)?;
         let visit = || -> io::Result<TcpStream> {
-            let mut stream = TcpStream::connect(pair.site_address)?;
-            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-            let mut answer = [0; 1024];
-            let count = stream.read(&mut answer)?;
-            match String::from_utf8_lossy(&answer[..count]).contains("200 OK") {
-                true => Ok(stream),
-                false => Err(io::Error::other("a visit was not welcomed")),
-            }
+            let stream = TcpStream::connect(pair.site_address)?;
+            ask(&stream, "/")?;
+            Ok(stream)
         };
         for _ in 0..100 {
             visit()?;
@@ -192,10 +186,11 @@ impl Place {
     pub fn system_calls(&self, arm: Arm) -> io::Result<Option<SystemCalls>> {
         let pair = self.start(arm, &self.server_cores[..1], 0)?;
         self.other_side().visit(pair.site_address, &["--seconds", "0.5"])?;
-        let ids: Vec<_> = pair.site.ids().iter().map(u32::to_string).collect();
+        let ids: Vec<_> = pair.site.ids()?.iter().map(i32::to_string).collect();
         let file = self.scratch.path().join("perf");
         let load = self.other_side().command(pair.site_address, &["--seconds", "1"]);
-        let counted = Command::new("perf")
+        let mut counting = Command::new("perf");
+        counting
             .args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", &ids.join(",")])
             .arg("-o")
             .arg(&file)
@@ -203,8 +198,10 @@ impl Place {
             .arg(load.get_program())
             .args(load.get_args())
             .stdin(Stdio::null())
-            .output();
-        let Ok(output) = counted else { return Ok(None) };
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let Ok(counting) = spawn_on(&self.load_cores, &mut counting) else { return Ok(None) };
+        let output = counting.wait_with_output()?;
         let text = fs::read_to_string(&file).unwrap_or_default();
         let calls = text.lines().find(|line| line.contains("sys_enter"));
         let calls = calls.and_then(|line| line.split(',').next()?.parse().ok());

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    io,
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::Path,
@@ -11,9 +11,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, set_parent_process_death_signal};
+use procfs::process::Process as Proc;
+use rustix::{
+    process::{Pid, Signal, set_parent_process_death_signal},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 use serde::{Deserialize, Serialize};
-use tallyring_bench::cpu_nanoseconds;
 
 /// How long a program may take to end when it is asked to.
 const END_LOOKS: u32 = 300;
@@ -44,8 +47,9 @@ pub struct Usage {
 }
 
 /// What each thread has used: its id, CPU time in nanoseconds, and context switches.
+#[derive(Default)]
 pub struct Snapshot {
-    threads: Vec<(u32, f64, u64)>,
+    threads: Vec<(i32, u64, u64)>,
     user_us: f64,
     system_us: f64,
     resident_bytes: u64,
@@ -63,8 +67,8 @@ impl Snapshot {
         let mut each = Vec::new();
         for (thread, time, switches) in &later.threads {
             let before = self.threads.iter().find(|(before, ..)| before == thread);
-            let (time_before, switches_before) = before.map_or((0.0, 0), |(_, t, s)| (*t, *s));
-            each.push((time - time_before) / 1000.0);
+            let (time_before, switches_before) = before.map_or((0, 0), |(_, t, s)| (*t, *s));
+            each.push(time.saturating_sub(time_before) as f64 / 1000.0);
             usage.switches += switches.saturating_sub(switches_before);
         }
         usage.cpu_us = each.iter().sum();
@@ -74,25 +78,49 @@ impl Snapshot {
     }
 }
 
+/// The cores that this process may run on.
+///
+/// # Errors
+/// What sched_getaffinity(2) says.
+pub fn own_cores() -> io::Result<Vec<usize>> {
+    let own = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|core| own.is_set(*core)).collect())
+}
+
+/// Starts a command on these cores, which this process may run on: a child has those of the thread that starts it.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn spawn_on(cores: &[usize], command: &mut Command) -> io::Result<Child> {
+    let own = sched_getaffinity(None)?;
+    let mut theirs = CpuSet::new();
+    cores.iter().for_each(|core| theirs.set(*core));
+    sched_setaffinity(None, &theirs)?;
+    let child = command.spawn();
+    sched_setaffinity(None, &own)?;
+    let program = command.get_program().display();
+    child.map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))
+}
+
 impl Process {
-    /// Starts a program on these cores (taskset(1)), at the head of a process group of its own.
+    /// Starts a program on these cores, at the head of a process group of its own.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start<A: AsRef<OsStr>>(
-        cores: &str,
+        cores: &[usize],
         program: &Path,
         arguments: &[A],
     ) -> io::Result<Self> {
-        let mut command = Command::new("taskset");
-        command.args(["-c", cores]).arg(program).args(arguments).process_group(0);
+        let mut command = Command::new(program);
+        command.args(arguments).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: one system call, which is async-signal-safe and allocates nothing.
         unsafe {
             // A terminal's interrupt reaches only its own group; what that kills ends this too.
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
         }
-        Ok(Self { child: command.spawn()? })
+        Ok(Self { child: spawn_on(cores, &mut command)? })
     }
 
     /// Its id.
@@ -100,17 +128,27 @@ impl Process {
         self.child.id()
     }
 
-    /// Its id and those of the processes it has started.
-    pub fn ids(&self) -> Vec<u32> {
-        let mut ids = vec![self.child.id()];
+    /// Itself and the processes it has started.
+    fn family(&self) -> io::Result<Vec<Proc>> {
+        let mut family = vec![process(self.child.id())?];
         let mut place = 0;
-        while let Some(id) = ids.get(place).copied() {
+        while let Some(parent) = family.get(place) {
             place += 1;
-            let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
-            let children = children.unwrap_or_default();
-            ids.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+            let children = parent.task_main_thread().and_then(|main| main.children());
+            // A child that has just ended has no files any more.
+            let children =
+                children.unwrap_or_default().into_iter().filter_map(|id| process(id).ok());
+            family.extend(children.collect::<Vec<_>>());
         }
-        ids
+        Ok(family)
+    }
+
+    /// Its id and those of the processes it has started.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn ids(&self) -> io::Result<Vec<i32>> {
+        Ok(self.family()?.iter().map(Proc::pid).collect())
     }
 
     /// Waits until it accepts connections.
@@ -135,32 +173,23 @@ impl Process {
     /// # Errors
     /// When it has ended.
     pub fn snapshot(&self) -> io::Result<Snapshot> {
-        let mut snapshot =
-            Snapshot { threads: Vec::new(), user_us: 0.0, system_us: 0.0, resident_bytes: 0 };
-        let tick_us = 1e6 / rustix::param::clock_ticks_per_second() as f64;
-        for id in self.ids() {
-            for thread in fs::read_dir(format!("/proc/{id}/task"))? {
-                let path = thread?.path();
-                // A thread that has just ended has no file any more.
-                let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-                let switches = status.lines().filter_map(|line| {
-                    line.split_once("_ctxt_switches:")?.1.trim().parse::<u64>().ok()
-                });
-                let name = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-                let of_thread = (name.unwrap_or(id), cpu_nanoseconds(&path), switches.sum());
-                snapshot.threads.push(of_thread);
+        let mut snapshot = Snapshot::default();
+        let tick_us = 1e6 / procfs::ticks_per_second() as f64;
+        for process in self.family()? {
+            for thread in process.tasks().map_err(io::Error::other)?.flatten() {
+                // A thread that has just ended has no files any more.
+                let (Ok(time), Ok(status)) = (thread.schedstat(), thread.status()) else {
+                    continue;
+                };
+                let switches = [status.voluntary_ctxt_switches, status.nonvoluntary_ctxt_switches];
+                let switches = switches.into_iter().flatten().sum();
+                snapshot.threads.push((thread.tid, time.sum_exec_runtime, switches));
             }
-            let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-            // The name, in parentheses, may hold spaces; utime and stime are fields 14 and 15.
-            let fields: Vec<_> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-            let ticks =
-                |place: usize| fields.get(place).and_then(|text| text.parse().ok()).unwrap_or(0.0);
-            snapshot.user_us += ticks(11) * tick_us;
-            snapshot.system_us += ticks(12) * tick_us;
-            let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-            snapshot.resident_bytes += kibibytes.unwrap_or(0_u64) * 1024;
+            let stat = process.stat().map_err(io::Error::other)?;
+            snapshot.user_us += stat.utime as f64 * tick_us;
+            snapshot.system_us += stat.stime as f64 * tick_us;
+            let status = process.status().map_err(io::Error::other)?;
+            snapshot.resident_bytes += status.vmrss.unwrap_or(0) * 1024;
         }
         Ok(snapshot)
     }
@@ -178,7 +207,7 @@ impl Process {
     /// # Errors
     /// When it has ended.
     pub fn descriptors(&self) -> io::Result<usize> {
-        Ok(fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
+        process(self.id())?.fd_count().map_err(io::Error::other)
     }
 
     /// Asks it to end, and waits; kills it when it does not. To be asked first matters: a ring that
@@ -204,6 +233,10 @@ impl Drop for Process {
     }
 }
 
+fn process(id: u32) -> io::Result<Proc> {
+    Proc::new(id.cast_signed()).map_err(io::Error::other)
+}
+
 /// A free address on loopback. Whoever is to listen there is started before another address is asked
 /// for: the same might be given again, and with `SO_REUSEPORT` both would listen and share the requests.
 ///
@@ -217,4 +250,36 @@ pub fn free_address() -> io::Result<SocketAddr> {
 #[allow(clippy::disallowed_methods)]
 pub fn pause(duration: Duration) {
     thread::sleep(duration);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_has_the_cores_it_is_given_and_its_parent_keeps_its_own() {
+        let own = own_cores().unwrap();
+        let last = *own.last().unwrap();
+        let mut command = Command::new("grep");
+        command.args(["Cpus_allowed_list", "/proc/self/status"]).stdout(Stdio::piped());
+        let output = spawn_on(&[last], &mut command).unwrap().wait_with_output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said.trim(), format!("Cpus_allowed_list:\t{last}"));
+        assert_eq!(own_cores().unwrap(), own);
+        let error = spawn_on(&own, &mut Command::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.starts_with("/nowhere: "), "{error}");
+        assert_eq!(own_cores().unwrap(), own);
+    }
+
+    #[test]
+    fn what_a_process_uses_is_seen() {
+        let mut process =
+            Process::start(&own_cores().unwrap(), Path::new("sleep"), &["60"]).unwrap();
+        let before = process.snapshot().unwrap();
+        let usage = before.until(&process.snapshot().unwrap());
+        assert!(usage.resident_bytes > 0 && process.descriptors().unwrap() >= 3, "{usage:?}");
+        assert_eq!(process.ids().unwrap(), [process.id().cast_signed()]);
+        process.end();
+        assert!(process.snapshot().is_err());
+    }
 }

@@ -7,8 +7,8 @@ use tallyring_bench::load::Report;
 
 use crate::{arms::Arm, machine::Environment, process::Usage, statistics::Spread};
 
-/// The file of the raw figures.
-pub const FILE: &str = "figures.json";
+/// The file of the raw figures: a line of JSON about the whole, then one for each run.
+pub const FILE: &str = "figures.jsonl";
 /// The share of its cores' time from which on a side is what limits the rate.
 pub const SATURATED: f64 = 0.95;
 
@@ -115,8 +115,6 @@ pub struct Record {
     pub arms: Vec<Arm>,
     /// The scenes, likewise.
     pub scenes: Vec<SceneRecord>,
-    /// All runs, in the order in which they were made.
-    pub runs: Vec<Run>,
     /// What became of runs that did not come to their end.
     #[serde(default)]
     pub failures: Vec<String>,
@@ -124,6 +122,24 @@ pub struct Record {
     pub idle: Vec<IdleMemory>,
     /// System calls.
     pub calls: Vec<SystemCalls>,
+    /// All runs, in the order in which they were made.
+    #[serde(skip)]
+    pub runs: Vec<Run>,
+}
+
+/// Something as a line of JSON, and others below it.
+///
+/// # Errors
+/// When one cannot be written as JSON.
+pub fn lines<T: Serialize>(
+    head: &impl Serialize,
+    rest: impl IntoIterator<Item = T>,
+) -> io::Result<String> {
+    let mut text = serde_json::to_string(head)? + "\n";
+    for line in rest {
+        text += &(serde_json::to_string(&line)? + "\n");
+    }
+    Ok(text)
 }
 
 impl Record {
@@ -134,8 +150,27 @@ impl Record {
     pub fn read(directory: &Path) -> io::Result<Self> {
         let path = directory.join(FILE);
         let fail = |error: String| io::Error::other(format!("{}: {error}", path.display()));
-        let text = fs::read(&path).map_err(|error| fail(error.to_string()))?;
-        serde_json::from_slice(&text).map_err(|error| fail(error.to_string()))
+        let text = fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+        let mut lines = text.lines();
+        let head = lines.next().unwrap_or_default();
+        let mut record: Self =
+            serde_json::from_str(head).map_err(|error| fail(error.to_string()))?;
+        let runs: Result<_, _> = lines.map(serde_json::from_str).collect();
+        record.runs = runs.map_err(|error| fail(error.to_string()))?;
+        Ok(record)
+    }
+
+    /// What [`Record::read`] reads.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn to_lines(&self) -> io::Result<String> {
+        lines(self, &self.runs)
+    }
+
+    /// The usual program that the others are compared with: as an expert ships it, where that was run.
+    pub fn usual(&self) -> Arm {
+        if self.arms.contains(&Arm::AxumTuned) { Arm::AxumTuned } else { Arm::Axum }
     }
 
     /// The runs of an arm in a scene, in the order of their repeats.
@@ -181,17 +216,14 @@ pub mod tests {
             repeat,
             report: Report {
                 visits: 10,
-                sounding_visits: 0,
-                refused: 0,
-                failed: 0,
                 seconds: 2.0,
-                refused_p99_us: 0.0,
                 p50_us: 100.0,
                 p90_us: 150.0,
                 p99_us: 200.0,
                 p999_us: 300.0,
                 max_us: 400.0,
                 cpu_us: 1.0,
+                ..Report::default()
             },
             heavy: None,
             usage: Usage {
@@ -229,12 +261,11 @@ pub mod tests {
             ]
         };
         Record {
-            format: 2,
+            format: 3,
             environment: Environment::default(),
             load_alone_per_second: 100_000.0,
             arms: vec![Arm::Floor, Arm::Tallyring, Arm::Axum],
             scenes: vec![scene("closed-64"), scene("open-70")],
-            runs: [runs("closed-64"), runs("open-70")].concat(),
             failures: vec![],
             idle: vec![IdleMemory {
                 arm: Arm::Axum,
@@ -248,6 +279,7 @@ pub mod tests {
                 calls: 50,
                 visits: 10,
             }],
+            runs: [runs("closed-64"), runs("open-70")].concat(),
         }
     }
 
@@ -261,10 +293,24 @@ pub mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let directory = tempfile::tempdir().unwrap();
-        let text = serde_json::to_string(&record()).unwrap();
-        fs::write(directory.path().join(FILE), &text).unwrap();
-        let again = serde_json::to_string(&Record::read(directory.path()).unwrap()).unwrap();
-        assert_eq!(again, text);
+        let path = directory.path().join(FILE);
+        let text = record().to_lines().unwrap();
+        assert_eq!(text.lines().count(), 1 + record().runs.len());
+        fs::write(&path, &text).unwrap();
+        let again = Record::read(directory.path()).unwrap();
+        assert_eq!(again.to_lines().unwrap(), text);
+        for broken in ["", "{}", &text[..text.len() - 10]] {
+            fs::write(&path, broken).unwrap();
+            assert!(Record::read(directory.path()).is_err(), "{broken}");
+        }
         assert!(Record::read(Path::new("/nowhere")).is_err());
+    }
+
+    #[test]
+    fn the_tuned_one_is_compared_with_where_it_was_run() {
+        let mut record = record();
+        assert_eq!(record.usual(), Arm::Axum);
+        record.arms.push(Arm::AxumTuned);
+        assert_eq!(record.usual(), Arm::AxumTuned);
     }
 }

@@ -1,6 +1,6 @@
 //! Many visits with connections that come and go: does the server end as it began?
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{io, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
@@ -8,8 +8,10 @@ use tallyring_bench::load::Report;
 
 use crate::{
     arms::{Arm, Setting},
-    machine::{self, Environment, stolen_seconds},
-    process::{Process, Usage, free_address, pause},
+    machine::{Common, Environment, stolen_seconds},
+    process::{Process, Usage, free_address, own_cores, pause},
+    record::lines,
+    terminal::say,
     visitors::{OtherSide, total},
 };
 
@@ -37,12 +39,8 @@ pub struct SoakArguments {
     /// What the server waits on
     #[arg(long, default_value = "tallyring", value_parser = ["tallyring", "tallyring-epoll"])]
     arm: String,
-    /// Directory of the programs; they are built by default
-    #[arg(long)]
-    bin_dir: Option<PathBuf>,
-    /// Directory for the figures; a new one below bench/runs by default
-    #[arg(long)]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// One part of the visits, and the server after it, when nobody is connected.
@@ -63,6 +61,7 @@ struct Record {
     connections: u64,
     visits_per_connection: u64,
     counted: u64,
+    #[serde(skip)]
     parts: Vec<Part>,
 }
 
@@ -71,10 +70,10 @@ struct Record {
 /// # Errors
 /// When a program fails, or the server does not end as it began.
 pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
-    let programs = machine::programs(arguments.bin_dir.as_deref())?;
-    machine::raise_file_limit()?;
+    let programs = arguments.common.programs()?;
     let scratch = tempfile::tempdir()?;
-    let (first, last) = (0, std::thread::available_parallelism()?.get() - 1);
+    let cores = own_cores()?;
+    let (first, last) = (cores[0], cores[cores.len() - 1]);
     let other_side = OtherSide { programs: &programs, cores: &[last] };
     let (_counting, counter) = match arguments.store.as_str() {
         "stub" => other_side.counter(0)?,
@@ -82,7 +81,7 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
             let address = free_address()?;
             let flags = ["counter", "--listen", &address.to_string(), "--store", store];
             let program = programs.join("tallyring");
-            let mut counting = Process::start(&last.to_string(), &program, &flags)?;
+            let mut counting = Process::start(&[last], &program, &flags)?;
             counting.wait_for(address)?;
             (counting, address)
         }
@@ -112,14 +111,14 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
         // The last connections are being closed.
         pause(Duration::from_millis(200));
         let (usage, descriptors) = (begin.until(&server.snapshot()?), server.descriptors()?);
-        println!(
+        say(&format!(
             "{:>2}/{PARTS}  {:>6.0} visits/s  p50 {:>6.0} µs  p99 {:>6.0} µs  {:>6} KiB  {descriptors} descriptors",
             part + 1,
             report.visits as f64 / report.seconds,
             report.p50_us,
             report.p99_us,
             usage.resident_bytes / 1024
-        );
+        ))?;
         parts.push(Part { report, usage, descriptors, stolen_seconds: stolen_seconds() - stolen });
     }
     let record = Record {
@@ -132,12 +131,11 @@ pub fn soak(arguments: &SoakArguments) -> io::Result<()> {
         parts,
     };
     let (summary, faults) = judge(&record);
-    print!("\n{summary}");
     let name = format!("{}-soak", record.environment.day());
-    let directory = machine::run_directory(arguments.out.as_deref(), &name)?;
-    fs::write(directory.join("soak.json"), serde_json::to_string_pretty(&record)? + "\n")?;
-    fs::write(directory.join("summary.md"), summary)?;
-    println!("\nfigures: {}", directory.display());
+    let figures = lines(&record, &record.parts)?;
+    let files = [("soak.jsonl", figures), ("summary.md", summary.clone())];
+    let kept = arguments.common.keep(&name, &files)?;
+    say(&format!("\n{summary}\n{kept}"))?;
     match faults.is_empty() {
         true => Ok(()),
         false => Err(io::Error::other(faults.join("; "))),
@@ -209,20 +207,7 @@ mod tests {
     use super::*;
 
     fn part(p50_us: f64, resident_kib: u64, descriptors: usize) -> Part {
-        let report = Report {
-            visits: 100,
-            sounding_visits: 0,
-            refused: 0,
-            failed: 0,
-            seconds: 2.0,
-            refused_p99_us: 0.0,
-            p50_us,
-            p90_us: 0.0,
-            p99_us: 0.0,
-            p999_us: 0.0,
-            max_us: 0.0,
-            cpu_us: 0.0,
-        };
+        let report = Report { visits: 100, seconds: 2.0, p50_us, ..Report::default() };
         let usage =
             Usage { cpu_us: 1000.0, resident_bytes: resident_kib * 1024, ..Usage::default() };
         Part { report, usage, descriptors, stolen_seconds: 0.0 }

@@ -3,18 +3,14 @@
 
 use std::{
     io,
-    io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
 };
 
-use tallyring_bench::load::Report;
+use tallyring_bench::{ask, load::Report};
 
-use crate::{
-    arms::list,
-    process::{Process, free_address},
-};
+use crate::process::{Process, free_address, spawn_on};
 
 /// Where the programs of the other side run.
 #[derive(Debug, Clone, Copy)]
@@ -35,18 +31,25 @@ impl OtherSide<'_> {
         let threads = self.cores.len();
         let arguments = [address.to_string(), delay_ms.to_string(), threads.to_string()];
         let program = self.programs.join("stub");
-        let mut counter = Process::start(&list(self.cores), &program, &arguments)?;
+        let mut counter = Process::start(self.cores, &program, &arguments)?;
         counter.wait_for(address)?;
         Ok((counter, address))
     }
 
-    /// The command that lets visitors loose on a site.
+    /// The command that lets visitors loose on a site; to be spawned on these cores.
     pub fn command(&self, site: SocketAddr, arguments: &[&str]) -> Command {
-        let mut command = Command::new("taskset");
-        command.args(["-c", &list(self.cores)]).arg(self.programs.join("load"));
+        let mut command = Command::new(self.programs.join("load"));
         command.arg(site.to_string()).args(["--threads", &self.cores.len().to_string()]);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// Lets visitors loose on a site, and does not wait for them.
+    ///
+    /// # Errors
+    /// When their program cannot be started.
+    pub fn send(&self, site: SocketAddr, arguments: &[&str]) -> io::Result<Child> {
+        spawn_on(self.cores, &mut self.command(site, arguments))
     }
 
     /// Lets visitors loose on a site; what they saw.
@@ -54,7 +57,7 @@ impl OtherSide<'_> {
     /// # Errors
     /// When they do not say.
     pub fn visit(&self, site: SocketAddr, arguments: &[&str]) -> io::Result<Report> {
-        report(self.command(site, arguments).spawn()?)
+        report(self.send(site, arguments)?)
     }
 }
 
@@ -76,11 +79,6 @@ pub fn report(visitors: Child) -> io::Result<Report> {
 /// # Errors
 /// When it does not say.
 pub fn total(counter: SocketAddr) -> io::Result<u64> {
-    let mut stream = TcpStream::connect(counter)?;
-    stream.write_all(b"GET /counter HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
-    let mut answer = [0; 1024];
-    let count = stream.read(&mut answer)?;
-    let text = String::from_utf8_lossy(&answer[..count]);
-    let body = text.split_once("\r\n\r\n").and_then(|(_, body)| body.trim().parse().ok());
-    body.ok_or_else(|| io::Error::other(format!("the counter says {text:?}")))
+    let total = ask(&TcpStream::connect(counter)?, "/counter")?;
+    total.trim().parse().map_err(|_| io::Error::other(format!("the counter says {total:?}")))
 }

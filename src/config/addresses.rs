@@ -3,14 +3,15 @@
 
 use std::net::SocketAddr;
 
-use super::{ConfigError, settle::invalid};
+use super::{ConfigError, error::invalid};
 
-/// Checks the site's addresses, those that it listens on by itself, against each other and against the
-/// admin listener's.
+/// Checks the site's addresses, those that it listens on by itself, against each other, and those of the admin
+/// listener and of the bundled counter against them.
 pub(super) fn check_addresses(
     listen: &[SocketAddr],
     share_port: bool,
     admin: Option<SocketAddr>,
+    counter: Option<SocketAddr>,
 ) -> Result<(), ConfigError> {
     for (place, second) in listen.iter().enumerate() {
         let Some(first) = listen[..place].iter().find(|first| overlap(first, second)) else {
@@ -21,31 +22,39 @@ pub(super) fn check_addresses(
         }
         // Sockets that share their port may differ in how much of it they take.
         if !share_port {
-            return Err(invalid("listen", conflict(first, second)));
+            return Err(invalid(
+                "listen",
+                format!("{}; choose another port", conflict(first, second)),
+            ));
         }
     }
-    let in_the_way =
-        |admin: SocketAddr| Some((admin, listen.iter().find(|one| overlap(one, &admin))?));
-    match admin.and_then(in_the_way) {
-        Some((admin, listen)) => {
-            let problem = if *listen == admin {
-                format!("{admin} is an address of --listen; choose another port, or off")
-            } else {
-                format!("with --listen, {}, or off", conflict(listen, &admin))
-            };
-            Err(invalid("admin", problem))
-        }
-        None => Ok(()),
+    for (setting, address) in [("admin", admin), ("counter-listen", counter)] {
+        check_apart(setting, address, "listen", listen)?;
     }
+    check_apart("counter-listen", counter, "admin", admin.as_slice())
+}
+
+/// Checks the address of a setting against those of another.
+fn check_apart(
+    setting: &str,
+    address: Option<SocketAddr>,
+    other_setting: &str,
+    others: &[SocketAddr],
+) -> Result<(), ConfigError> {
+    let Some(address) = address else { return Ok(()) };
+    let Some(other) = others.iter().find(|other| overlap(other, &address)) else { return Ok(()) };
+    let remedy = format!("choose another by --{setting}, or --{setting} off");
+    let problem = if *other == address {
+        format!("--{other_setting} has {address} already; {remedy}")
+    } else {
+        format!("{}; {remedy}", conflict(other, &address))
+    };
+    Err(invalid(setting, problem))
 }
 
 fn conflict(one: &SocketAddr, other: &SocketAddr) -> String {
     let (all, part) = if one.ip().is_unspecified() { (one, other) } else { (other, one) };
-    format!(
-        "{one} and {other} conflict: {all} takes the port {} of {} too; choose another port",
-        all.port(),
-        part.ip()
-    )
+    format!("{one} and {other} conflict: {all} takes the port {} of {} too", all.port(), part.ip())
 }
 
 /// Whether the system would refuse to listen on both. Each family has ports of its own, since our IPv6
@@ -75,7 +84,7 @@ mod tests {
     #[track_caller]
     fn check(listen: &[&str], share_port: bool, admin: &str, expected: Option<&str>) {
         let listen: Vec<SocketAddr> = listen.iter().map(|text| text.parse().unwrap()).collect();
-        let result = check_addresses(&listen, share_port, admin.parse().ok());
+        let result = check_addresses(&listen, share_port, admin.parse().ok(), None);
         let said = result.err().map(|error| error.to_string());
         match (&said, expected) {
             (None, None) => {}
@@ -95,7 +104,8 @@ mod tests {
         ] {
             check(listen, false, "127.0.0.1:9300", None);
         }
-        let words = "listen: 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes the port 80 of 127.0.0.1";
+        let words = "listen: 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes the port 80 of 127.0.0.1 too; choose \
+                     another port";
         check(&["0.0.0.0:80", "127.0.0.1:80"], false, "off", Some(words));
         let words = "listen: [::1]:80 and [::]:80 conflict: [::]:80 takes the port 80 of ::1 too";
         check(&["[::1]:80", "[::]:80"], false, "off", Some(words));
@@ -114,10 +124,42 @@ mod tests {
             &["127.0.0.1:80"],
             true,
             "127.0.0.1:80",
-            Some("admin: 127.0.0.1:80 is an address of"),
+            Some(
+                "admin: --listen has 127.0.0.1:80 already; choose another by --admin, or --admin off",
+            ),
         );
-        let words = "admin: with --listen, 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes";
+        let words = "admin: 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes the port 80 of 127.0.0.1 too; choose \
+                     another by --admin, or --admin off";
         check(&["[::]:80", "0.0.0.0:80"], true, "127.0.0.1:80", Some(words));
         check(&["127.0.0.1:80"], false, "0.0.0.0:80", Some("0.0.0.0:80 takes the port 80 of 127"));
+    }
+    #[track_caller]
+    fn check_counter(counter: &str, expected: Option<&str>) {
+        let [listen, admin, counter] = ["0.0.0.0:80", "127.0.0.1:9300", counter]
+            .map(|text| text.parse::<SocketAddr>().unwrap());
+        let said = check_addresses(&[listen], true, Some(admin), Some(counter)).err();
+        assert_eq!(said.map(|error| error.to_string()).as_deref(), expected);
+    }
+
+    #[test]
+    fn the_bundled_counter_has_a_port_of_its_own() {
+        check_counter("127.0.0.1:3001", None);
+        check_counter("[::1]:80", None);
+        check_counter("127.0.0.2:9300", None);
+        check_counter(
+            "127.0.0.1:80",
+            Some(
+                "counter-listen: 0.0.0.0:80 and 127.0.0.1:80 conflict: 0.0.0.0:80 takes \
+                 the port 80 of 127.0.0.1 too; choose another by --counter-listen, or --counter-listen off",
+            ),
+        );
+        check_counter(
+            "127.0.0.1:9300",
+            Some(
+                "counter-listen: --admin has 127.0.0.1:9300 already; choose another by --counter-listen, or --counter-listen off",
+            ),
+        );
+        let either = check_addresses(&[], false, None, "0.0.0.0:80".parse().ok());
+        assert!(either.is_ok());
     }
 }

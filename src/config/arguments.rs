@@ -4,9 +4,12 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
-use super::values::{Cores, Period, Size};
+use super::{
+    totals::{BackupArguments, RestoreArguments, TotalArguments},
+    values::{Amount, Cores, HeadFields, Number, PageStatus, Period, Positive, Size, address},
+};
 use crate::{
-    counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Target,
+    counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Endpoint,
 };
 
 const EXAMPLES: &str = "\
@@ -14,6 +17,7 @@ Examples:
   tallyring                                     serve on port 3000 with the bundled counter
   tallyring --counter http://10.0.0.5:3001/counter --cores 0-3
   tallyring counter --store redb:/var/lib/tallyring/counter.redb
+  tallyring total                               how many visits are counted
   tallyring doctor                              what this machine gives and lacks
 
 Every flag has an environment variable (shown beside it) and a key of the same name in the file of
@@ -23,13 +27,13 @@ Every flag has an environment variable (shown beside it) and a key of the same n
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\ncommit   ",
-    env!("TALLYRING_COMMIT"),
+    env!("BUILT_COMMIT"),
     "\nbuild    ",
-    env!("TALLYRING_PROFILE"),
+    env!("BUILT_PROFILE"),
     " for ",
-    env!("TALLYRING_TARGET"),
+    env!("BUILT_TARGET"),
     " by ",
-    env!("TALLYRING_COMPILER"),
+    env!("BUILT_COMPILER"),
     "\ndrivers  io_uring (Linux 5.7 or newer), epoll; tallyring doctor tells what this machine gives",
 );
 
@@ -64,13 +68,28 @@ pub enum Command {
     Counter(CounterArguments),
     /// Tell what this machine gives and lacks, with a remedy for each shortfall
     ///
+    /// It reads the same settings as the server, and asks each counter once, by a GET, which registers no visit.
     /// Exits with 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all.
-    Doctor,
+    Doctor(Box<ServeArguments>),
     /// Ask a running server whether it is ready
     ///
     /// Exits with 0 when it is and with 1 when it is not or cannot be asked. It asks the admin listener,
     /// which it finds by the same settings as the server.
     Health(HealthArguments),
+    /// Print a counter's total: of the one that runs, or of its file when none does
+    ///
+    /// It asks where the server's settings say that the counter listens. Exits with 1 when there is neither
+    /// a counter nor a file.
+    Total(TotalArguments),
+    /// Copy all totals of a counter, which may run, into a file that `restore` takes
+    ///
+    /// It asks as `total` does. The copy is consistent, and on disk when the command ends.
+    Backup(BackupArguments),
+    /// Put a backup in place of the counter's file, of which no counter may be running
+    ///
+    /// The backup is checked first. The file that was there is kept beside it, as
+    /// counter.redb.before-restore.
+    Restore(RestoreArguments),
     /// Validate the settings and print each with where it came from
     Check(Box<ServeArguments>),
 }
@@ -79,7 +98,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[allow(missing_docs)]
 pub struct ServeArguments {
-    /// Address to serve on; may be repeated
+    /// Address to serve on, or a port alone, like 3000, on all IPv4 addresses; may be repeated
     #[arg(
         long,
         value_parser = listen_address,
@@ -95,18 +114,34 @@ pub struct ServeArguments {
     /// Counter that registers the visits, like http://127.0.0.1:3001/counter [default: the bundled
     /// counter, in this process]
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
-    pub counter: Option<Target>,
+    pub counter: Option<Endpoint>,
+    /// Address at which the bundled counter is asked, or off: then only this process uses it
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_LISTEN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:3001"
+    )]
+    pub counter_listen: CounterAddress,
+    /// Hosts that the bundled counter answers to beside localhost and its own address, like
+    /// counter,counter.internal
+    #[arg(long, env = "TALLYRING_COUNTER_HOSTS", value_name = "LIST")]
+    pub counter_hosts: Option<HostList>,
+    /// Do not ask each counter once at the start (by a GET, which registers no visit); for counters that count
+    /// every request
+    #[arg(long, env = "TALLYRING_SKIP_COUNTER_CHECK", value_parser = yes_or_no)]
+    pub skip_counter_check: bool,
     /// Number of workers [default: one for each CPU that this process may run on]
-    #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER",
-          value_parser = clap::value_parser!(u16).range(1..))]
-    pub workers: Option<u16>,
+    #[arg(long, env = "TALLYRING_WORKERS", value_name = "NUMBER")]
+    pub workers: Option<Workers>,
     /// Cores to pin a worker to each, like 0,2-5, in place of --workers
     #[arg(long, env = "TALLYRING_CORES", value_name = "LIST")]
     pub cores: Option<Cores>,
     /// What the workers wait on
     #[arg(long, env = "TALLYRING_DRIVER", value_name = "DRIVER", default_value = "auto")]
     pub driver: driver::Choice,
-    /// File to serve in place of "Welcome to my site!"; its extension gives its type
+    /// File to serve in place of "Welcome to my site!"; its extension gives its type, and none is
+    /// plain text
     #[arg(long, env = "TALLYRING_WELCOME", value_name = "FILE")]
     pub welcome: Option<PathBuf>,
     /// File to serve in place of "Error registering your visit"
@@ -114,9 +149,8 @@ pub struct ServeArguments {
     pub sorry: Option<PathBuf>,
     /// Status of the page that a visitor gets whose visit was not registered; 503, for example, for checks
     /// that look at the status only
-    #[arg(long, env = "TALLYRING_SORRY_STATUS", value_name = "CODE", default_value = "200",
-          value_parser = clap::value_parser!(u16).range(200..=599))]
-    pub sorry_status: u16,
+    #[arg(long, env = "TALLYRING_SORRY_STATUS", value_name = "CODE", default_value = "200")]
+    pub sorry_status: PageStatus,
     /// Answers of the counter that make a visit registered: those with a 2xx status, or any
     #[arg(long, env = "TALLYRING_ACCEPT", value_name = "ANSWERS", default_value = "2xx")]
     pub accept: Accept,
@@ -165,7 +199,7 @@ pub struct LimitArguments {
     pub head_max: Size,
     /// Most header fields in a request head
     #[arg(long, env = "TALLYRING_HEAD_FIELDS_MAX", value_name = "NUMBER", default_value = "100")]
-    pub head_fields_max: usize,
+    pub head_fields_max: HeadFields,
     /// Longest request target
     #[arg(long, env = "TALLYRING_TARGET_MAX", value_name = "SIZE", default_value = "8KiB")]
     pub target_max: Size,
@@ -186,7 +220,7 @@ pub struct LimitArguments {
     pub write_timeout: Period,
     /// Most client connections, over all workers [default: what the open-file limit allows]
     #[arg(long, env = "TALLYRING_CONNECTIONS_MAX", value_name = "NUMBER")]
-    pub connections_max: Option<usize>,
+    pub connections_max: Option<Positive>,
     /// Time to connect to one address of the counter
     #[arg(
         long,
@@ -205,7 +239,7 @@ pub struct LimitArguments {
         value_name = "NUMBER",
         default_value = "1024"
     )]
-    pub counter_connections_max: usize,
+    pub counter_connections_max: Positive,
     /// Most visits of each worker that wait for a connection to a counter; further ones get 503
     #[arg(
         long,
@@ -213,7 +247,7 @@ pub struct LimitArguments {
         value_name = "NUMBER",
         default_value = "4096"
     )]
-    pub counter_queue_max: usize,
+    pub counter_queue_max: Amount,
     /// Time that an unused connection to the counter stays open
     #[arg(
         long,
@@ -234,10 +268,10 @@ pub struct LimitArguments {
 #[derive(Debug, Args)]
 #[allow(missing_docs)]
 pub struct CounterArguments {
-    /// Address to serve on
+    /// Address to serve on, or a port alone, like 3001, on 127.0.0.1
     #[arg(
         long,
-        value_parser = listen_address,
+        value_parser = counter_address,
         env = "TALLYRING_COUNTER_LISTEN",
         value_name = "ADDRESS",
         default_value = "127.0.0.1:3001"
@@ -286,7 +320,7 @@ pub struct HealthArguments {
     /// Page to ask for in place of the admin listener's /readyz, like http://127.0.0.1:3001/counters of
     /// a counter; any 2xx answer is healthy
     #[arg(long, env = "TALLYRING_HEALTH_URL", hide_env_values = true, value_name = "URL")]
-    pub url: Option<Target>,
+    pub url: Option<Endpoint>,
     /// TOML file with the server's settings
     #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -295,9 +329,26 @@ pub struct HealthArguments {
     pub timeout: Period,
 }
 
-/// An address to listen on.
-fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse().map_err(|_| "it must be an address like 0.0.0.0:3000 or [::]:3000, not a name")
+/// Workers that may be asked for.
+pub const WORKERS_MAX: usize = 1024;
+
+/// A number of workers.
+pub type Workers = Number<1, WORKERS_MAX>;
+
+/// An address of the site.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    address(text, SocketAddr::from(([0, 0, 0, 0], 3000)))
+}
+
+/// An address that `counter` listens on: a port alone is not for everybody.
+fn counter_address(text: &str) -> Result<SocketAddr, String> {
+    match text {
+        "off" => Err(String::from(
+            "a counter by itself has to listen, only serve takes off; give an address like \
+             127.0.0.1:3001",
+        )),
+        _ => address(text, SocketAddr::from(([127, 0, 0, 1], 3001))),
+    }
 }
 
 /// What a variable says of a switch.
@@ -309,25 +360,35 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// An address, or none.
+/// An address, or none. A port alone is one of loopback; `PORT` is the one that is usual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AdminAddress(pub Option<SocketAddr>);
+pub struct AddressOrOff<const PORT: u16>(pub Option<SocketAddr>);
 
-impl std::str::FromStr for AdminAddress {
-    type Err = &'static str;
+/// The address of the admin listener.
+pub type AdminAddress = AddressOrOff<9300>;
+
+/// The address at which the bundled counter is asked.
+pub type CounterAddress = AddressOrOff<3001>;
+
+impl<const PORT: u16> std::str::FromStr for AddressOrOff<PORT> {
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "off" => Ok(Self(None)),
-            _ => text
-                .parse()
+            _ => address(text, SocketAddr::from(([127, 0, 0, 1], PORT)))
                 .map(|address| Self(Some(address)))
-                .map_err(|_| "it must be an address like 127.0.0.1:9300, or off"),
+                .map_err(|problem| match problem.starts_with("it must be") {
+                    true => {
+                        format!("it must be an address like 127.0.0.1:{PORT}, a port, or off")
+                    }
+                    false => problem,
+                }),
         }
     }
 }
 
-impl std::fmt::Display for AdminAddress {
+impl<const PORT: u16> std::fmt::Display for AddressOrOff<PORT> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Some(address) => address.fmt(f),

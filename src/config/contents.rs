@@ -1,12 +1,21 @@
 //! What routes serve, as it is read from their files at the start and again on SIGHUP.
 
-use std::{collections::BTreeSet, fs, io, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
 
 use bytes::Bytes;
+use http::HeaderValue;
+use mime_guess::mime::Mime;
 
 use super::{
-    ConfigError, DirectoryConfig, FILES_MAX, PageConfig, PageFiles, PageSource, RouteConfig,
-    RouteKind, settle::invalid, values::Size,
+    DirectoryConfig, FILES_MAX, PageConfig, PageFiles, PageSource, RouteConfig, RouteKind,
+    error::{ConfigError, invalid},
+    values::Size,
 };
 use crate::{
     http::render::TEXT_PLAIN,
@@ -20,6 +29,23 @@ const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) const WELCOME: &str = "Welcome to my site!";
 pub(super) const SORRY: &str = "Error registering your visit";
 
+/// A media type, as a field's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PageType(pub(super) HeaderValue);
+
+impl FromStr for PageType {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "it must be a media type like \"text/html; charset=utf-8\"";
+        let parsed: Mime = text.parse().map_err(|_| FORM)?;
+        if parsed.type_() == "" || parsed.subtype() == "" {
+            return Err(FORM);
+        }
+        HeaderValue::try_from(text).map(Self).map_err(|_| FORM)
+    }
+}
+
 /// What the files of a route held when they were read. Workers share it.
 #[derive(Debug, Clone)]
 pub enum Content {
@@ -32,29 +58,43 @@ pub enum Content {
 }
 
 /// Reads what these routes serve, in their order, with at most `files_bytes_max` bytes in all directories.
-/// `notes` are told of what is passed over.
+/// `site_files` are those of the routes that name none of their own. `notes` are told of what is passed over.
 ///
 /// # Errors
 /// At the first file that cannot be read or is too large.
 pub fn read_contents(
     routes: &[RouteConfig],
+    site_files: &PageFiles,
     files_bytes_max: usize,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Content>, ConfigError> {
     let mut room = Room { bytes: files_bytes_max, entries: FILES_MAX };
-    let read = |route: &RouteConfig| match &route.kind {
+    let mut read = |route: &RouteConfig| match &route.kind {
         RouteKind::Visits(visits) => read_pages(&visits.files).map(Content::Pages),
-        RouteKind::Page(page) => read_uncounted(route, page),
+        RouteKind::Page(page) => read_uncounted(page),
         RouteKind::Directory(directory) => {
             let hidden = hidden_names(route, routes);
             let cache = directory.cache.map(site::cache_for);
             let path = &directory.directory;
             let read = Directory::read(path, &hidden, cache.as_ref(), &mut room, notes);
-            let read = read.map_err(|error| refuse(route, directory, error, files_bytes_max));
+            let read = read.map_err(|error| refuse(directory, error, files_bytes_max));
             read.map(|directory| Content::Directory(Arc::new(directory)))
         }
     };
-    routes.iter().map(read).collect()
+    let place_and_route = routes.iter().enumerate();
+    place_and_route
+        .map(|(place, route)| {
+            let of_site = |setting: &str| match (setting, route.visits()) {
+                ("welcome", Some(visits)) => visits.files.welcome == site_files.welcome,
+                ("sorry", Some(visits)) => visits.files.sorry == site_files.sorry,
+                _ => false,
+            };
+            read(route).map_err(|error| match &error {
+                ConfigError::Value { setting, .. } if of_site(setting) => error,
+                _ => error.of_route(place, &route.path),
+            })
+        })
+        .collect()
 }
 
 /// The files of a directory whose paths are routes of their own: another form of such a path, with escapes,
@@ -66,12 +106,7 @@ fn hidden_names(directory: &RouteConfig, routes: &[RouteConfig]) -> BTreeSet<Vec
     below.filter_map(site::file_name).map(|name| name.into_owned()).collect()
 }
 
-fn refuse(
-    route: &RouteConfig,
-    config: &DirectoryConfig,
-    error: ReadError,
-    files_bytes_max: usize,
-) -> ConfigError {
+fn refuse(config: &DirectoryConfig, error: ReadError, files_bytes_max: usize) -> ConfigError {
     let shown = config.directory.display();
     let problem = match error {
         ReadError::Io(..) => error.to_string(),
@@ -83,16 +118,20 @@ fn refuse(
             "with {shown} there are more than {FILES_MAX} files and directories, the most that are served"
         ),
     };
-    invalid(route.setting(), format!("directory: {problem}"))
+    invalid("directory", problem)
 }
 
-fn read_uncounted(route: &RouteConfig, page: &PageConfig) -> Result<Content, ConfigError> {
+fn read_uncounted(page: &PageConfig) -> Result<Content, ConfigError> {
     let cache = page.cache.map(site::cache_for);
     let file = match &page.source {
         PageSource::Text(text) => File::text(text.clone(), cache),
         PageSource::File(path) => fs::canonicalize(path)
             .and_then(|path| File::read(&path, PAGE_BYTES_MAX, cache))
-            .map_err(|error| invalid(route.setting(), format!("page: {}", why(path, &error))))?,
+            .map_err(|error| invalid("page", why(path, &error)))?,
+    };
+    let file = match &page.content_type {
+        Some(given) => file.with_type(given.clone()),
+        None => file,
     };
     Ok(Content::File(Arc::new(file)))
 }
@@ -106,26 +145,69 @@ fn why(path: &Path, error: &io::Error) -> String {
 }
 
 fn read_pages(files: &PageFiles) -> Result<Pages, ConfigError> {
+    let read = |setting, file: &Option<PathBuf>, text: &'static str| match file {
+        Some(path) => read_page(setting, path, files.content_type.as_ref()),
+        None => Ok(Page { content_type: TEXT_PLAIN, body: Bytes::from_static(text.as_bytes()) }),
+    };
     Ok(Pages {
-        welcome: read_page("welcome", files.welcome.as_deref(), WELCOME)?,
-        sorry: read_page("sorry", files.sorry.as_deref(), SORRY)?,
+        welcome: read("welcome", &files.welcome, WELCOME)?,
+        sorry: read("sorry", &files.sorry, SORRY)?,
     })
 }
 
-fn read_page(setting: &str, path: Option<&Path>, text: &'static str) -> Result<Page, ConfigError> {
-    let Some(path) = path else {
-        let body = Bytes::from_static(text.as_bytes());
-        return Ok(Page { content_type: TEXT_PLAIN, body });
-    };
+fn read_page(
+    setting: &str,
+    path: &Path,
+    content_type: Option<&HeaderValue>,
+) -> Result<Page, ConfigError> {
     let shown = path.display();
-    let bytes = fs::metadata(path)
-        .map_err(|error| invalid(setting, format!("cannot read {shown}: {error}")))?
-        .len();
+    let unreadable = |error| invalid(setting, format!("cannot read {shown}: {error}"));
+    let bytes = fs::metadata(path).map_err(unreadable)?.len();
     if bytes > PAGE_BYTES_MAX as u64 {
         let problem = format!("{shown} has {bytes} bytes; a page has at most {PAGE_BYTES_MAX}");
         return Err(invalid(setting, problem));
     }
-    let body = fs::read(path)
-        .map_err(|error| invalid(setting, format!("cannot read {shown}: {error}")))?;
-    Ok(Page { content_type: site::content_type(path), body: body.into() })
+    let body = fs::read(path).map_err(unreadable)?;
+    let content_type = content_type.cloned().unwrap_or_else(|| site::content_type(path));
+    Ok(Page { content_type, body: body.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, given: Option<&str>, expected: &str) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        fs::write(&path, "a page").unwrap();
+        let content_type = given.map(|text| text.parse::<PageType>().unwrap().0);
+        let files = PageFiles { welcome: Some(path), sorry: None, content_type };
+        let pages = read_pages(&files).unwrap();
+        assert_eq!(
+            (&pages.welcome.body[..], &pages.welcome.content_type),
+            (&b"a page"[..], &HeaderValue::from_str(expected).unwrap())
+        );
+        assert_eq!(pages.sorry.content_type, TEXT_PLAIN);
+    }
+
+    #[test]
+    fn a_page_has_the_type_of_its_extension_or_the_one_given() {
+        check("a.html", None, "text/html; charset=utf-8");
+        check("a.json", None, "application/json");
+        check("a", None, "text/plain; charset=utf-8");
+        check(".hidden", None, "text/plain; charset=utf-8");
+        check("a.unheard-of", None, "application/octet-stream");
+        check("a", Some("text/html"), "text/html");
+        check("a.html", Some("text/html; charset=latin1"), "text/html; charset=latin1");
+    }
+
+    #[test]
+    fn what_is_no_type() {
+        for text in
+            ["", "html", "text/", "/html", "text/html\r\nX: y", "text/html; charset", "text html"]
+        {
+            assert!(text.parse::<PageType>().is_err(), "{text:?}");
+        }
+    }
 }

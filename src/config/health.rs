@@ -8,11 +8,12 @@ use clap::ArgMatches;
 use super::{
     ConfigError, HealthConfig,
     arguments::HealthArguments,
-    file::{File, Text},
-    pick::{Pick, read_file},
-    settle::invalid,
+    error::invalid,
+    file::{File, read_file},
+    pick::Pick,
+    scalar::Text,
 };
-use crate::upstream::Target;
+use crate::upstream::Endpoint;
 
 /// Settles the settings of `health`.
 ///
@@ -23,31 +24,34 @@ pub fn settle_health(
     matches: &ArgMatches,
 ) -> Result<HealthConfig, ConfigError> {
     let timeout = arguments.timeout.0;
-    let mut pick = Pick::new(matches, arguments.config.clone());
+    let given = Pick::new(matches, None);
     // Both say whom to ask. From one place the more precise one counts: a container may have its server's
     // address and another page to ask for as variables.
     match arguments.url {
-        Some(target) if pick.source("url", false) >= pick.source("admin", false) => {
+        Some(target) if given.source("url", false) >= given.source("admin", false) => {
             return Ok(HealthConfig { target, timeout });
         }
         _ => {}
     }
-    let file = match &arguments.config {
-        Some(path) => read_file(path)?,
-        None => File::default(),
+    let (file, places) = match &arguments.config {
+        Some(path) => read_file(path).map(|(file, places)| (file, Some(places)))?,
+        None => (File::default(), None),
     };
+    let mut pick = Pick::new(matches, places);
     let admin = pick.shown("admin", arguments.admin, file.admin.map(|Text(admin)| admin)).0;
     let Some(admin) = admin else {
-        return Err(invalid("admin", "it is off, so that nobody can be asked; give a --url"));
+        let problem = "it is off, so that nobody can be asked; give a --url";
+        return Err(pick.locate(invalid("admin", problem)));
     };
     if admin.port() == 0 {
-        return Err(invalid("admin", format!("{admin} has no port to ask at; give a --url")));
+        let problem = format!("{admin} has no port to ask at; give a --url");
+        return Err(pick.locate(invalid("admin", problem)));
     }
-    Ok(HealthConfig { target: Target::readiness(reachable(admin)), timeout })
+    Ok(HealthConfig { target: Endpoint::readiness(reachable(admin)), timeout })
 }
 
 /// Where a server that listens on all addresses is reached from its own machine.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -5,18 +5,13 @@ use std::time::Duration;
 use super::{
     ConfigError, DRAIN_BYTES_MAX, Limits, RESPONSE_HEAD,
     arguments::LimitArguments,
+    error::invalid,
     file::File,
     open_files::OpenFiles,
     pick::{Pick, or_auto},
-    settle::invalid,
-    values::{Period, Size},
+    values::{Number, Period, Size},
 };
-use crate::{
-    connection::ClientLimits,
-    host,
-    http::{HEAD_FIELDS_CAP, HeadLimits},
-    upstream::UpstreamLimits,
-};
+use crate::{connection::ClientLimits, host, http::HeadLimits, upstream::UpstreamLimits};
 
 /// For one more request of a client that is idle when the server is about to stop: a client under load
 /// sends it at once, and the others are let go before a person who waits for the stop wonders.
@@ -32,26 +27,27 @@ pub(super) fn settle_limits(
 ) -> Result<Limits, ConfigError> {
     let head = HeadLimits {
         head_bytes_max: pick.shown("head-max", arguments.head_max, file.head_max).0,
-        head_fields_max: pick.shown(
-            "head-fields-max",
-            arguments.head_fields_max,
-            file.head_fields_max,
-        ),
+        head_fields_max: pick
+            .shown("head-fields-max", arguments.head_fields_max, file.head_fields_max)
+            .0,
         target_bytes_max: pick.shown("target-max", arguments.target_max, file.target_max).0,
     };
     check_head(&head)?;
     let Size(body_max) = pick.shown("body-max", arguments.body_max, file.body_max);
     let connections =
         pick.option("connections-max", arguments.connections_max, file.connections_max, or_auto);
-    let counter_connections = pick.shown(
-        "counter-connections-max",
-        arguments.counter_connections_max,
-        file.counter_connections_max,
-    );
+    let connections = connections.map(|Number(connections)| connections);
+    let counter_connections = pick
+        .shown(
+            "counter-connections-max",
+            arguments.counter_connections_max,
+            file.counter_connections_max,
+        )
+        .0;
     let (connections_max, counter_connections_max) =
         files.share(host::open_files(), connections, counter_connections, notes)?;
     let queue_max =
-        pick.shown("counter-queue-max", arguments.counter_queue_max, file.counter_queue_max);
+        pick.shown("counter-queue-max", arguments.counter_queue_max, file.counter_queue_max).0;
     let mut time =
         |name, argument: Period, file: Option<Period>| pick.shown(name, argument, file).0;
     let clients = ClientLimits {
@@ -83,32 +79,25 @@ pub(super) fn settle_limits(
     };
     let drain_timeout = time("drain-timeout", arguments.drain_timeout, file.drain_timeout);
     let Size(files_bytes_max) = pick.shown("files-max", arguments.files_max, file.files_max);
-    Ok(Limits { clients, upstream, drain_timeout, files_bytes_max })
+    let counter_clients_max = files.counter_clients(host::open_files());
+    Ok(Limits { clients, upstream, counter_clients_max, drain_timeout, files_bytes_max })
 }
 
 fn check_head(head: &HeadLimits) -> Result<(), ConfigError> {
     const HEAD_BYTES: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
-    let HeadLimits { head_bytes_max, head_fields_max, target_bytes_max } = *head;
+    let HeadLimits { head_bytes_max, target_bytes_max, .. } = *head;
     if !HEAD_BYTES.contains(&head_bytes_max) {
-        return Err(invalid("head-max", format!("{head_bytes_max} is not from 1KiB to 1MiB")));
-    }
-    if !(1..=HEAD_FIELDS_CAP).contains(&head_fields_max) {
-        let problem = format!("{head_fields_max} is not from 1 to {HEAD_FIELDS_CAP}");
-        return Err(invalid("head-fields-max", problem));
+        return Err(invalid("head-max", "it must be a size from 1KiB to 1MiB"));
     }
     if target_bytes_max == 0 || target_bytes_max >= head_bytes_max {
-        let problem = format!(
-            "{} is not from 1 to below head-max, {}",
-            Size(target_bytes_max),
-            Size(head_bytes_max)
-        );
+        let head_max = Size(head_bytes_max);
+        let problem = format!("it must be a size from 1 to below head-max, which is {head_max}");
         return Err(invalid("target-max", problem));
     }
     Ok(())
 }
 
-/// What the clients of the bundled counter may do: they are workers, which keep connections open for
-/// as long as they like.
+/// What the clients of a counter may do: most are workers, which keep connections open for as long as they like.
 pub fn counter_clients(connections_max: usize) -> ClientLimits {
     ClientLimits {
         head: HeadLimits { target_bytes_max: 8 * 1024, ..RESPONSE_HEAD },

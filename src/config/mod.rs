@@ -5,29 +5,38 @@
 mod addresses;
 pub mod arguments;
 mod contents;
+pub mod environment;
+mod error;
 mod file;
 mod health;
 mod limits;
+pub mod mistakes;
 mod open_files;
 mod pick;
+mod places;
 mod reload;
 mod routes;
+mod scalar;
 mod settle;
+pub mod totals;
 mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 #[cfg(test)]
 pub use self::contents::read_contents;
 pub use self::{
     arguments::Arguments,
     contents::Content,
-    health::settle_health,
+    error::ConfigError,
+    health::{reachable, settle_health},
     limits::{admin_clients, counter_clients},
+    pick::Setting,
     reload::{Renewed, renew},
-    settle::{ConfigError, Settled, settle, settle_counter},
+    settle::{Settled, settle, settle_counter},
+    totals::{settle_ask, settle_file},
     values::Cores,
 };
 use crate::{
@@ -37,7 +46,7 @@ use crate::{
     http::{HeadLimits, hosts::HostList, request::Method},
     observe::log,
     site::Accept,
-    upstream::{Target, UpstreamLimits},
+    upstream::{Endpoint, UpstreamLimits},
 };
 
 /// Routes that a configuration may have.
@@ -64,6 +73,12 @@ pub struct Config {
     pub accept: Accept,
     /// Where the bundled counter keeps its totals; `None` when no route uses it.
     pub bundled: Option<store::Kind>,
+    /// Where others can ask the bundled counter, if anywhere.
+    pub counter_listen: Option<SocketAddr>,
+    /// The hosts that it answers to there beside those that every counter does.
+    pub counter_hosts: HostList,
+    /// Whether the counters are not asked at the start.
+    pub skip_counter_check: bool,
     /// Whether an empty file of the bundled counter's is begun anew.
     pub create: bool,
     /// The admin listener's address.
@@ -107,7 +122,18 @@ pub struct CounterConfig {
 #[derive(Debug, Clone)]
 pub struct HealthConfig {
     /// Who is asked, and for what.
-    pub target: Target,
+    pub target: Endpoint,
+    /// For the whole answer.
+    pub timeout: Duration,
+}
+
+/// Where totals come from.
+#[derive(Debug, Clone)]
+pub struct AskConfig {
+    /// The counter that is asked, if one can be.
+    pub counter: Option<Endpoint>,
+    /// The file that is read when nobody answers there; none where the counter is somebody else's.
+    pub file: Option<PathBuf>,
     /// For the whole answer.
     pub timeout: Duration,
 }
@@ -137,6 +163,8 @@ pub enum RouteKind {
 pub struct PageConfig {
     /// What it serves.
     pub source: PageSource,
+    /// Its type, in place of that of the file's extension.
+    pub content_type: Option<HeaderValue>,
     /// How long caches may use it without asking again.
     pub cache: Option<Duration>,
 }
@@ -165,7 +193,7 @@ pub struct VisitsConfig {
     /// The methods that are visits.
     pub methods: Vec<Method>,
     /// Who registers them; `None` is the bundled counter.
-    pub counter: Option<Target>,
+    pub counter: Option<Endpoint>,
     /// The files of the two pages, where they are not the two texts.
     pub files: PageFiles,
 }
@@ -195,6 +223,8 @@ pub struct PageFiles {
     pub welcome: Option<PathBuf>,
     /// In place of "Error registering your visit".
     pub sorry: Option<PathBuf>,
+    /// The type of both, where their extensions are not to give it.
+    pub content_type: Option<HeaderValue>,
 }
 
 /// Every maximum and every deadline.
@@ -204,6 +234,8 @@ pub struct Limits {
     pub clients: ClientLimits,
     /// Of each worker's calls to each counter.
     pub upstream: UpstreamLimits,
+    /// Connections of others than our own workers to the bundled counter.
+    pub counter_clients_max: usize,
     /// How long visits under way may take to end after a signal.
     pub drain_timeout: Duration,
     /// The files of all directories, which are kept in memory.

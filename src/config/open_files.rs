@@ -1,6 +1,7 @@
 //! The open-file limit, shared out: client connections, and connections to the counters.
 
-use super::{ConfigError, settle::invalid};
+use super::error::{ConfigError, invalid};
+use crate::plural::plural;
 
 /// Client connections that are allowed by default, whatever the open-file limit.
 pub(super) const CONNECTIONS_DEFAULT_MAX: usize = 1 << 20;
@@ -9,12 +10,30 @@ pub(super) const CONNECTIONS_DEFAULT_MAX: usize = 1 << 20;
 pub(super) const FILES_BASE: usize = 24;
 /// Of each worker: its ring or epoll descriptor, its listeners, its mailbox.
 const FILES_PER_WORKER: usize = 8;
+/// Clients of each worker below which there is no use in serving: one that is served, one that makes room for
+/// the next, and two more.
+const CLIENTS_MIN: usize = 4;
+
+/// The open files that `counter` can use for clients.
+pub(super) fn of_counter(limit: usize) -> Result<usize, ConfigError> {
+    let base = FILES_BASE + FILES_PER_WORKER;
+    let needed = base + CLIENTS_MIN;
+    if limit < needed {
+        return Err(ConfigError::OpenFiles { limit, needed, workers: String::from("a counter") });
+    }
+    Ok((limit - base).min(CONNECTIONS_DEFAULT_MAX))
+}
+
+/// Connections of others to the bundled counter: people, scrapers, another server.
+const COUNTER_CLIENTS_MAX: usize = 256;
 
 /// Who needs open files.
 pub(super) struct OpenFiles {
     pub(super) workers: usize,
     pub(super) counters: usize,
     pub(super) bundled: bool,
+    /// Whether others can connect to it too.
+    pub(super) counter_listens: bool,
     pub(super) admin: bool,
 }
 
@@ -27,19 +46,19 @@ impl OpenFiles {
         counter_connections: usize,
         notes: &mut Vec<String>,
     ) -> Result<(usize, usize), ConfigError> {
-        if connections == Some(0) {
-            return Err(invalid("connections-max", "0 is not at least 1"));
-        }
-        if counter_connections == 0 {
-            return Err(invalid("counter-connections-max", "0 is not at least 1"));
-        }
-        let threads = self.workers + usize::from(self.bundled) + usize::from(self.admin);
-        let base = FILES_BASE + FILES_PER_WORKER * threads;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let free = limit.saturating_sub(base).max(4);
         // Both ends of a connection to the bundled counter are in this process.
         let ends = self.counters + usize::from(self.bundled);
         let per_connection = self.workers * ends.max(1);
+        let base = self.base();
+        let needed =
+            base + per_connection + CLIENTS_MIN * self.workers + usize::from(self.counter_listens);
+        if limit < needed {
+            let counter = if self.bundled { " and the bundled counter" } else { "" };
+            let workers = format!("{}{counter}", plural(self.workers, "worker"));
+            return Err(ConfigError::OpenFiles { limit, needed, workers });
+        }
+        let free = limit - base - self.counter_clients(limit as u64);
         let room = (free / 2 / per_connection).max(1);
         let upstream = counter_connections.min(room);
         if upstream < counter_connections {
@@ -48,14 +67,14 @@ impl OpenFiles {
                  open-file limit is {limit}; raise it by ulimit -n or LimitNOFILE="
             ));
         }
-        let rest = free.saturating_sub(upstream * per_connection).max(1);
+        let rest = free - upstream * per_connection;
         let clients = match connections {
             Some(asked) if asked > rest => {
                 return Err(invalid(
                     "connections-max",
                     format!(
-                        "{asked} is more than the open-file limit of {limit} leaves, {rest}; raise \
-                         it by ulimit -n or LimitNOFILE="
+                        "the open-file limit of {limit} leaves {rest}; raise it by ulimit -n or \
+                         LimitNOFILE="
                     ),
                 ));
             }
@@ -64,13 +83,34 @@ impl OpenFiles {
         };
         Ok((clients, upstream))
     }
+
+    /// Connections of others to the bundled counter: a small part of what there is.
+    pub(super) fn counter_clients(&self, limit: u64) -> usize {
+        match self.counter_listens {
+            true => (self.free(limit) / 16).clamp(1, COUNTER_CLIENTS_MAX),
+            false => 0,
+        }
+    }
+
+    /// Files that nobody needs who serves nobody.
+    fn free(&self, limit: u64) -> usize {
+        usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(self.base())
+    }
+
+    /// Files of the process and of its threads.
+    fn base(&self) -> usize {
+        let others = [self.bundled, self.counter_listens, self.admin];
+        let threads = self.workers + others.into_iter().map(usize::from).sum::<usize>();
+        FILES_BASE + FILES_PER_WORKER * threads
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FILES: OpenFiles = OpenFiles { workers: 2, counters: 1, bundled: false, admin: true };
+    const FILES: OpenFiles =
+        OpenFiles { workers: 2, counters: 1, bundled: false, counter_listens: false, admin: true };
 
     #[track_caller]
     fn check(limit: u64, connections: Option<usize>, expected: Option<(usize, usize)>) {
@@ -87,10 +127,35 @@ mod tests {
         check(1 << 16, None, Some((65536 - 48 - 2048, 1024)));
         check(1 << 30, None, Some((CONNECTIONS_DEFAULT_MAX, 1024)));
         check(1024, None, Some((488, 244)));
-        check(20, None, Some((2, 1)));
+        // 24 + 3 * 8 for itself, and 5 for each worker, to the counter and to clients.
+        check(58, None, Some((6, 2)));
+        check(57, None, None);
+        check(20, None, None);
         check(1 << 16, Some(10_000), Some((10_000, 1024)));
         check(1 << 16, Some(1), Some((1, 1024)));
-        check(1 << 16, Some(0), None);
         check(1 << 16, Some(65_000), None);
+    }
+
+    #[test]
+    fn too_few_open_files_are_told_with_what_it_takes() {
+        let said = FILES.share(30, None, 1024, &mut Vec::new()).unwrap_err().to_string();
+        let expected = "open files: the limit is 30, and this start needs at least 58, for 2 workers; raise it by \
+                        ulimit -n, by LimitNOFILE= in a unit, or by --ulimit nofile= for a container";
+        assert_eq!(said, expected);
+        assert_eq!(of_counter(36).unwrap(), 4);
+        assert!(
+            of_counter(35).unwrap_err().to_string().contains("needs at least 36, for a counter;")
+        );
+    }
+
+    #[test]
+    fn the_clients_of_the_bundled_counter_get_a_small_part() {
+        let files = OpenFiles { counters: 0, bundled: true, counter_listens: true, ..FILES };
+        for (limit, expected) in [(64, 1), (80, 1), (1024, 60), (1 << 16, 256), (1 << 30, 256)] {
+            assert_eq!(files.counter_clients(limit), expected, "{limit} files");
+        }
+        let shared = files.share(1 << 16, None, 1024, &mut Vec::new()).ok();
+        assert_eq!(shared, Some((65536 - 64 - 256 - 2048, 1024)));
+        assert_eq!(OpenFiles { counter_listens: false, ..files }.counter_clients(1 << 16), 0);
     }
 }

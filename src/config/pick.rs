@@ -1,14 +1,10 @@
 //! Where settings come from: each takes its value from the first place that gives one, and notes which.
 
-use std::{
-    fmt::Display,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Display, path::PathBuf};
 
 use clap::{ArgMatches, parser::ValueSource};
 
-use super::{ConfigError, file::File};
+use super::{ConfigError, places::Places};
 use crate::upstream::without_secrets;
 
 /// A setting as it was settled, for a person.
@@ -34,12 +30,13 @@ pub(super) enum Source {
 /// Takes each setting from the first place that gives one, and notes which.
 pub(super) struct Pick<'a> {
     matches: &'a ArgMatches,
-    pub(super) file: Option<PathBuf>,
+    /// Where the keys of the file stand, if there is a file.
+    pub(super) file: Option<Places>,
     pub(super) settings: Vec<Setting>,
 }
 
 impl<'a> Pick<'a> {
-    pub(super) fn new(matches: &'a ArgMatches, file: Option<PathBuf>) -> Self {
+    pub(super) fn new(matches: &'a ArgMatches, file: Option<Places>) -> Self {
         Self { matches, file, settings: Vec::new() }
     }
 
@@ -61,7 +58,10 @@ impl<'a> Pick<'a> {
 
     /// Where a setting comes from, which the file may have or not.
     pub(super) fn source(&self, name: &str, in_file: bool) -> Source {
-        match self.matches.value_source(&name.replace('-', "_")) {
+        let id = id(name);
+        // clap knows no source of what is no flag of this command.
+        let is_flag = self.matches.ids().any(|known| *known == id);
+        match is_flag.then(|| self.matches.value_source(&id)).flatten() {
             Some(ValueSource::CommandLine) => Source::Flag,
             Some(ValueSource::EnvVariable) => Source::Variable,
             _ if in_file => Source::File,
@@ -73,16 +73,50 @@ impl<'a> Pick<'a> {
     pub(super) fn describe(&self, name: &str, source: Source) -> String {
         match source {
             Source::Flag => format!("flag --{name}"),
-            Source::Variable => {
-                let variable = name.replace('-', "_").to_uppercase();
-                format!("environment TALLYRING_{variable}")
-            }
+            Source::Variable => format!("environment {}", variable(name)),
             Source::File => {
-                let path = self.file.as_deref().unwrap_or(Path::new(""));
-                format!("file {}", path.display())
+                let line = self.file.as_ref().and_then(|file| file.line(name));
+                format!("file {}", line.unwrap_or_default())
             }
             Source::Default => String::from("default"),
         }
+    }
+
+    /// Names the place that gave what is wrong.
+    pub(super) fn locate(&self, error: ConfigError) -> ConfigError {
+        match error {
+            ConfigError::Value { setting, problem } => {
+                ConfigError::Given { given: self.given(&setting), problem }
+            }
+            ConfigError::Route { place, ref path, ref key, ref problem } => {
+                let line = self.file.as_ref().and_then(|file| file.route(place, Some(key)));
+                let Some(line) = line else { return error };
+                let given = format!("{line}: route {path:?}: {key}");
+                ConfigError::Given { given, problem: problem.clone() }
+            }
+            other => other,
+        }
+    }
+
+    /// A setting as it was given.
+    fn given(&self, name: &str) -> String {
+        let in_file = self.file.as_ref().and_then(|file| file.given(name));
+        match self.source(name, in_file.is_some()) {
+            Source::Flag => format!("--{name} {}", self.written(name)),
+            Source::Variable => format!("{}={}", variable(name), self.written(name)),
+            Source::File => in_file.unwrap_or_default(),
+            Source::Default => match self.written(name) {
+                default if default.is_empty() => format!("--{name}"),
+                default => format!("--{name} {default} (the default)"),
+            },
+        }
+    }
+
+    /// The values of a flag or variable.
+    fn written(&self, name: &str) -> String {
+        let values = self.matches.try_get_raw(&id(name)).ok().flatten().into_iter().flatten();
+        let values = values.map(|value| without_secrets(&value.to_string_lossy()));
+        values.collect::<Vec<_>>().join(",")
     }
 
     pub(super) fn note(&mut self, name: &str, value: String, source: String) {
@@ -104,6 +138,16 @@ impl<'a> Pick<'a> {
     }
 }
 
+/// The name of a setting among clap's.
+fn id(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// The variable of a setting of `serve`.
+fn variable(name: &str) -> String {
+    format!("TALLYRING_{}", id(name).to_uppercase())
+}
+
 /// Shows an option whose default is worked out.
 pub(super) fn or_auto<T: Display>(value: &Option<T>) -> String {
     value.as_ref().map_or_else(|| String::from("auto"), T::to_string)
@@ -114,72 +158,5 @@ pub(super) fn or_text(text: &'static str) -> impl Fn(&Option<PathBuf>) -> String
     move |path| match path {
         Some(path) => path.display().to_string(),
         None => format!("the text {text:?}"),
-    }
-}
-
-/// A message that may quote a URL, without what may be a secret in it.
-fn quoted_without_secrets(message: &str) -> String {
-    let is_delimiter = |character: char| matches!(character, '"' | '`' | '\'' | ' ');
-    let pieces = message.split_inclusive(is_delimiter);
-    pieces
-        .map(|piece| {
-            let word = piece.strip_suffix(is_delimiter).unwrap_or(piece);
-            without_secrets(word) + &piece[word.len()..]
-        })
-        .collect()
-}
-
-/// Reads the file of `--config`.
-pub(super) fn read_file(path: &Path) -> Result<File, ConfigError> {
-    let text =
-        fs::read_to_string(path).map_err(|error| ConfigError::File(path.to_owned(), error))?;
-    toml::from_str(&text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start);
-        ConfigError::Syntax {
-            path: path.to_owned(),
-            line: 1 + text[..start.min(text.len())].matches('\n').count(),
-            message: quoted_without_secrets(&error.message().replace('\n', " ")),
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_keeps_its_secrets() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("tallyring.toml");
-        let url = "http://user:s3cret@c/?token=s3cret&a=b";
-        for setting in ["accept", "driver", "log-format", "workers", "create", "counter"] {
-            fs::write(&path, format!("{setting} = \"{url}\"\n")).unwrap();
-            let message = read_file(&path).err().unwrap().to_string();
-            assert!(!message.contains("s3cret"), "{message}");
-        }
-        fs::write(&path, format!("\"{url}\" = 1\n")).unwrap();
-        assert!(!read_file(&path).err().unwrap().to_string().contains("s3cret"));
-    }
-
-    #[test]
-    fn a_file_names_the_line_of_its_error() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("tallyring.toml");
-        for (text, line, word) in [
-            ("driver = \"auto\"\nlisten = 5\n", 2, "listen"),
-            ("\n\ncolour = \"red\"\n", 3, "colour"),
-            ("counter-timeout = \"soon\"\n", 1, "soon"),
-            ("counter = \"https://a/\"\n", 1, "https"),
-            ("[[route]]\npath = \"/\"\nmethods = [\"PUT\"]\n", 3, "PUT"),
-        ] {
-            fs::write(&path, text).unwrap();
-            match read_file(&path) {
-                Err(ConfigError::Syntax { line: at, message, .. }) => {
-                    assert_eq!(at, line, "{text:?}: {message}");
-                    assert!(message.contains(word) || word == "listen", "{text:?}: {message}");
-                }
-                other => panic!("{text:?}: {:?}", other.err()),
-            }
-        }
     }
 }

@@ -1,12 +1,15 @@
 //! Settings that are read while the server runs: what of them can hold at once, and what needs a restart.
 
-use super::{Config, Content, RouteConfig, VisitsConfig, pick::Setting, settle::Settled};
-use crate::upstream::Target;
+use super::{Config, Content, RouteConfig, Settled, VisitsConfig, pick::Setting};
+use crate::upstream::Endpoint;
 
 /// What is decided once, at the start.
-const NEED_RESTART: [&str; 9] = [
+const NEED_RESTART: [&str; 12] = [
     "listen",
     "share-port",
+    "counter-listen",
+    "counter-hosts",
+    "skip-counter-check",
     "workers",
     "cores",
     "driver",
@@ -68,6 +71,9 @@ fn without_restart(running: &Config, read: Config) -> Config {
         cores: running.cores.clone(),
         driver: running.driver,
         bundled: running.bundled.clone(),
+        counter_listen: running.counter_listen,
+        counter_hosts: running.counter_hosts.clone(),
+        skip_counter_check: running.skip_counter_check,
         create: running.create,
         admin: running.admin,
         log_format: running.log_format,
@@ -117,8 +123,8 @@ fn renew_routes(
     read.filter_map(renew).collect()
 }
 
-fn shown(counter: Option<&Target>) -> String {
-    counter.map_or_else(|| String::from("the bundled counter"), Target::to_string)
+fn shown(counter: Option<&Endpoint>) -> String {
+    counter.map_or_else(|| String::from("the bundled counter"), Endpoint::to_string)
 }
 
 fn route_changes(running: &[RouteConfig], now: &[RouteConfig]) -> Vec<String> {
@@ -157,7 +163,7 @@ mod tests {
 
     /// Whether the counter of these visits is one of [`RUNNING`].
     fn known(visits: &VisitsConfig) -> bool {
-        let counter = visits.counter.as_ref().map(Target::to_string).unwrap_or_default();
+        let counter = visits.counter.as_ref().map(Endpoint::to_string).unwrap_or_default();
         counter.starts_with("http://10.0.0.1/") || counter.starts_with("http://10.0.0.2/")
     }
 

@@ -1,81 +1,71 @@
 //! Which paths are visits, who registers them and what their visitors get.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use super::{
     ConfigError, DirectoryConfig, PageConfig, PageFiles, PageSource, ROUTES_MAX, RouteConfig,
     RouteKind, VisitsConfig,
-    contents::{Content, SORRY, WELCOME},
-    file::{RouteTable, Text},
+    contents::{Content, PageType, SORRY, WELCOME},
+    error::invalid,
+    file::RouteTable,
     pick::{Setting, or_text},
-    settle::invalid,
+    scalar::Text,
     values::CacheTime,
 };
-use crate::{http::request::Method, plural::plural, upstream::Target};
+use crate::{http::request::Method, plural::plural, upstream::Endpoint};
 
 /// The routes of the file, or the one that there is without any.
 pub(super) fn settle_routes(
     mut tables: Vec<RouteTable>,
-    counter: Option<Target>,
+    counter: Option<Endpoint>,
     site_files: &PageFiles,
 ) -> Result<Vec<RouteConfig>, ConfigError> {
     if tables.is_empty() {
-        tables.push(RouteTable { path: String::from("/"), ..RouteTable::default() });
+        tables.push(RouteTable::of("/"));
     }
     if tables.len() > ROUTES_MAX {
-        let problem = format!("{} are more than {ROUTES_MAX}", tables.len());
+        let problem = format!("there are {}; at most {ROUTES_MAX} are served", tables.len());
         return Err(invalid("route", problem));
     }
-    let mut paths = BTreeSet::new();
-    for table in &tables {
-        if !paths.insert(&table.path) {
-            let setting = setting(&table.path);
-            return Err(invalid(setting, "path: another route has it already"));
-        }
-    }
-    let settle = |table: RouteTable| {
-        let setting = setting(&table.path);
+    let mut routes: Vec<RouteConfig> = Vec::with_capacity(tables.len());
+    for (place, table) in tables.into_iter().enumerate() {
         let path = table.path.clone();
-        let kind = settle_kind(table, counter.as_ref(), site_files);
-        let kind = kind.map_err(|problem| invalid(setting, problem))?;
-        Ok(RouteConfig { path, kind })
-    };
-    tables.into_iter().map(settle).collect()
+        let wrong = |Wrong(key, problem)| invalid(key, problem).of_route(place, &path);
+        if routes.iter().any(|route| route.path == path) {
+            return Err(wrong(Wrong("path", String::from("another route has it already"))));
+        }
+        let kind = settle_kind(table, counter.as_ref(), site_files).map_err(wrong)?;
+        routes.push(RouteConfig { path, kind });
+    }
+    Ok(routes)
 }
 
-/// How a route is named where it is wrong.
-fn setting(path: &str) -> String {
-    format!("route {path:?}")
-}
+/// A key of a route, and what is wrong with it.
+struct Wrong(&'static str, String);
 
-impl RouteConfig {
-    /// How it is named where it is wrong.
-    pub(super) fn setting(&self) -> String {
-        setting(&self.path)
+impl Wrong {
+    fn of(key: &'static str, problem: &str) -> Self {
+        Self(key, problem.to_owned())
     }
 }
 
 /// What a table says, or what is wrong with it.
 fn settle_kind(
     table: RouteTable,
-    counter: Option<&Target>,
+    counter: Option<&Endpoint>,
     site_files: &PageFiles,
-) -> Result<RouteKind, String> {
+) -> Result<RouteKind, Wrong> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
     if !table.path.starts_with('/') || !table.path.bytes().all(plain) {
-        let problem = "path: it must begin with / and hold visible ASCII without ?, # and \\";
-        return Err(problem.to_owned());
+        let problem = "it must begin with / and hold visible ASCII without ?, # and \\";
+        return Err(Wrong::of("path", problem));
     }
     if table.directory.is_some() {
         return settle_directory(table);
     }
     if table.path.ends_with("/*") {
-        let problem = "path: one that ends in /* is for the files of a directory; give directory";
-        return Err(problem.to_owned());
+        let problem = "one that ends in /* is for the files of a directory; give directory";
+        return Err(Wrong::of("path", problem));
     }
     match table.counted {
         Some(false) => settle_page(table),
@@ -85,89 +75,97 @@ fn settle_kind(
 
 fn settle_visits(
     table: RouteTable,
-    counter: Option<&Target>,
+    counter: Option<&Endpoint>,
     site_files: &PageFiles,
-) -> Result<RouteKind, String> {
+) -> Result<RouteKind, Wrong> {
     let uncounted = [
         ("page", table.page.is_some(), "its page is welcome"),
         ("text", table.text.is_some(), "its page is welcome"),
         ("cache", table.cache.is_some(), "a visit that a cache answers is not counted"),
     ];
-    if let Some((key, _, reason)) = uncounted.iter().find(|(_, is_given, _)| *is_given) {
-        return Err(format!(
-            "{key}: it is for routes with counted = false; this one is counted, and {reason}"
-        ));
+    if let Some((key, _, reason)) = uncounted.into_iter().find(|(_, is_given, _)| *is_given) {
+        let problem =
+            format!("it is for routes with counted = false; this one is counted, and {reason}");
+        return Err(Wrong(key, problem));
     }
     let mut methods = vec![Method::Get, Method::Head];
     if let Some(listed) = table.methods {
         methods = listed.into_iter().map(Method::from).collect();
         let repeated = (1..methods.len()).any(|place| methods[..place].contains(&methods[place]));
         if methods.is_empty() || repeated {
-            let problem = "methods: it must list some of GET, HEAD and POST, each once";
-            return Err(problem.to_owned());
+            return Err(Wrong::of("methods", "it must list some of GET, HEAD and POST, each once"));
         }
     }
     let files = PageFiles {
         welcome: table.welcome.or_else(|| site_files.welcome.clone()),
         sorry: table.sorry.or_else(|| site_files.sorry.clone()),
+        content_type: table.content_type.map(|Text(PageType(value))| value),
     };
+    if files.content_type.is_some() && files.welcome.is_none() && files.sorry.is_none() {
+        return Err(Wrong::of("type", "it is for files; give welcome or sorry"));
+    }
     let counter = table.counter.map(|Text(target)| target).or_else(|| counter.cloned());
     Ok(RouteKind::Visits(VisitsConfig { methods, counter, files }))
 }
 
 /// Refuses what only a visit has.
-fn refuse_visits_keys(table: &RouteTable) -> Result<(), String> {
+fn refuse_visits_keys(table: &RouteTable) -> Result<(), Wrong> {
     let of_visits = [
         ("welcome", table.welcome.is_some(), "page = \"FILE\" names what it serves"),
         ("sorry", table.sorry.is_some(), "nothing is registered that could fail"),
         ("counter", table.counter.is_some(), "nothing is registered"),
         ("methods", table.methods.is_some(), "it takes GET and HEAD"),
     ];
-    match of_visits.iter().find(|(_, is_given, _)| *is_given) {
-        Some((key, _, reason)) => Err(format!("{key}: this route is not counted: {reason}")),
+    match of_visits.into_iter().find(|(_, is_given, _)| *is_given) {
+        Some((key, _, reason)) => Err(Wrong(key, format!("this route is not counted: {reason}"))),
         None => Ok(()),
     }
 }
 
-fn settle_page(table: RouteTable) -> Result<RouteKind, String> {
+fn settle_page(table: RouteTable) -> Result<RouteKind, Wrong> {
     refuse_visits_keys(&table)?;
     let cache = table.cache.map(|Text(CacheTime(time))| time);
     let source = match (table.page, table.text) {
         (Some(page), None) => PageSource::File(page),
         (None, Some(text)) => PageSource::Text(text),
-        (Some(_), Some(_)) => return Err(String::from("page, text: they exclude each other")),
+        (Some(_), Some(_)) => return Err(Wrong::of("text", "it and page exclude each other")),
         (None, None) => {
-            let problem =
-                "counted: a route that is not counted needs page = \"FILE\" or text = \"TEXT\"";
-            return Err(problem.to_owned());
+            let problem = "a route that is not counted needs page = \"FILE\" or text = \"TEXT\"";
+            return Err(Wrong::of("counted", problem));
         }
     };
-    Ok(RouteKind::Page(PageConfig { source, cache }))
+    let content_type = table.content_type.map(|Text(PageType(value))| value);
+    Ok(RouteKind::Page(PageConfig { source, content_type, cache }))
 }
 
-fn settle_directory(table: RouteTable) -> Result<RouteKind, String> {
+fn settle_directory(table: RouteTable) -> Result<RouteKind, Wrong> {
     if table.counted == Some(true) {
         let problem =
-            "counted: files of a directory are not counted; a file that is gets a route of its own";
-        return Err(problem.to_owned());
+            "files of a directory are not counted; a file that is gets a route of its own";
+        return Err(Wrong::of("counted", problem));
     }
     refuse_visits_keys(&table)?;
-    if table.page.is_some() || table.text.is_some() {
-        return Err(String::from("page, text: the files of the directory are what is served"));
+    for (key, is_given) in [("page", table.page.is_some()), ("text", table.text.is_some())] {
+        if is_given {
+            return Err(Wrong::of(key, "the files of the directory are what is served"));
+        }
+    }
+    if table.content_type.is_some() {
+        let problem = "each file of a directory has the type of its extension";
+        return Err(Wrong::of("type", problem));
     }
     // An empty segment would make the path of a redirection that of another host.
     if !table.path.ends_with("/*") || table.path.contains("//") {
-        let problem =
-            "path: that of a directory must end in /*, like /static/*, and have no // in it";
-        return Err(problem.to_owned());
+        let problem = "that of a directory must end in /*, like /static/*, and have no // in it";
+        return Err(Wrong::of("path", problem));
     }
     let cache = table.cache.map(|Text(CacheTime(time))| time);
     let directory = table.directory.unwrap_or_default();
     Ok(RouteKind::Directory(DirectoryConfig { directory, cache }))
 }
 
-/// A route, for a person; `file` is what it stands in.
-pub(super) fn describe(route: &RouteConfig, content: &Content, file: Option<&Path>) -> Setting {
+/// A route, for a person; `line` is where it stands in the file.
+pub(super) fn describe(route: &RouteConfig, content: &Content, line: Option<&str>) -> Setting {
     let value = match (&route.kind, content) {
         (RouteKind::Visits(visits), _) => describe_visits(visits),
         (RouteKind::Page(page), Content::File(file)) => {
@@ -190,8 +188,8 @@ pub(super) fn describe(route: &RouteConfig, content: &Content, file: Option<&Pat
     Setting {
         name: format!("route {}", route.path),
         value,
-        source: match file {
-            Some(path) => format!("file {}", path.display()),
+        source: match line {
+            Some(line) => format!("file {line}"),
             None => String::from("the settings above"),
         },
     }
@@ -205,7 +203,7 @@ fn describe_cache(cache: Option<Duration>) -> String {
 
 fn describe_visits(visits: &VisitsConfig) -> String {
     let methods: Vec<_> = visits.methods.iter().map(|method| method.as_str()).collect();
-    let counter = visits.counter.as_ref().map_or(String::from("bundled"), Target::to_string);
+    let counter = visits.counter.as_ref().map_or(String::from("bundled"), Endpoint::to_string);
     let shown = |path: &Option<PathBuf>, text| or_text(text)(path);
     format!(
         "{} to {counter}; welcome {}; sorry {}",

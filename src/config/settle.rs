@@ -1,56 +1,25 @@
 //! From what was said to what is meant: each setting takes its value from the first place that gives
 //! one, and the whole is checked once.
 
-use std::{env, io, net::SocketAddr, path::PathBuf};
+use std::{env, net::SocketAddr, path::PathBuf};
 
 use clap::ArgMatches;
-use http::StatusCode;
 
 use super::{
     Config, CounterConfig, PageFiles, RouteConfig,
     addresses::check_addresses,
-    arguments::{CounterArguments, ServeArguments},
+    arguments::{CounterArguments, ServeArguments, WORKERS_MAX, Workers},
     contents::{SORRY, WELCOME, read_contents},
-    file::{File, Text},
+    error::{ConfigError, invalid},
+    file::{File, read_file},
     limits::{counter_clients, settle_limits},
-    open_files::{CONNECTIONS_DEFAULT_MAX, FILES_BASE, OpenFiles},
-    pick::{Pick, Setting, Source, or_text, read_file},
+    open_files::{self, OpenFiles},
+    pick::{Pick, Setting, Source, or_text},
     routes::{describe, origins, settle_routes},
-    values::Cores,
+    scalar::{Text, Word},
+    values::{Cores, Number},
 };
-use crate::{counter::store, host, http::hosts::HostList, listener::inherited, upstream::Target};
-
-/// Workers that a configuration may ask for.
-const WORKERS_MAX: usize = 1024;
-/// Settings that cannot be used: which, what was said and what would do.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file of `--config` cannot be read.
-    #[error("--config: cannot read {0}: {1}")]
-    File(PathBuf, io::Error),
-    /// It is not a configuration.
-    #[error("--config: {path} line {line}: {message}")]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Where, counted from 1.
-        line: usize,
-        /// What was expected and got.
-        message: String,
-    },
-    /// A value does not fit.
-    #[error("{setting}: {problem}")]
-    Value {
-        /// The setting's name.
-        setting: String,
-        /// What it got and what it takes.
-        problem: String,
-    },
-}
-
-pub(super) fn invalid(setting: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Value { setting: setting.into(), problem: problem.into() }
-}
+use crate::{counter::store, host, http::hosts::HostList, listener::inherited, upstream::Endpoint};
 
 /// All settings.
 #[derive(Debug)]
@@ -68,11 +37,19 @@ pub struct Settled {
 /// # Errors
 /// At the first that does not fit.
 pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled, ConfigError> {
-    let mut file = match &arguments.config {
-        Some(path) => read_file(path)?,
-        None => File::default(),
+    let (file, places) = match &arguments.config {
+        Some(path) => read_file(path).map(|(file, places)| (file, Some(places)))?,
+        None => (File::default(), None),
     };
-    let mut pick = Pick::new(matches, arguments.config.clone());
+    let mut pick = Pick::new(matches, places);
+    settle_all(arguments, file, &mut pick).map_err(|error| pick.locate(error))
+}
+
+fn settle_all(
+    arguments: ServeArguments,
+    mut file: File,
+    pick: &mut Pick<'_>,
+) -> Result<Settled, ConfigError> {
     let listen =
         pick.value("listen", arguments.listen, file.listen.take().map(Vec::from), |addresses| {
             addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
@@ -83,25 +60,41 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     let share_port = pick.shown("share-port", arguments.share_port, file.share_port);
     let counter =
         pick.option("counter", arguments.counter, file.counter.take().map(|text| text.0), |url| {
-            url.as_ref().map_or_else(|| String::from("bundled"), Target::to_string)
+            url.as_ref().map_or_else(|| String::from("bundled"), Endpoint::to_string)
         });
+    let counter_listen = pick.shown(
+        "counter-listen",
+        arguments.counter_listen,
+        file.counter_listen.take().map(|Text(address)| address),
+    );
+    let counter_hosts = pick.option(
+        "counter-hosts",
+        arguments.counter_hosts,
+        file.counter_hosts.take().map(|Text(hosts)| hosts),
+        |hosts| hosts.as_ref().map_or_else(|| String::from("none"), HostList::to_string),
+    );
+    let skip_counter_check =
+        pick.shown("skip-counter-check", arguments.skip_counter_check, file.skip_counter_check);
     let cores = settle_cores(
-        &mut pick,
+        pick,
         (arguments.workers, file.workers),
         (arguments.cores, file.cores.take()),
     )?;
-    let driver = pick.shown("driver", arguments.driver, file.driver);
-    let welcome = pick.option("welcome", arguments.welcome, file.welcome.take(), or_text(WELCOME));
-    let sorry = pick.option("sorry", arguments.sorry, file.sorry.take(), or_text(SORRY));
-    let sorry_status = pick.shown("sorry-status", arguments.sorry_status, file.sorry_status);
-    let sorry_status = settle_status(sorry_status)?;
-    let accept = pick.value("accept", arguments.accept, file.accept, |accept| match accept {
+    let driver = pick.shown("driver", arguments.driver, file.driver.map(|Word(driver)| driver));
+    let welcome = arguments.welcome.map(absolute);
+    let welcome = pick.option("welcome", welcome, file.welcome.take(), or_text(WELCOME));
+    let sorry = arguments.sorry.map(absolute);
+    let sorry = pick.option("sorry", sorry, file.sorry.take(), or_text(SORRY));
+    let sorry_status = pick.shown("sorry-status", arguments.sorry_status, file.sorry_status).0;
+    let accept = file.accept.map(|Word(accept)| accept);
+    let accept = pick.value("accept", arguments.accept, accept, |accept| match accept {
         crate::site::Accept::Success => String::from("2xx"),
         crate::site::Accept::Any => String::from("any"),
     });
-    let data_dir = pick.option("data-dir", arguments.data_dir, file.data_dir.take(), |directory| {
+    let data_dir = arguments.data_dir.map(absolute);
+    let data_dir = pick.option("data-dir", data_dir, file.data_dir.take(), |directory| {
         let directory = directory.clone().or_else(default_data_dir);
-        directory.map_or_else(|| String::from("none"), |path| path.display().to_string())
+        directory.map_or_else(|| String::from("none"), |path| absolute(path).display().to_string())
     });
     let create = pick.shown("create", arguments.create, file.create);
     let admin = pick.shown("admin", arguments.admin, file.admin.take().map(|Text(admin)| admin)).0;
@@ -113,15 +106,12 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     );
     let ready_needs_counter =
         pick.shown("ready-needs-counter", arguments.ready_needs_counter, file.ready_needs_counter);
-    let log_format = pick.shown("log-format", arguments.log_format, file.log_format);
-    let log_level = pick.shown("log-level", arguments.log_level, file.log_level);
-    // Where sockets are handed down, nobody listens on `listen`.
-    if !inherited::are_expected() {
-        check_addresses(&listen, share_port, admin)?;
-    }
+    let log_format = file.log_format.map(|Word(format)| format);
+    let log_format = pick.shown("log-format", arguments.log_format, log_format);
+    let log_level = file.log_level.map(|Word(level)| level);
+    let log_level = pick.shown("log-level", arguments.log_level, log_level);
 
-    let site_files = PageFiles { welcome, sorry };
-    let in_file = !file.route.is_empty();
+    let site_files = PageFiles { welcome, sorry, content_type: None };
     let routes = settle_routes(std::mem::take(&mut file.route), counter, &site_files)?;
     let uses_bundled =
         |route: &RouteConfig| route.visits().is_some_and(|visits| visits.counter.is_none());
@@ -129,19 +119,26 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         true => Some(default_store(data_dir)?),
         false => None,
     };
+    let counter_listen = bundled.as_ref().and(counter_listen.0);
+    // Where sockets are handed down, nobody listens on `listen`.
+    let own = if inherited::are_expected() { &[][..] } else { &listen };
+    check_addresses(own, share_port, admin, counter_listen)?;
     let files = OpenFiles {
         workers: cores.len(),
         counters: origins(&routes),
         bundled: bundled.is_some(),
+        counter_listens: counter_listen.is_some(),
         admin: admin.is_some(),
     };
     let mut notes = Vec::new();
-    let limits = settle_limits(&mut pick, &arguments.limits, &file, &files, &mut notes)?;
-    let path = pick.file.clone().filter(|_| in_file);
-    let of_file = path.as_deref();
-    let contents = read_contents(&routes, limits.files_bytes_max, &mut notes)?;
-    let described = routes.iter().zip(&contents);
-    pick.settings.extend(described.map(|(route, content)| describe(route, content, of_file)));
+    let limits = settle_limits(pick, &arguments.limits, &file, &files, &mut notes)?;
+    let contents = read_contents(&routes, &site_files, limits.files_bytes_max, &mut notes)?;
+    let line = |place| pick.file.as_ref().and_then(|file| file.route(place, None));
+    let described = routes.iter().zip(&contents).enumerate();
+    let described: Vec<_> = described
+        .map(|(place, (route, content))| describe(route, content, line(place).as_deref()))
+        .collect();
+    pick.settings.extend(described);
     let config = Config {
         listen,
         share_port,
@@ -152,6 +149,9 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         sorry_status,
         accept,
         bundled,
+        counter_listen,
+        counter_hosts: counter_hosts.unwrap_or_default(),
+        skip_counter_check,
         create,
         admin,
         admin_hosts: admin_hosts.unwrap_or_default(),
@@ -160,7 +160,7 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
         log_level,
         limits,
     };
-    Ok(Settled { config, settings: pick.settings, notes })
+    Ok(Settled { config, settings: std::mem::take(&mut pick.settings), notes })
 }
 
 /// Settles the settings of `counter`.
@@ -175,7 +175,7 @@ pub fn settle_counter(
     let store = match arguments.store {
         // A directory from a place that wins says where the totals are, too.
         Some(store) if pick.source("store", false) >= pick.source("data-dir", false) => store,
-        _ => default_store(arguments.data_dir)?,
+        _ => default_store(arguments.data_dir.map(absolute)).map_err(|error| pick.locate(error))?,
     };
     let files = usize::try_from(host::open_files()).unwrap_or(usize::MAX);
     Ok(CounterConfig {
@@ -187,30 +187,15 @@ pub fn settle_counter(
         log_format: arguments.log_format,
         log_level: arguments.log_level,
         drain_timeout: arguments.drain_timeout.0,
-        clients: counter_clients(
-            files.saturating_sub(FILES_BASE).clamp(4, CONNECTIONS_DEFAULT_MAX),
-        ),
+        clients: counter_clients(open_files::of_counter(files)?),
     })
 }
 
 /// The core of each worker. `workers` and `cores`, each as given by a flag or variable and by the file,
 /// are two forms of one setting: that from the place that wins counts, and the other says nothing.
-/// A status that ends a request: 204 and 304 have no content, and 1xx are none.
-fn settle_status(code: u16) -> Result<StatusCode, ConfigError> {
-    match (code, StatusCode::from_u16(code)) {
-        (200..=599, Ok(status)) if !matches!(code, 204 | 205 | 304) => Ok(status),
-        _ => Err(invalid(
-            "sorry-status",
-            format!(
-                "{code} is no status of an answer with a page; it takes 200 to 599, but 204, 205 and 304"
-            ),
-        )),
-    }
-}
-
 fn settle_cores(
     pick: &mut Pick<'_>,
-    (workers, workers_in_file): (Option<u16>, Option<u16>),
+    (workers, workers_in_file): (Option<Workers>, Option<Workers>),
     (cores, cores_in_file): (Option<Cores>, Option<Cores>),
 ) -> Result<Vec<usize>, ConfigError> {
     let workers_from = pick.source("workers", workers_in_file.is_some());
@@ -230,7 +215,7 @@ fn settle_cores(
         return Ok(cores);
     }
     let workers = if workers_from == Source::File { workers_in_file } else { workers };
-    let cores = first_cores(workers.map(usize::from))?;
+    let cores = first_cores(workers.map(|Number(workers)| workers))?;
     pick.note("workers", cores.len().to_string(), pick.describe("workers", workers_from));
     pick.note("cores", Cores::of(&cores).to_string(), String::from("follows from workers"));
     Ok(cores)
@@ -254,9 +239,6 @@ fn listed_cores(cores: Option<Cores>) -> Result<Vec<usize>, ConfigError> {
 fn first_cores(workers: Option<usize>) -> Result<Vec<usize>, ConfigError> {
     let allowed = host::cores();
     let workers = workers.unwrap_or_else(|| host::parallelism().clamp(1, WORKERS_MAX));
-    if !(1..=WORKERS_MAX).contains(&workers) {
-        return Err(invalid("workers", format!("{workers} is not from 1 to {WORKERS_MAX}")));
-    }
     if allowed.is_empty() {
         return Err(invalid(
             "workers",
@@ -265,6 +247,11 @@ fn first_cores(workers: Option<usize>) -> Result<Vec<usize>, ConfigError> {
     }
     // More workers than cores share them in turn.
     Ok(allowed.iter().copied().cycle().take(workers).collect())
+}
+
+/// A path from the working directory, as it is from the root.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 fn default_data_dir() -> Option<PathBuf> {
@@ -278,9 +265,9 @@ fn default_data_dir() -> Option<PathBuf> {
         .or_else(|| directory("HOME").map(|path| path.join(".local/state/tallyring")))
 }
 
-fn default_store(data_dir: Option<PathBuf>) -> Result<store::Kind, ConfigError> {
+pub(super) fn default_store(data_dir: Option<PathBuf>) -> Result<store::Kind, ConfigError> {
     let directory = data_dir.or_else(default_data_dir).ok_or_else(|| {
         invalid("data-dir", "no place for the counter's file is known (HOME is not set); give one")
     })?;
-    Ok(store::Kind::Redb(directory.join("counter.redb")))
+    Ok(store::Kind::Redb(absolute(directory).join("counter.redb")))
 }

@@ -1,10 +1,112 @@
-//! The forms of values: periods, sizes, lists of cores.
+//! The forms of values: addresses, numbers, periods, sizes, lists of cores. A flag, a variable and the file take
+//! the same ones, and say the same of what they do not take.
 
-use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
 
+use http::StatusCode;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::upstream::without_secrets;
+use super::scalar::Scalar;
+use crate::http::HEAD_FIELDS_CAP;
+
+/// An address to listen on. A port alone, like `3000` or `:3000`, is one on the host of `default`.
+pub(super) fn address(text: &str, default: SocketAddr) -> Result<SocketAddr, String> {
+    let form =
+        || format!("it must be an address like {default} or [::]:{0}, or a port", default.port());
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Err(format!("it has no port; write {}", SocketAddr::new(ip, default.port())));
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(form());
+    }
+    match (port.parse(), ip) {
+        (Ok(port), _) if host.is_empty() => Ok(SocketAddr::new(default.ip(), port)),
+        (Err(_), ip) if host.is_empty() || ip.is_ok() => {
+            Err(format!("port {port} is above {}", u16::MAX))
+        }
+        (_, Err(_)) => Err(format!("{}, not a name", form())),
+        _ => Err(form()),
+    }
+}
+
+/// A number from `MIN` to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Number<const MIN: usize, const MAX: usize>(pub usize);
+
+/// As many fields as a request head may have.
+pub type HeadFields = Number<1, HEAD_FIELDS_CAP>;
+
+/// A number that may be zero.
+pub type Amount = Number<0, { usize::MAX }>;
+
+/// A number above zero.
+pub type Positive = Number<1, { usize::MAX }>;
+
+impl<const MIN: usize, const MAX: usize> Number<MIN, MAX> {
+    fn checked(number: Option<usize>) -> Result<Self, String> {
+        match number {
+            Some(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
+            _ if MAX == usize::MAX => Err(format!("it must be a number from {MIN} on")),
+            _ => Err(format!("it must be a number from {MIN} to {MAX}")),
+        }
+    }
+}
+
+impl<const MIN: usize, const MAX: usize> FromStr for Number<MIN, MAX> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::checked(text.parse().ok())
+    }
+}
+
+impl<const MIN: usize, const MAX: usize> fmt::Display for Number<MIN, MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The status of a page: one of an answer with content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageStatus(pub StatusCode);
+
+impl PageStatus {
+    const FORM: &str =
+        "it must be a status from 200 to 599, but 204, 205 and 304, which have no page";
+
+    fn checked(code: Option<usize>) -> Result<Self, &'static str> {
+        let code = code.and_then(|code| u16::try_from(code).ok()).ok_or(Self::FORM)?;
+        match (code, StatusCode::from_u16(code)) {
+            (200..=599, Ok(status)) if !matches!(code, 204 | 205 | 304) => Ok(Self(status)),
+            _ => Err(Self::FORM),
+        }
+    }
+}
+
+impl FromStr for PageStatus {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::checked(text.parse().ok())
+    }
+}
+
+impl fmt::Display for PageStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_u16().fmt(f)
+    }
+}
 
 /// The longest period: far beyond any use, and far from overflowing a clock.
 const PERIOD_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -138,43 +240,40 @@ impl fmt::Display for Cores {
     }
 }
 
-/// A file may give a value as the text that a flag takes.
-pub(super) fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
-{
-    parse(&String::deserialize(deserializer)?)
+impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for Number<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::checked(Scalar::deserialize(deserializer)?.count()).map_err(de::Error::custom)
+    }
 }
 
-fn parse<T: FromStr<Err: fmt::Display>, E: de::Error>(text: &str) -> Result<T, E> {
-    text.parse().map_err(|reason| E::custom(format!("{:?}: {reason}", without_secrets(text))))
+impl<'de> Deserialize<'de> for PageStatus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::checked(Scalar::deserialize(deserializer)?.count()).map_err(de::Error::custom)
+    }
 }
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer)
+        match Scalar::deserialize(deserializer)? {
+            Scalar::Text(text) => text.parse().map_err(de::Error::custom),
+            // The unit is missing, and most likely the second.
+            Scalar::Number(number @ 1..) => {
+                Err(de::Error::custom(format!("write a time like \"{number}s\"")))
+            }
+            _ => Err(de::Error::custom("write a time like \"2s\"")),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Cores {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer)
+        Scalar::deserialize(deserializer)?.parse()
     }
 }
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a size like 65536 or \"64KiB\"")]
-        enum Form {
-            Number(usize),
-            Text(String),
-        }
-        match Form::deserialize(deserializer)? {
-            Form::Number(bytes) => Ok(Self(bytes)),
-            Form::Text(text) => parse(&text),
-        }
+        Scalar::deserialize(deserializer)?.parse()
     }
 }
 
@@ -186,6 +285,64 @@ mod tests {
     fn check<T: FromStr<Err = &'static str> + fmt::Display>(text: &str, expected: Option<&str>) {
         let parsed = text.parse::<T>().ok().map(|value| value.to_string());
         assert_eq!(parsed.as_deref(), expected, "{text:?}");
+    }
+
+    #[track_caller]
+    fn check_address(text: &str, expected: Result<&str, &str>) {
+        let address = address(text, "0.0.0.0:3000".parse().unwrap());
+        let address = address.map(|address| address.to_string());
+        assert_eq!(address.as_deref().map_err(String::as_str), expected, "{text:?}");
+    }
+
+    #[test]
+    fn addresses() {
+        const FORM: &str = "it must be an address like 0.0.0.0:3000 or [::]:3000, or a port";
+        const NAME: &str =
+            "it must be an address like 0.0.0.0:3000 or [::]:3000, or a port, not a name";
+        check_address("127.0.0.1:80", Ok("127.0.0.1:80"));
+        check_address("[::1]:80", Ok("[::1]:80"));
+        check_address("80", Ok("0.0.0.0:80"));
+        check_address(":80", Ok("0.0.0.0:80"));
+        check_address("0", Ok("0.0.0.0:0"));
+        check_address("65535", Ok("0.0.0.0:65535"));
+        check_address("65536", Err("port 65536 is above 65535"));
+        check_address(":99999", Err("port 99999 is above 65535"));
+        check_address("0.0.0.0:99999", Err("port 99999 is above 65535"));
+        check_address("[::]:99999", Err("port 99999 is above 65535"));
+        check_address("127.0.0.1", Err("it has no port; write 127.0.0.1:3000"));
+        check_address("::1", Err("it has no port; write [::1]:3000"));
+        check_address("localhost:80", Err(NAME));
+        check_address("localhost:99999", Err(NAME));
+        for text in ["", ":", "127.0.0.1:", "localhost", "-1", "+80", "127.0.0.1:80:", "80 "] {
+            check_address(text, Err(FORM));
+        }
+    }
+
+    #[track_caller]
+    fn check_number(text: &str, expected: Result<usize, &str>) {
+        let number = text.parse::<Number<1, 1024>>().map(|Number(number)| number);
+        assert_eq!(number.as_ref().map_err(String::as_str), expected.as_ref().map_err(|e| *e));
+    }
+
+    #[test]
+    fn numbers() {
+        check_number("1", Ok(1));
+        check_number("1024", Ok(1024));
+        for text in ["", "0", "1025", "-1", "two", "1.5", "99999999999999999999"] {
+            check_number(text, Err("it must be a number from 1 to 1024"));
+        }
+        let none = "0".parse::<Positive>();
+        assert_eq!(none, Err(String::from("it must be a number from 1 on")));
+    }
+
+    #[test]
+    fn statuses_of_pages() {
+        for code in ["200", "203", "404", "503", "599"] {
+            assert_eq!(code.parse::<PageStatus>().unwrap().to_string(), code);
+        }
+        for code in ["", "199", "204", "205", "304", "600", "65736", "ok"] {
+            assert_eq!(code.parse::<PageStatus>(), Err(PageStatus::FORM), "{code:?}");
+        }
     }
 
     #[test]

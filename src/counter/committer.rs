@@ -4,21 +4,23 @@ use std::{
     io,
     panic::{self, AssertUnwindSafe},
     process,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
 };
 
 use super::store::{Operation, Outcome, Store};
-use crate::observe::log;
+use crate::observe::{log, metrics::CounterMetrics};
 
 /// Operations of one commit, in the order in which they take effect.
 pub type Batch = Vec<Operation>;
 
+/// Where the outcomes of a batch go, as many as it has operations.
+pub type Report = Arc<dyn Fn(Vec<Outcome>) + Send + Sync>;
+
 /// What the thread is asked to do.
-#[derive(Debug)]
 pub enum Job {
     /// Commit a batch and report its outcomes.
-    Commit(Batch),
+    Commit(Batch, Report),
     /// Close the store and end.
     Close,
 }
@@ -30,20 +32,29 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts a thread on an open store. Each batch's outcomes, as many as it has operations, go to
-    /// `report`; once the store is closed, `closed` is called.
+    /// Starts a thread on an open store. `metrics` have its totals from now on; once the store is closed,
+    /// `closed` is called.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start<R, C>(mut store: Box<dyn Store>, report: R, closed: C) -> io::Result<Self>
+    pub fn start<C>(
+        mut store: Box<dyn Store>,
+        metrics: Arc<CounterMetrics>,
+        closed: C,
+    ) -> io::Result<Self>
     where
-        R: Fn(Vec<Outcome>) + Send + 'static,
         C: FnOnce() + Send + 'static,
     {
         let (jobs, incoming) = mpsc::channel();
+        note(&*store, &metrics);
         let run = move || {
-            while let Ok(Job::Commit(batch)) = incoming.recv() {
-                report(store.commit(&batch));
+            while let Ok(Job::Commit(batch, report)) = incoming.recv() {
+                let outcomes = store.commit(&batch);
+                // First: whoever hears of an outcome finds it in the total.
+                if note(&*store, &metrics) {
+                    metrics.commits.increment();
+                }
+                report(outcomes);
             }
         };
         let run = move || {
@@ -73,6 +84,15 @@ impl Committer {
     }
 }
 
+/// Notes what is durable; whether it is more, or less, than was noted before.
+fn note(store: &dyn Store, metrics: &CounterMetrics) -> bool {
+    let counted = store.counted();
+    let changed = (metrics.total.read(), metrics.named.read()) != (counted.total, counted.named);
+    metrics.total.set(counted.total);
+    metrics.named.set(counted.named);
+    changed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,14 +102,26 @@ mod tests {
         let (report, reported) = mpsc::channel();
         let (closed, end) = mpsc::channel();
         let store = super::super::store::open(&super::super::store::Kind::Memory, false).unwrap();
-        let report = move |outcomes| drop(report.send(outcomes));
-        let committer = Committer::start(store, report, move || closed.send(()).unwrap()).unwrap();
-        let add = || Operation::Add { name: String::new(), by: 1 };
-        for _ in 0..2 {
-            committer.jobs().send(Job::Commit(vec![add()])).unwrap();
+        let metrics = Arc::<CounterMetrics>::default();
+        let seen = Arc::clone(&metrics);
+        let report: Report = Arc::new(move |outcomes: Vec<Outcome>| {
+            report.send((outcomes, seen.total.read(), seen.named.read())).unwrap();
+        });
+        let closed = move || closed.send(()).unwrap();
+        let committer = Committer::start(store, Arc::clone(&metrics), closed).unwrap();
+        let add = |name: &str| Operation::Add { name: name.to_owned(), by: 1 };
+        let total = Operation::Total { name: String::new() };
+        for batch in [vec![add("")], vec![add(""), add("a")], vec![total]] {
+            committer.jobs().send(Job::Commit(batch, Arc::clone(&report))).unwrap();
         }
         committer.close();
         end.recv().unwrap();
-        assert_eq!(reported.try_iter().flatten().collect::<Vec<_>>(), [1, 2].map(Outcome::Total));
+        // An outcome is in the metrics before it is told.
+        let total = Outcome::Total;
+        let expected =
+            [(vec![total(1)], 1, 0), (vec![total(2), total(1)], 2, 1), (vec![total(2)], 2, 1)];
+        assert_eq!(reported.try_iter().collect::<Vec<_>>(), expected);
+        // To ask commits nothing.
+        assert_eq!(metrics.commits.read(), 2);
     }
 }

@@ -135,7 +135,7 @@ fn operation(request: &Request<'_>) -> Result<Operation, Response> {
 }
 
 /// Names stand in paths and in JSON as they are, so they hold nothing that either would escape.
-fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     matches!(name.len(), 1..=NAME_BYTES_MAX) && name.bytes().all(is_name_byte)
 }

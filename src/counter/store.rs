@@ -2,17 +2,21 @@
 //!
 //! A commit is all or nothing, and what it reports was durable before it was reported.
 
+mod disk;
 #[cfg(test)]
 mod faults;
 mod file;
+mod probe;
 mod redb_store;
+mod transfer;
 
 use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use redb::StorageError;
 
-use self::{file::Disk, redb_store::RedbStore};
+pub use self::transfer::{Restore, read, write};
+use self::{disk::Disk, redb_store::RedbStore};
 
 /// Names that one store may hold, beside the one without a name.
 const NAMES_MAX: u64 = 10_000;
@@ -20,6 +24,35 @@ const NAMES_MAX: u64 = 10_000;
 /// Listings of all totals that may exist at a time. Each is held until its slowest client has read it; it
 /// takes at most 1.6 MB, with as many names as there may be, each as long as it may be. So all take 6.4 MB.
 pub const LISTINGS_MAX: usize = 4;
+
+/// All totals by name; the one without a name is `""`.
+pub type TotalsByName = BTreeMap<String, u64>;
+
+/// What a store has counted, as far as it is durable.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Without a name.
+    pub total: u64,
+    /// Under all names.
+    pub named: u64,
+}
+
+impl Counted {
+    /// What totals add up to.
+    pub fn of(totals: &TotalsByName) -> Self {
+        let total = totals.get("").copied().unwrap_or(0);
+        let sum = totals.values().fold(0, |sum: u64, total| sum.saturating_add(*total));
+        Self { total, named: sum.saturating_sub(total) }
+    }
+
+    /// A total, which was `before`, has become durable.
+    fn note(&mut self, name: &str, before: u64, total: u64) {
+        match name {
+            "" => self.total = total,
+            _ => self.named = self.named.saturating_add(total.saturating_sub(before)),
+        }
+    }
+}
 
 /// One thing to do in a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,11 +158,33 @@ pub enum OpenError {
     /// The system says no.
     #[error("cannot open the counter's file {0}: {1}")]
     Io(PathBuf, io::Error),
+    /// A file that is not to be replaced.
+    #[error("{0} is there already; choose another name, or give --force to replace it")]
+    Exists(PathBuf),
+    /// The file is larger than a counter's file can be.
+    #[error("{0} has {1} bytes, more than the file of a counter can have; it is left as it is")]
+    TooLarge(PathBuf, u64),
+    /// A file cannot be made, or not brought to disk.
+    #[error("cannot write {0}: {1}")]
+    Write(PathBuf, io::Error),
+    /// A file is to be restored from itself.
+    #[error("{0} is the counter's file itself; give its backup")]
+    Same(PathBuf),
+    /// The file that is replaced cannot be kept.
+    #[error(
+        "cannot keep {0} as {1}: {2}; nothing was replaced. Move it away, and restore once more"
+    )]
+    NotKept(PathBuf, PathBuf, io::Error),
     /// The directory cannot be made.
     #[error(
         "cannot make the directory {0} for the counter's file: {1}; choose another by --data-dir"
     )]
     Directory(PathBuf, io::Error),
+    /// Nothing can be made in the directory.
+    #[error(
+        "cannot write to the directory {0}, where the counter's file is to be: {1}; choose another by --data-dir"
+    )]
+    NotWritable(PathBuf, io::Error),
     /// The directory cannot be synced, so that no file is made in it.
     #[error(
         "cannot make the counter's file in {0}: {1}; the directory must be readable, or choose \
@@ -138,10 +193,24 @@ pub enum OpenError {
     Unsynced(PathBuf, io::Error),
 }
 
+/// Looks whether a store could be opened, without a change to what it holds and beside a process that may have it.
+///
+/// # Errors
+/// When it could not; [`OpenError::InUse`] says no more than that it could not now.
+pub fn probe(kind: &Kind, create: bool) -> Result<(), OpenError> {
+    match kind {
+        Kind::Redb(path) => probe::probe(path, create),
+        Kind::Memory => Ok(()),
+    }
+}
+
 /// Counters that outlive what is done to them by one batch after another.
 pub trait Store: Send {
     /// Does all of `batch` in its order and makes it durable; one outcome for each operation.
     fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome>;
+
+    /// What is durable.
+    fn counted(&self) -> Counted;
 }
 
 /// Opens a store; `create` has an empty file taken for none.
@@ -233,6 +302,7 @@ fn apply(
 #[derive(Default)]
 struct MemoryStore {
     totals: BTreeMap<String, u64>,
+    counted: Counted,
     listings: Listings,
 }
 
@@ -262,7 +332,17 @@ impl Store for MemoryStore {
     fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
         // Memory does not fail.
         let outcomes = apply_all(&mut self.totals, batch, &self.listings);
-        outcomes.unwrap_or_else(|_| vec![Outcome::Failed; batch.len()])
+        let outcomes = outcomes.unwrap_or_else(|_| vec![Outcome::Failed; batch.len()]);
+        for (operation, outcome) in batch.iter().zip(&outcomes) {
+            if let (Operation::Add { name, by }, Outcome::Total(total)) = (operation, outcome) {
+                self.counted.note(name, total - by, *total);
+            }
+        }
+        outcomes
+    }
+
+    fn counted(&self) -> Counted {
+        self.counted
     }
 }
 

@@ -86,6 +86,14 @@ impl BodyReader {
         matches!(self.framing, Framing::Sized { left: 0 })
     }
 
+    /// How much is to come, where the length was told.
+    pub const fn content_length(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Sized { left } => Some(left),
+            _ => None,
+        }
+    }
+
     /// Whether the end of the connection is the end of this body, and no cut.
     pub const fn ends_with_connection(&self) -> bool {
         matches!(self.framing, Framing::ToClose)

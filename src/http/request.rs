@@ -85,6 +85,8 @@ pub struct Request<'a> {
     /// Whether it has an `Origin` field, as what a browser sends for a page of another site does
     /// (RFC 6454 section 7).
     pub has_origin: bool,
+    /// The `Accept` field, the first where there are several: what the client would like to read.
+    pub accept: Option<&'a [u8]>,
     /// The version of the request line.
     pub version: Version,
     /// Whether the connection may carry another request after this one (RFC 9112 section 9.3).
@@ -245,6 +247,7 @@ fn read<'a>(
         // use the target's host.
         host: target.authority.or(fields.host),
         has_origin: fields.has_origin,
+        accept: fields.accept,
         version,
         persistent: match version {
             // RFC 9112 section 9.3, in this order.

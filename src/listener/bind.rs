@@ -120,6 +120,17 @@ pub fn bind(address: SocketAddr, count: usize, share: bool) -> Result<Vec<Listen
     Ok(sockets.into_iter().map(|socket| Listener { socket, address, after }).collect())
 }
 
+/// Whether `address` could be listened on, as far as a socket shows that is bound and does not listen: one that
+/// is in nobody's way, but that of port 0.
+///
+/// # Errors
+/// When it could not.
+pub fn probe(address: SocketAddr, share: bool) -> Result<(), BindError> {
+    let bound = prepare(address, share)
+        .and_then(|socket| socket.bind(&SockAddr::from(address)).map(|()| socket));
+    bound.map(drop).map_err(|error| BindError::new(address, error))
+}
+
 /// Listens on `address`; looks more than once at one that is in use. A process that was killed keeps its
 /// sockets until the kernel has taken its rings down, which happens after the process is gone. And a
 /// listen(2) that is about to fail makes another one fail that comes at the same moment.
@@ -139,6 +150,13 @@ fn listen_patiently(address: SocketAddr, reuse_port: bool) -> io::Result<Socket>
 }
 
 fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = prepare(address, reuse_port)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn prepare(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of an earlier run that linger in TIME_WAIT do not block the address.
     socket.set_reuse_address(true)?;
@@ -149,8 +167,6 @@ fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     }
     // Accepted sockets inherit it.
     socket.set_tcp_nodelay(true)?;
-    socket.bind(&SockAddr::from(address))?;
-    socket.listen(BACKLOG)?;
     Ok(socket)
 }
 
@@ -177,6 +193,19 @@ mod tests {
         assert_eq!(bind(address, 1, true).unwrap().len(), 1);
         drop(first);
         assert_eq!(bind(address, 1, false).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_probe_finds_what_a_bind_would_and_is_in_nobodys_way() {
+        let first = bind(LOOPBACK.parse().unwrap(), 2, false).unwrap();
+        let address = first[0].address;
+        assert!(matches!(probe(address, false), Err(BindError::InUse { .. })));
+        assert!(probe(address, true).is_ok());
+        drop(first);
+        assert!(probe(address, false).is_ok());
+        assert_eq!(bind(address, 1, false).unwrap().len(), 1);
+        let elsewhere = probe("192.0.2.1:0".parse().unwrap(), false);
+        assert!(matches!(elsewhere, Err(BindError::NotHere { .. })), "{elsewhere:?}");
     }
 
     /// A port that nobody else is given, and that anybody can listen on who asks for it: a socket that

@@ -25,7 +25,7 @@ use nix::{
 };
 use socket2::{SockFilter, SockRef};
 
-pub use self::bind::{BACKLOG, BindError, bind};
+pub use self::bind::{BACKLOG, BindError, bind, probe};
 use crate::{clock, host, pace::Pace};
 
 /// The first and the longest pause after an accept(2) that failed for want of resources.

@@ -20,11 +20,8 @@ use crate::{
         hosts::Hosts,
         request::{Method, Request},
     },
+    observe::exposition::Exposition,
 };
-
-/// OpenMetrics 1.0, which Prometheus reads.
-const METRICS_TYPE: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// Whether the server can take visits.
 #[derive(Debug, Default)]
@@ -68,14 +65,15 @@ impl Admin {
             }
             "/readyz" => text(200, "ready\n"),
             "/metrics" => {
-                let mut body = String::new();
-                match prometheus_client::encoding::text::encode(&mut body, &self.metrics) {
-                    Ok(()) => {
-                        let fields = vec![(header::CONTENT_TYPE, METRICS_TYPE)];
-                        Response::new(StatusCode::OK, fields, body)
-                    }
-                    Err(_) => text(500, "the metrics cannot be written\n"),
-                }
+                let form = Exposition::chosen_by(request.accept);
+                let Ok(body) = form.write(&self.metrics) else {
+                    return text(500, "the metrics cannot be written\n");
+                };
+                let fields = vec![
+                    (header::CONTENT_TYPE, form.content_type()),
+                    (header::VARY, HeaderValue::from_static("accept")),
+                ];
+                Response::new(StatusCode::OK, fields, body)
             }
             _ => text(404, "there are /livez, /readyz and /metrics\n"),
         }

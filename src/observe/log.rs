@@ -5,7 +5,7 @@
 
 use std::{
     env,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     sync::OnceLock,
 };
 
@@ -18,7 +18,7 @@ use tracing_subscriber::{
     fmt,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
-        format::{DefaultFields, Writer},
+        format::{self, DefaultFields, Writer},
     },
     layer::SubscriberExt,
     registry::LookupSpan,
@@ -29,10 +29,10 @@ use tracing_subscriber::{
 const LINES_MAX: usize = 10_000;
 
 /// The form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// `journal` where standard error is the journal's, else `text`.
+    /// `journal` where standard error is the journal's, else `text`; on a terminal the start is told in a few
+    /// lines.
     Auto,
     /// For people: each line with its time and level.
     Text,
@@ -40,7 +40,13 @@ pub enum Format {
     Journal,
     /// One JSON object a line, for programs.
     Json,
+    /// What `Auto` is on a terminal: `text`, but for what is told [`PLAIN`].
+    #[value(skip)]
+    Terminal,
 }
+
+/// The target of what is for a person at a terminal, and is shown there without time and level.
+pub const PLAIN: &str = "plain";
 
 impl std::fmt::Display for Format {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -49,15 +55,13 @@ impl std::fmt::Display for Format {
             Self::Text => "text",
             Self::Journal => "journal",
             Self::Json => "json",
+            Self::Terminal => "terminal",
         })
     }
 }
 
 /// How much is logged: lines of this level, and of those before it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum LogLevel {
     /// What failed.
     Error,
@@ -105,6 +109,10 @@ pub fn start(format: Format, level: LogLevel) -> WorkerGuard {
     match *CHOSEN.get_or_init(|| format.settled()) {
         Format::Json => begin(level, lines.json()),
         Format::Journal => begin(level, lines.event_format(Prioritized)),
+        Format::Terminal => {
+            let text = fmt::format().with_target(false).with_ansi(false);
+            begin(level, lines.with_ansi(false).event_format(OnTerminal(text)));
+        }
         Format::Text | Format::Auto => begin(level, lines.with_ansi(false)),
     }
     guard
@@ -134,9 +142,14 @@ pub fn set_level(level: LogLevel) {
     }
 }
 
+/// The form that was chosen, or would be.
+pub fn chosen() -> Format {
+    CHOSEN.get().copied().unwrap_or_else(|| Format::Auto.settled())
+}
+
 /// Says why the program ends, at once and past the log, which may not have begun or not be able to.
 pub fn complain(line: &str) {
-    let text = match CHOSEN.get().copied().unwrap_or_else(|| Format::Auto.settled()) {
+    let text = match chosen() {
         // The journal shows the program's name by itself.
         Format::Journal => prioritized(Level::ERROR, line),
         _ => format!("tallyring: {line}\n"),
@@ -149,6 +162,7 @@ impl Format {
     fn settled(self) -> Self {
         match self {
             Self::Auto if is_journal() => Self::Journal,
+            Self::Auto if io::stderr().is_terminal() => Self::Terminal,
             Self::Auto => Self::Text,
             settled => settled,
         }
@@ -161,6 +175,27 @@ fn is_journal() -> bool {
     let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
     let Ok(file) = fstat(io::stderr()) else { return false };
     stream == format!("{}:{}", file.st_dev, file.st_ino)
+}
+
+/// Lines with their time and level, but for those that are for a person at the start.
+struct OnTerminal(format::Format);
+
+impl<S> FormatEvent<S, DefaultFields> for OnTerminal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, DefaultFields>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        if event.metadata().target() != PLAIN {
+            return self.0.format_event(context, writer, event);
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
 }
 
 /// Lines with their priorities before them: sd-daemon(3).

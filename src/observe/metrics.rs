@@ -35,6 +35,11 @@ impl Count {
         self.0.store(self.read().wrapping_sub(1), Ordering::Relaxed);
     }
 
+    /// Puts another number in its place.
+    pub fn set(&self, number: u64) {
+        self.0.store(number, Ordering::Relaxed);
+    }
+
     /// The number as it was a moment ago.
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -254,8 +259,25 @@ impl ReloadMetrics {
     }
 }
 
-/// A registry that gives the workers' counts in the Prometheus text format when it is encoded.
-pub fn registry(workers: Vec<Arc<WorkerMetrics>>, reloads: &ReloadMetrics) -> Registry {
+/// What a bundled counter has counted, as it is on disk. Its committer writes it after each commit.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct CounterMetrics {
+    /// The total of the counter without a name.
+    pub total: Count,
+    /// The sum of the totals of all counters with a name.
+    pub named: Count,
+    /// Commits that have added something.
+    pub commits: Count,
+}
+
+/// A registry that gives the counts of the workers, and of the bundled counter if there is one, in the
+/// Prometheus text format when it is encoded.
+pub fn registry(
+    workers: Vec<Arc<WorkerMetrics>>,
+    counter: Option<Arc<CounterMetrics>>,
+    reloads: &ReloadMetrics,
+) -> Registry {
     let mut registry = Registry::with_prefix("tallyring");
     registry.register(
         "build",
@@ -264,7 +286,28 @@ pub fn registry(workers: Vec<Arc<WorkerMetrics>>, reloads: &ReloadMetrics) -> Re
     );
     reloads.register(&mut registry);
     registry.register_collector(Box::new(Workers(workers)));
+    if let Some(counter) = counter {
+        registry.register_collector(Box::new(Bundled(counter)));
+    }
     registry
+}
+
+#[derive(Debug)]
+struct Bundled(Arc<CounterMetrics>);
+
+impl Collector for Bundled {
+    /// The counter without a name alone: the names are their callers', and there may be many.
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help =
+            "Total of the bundled counter, without those that have a name; it outlives the process";
+        let mut row = |name, help, count: &Count| {
+            let count = ConstCounter::new(count.read());
+            let unit: Option<&Unit> = None;
+            count.encode(encoder.encode_descriptor(name, help, unit, count.metric_type())?)
+        };
+        row("counter", help, &self.0.total)?;
+        row("counter_commits", "Durable commits of the bundled counter", &self.0.commits)
+    }
 }
 
 #[derive(Debug)]
@@ -389,9 +432,10 @@ mod tests {
         let mut text = String::new();
         let workers = vec![Arc::new(WorkerMetrics::default()), Arc::clone(&worker)];
         let reloads = ReloadMetrics::started();
-        let registry = registry(workers.clone(), &reloads);
+        let registry = registry(workers.clone(), None, &reloads);
         reloads.failed();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(!text.contains("tallyring_counter_total"), "{text}");
         for row in [
             "tallyring_visits_total{worker=\"0\",outcome=\"welcomed\"} 0",
             "tallyring_visits_total{worker=\"1\",outcome=\"welcomed\"} 2",
@@ -408,5 +452,22 @@ mod tests {
             Totals::of(&workers),
             Totals { welcomed: 2, connections: 1, ..Default::default() }
         );
+    }
+
+    #[test]
+    fn the_text_has_the_total_of_a_bundled_counter() {
+        let counter = Arc::new(CounterMetrics::default());
+        counter.total.set(1_234);
+        counter.commits.increment();
+        let mut text = String::new();
+        let registry = registry(Vec::new(), Some(counter), &ReloadMetrics::started());
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for row in [
+            "# TYPE tallyring_counter counter",
+            "tallyring_counter_total 1234",
+            "tallyring_counter_commits_total 1",
+        ] {
+            assert!(text.lines().any(|line| line == row), "no {row:?} in\n{text}");
+        }
     }
 }

@@ -2,5 +2,6 @@
 //! asked by it.
 
 pub mod admin;
+pub mod exposition;
 pub mod log;
 pub mod metrics;

@@ -3,36 +3,37 @@
 mod counter;
 mod manager;
 mod outages;
+mod preflight;
 mod reload;
 mod routes;
 mod run;
 mod site;
+mod summary;
 
 use std::{
     collections::BTreeSet,
     io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
 use self::{
-    counter::BundledCounter,
-    reload::{Parts, Reloader},
+    counter::{BundledCounter, Parts, remedies},
+    reload::{Reloader, Running},
     routes::UnknownCounter,
     run::{Group, Run, signal_name},
     site::SiteWorkers,
+    summary::{Role, StartSummary},
 };
 use crate::{
-    config::{Config, ConfigError, CounterConfig, Settled, admin_clients, counter_clients},
-    connection::ClientLimits,
+    config::{Config, ConfigError, CounterConfig, RouteConfig, Settled, admin_clients},
     counter::store,
+    counter_check,
     driver::{self, Driver},
     http::hosts::{HostList, Hosts},
-    listener::{
-        self, BindError, Listener,
-        inherited::{self, InheritError},
-    },
+    listener::{self, BindError, Listener, inherited::InheritError},
     mailbox,
     observe::{
         admin::Admin,
@@ -51,6 +52,14 @@ pub enum ServerError {
     /// The counter's cannot.
     #[error("{0}; choose another address by --listen")]
     Counter(BindError),
+    /// The address at which others can ask the bundled counter is not to be had.
+    #[error("counter-listen: {error}; {}", remedies(.error, *.shares))]
+    CounterListen {
+        /// Why not.
+        error: BindError,
+        /// Whether this server shares the site's port with another one.
+        shares: bool,
+    },
     /// No port of loopback is free for the bundled counter.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -61,7 +70,7 @@ pub enum ServerError {
     #[error("the counter serves on one socket, and the service manager hands down {0}")]
     TooManySockets(usize),
     /// The same, of the admin listener's.
-    #[error("admin: {0}; choose another address by --admin, or none by --admin off")]
+    #[error("the admin listener: {0}; choose another by --admin, or --admin off")]
     Admin(BindError),
     /// The bundled counter's file.
     #[error(transparent)]
@@ -69,6 +78,12 @@ pub enum ServerError {
     /// A route whose counter is none of the workers'.
     #[error(transparent)]
     Route(#[from] UnknownCounter),
+    /// The same, where it is in use and the site's port is shared.
+    #[error(
+        "{0}. For two servers that share the port, run tallyring counter, and give both \
+         --counter http://127.0.0.1:3001/counter"
+    )]
+    StoreShared(store::OpenError),
     /// A worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -97,6 +112,16 @@ pub enum Ended {
     },
 }
 
+/// Tries a start as far as it can be tried beside a server that runs; notes of what is in the way of one now.
+///
+/// # Errors
+/// When [`serve`] would refuse these settings.
+pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
+    let notes = preflight::try_start(config)?;
+    preflight::try_driver(config)?;
+    Ok(notes)
+}
+
 /// Serves the site until a signal ends it. `read` gives the settings anew.
 ///
 /// # Errors
@@ -109,42 +134,37 @@ pub fn serve(
     let contents = std::mem::take(&mut settled.config.contents);
     let config = &settled.config;
     let run = Run::start(config.ready_needs_counter)?;
+    // What is in the way now is told by those that it is in the way of.
+    preflight::try_start(config)?;
     // All that can fail for want of an address or a file comes first, while nothing runs yet.
     let listeners = site::listen(config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
     let admin = admin.transpose().map_err(ServerError::Admin)?;
-    let bundled = match &config.bundled {
-        Some(kind) => {
-            let address = SocketAddr::from(([127, 0, 0, 1], 0));
-            Some((listener::bind(address, 1, false)?, store::open(kind, config.create)?))
-        }
-        None => None,
-    };
-    let counter_address = bundled.as_ref().map(|(listeners, _)| listeners[0].address);
+    let bundled = Parts::of_site(config)?;
     // The site's workers come first: where memory for rings is short, they are to have it.
-    let site = SiteWorkers::start(&run, config, contents, listeners, counter_address)?;
-    let bundled = match bundled {
-        Some((listeners, store)) => {
-            let (clients, hosts) = (bundled_clients(config), HostList::default());
-            Some(BundledCounter::start(&run, listeners, store, config.driver, clients, hosts)?)
-        }
-        None => None,
-    };
+    let addresses = bundled.as_ref().map(Parts::addresses);
+    let site = SiteWorkers::start(&run, config, contents, listeners, addresses)?;
+    let bundled = bundled.map(|parts| parts.start(&run)).transpose()?;
     let reloads = Arc::new(ReloadMetrics::started());
     let admin = admin.map(|listeners| {
-        let registry = metrics::registry(site.metrics().to_vec(), &reloads);
+        let counter = bundled.as_ref().map(BundledCounter::metrics);
+        let registry = metrics::registry(site.metrics().to_vec(), counter, &reloads);
         AdminListener::start(&run, listeners, registry, config.admin_hosts.clone())
     });
     let admin = admin.transpose()?;
     site.serve();
     run.readiness.serves.store(true, Ordering::Release);
-    let admin_said = admin.as_ref().map(|admin| format!("; admin on http://{}", admin.address));
-    tracing::info!("{}{}", site.describe(config), admin_said.unwrap_or_default());
+    let count = bundled.as_ref().map(BundledCounter::counted);
+    site.summary(config, count, admin.as_ref().map(|admin| admin.address)).tell();
     manager::ready();
+    if !config.skip_counter_check {
+        check_counters(&config.routes)?;
+    }
 
-    let parts = Parts { run: &run, site: &site, bundled: bundled.as_ref(), admin: admin.as_ref() };
+    let parts =
+        Running { run: &run, site: &site, bundled: bundled.as_ref(), admin: admin.as_ref() };
     let reloader = Reloader::new(settled, read, reloads, parts);
-    let workers = site.count() + usize::from(bundled.is_some());
+    let workers = site.count() + bundled.as_ref().map_or(0, BundledCounter::workers);
     let ask = || {
         site.ask();
         bundled.iter().for_each(BundledCounter::ask);
@@ -172,19 +192,13 @@ fn finish(
     // What is still under way ends here: what a worker told anybody later would be in no book.
     site.cut();
     run.wait_until_stopped(Group::Site, site.count());
+    let tally = bundled.as_ref().map(BundledCounter::tally);
     if let Some(bundled) = bundled {
         let signal = bundled.stop(run, if cut.is_some() { Instant::now() } else { end });
         cut = cut.or(signal);
     }
-    tracing::info!("{}", last_line(Totals::of(site.metrics())));
+    tracing::info!("{}{}", last_line(Totals::of(site.metrics())), behind_semicolon(tally));
     cut.map_or(Ended::Drained, |signal| Ended::Cut { signal })
-}
-
-/// What the clients of the bundled counter may do. They are our own workers.
-fn bundled_clients(config: &Config) -> ClientLimits {
-    let connections = config.limits.upstream.connections_max * config.cores.len() + 64;
-    // They have drained by then.
-    ClientLimits { drain_idle_timeout: Duration::ZERO, ..counter_clients(connections) }
 }
 
 /// Serves the counter alone until a signal ends it.
@@ -193,32 +207,46 @@ fn bundled_clients(config: &Config) -> ClientLimits {
 /// When it cannot start. Nothing was counted then.
 pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let run = Run::start(false)?;
-    let handed = inherited::take()?;
-    let listeners = match handed.as_slice() {
-        [] => listener::bind(config.listen, 1, false).map_err(ServerError::Counter)?,
-        [socket] => inherited::share_out(socket, 1)?,
-        sockets => return Err(ServerError::TooManySockets(sockets.len())),
+    let drain_timeout = config.drain_timeout;
+    let counter = Parts::alone(config)?.start(&run)?;
+    let tally = counter.tally();
+    let summary = StartSummary {
+        role: Role::Counter,
+        addresses: vec![counter.address()],
+        driver: counter.drivers().to_owned(),
+        store: Some(counter.store().to_string()),
+        count: Some(counter.counted()),
+        admin: None,
     };
-    let store = store::open(&config.store, config.create)?;
-    let CounterConfig { driver, clients, hosts, .. } = config.clone();
-    let counter = BundledCounter::start(&run, listeners, store, driver, clients, hosts)?;
-    tracing::info!(
-        "tallyring {} counts at http://{}/counter, on {}; totals in {}",
-        env!("CARGO_PKG_VERSION"),
-        counter.address(),
-        counter.driver(),
-        config.store
-    );
+    summary.tell();
     manager::ready();
     let reload = || {
         tracing::info!("SIGHUP: a counter has nothing to read anew");
         String::from("a counter has nothing to read anew")
     };
-    stop(run.wait_for_end(1, || counter.ask(), reload));
-    let end = Instant::now() + config.drain_timeout;
-    let cut = counter.drain_and_close(&run, config.drain_timeout, end);
-    tracing::info!("stopped");
+    stop(run.wait_for_end(counter.workers(), || counter.ask(), reload));
+    let end = Instant::now() + drain_timeout;
+    let cut = counter.drain_and_close(&run, drain_timeout, end);
+    tracing::info!("stopped; {tally}");
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
+}
+
+/// Asks each counter once and warns of those that do not answer as one that registers visits. On a thread of its
+/// own: visits do not wait for it.
+fn check_counters(routes: &[RouteConfig]) -> io::Result<()> {
+    let counters = counter_check::counters_of(routes);
+    let check = move || {
+        for counter in counters {
+            if let Err(problem) = counter_check::check(&counter) {
+                tracing::warn!(
+                    "the counter {counter} may not register visits: {problem}; visitors get the sorry page \
+                     while it does not"
+                );
+            }
+        }
+    };
+    thread::Builder::new().name(String::from("counter-check")).spawn(check)?;
+    Ok(())
 }
 
 /// Says that the end has begun.
@@ -280,6 +308,11 @@ impl AdminListener {
 fn describe_drivers(drivers: Vec<Driver>) -> String {
     let drivers = BTreeSet::from_iter(drivers);
     drivers.iter().map(Driver::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// A part of a line that may be missing.
+fn behind_semicolon(part: Option<impl std::fmt::Display>) -> String {
+    part.map_or_else(String::new, |part| format!("; {part}"))
 }
 
 fn last_line(totals: Totals) -> String {

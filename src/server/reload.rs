@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AdminListener, BundledCounter, Run, SiteWorkers, bundled_clients, site::rules};
+use super::{AdminListener, BundledCounter, Run, SiteWorkers, counter::own_limits, site::rules};
 use crate::{
     config::{Config, ConfigError, Renewed, Settled, VisitsConfig, renew},
     observe::{log, metrics::ReloadMetrics},
@@ -20,7 +20,7 @@ use crate::{
 const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The parts of a running server that settings can change.
-pub(super) struct Parts<'a> {
+pub(super) struct Running<'a> {
     pub(super) run: &'a Run,
     pub(super) site: &'a SiteWorkers,
     pub(super) bundled: Option<&'a BundledCounter>,
@@ -32,7 +32,7 @@ pub(super) struct Reloader<'a, R> {
     running: RefCell<Settled>,
     read: R,
     metrics: Arc<ReloadMetrics>,
-    parts: Parts<'a>,
+    parts: Running<'a>,
 }
 
 impl<'a, R> Reloader<'a, R>
@@ -44,7 +44,7 @@ where
         started: Settled,
         read: R,
         metrics: Arc<ReloadMetrics>,
-        parts: Parts<'a>,
+        parts: Running<'a>,
     ) -> Self {
         Self { running: RefCell::new(started), read, metrics, parts }
     }
@@ -95,13 +95,13 @@ where
     /// Has all threads apply these settings, of which the contents of the routes are taken out. When they cannot,
     /// nothing has changed.
     fn apply(&self, config: &mut Config) -> Result<(), String> {
-        let Parts { run, site, bundled, admin } = self.parts;
+        let Running { run, site, bundled, admin } = self.parts;
         let contents = std::mem::take(&mut config.contents);
         site.set_routes(&config.routes, contents, rules(config))
             .map_err(|error| error.to_string())?;
         // Before visits come that need more connections to it.
         if let Some(bundled) = bundled {
-            bundled.set_limits(bundled_clients(config));
+            bundled.set_own_limits(own_limits(config));
         }
         site.set_limits(&config.limits);
         if let Some(admin) = admin {
@@ -116,7 +116,7 @@ where
 
     /// Waits until all threads have done what they were told: who reads that settings hold finds that they do.
     fn wait_until_applied(&self) {
-        let Parts { site, bundled, admin, .. } = self.parts;
+        let Running { site, bundled, admin, .. } = self.parts;
         let (confirm, confirmed) = mpsc::channel();
         site.confirm(&confirm);
         bundled.iter().for_each(|bundled| bundled.confirm(&confirm));

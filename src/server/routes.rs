@@ -1,12 +1,13 @@
 //! From routes as they are set to routes as workers serve them: each finds its counter among those that
 //! the workers know.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::collections::BTreeSet;
 
+use super::{counter::Addresses, summary::BUNDLED};
 use crate::{
     config::{Content, RouteConfig, RouteKind, VisitsConfig},
     site::{self, Route, RouteSet, Rules, Visits},
-    upstream::{Host, Target},
+    upstream::{Endpoint, Host},
 };
 
 /// A counter that the workers do not know: they know those of the start.
@@ -22,15 +23,15 @@ pub struct UnknownCounter {
 pub(super) struct Counters {
     /// Each once; its place is that of the workers' upstream.
     origins: Vec<Host>,
-    bundled: Option<SocketAddr>,
+    bundled: Option<Addresses>,
 }
 
 impl Counters {
     /// Those of these routes; `bundled` is the address of the bundled one, where it runs.
-    pub(super) fn of(routes: &[RouteConfig], bundled: Option<SocketAddr>) -> Self {
+    pub(super) fn of(routes: &[RouteConfig], bundled: Option<Addresses>) -> Self {
         let mut counters = Self { origins: Vec::new(), bundled };
         for visits in routes.iter().filter_map(RouteConfig::visits) {
-            if let Some(Target { origin, .. }) = counters.target(visits)
+            if let Some(Endpoint { origin, .. }) = counters.target(visits)
                 && !counters.origins.contains(&origin)
             {
                 counters.origins.push(origin);
@@ -79,14 +80,14 @@ impl Counters {
     ) -> Result<Visits, UnknownCounter> {
         let Some((target, upstream)) = self.find(visits) else {
             let counter = visits.counter.as_ref();
-            let counter = counter.map_or_else(|| String::from("(bundled)"), Target::to_string);
+            let counter = counter.map_or_else(|| String::from("(bundled)"), Endpoint::to_string);
             return Err(UnknownCounter { path: route.path.clone(), counter });
         };
         Ok(Visits {
             methods: visits.methods.clone(),
             upstream,
             call: target.request(),
-            counter: target.to_string().into(),
+            counter: self.told(visits).map(|told| told.to_string()).unwrap_or_default().into(),
             pages,
         })
     }
@@ -97,20 +98,27 @@ impl Counters {
     }
 
     /// The counter of these visits and its place, if the workers know it.
-    fn find(&self, visits: &VisitsConfig) -> Option<(Target, usize)> {
+    fn find(&self, visits: &VisitsConfig) -> Option<(Endpoint, usize)> {
         let target = self.target(visits)?;
         let place = self.origins.iter().position(|origin| *origin == target.origin)?;
         Some((target, place))
     }
 
     /// Where visits are registered; `None` where the bundled counter is to do it and does not run.
-    fn target(&self, visits: &VisitsConfig) -> Option<Target> {
-        visits.counter.clone().or_else(|| self.bundled.map(Target::bundled))
+    fn target(&self, visits: &VisitsConfig) -> Option<Endpoint> {
+        let bundled = || self.bundled.map(|addresses| Endpoint::bundled(addresses.own));
+        visits.counter.clone().or_else(bundled)
+    }
+
+    /// The same, as people are told of it.
+    fn told(&self, visits: &VisitsConfig) -> Option<Endpoint> {
+        let bundled = || self.bundled.map(|addresses| Endpoint::bundled(addresses.told));
+        visits.counter.clone().or_else(bundled)
     }
 
     /// The URLs of the counters of these routes.
     pub(super) fn urls(&self, routes: &[RouteConfig]) -> BTreeSet<String> {
-        let targets = routes.iter().filter_map(|route| self.target(route.visits()?));
+        let targets = routes.iter().filter_map(|route| self.told(route.visits()?));
         targets.map(|target| target.to_string()).collect()
     }
 
@@ -118,8 +126,8 @@ impl Counters {
     pub(super) fn describe(&self, routes: &[RouteConfig]) -> impl Iterator<Item = String> {
         let visits = routes.iter().filter_map(RouteConfig::visits);
         visits.filter_map(|visits| {
-            let bundled = if visits.counter.is_none() { " (bundled)" } else { "" };
-            self.target(visits).map(|target| format!("{target}{bundled}"))
+            let bundled = if visits.counter.is_none() { BUNDLED } else { "" };
+            self.told(visits).map(|target| format!("{target}{bundled}"))
         })
     }
 }
@@ -149,7 +157,7 @@ mod tests {
 
     /// The upstream of each route, or the error.
     fn places(counters: &Counters, routes: &[RouteConfig]) -> Result<Vec<usize>, String> {
-        let contents = read_contents(routes, 0, &mut vec![]).unwrap();
+        let contents = read_contents(routes, &PageFiles::default(), 0, &mut vec![]).unwrap();
         let set = counters.route_set(routes, contents, RULES).map_err(|error| error.to_string())?;
         let place = |route: &Route| match &route.kind {
             site::RouteKind::Visits(visits) => visits.upstream,
@@ -176,7 +184,8 @@ mod tests {
 
     #[test]
     fn the_bundled_counter_is_known_where_it_runs() {
-        let bundled = SocketAddr::from(([127, 0, 0, 1], 3001));
+        let own = std::net::SocketAddr::from(([127, 0, 0, 1], 3001));
+        let bundled = Addresses { own, told: own };
         let counters = Counters::of(&routes(&[("/", None)]), Some(bundled));
         let both = routes(&[("/", Some("http://127.0.0.1:3001/counter/a")), ("/b", None)]);
         assert_eq!(places(&counters, &both), Ok(vec![0, 0]));

@@ -285,7 +285,7 @@ mod tests {
     use super::*;
     use crate::counter::{
         Committer, Job,
-        store::{Operation, Outcome, Store},
+        store::{Counted, Operation, Outcome, Store},
     };
 
     /// A store that says when it is asked, and answers when it is told to.
@@ -299,6 +299,10 @@ mod tests {
             self.asked.send(()).unwrap();
             let _ = self.go_on.recv();
             vec![Outcome::Total(1); batch.len()]
+        }
+
+        fn counted(&self) -> Counted {
+            Counted::default()
         }
     }
 
@@ -329,10 +333,10 @@ mod tests {
         let (asked, arrived) = mpsc::channel();
         let (release, go_on) = mpsc::channel();
         let (report, reported) = mpsc::channel();
-        let report = move |outcomes| drop(report.send(outcomes));
+        let report = Arc::new(move |outcomes| drop(report.send(outcomes)));
         let store = Box::new(Gated { asked, go_on });
-        let committer = Committer::start(store, report, run.close_reporter()).unwrap();
-        committer.jobs().send(Job::Commit(vec![Operation::All])).unwrap();
+        let committer = Committer::start(store, Arc::default(), run.close_reporter()).unwrap();
+        committer.jobs().send(Job::Commit(vec![Operation::All], report)).unwrap();
         arrived.recv().unwrap();
         committer.close();
         // A time after which the test would hang.

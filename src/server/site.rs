@@ -9,15 +9,18 @@ use std::{
 };
 
 use super::{
-    Group, Run, ServerError, describe_drivers,
+    Group, Run, ServerError,
+    counter::{Addresses, Counted},
+    describe_drivers,
     routes::{Counters, UnknownCounter},
+    summary::{Role, StartSummary},
 };
 use crate::{
     config::{Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
+    counter::store,
     listener::{self, Listener, inherited},
     mailbox,
     observe::metrics::WorkerMetrics,
-    plural::plural,
     site::{Failures, Message, RouteSet, Rules, Site},
     upstream::{
         Host, Upstream, UpstreamLimits,
@@ -73,7 +76,7 @@ pub(super) struct SiteWorkers {
     /// The counters that the workers know, which stay the same.
     counters: Counters,
     /// Where visits went at the start, for a person.
-    visits_go_to: String,
+    described: Vec<String>,
 }
 
 impl SiteWorkers {
@@ -83,7 +86,7 @@ impl SiteWorkers {
         config: &Config,
         contents: Vec<Content>,
         listeners: Listeners,
-        bundled: Option<SocketAddr>,
+        bundled: Option<Addresses>,
     ) -> Result<Self, ServerError> {
         let counters = Counters::of(&config.routes, bundled);
         let routes = Arc::new(counters.route_set(&config.routes, contents, rules(config))?);
@@ -118,18 +121,8 @@ impl SiteWorkers {
             worker::start(plan, run.reporter(Group::Site))?;
         }
         let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
-        let visits_go_to = match each_once(counters.describe(&config.routes)).as_slice() {
-            [] => String::from("no route is counted"),
-            counters => format!("visits go to {}", counters.join(", ")),
-        };
-        Ok(Self {
-            orders,
-            metrics,
-            addresses: listeners.addresses,
-            drivers,
-            counters,
-            visits_go_to,
-        })
+        let described = each_once(counters.describe(&config.routes));
+        Ok(Self { orders, metrics, addresses: listeners.addresses, drivers, counters, described })
     }
 
     /// Lets them accept.
@@ -199,20 +192,26 @@ impl SiteWorkers {
         &self.metrics
     }
 
-    /// The line that says what runs.
-    pub(super) fn describe(&self, config: &Config) -> String {
-        let urls: Vec<_> =
-            self.addresses.iter().map(|address| format!("http://{address}")).collect();
-        let cores = Cores::of(&config.cores);
-        format!(
-            "tallyring {} serves {} with {} on {} {cores} by {}; {}",
-            env!("CARGO_PKG_VERSION"),
-            urls.join(" and "),
-            plural(self.orders.len(), "worker"),
-            if cores.0.len() == 1 { "core" } else { "cores" },
-            self.drivers,
-            self.visits_go_to,
-        )
+    /// What the start tells.
+    pub(super) fn summary(
+        &self,
+        config: &Config,
+        count: Option<Counted>,
+        admin: Option<SocketAddr>,
+    ) -> StartSummary {
+        let role = Role::Site {
+            workers: self.orders.len(),
+            cores: Cores::of(&config.cores),
+            counters: self.described.clone(),
+        };
+        StartSummary {
+            role,
+            addresses: self.addresses.clone(),
+            driver: self.drivers.clone(),
+            store: config.bundled.as_ref().map(store::Kind::to_string),
+            count,
+            admin,
+        }
     }
 
     fn tell_all(&self, order: impl Fn() -> Order<Message>) {

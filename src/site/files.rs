@@ -84,6 +84,11 @@ impl File {
         Self { content, content_type, etag, modified, cache }
     }
 
+    /// The same content as another type than that of its extension.
+    pub fn with_type(self, content_type: HeaderValue) -> Self {
+        Self { content_type, ..self }
+    }
+
     /// The bytes of the content.
     pub fn content(&self) -> &Bytes {
         &self.content

@@ -19,14 +19,12 @@ use crate::{
 };
 
 /// What counts as a visit that was registered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Accept {
     /// An answer that says so: a status from 200 to 299.
     #[value(name = "2xx")]
-    #[serde(rename = "2xx")]
     Success,
     /// Any answer at all.
-    #[serde(rename = "any")]
     Any,
 }
 

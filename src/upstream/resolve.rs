@@ -93,8 +93,8 @@ where
                 }
             }
         }
-        let patience = if current.is_some() { REFRESH } else { pause };
-        if asked.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Disconnected) {
+        let timeout = if current.is_some() { REFRESH } else { pause };
+        if asked.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Disconnected) {
             return;
         }
         thread::sleep(pause.saturating_sub(began.elapsed()));

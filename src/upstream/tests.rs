@@ -191,3 +191,59 @@ fn a_call_whose_address_refuses_is_tried_at_the_new_one() {
         new.expect(Told::Called);
     });
 }
+
+/// Ends a connection's task by a panic, when it has come as far as `progress` brings it.
+#[track_caller]
+fn check_panic(progress: fn(&mut PoolGuard), expected: CallError) {
+    on_each_driver(|| async move {
+        let upstream = upstream(vec![]);
+        let id = upstream.pool.borrow_mut().call(&CallBytes::default(), clock::now()).unwrap();
+        let call = Call { holder: Rc::clone(&upstream), id };
+        let Some(Action::Dial(connection)) = upstream.next_action() else { panic!("no dial") };
+        let mut guard = PoolGuard::new(&upstream, connection);
+        let task = async move {
+            progress(&mut guard);
+            panic!("on purpose");
+        };
+        task::spawn("counter connection", &upstream.metrics, task).await;
+        assert_eq!(end(call).await, Err(expected));
+        assert_eq!(upstream.metrics.counter_connections.read(), 0);
+        assert!(upstream.handles.borrow().is_empty() && upstream.pool.borrow().is_empty());
+    });
+}
+
+#[test]
+fn a_connection_whose_task_panics_leaves_the_pool_and_ends_its_call() {
+    /// A descriptor that is never open, so that a cut finds nothing.
+    const NO_SOCKET: i32 = -1;
+    let connected = |guard: &mut PoolGuard| {
+        guard.connected(SocketAddr::from(([127, 0, 0, 1], 1)), NO_SOCKET);
+    };
+    check_panic(|_| {}, CallError::NoConnection(DialError::Other));
+    check_panic(connected, CallError::NoConnection(DialError::Other));
+    let taken_up = |guard: &mut PoolGuard| {
+        guard.connected(SocketAddr::from(([127, 0, 0, 1], 1)), NO_SOCKET);
+        assert!(guard.take_request().is_some());
+    };
+    check_panic(taken_up, CallError::Broken);
+}
+
+#[test]
+fn other_limits_hold_from_then_on() {
+    on_each_driver(|| async {
+        let peer = Peer::start();
+        let upstream = upstream(vec![peer.address]);
+        let calls = [begin(&upstream), begin(&upstream)];
+        assert_eq!(upstream.metrics.counter_connections.read(), 1);
+        let mut limits = *upstream.pool.borrow().limits();
+        limits.connections_max = 2;
+        // Less than what the peer answers.
+        limits.head.head_bytes_max = 20;
+        upstream.set_limits(limits);
+        assert_eq!(upstream.metrics.counter_connections.read(), 2);
+        for call in calls {
+            peer.answer();
+            assert_eq!(end(call).await, Err(CallError::Broken));
+        }
+    });
+}

@@ -29,14 +29,22 @@ pub const SORRY: &str = "Error registering your visit";
 /// The binary under test.
 pub fn tallyring() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tallyring"));
-    // Settings of whoever runs the tests are not theirs.
+    without_settings(&mut command);
+    command
+}
+
+/// Settings of whoever runs the tests are not theirs.
+pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TALLYRING_") {
             command.env_remove(name);
         }
     }
     command.env_remove("STATE_DIRECTORY").stdin(Stdio::null());
-    command
+    // Nor is their counter's file.
+    command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
+    // Their counters count whatever they are sent.
+    command.env("TALLYRING_SKIP_COUNTER_CHECK", "yes");
 }
 
 /// A running process, killed when the test ends.
@@ -94,6 +102,9 @@ impl Server {
         }
         if arguments[0] == "serve" && !arguments.contains(&"--admin") {
             command.args(["--admin", "off"]);
+        }
+        if arguments[0] == "serve" && !arguments.contains(&"--counter-listen") {
+            command.args(["--counter-listen", "off"]);
         }
         Self::spawn(command, directory)
     }
@@ -259,7 +270,7 @@ impl Drop for Server {
 
 fn address_in(text: &str) -> SocketAddr {
     let (_, rest) = text.split_once("http://").expect(text);
-    let end = rest.find([' ', '/', ';', ',']).unwrap_or(rest.len());
+    let end = rest.find([' ', '/', ';', ',', '"']).unwrap_or(rest.len());
     rest[..end].parse().expect(text)
 }
 

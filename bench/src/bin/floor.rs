@@ -2,10 +2,10 @@
 //!
 //! One exchange with the counter for each visit, each on a connection that carries no other.
 
-use std::{collections::VecDeque, env, io, os::fd::RawFd};
+use std::{collections::VecDeque, io, os::fd::RawFd};
 
 use tallyring_bench::{
-    REGISTER, WELCOME, heads,
+    REGISTER, WELCOME, arguments, heads,
     ring::{self, Io, Program},
 };
 
@@ -111,11 +111,10 @@ impl Program for Floor {
 }
 
 fn main() -> io::Result<()> {
-    let mut arguments = env::args().skip(1);
-    let mut argument = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
-    let listener = ring::listen(&argument("127.0.0.1:3000"))?;
+    let [address, counter] = arguments(["127.0.0.1:3000", "127.0.0.1:3001"]);
+    let listener = ring::listen(&address)?;
     let mut floor = Floor {
-        counter: argument("127.0.0.1:3001"),
+        counter,
         sockets: Vec::new(),
         idle: Vec::new(),
         upstreams: 0,

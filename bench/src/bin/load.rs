@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
-    io::{Read, Write},
+    io,
     net::{SocketAddr, TcpStream},
     os::fd::{IntoRawFd, RawFd},
     process::ExitCode,
@@ -12,8 +11,9 @@ use std::{
 
 use clap::Parser;
 use tallyring_bench::{
-    cpu_nanoseconds,
+    ask,
     load::{self, Plan, Until},
+    thread_nanoseconds,
 };
 
 /// Visits that tell which thread serves a connection.
@@ -86,18 +86,18 @@ fn visit_all(arguments: Arguments) -> io::Result<()> {
 /// Connections that the same thread serves: of as many as were opened, those of the thread that first
 /// had enough. Where threads share connections, that is whichever did most of the work each time.
 fn hot(plan: &Plan, process: u32, visits: &mut u64) -> io::Result<Vec<RawFd>> {
-    let mut by_thread: HashMap<String, Vec<TcpStream>> = HashMap::new();
+    let mut by_thread: HashMap<i32, Vec<TcpStream>> = HashMap::new();
     for _ in 0..SOUNDINGS_MAX {
         let stream = TcpStream::connect(plan.address)?;
         stream.set_nodelay(true)?;
-        let before = busy(process)?;
+        let before = thread_nanoseconds(process)?;
         for _ in 0..SOUNDING {
-            visit(&stream, &plan.path)?;
+            ask(&stream, &plan.path)?;
             *visits += 1;
         }
-        let after = busy(process)?;
-        let grown = |(thread, now): &(String, f64)| now - before.get(thread).unwrap_or(&0.0);
-        let busiest = after.into_iter().max_by(|a, b| grown(a).total_cmp(&grown(b)));
+        let after = thread_nanoseconds(process)?;
+        let grown = |(thread, now): &(i32, u64)| now - before.get(thread).unwrap_or(&0);
+        let busiest = after.into_iter().max_by_key(grown);
         let Some((thread, _)) = busiest else { continue };
         let streams = by_thread.entry(thread).or_default();
         streams.push(stream);
@@ -106,24 +106,4 @@ fn hot(plan: &Plan, process: u32, visits: &mut u64) -> io::Result<Vec<RawFd>> {
         }
     }
     Err(io::Error::other("no thread serves that many connections"))
-}
-
-fn visit(mut stream: &TcpStream, path: &str) -> io::Result<()> {
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())?;
-    let mut answer = [0; 4096];
-    let count = stream.read(&mut answer)?;
-    match answer[..count].starts_with(b"HTTP/1.1 200") {
-        true => Ok(()),
-        false => Err(io::Error::other("a visit was not welcomed")),
-    }
-}
-
-/// The CPU time of each thread, in nanoseconds.
-fn busy(process: u32) -> io::Result<HashMap<String, f64>> {
-    let mut threads = HashMap::new();
-    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-        let path = thread?.path();
-        threads.insert(path.to_string_lossy().into_owned(), cpu_nanoseconds(&path));
-    }
-    Ok(threads)
 }

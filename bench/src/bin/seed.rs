@@ -1,10 +1,11 @@
 //! The program that everybody writes first: axum, and a new client for each visit.
 //! `seed ADDRESS COUNTER-URL`
 
-use std::{env, io};
+use std::io;
 
 use axum::{Router, extract::State, routing::get};
 use reqwest::Client;
+use tallyring_bench::arguments;
 
 async fn visit(State(counter): State<String>) -> &'static str {
     let registered = Client::new().post(&counter).send().await;
@@ -16,9 +17,7 @@ async fn visit(State(counter): State<String>) -> &'static str {
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
-    let mut arguments = env::args().skip(1);
-    let mut argument = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
-    let listener = tokio::net::TcpListener::bind(argument("127.0.0.1:3000")).await?;
-    let counter = argument("http://127.0.0.1:3001/counter");
+    let [address, counter] = arguments(["127.0.0.1:3000", "http://127.0.0.1:3001/counter"]);
+    let listener = tokio::net::TcpListener::bind(address).await?;
     axum::serve(listener, Router::new().route("/", get(visit)).with_state(counter)).await
 }

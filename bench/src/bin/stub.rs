@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    env, io,
+    io,
     os::fd::RawFd,
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use tallyring_bench::{
-    COUNTED, heads,
+    COUNTED, arguments, heads,
     ring::{self, Io, Program},
 };
 
@@ -69,11 +69,9 @@ impl Program for Stub {
 }
 
 fn main() -> io::Result<()> {
-    let mut arguments = env::args().skip(1);
-    let mut argument = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
-    let address = argument("127.0.0.1:3001");
-    let delay = Duration::from_millis(argument("0").parse().map_err(io::Error::other)?);
-    let threads: usize = argument("1").parse().map_err(io::Error::other)?;
+    let [address, delay, threads] = arguments(["127.0.0.1:3001", "0", "1"]);
+    let delay = Duration::from_millis(delay.parse().map_err(io::Error::other)?);
+    let threads: usize = threads.parse().map_err(io::Error::other)?;
     let serve = || {
         let listener = ring::listen(&address)?;
         ring::run(Some(&listener), &mut Stub { delay, owed: VecDeque::new() })

@@ -1,36 +1,78 @@
 //! What a record is shown as: a summary, charts, and the table of the README. Everything here is made
 //! from the record alone, so that it can be made again.
 
+mod axis;
+mod canvas;
 mod charts;
 mod summary;
 
 use std::{fs, io, path::Path};
 
+pub use self::summary::in_short;
 use crate::record::Record;
 
 /// Writes the summary and the charts of a record beside it.
 ///
 /// # Errors
-/// When they cannot be drawn or written.
+/// When they cannot be written.
 pub fn write(directory: &Path, record: &Record) -> io::Result<()> {
-    for (name, text) in files(record)? {
+    for (name, text) in files(record) {
         fs::write(directory.join(name), text)?;
     }
     Ok(())
 }
 
 /// The files that a record gives, by name.
-fn files(record: &Record) -> io::Result<Vec<(&'static str, String)>> {
-    let mut files = vec![("summary.md", summary::summary(record))];
-    files.extend(charts::charts(record)?);
-    Ok(files)
+pub fn files(record: &Record) -> Vec<(&'static str, String)> {
+    let charts = charts::charts(record);
+    let names: Vec<_> = charts.iter().map(|(name, _)| *name).collect();
+    let mut files = vec![("summary.md", summary::summary(record, &names))];
+    files.extend(charts);
+    files
+}
+
+/// The median ratios to the floor of each arm, from the least to the most over some records, as Markdown: the table of
+/// the benchmark's README.
+#[cfg(test)]
+fn over_machines(records: &[Record]) -> String {
+    use crate::{
+        arms::{ALL, Arm},
+        record::Run,
+        statistics::Spread,
+    };
+    const SCENES: [&str; 6] =
+        ["closed-8", "closed-64", "closed-1024", "reconnect", "open-70", "slow-counter-2ms"];
+    let range = |medians: Vec<f64>, digits: usize| {
+        let Spread { least, most, .. } = Spread::of(medians);
+        let (least, most) = (format!("{least:.digits$}"), format!("{most:.digits$}"));
+        match least.as_str() {
+            "NaN" => String::from("–"),
+            same if same == most => least,
+            _ => format!("{least} to {most}"),
+        }
+    };
+    let mut text = format!("| arm | {} | bytes an idle connection |\n", SCENES.join(" | "));
+    text += &format!("|{}\n", " --- |".repeat(SCENES.len() + 2));
+    let is_recorded = |arm: &Arm| records.iter().any(|record| record.arms.contains(arm));
+    for arm in ALL.into_iter().filter(is_recorded) {
+        let of = |scene| {
+            let ratio = |record: &Record| record.ratio(scene, arm, Arm::Floor, Run::cpu_us);
+            let medians = records.iter().filter_map(ratio).map(|ratio| ratio.median);
+            range(medians.collect(), 2)
+        };
+        let idle =
+            records.iter().filter_map(|record| record.idle.iter().find(|idle| idle.arm == arm));
+        let idle = range(idle.map(|idle| idle.bytes() as f64).collect(), 0);
+        text += &format!("| {} | {} | {idle} |\n", arm.name(), SCENES.map(of).join(" | "));
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
-    use super::summary::in_short;
+    use super::summary::in_short_for_readme;
     use super::*;
     use crate::record::FILE;
 
@@ -48,7 +90,7 @@ mod tests {
     fn what_is_committed_is_what_the_figures_give() {
         for directory in recorded() {
             let record = Record::read(&directory).unwrap();
-            for (name, text) in files(&record).unwrap() {
+            for (name, text) in files(&record) {
                 let committed = fs::read_to_string(directory.join(name)).unwrap_or_default();
                 assert!(
                     committed == text,
@@ -65,9 +107,22 @@ mod tests {
         let readme = fs::read_to_string(readme).unwrap();
         let is_shown = |directory: &PathBuf| {
             let name = directory.file_name().unwrap().to_str().unwrap();
-            let table = in_short(&Record::read(directory).unwrap());
+            let table = in_short_for_readme(&Record::read(directory).unwrap());
             readme.contains(&table) && readme.contains(&format!("bench/runs/{name}/cpu.svg"))
         };
         assert!(recorded().iter().any(is_shown), "the README's table is of no recorded run");
+    }
+
+    #[test]
+    fn the_benchmarks_readme_has_the_results_of_all_machines() {
+        let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        let readme = fs::read_to_string(readme).unwrap();
+        let records: Vec<_> = recorded().iter().map(|run| Record::read(run).unwrap()).collect();
+        let table = over_machines(&records);
+        assert!(readme.contains(&table), "bench/README.md lacks:\n{table}");
+        for run in recorded() {
+            let name = run.file_name().unwrap().to_str().unwrap().to_owned();
+            assert!(readme.contains(&format!("runs/{name}/summary.md")), "{name}");
+        }
     }
 }

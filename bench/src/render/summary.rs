@@ -5,10 +5,11 @@ use crate::{
     record::{Record, Run, SATURATED, SceneRecord},
     scenes::{MAIN, PACED},
     statistics::Spread,
+    terminal::table,
 };
 
-/// All that a record says, as Markdown.
-pub fn summary(record: &Record) -> String {
+/// All that a record says, as Markdown, with charts that are beside it.
+pub fn summary(record: &Record, charts: &[&str]) -> String {
     let mut text = record.environment.describe();
     let repeats = record.runs.iter().map(|run| run.repeat + 1).max().unwrap_or(0);
     text += &format!(
@@ -21,9 +22,12 @@ pub fn summary(record: &Record) -> String {
     for failure in &record.failures {
         text += &format!("\nA run failed: {failure}\n");
     }
-    text += &format!("\n{}", in_short(record));
+    text += &format!("\n{}", in_short_for_readme(record));
+    for chart in charts {
+        text += &format!("\n![{}]({chart})\n", chart.trim_end_matches(".svg"));
+    }
     for scene in &record.scenes {
-        text += &table(record, scene);
+        text += &of_scene(record, scene);
     }
     text += &idle(record);
     text += &calls(record);
@@ -50,12 +54,13 @@ fn books(record: &Record) -> String {
     text
 }
 
+/// The fifth is followed by the name of the usual arm.
 const HEADS: [&str; 13] = [
     "arm",
     "CPU µs a visit",
     "user",
     "× floor",
-    "× axum",
+    "×",
     "visits/s",
     "p50 µs",
     "p99 µs",
@@ -66,7 +71,7 @@ const HEADS: [&str; 13] = [
     "busiest thread",
 ];
 
-fn table(record: &Record, scene: &SceneRecord) -> String {
+fn of_scene(record: &Record, scene: &SceneRecord) -> String {
     let rate = scene.rate.map_or(String::new(), |rate| format!(", {rate:.0} visits/s"));
     let mut text = format!(
         "\n## {}\n\n{}; {} connections{rate}; the server on {}, the load on {}.\n\n",
@@ -76,7 +81,9 @@ fn table(record: &Record, scene: &SceneRecord) -> String {
         cores(&scene.server_cores),
         cores(&scene.load_cores)
     );
-    text += &row(HEADS.map(String::from));
+    let mut heads = HEADS.map(String::from);
+    heads[4] = format!("× {}", record.usual().name());
+    text += &row(heads);
     text += &row(HEADS.map(|_| String::from("---")));
     let mut limited = Vec::new();
     for arm in &record.arms {
@@ -97,7 +104,7 @@ fn table(record: &Record, scene: &SceneRecord) -> String {
                 100.0 * median(|run| run.usage.user_us / (run.usage.user_us + run.usage.system_us))
             ),
             ratio(Arm::Floor),
-            ratio(Arm::Axum),
+            ratio(record.usual()),
             format!("{:.0}", median(Run::rate)),
             format!("{:.0}", median(|run| run.report.p50_us)),
             format!("{:.0}", median(|run| run.report.p99_us)),
@@ -148,25 +155,48 @@ fn calls(record: &Record) -> String {
     text
 }
 
-/// The main figures of each arm; the table of the README too.
+/// The main figures of each arm, aligned for a terminal.
 pub fn in_short(record: &Record) -> String {
-    let heads =
-        ["", "CPU µs a visit", "× floor", "× axum", "p99 µs at 70 %", "bytes an idle connection"];
-    let mut text = row(heads.map(String::from)) + &row(heads.map(|_| String::from("---")));
+    table(&main_figures(record))
+}
+
+/// The same as Markdown; the table of the README too.
+pub fn in_short_for_readme(record: &Record) -> String {
+    let mut text = String::new();
+    for (place, cells) in main_figures(record).into_iter().enumerate() {
+        text += &row(cells);
+        if place == 0 {
+            text += &row(["---"; 6].map(String::from));
+        }
+    }
+    text
+}
+
+/// The main figures of each arm, below their heads.
+fn main_figures(record: &Record) -> Vec<[String; 6]> {
+    let usual = record.usual();
+    let mut rows = vec![[
+        String::new(),
+        String::from("CPU µs a visit"),
+        String::from("× floor"),
+        format!("× {}", usual.name()),
+        String::from("p99 µs at 70 %"),
+        String::from("bytes an idle connection"),
+    ]];
     for arm in &record.arms {
         let Some(cpu) = record.spread(MAIN, *arm, Run::cpu_us) else { continue };
         let paced = record.spread(PACED, *arm, |run| run.report.p99_us);
         let idle = record.idle.iter().find(|idle| idle.arm == *arm);
-        text += &row([
+        rows.push([
             arm.name(),
-            format!("{:.1}", cpu.median),
+            format!("{:.1} ({:.1}–{:.1})", cpu.median, cpu.least, cpu.most),
             ratio(record.ratio(MAIN, *arm, Arm::Floor, Run::cpu_us)),
-            ratio(record.ratio(MAIN, *arm, Arm::Axum, Run::cpu_us)),
+            ratio(record.ratio(MAIN, *arm, usual, Run::cpu_us)),
             paced.map_or(String::from("–"), |paced| format!("{:.0}", paced.median)),
             idle.map_or(String::from("–"), |idle| idle.bytes().to_string()),
         ]);
     }
-    text
+    rows
 }
 
 fn row<const N: usize>(cells: [String; N]) -> String {
@@ -197,7 +227,8 @@ mod tests {
     #[test]
     fn a_run_is_summarised() {
         let mut record = record();
-        let text = summary(&record);
+        let text = summary(&record, &["cpu.svg"]);
+        assert!(text.contains("![cpu](cpu.svg)"), "{text}");
         let expected =
             "| tallyring | 16.50 (11.00–22.00) | 25 % | 1.10 | 0.28 | 5 | 100 | 200 | 300 | 400 |";
         assert!(text.contains(expected), "{text}");
@@ -206,18 +237,22 @@ mod tests {
         assert!(text.contains("In 12 of 12 runs"), "{text}");
         assert!(!text.contains("limited the rate"), "{text}");
         record.failures.push(String::from("axum fell over"));
-        assert!(summary(&record).contains("A run failed: axum fell over"));
+        assert!(summary(&record, &[]).contains("A run failed: axum fell over"));
         record.runs.push(Run { counted: 9, ..run("closed-64", Arm::Axum, 2, 1.0) });
-        assert!(summary(&record).contains("- axum in closed-64, repeat 2: 10 answered, 9 counted"));
+        assert!(
+            summary(&record, &[]).contains("- axum in closed-64, repeat 2: 10 answered, 9 counted")
+        );
         for run in &mut record.runs {
             run.load_busy = 0.99;
         }
-        assert!(summary(&record).contains("limited the rate of: floor, tallyring, axum"));
+        assert!(summary(&record, &[]).contains("limited the rate of: floor, tallyring, axum"));
     }
 
     #[test]
     fn each_arm_has_a_row_in_short() {
-        let expected = "| tallyring | 16.5 | 1.10 | 0.28 | 200 | – |\n";
-        assert!(in_short(&record()).contains(expected));
+        let expected = "| tallyring | 16.5 (11.0–22.0) | 1.10 | 0.28 | 200 | – |\n";
+        assert!(in_short_for_readme(&record()).contains(expected));
+        let expected = "tallyring  16.5 (11.0–22.0)     1.10    0.28             200";
+        assert!(in_short(&record()).contains(expected), "{}", in_short(&record()));
     }
 }

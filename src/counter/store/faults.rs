@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::{
     OpenError, Operation, Outcome, Store,
-    file::{Call, Disk},
+    disk::{Call, Disk},
     redb_store::RedbStore,
 };
 
@@ -55,8 +55,9 @@ impl Faults {
         {
             return Err(error.into());
         }
-        let fault =
-            state.plan.filter(|(first, count, _)| (*first..first + count).contains(&number));
+        let fault = state
+            .plan
+            .filter(|(first, count, _)| (*first..first.saturating_add(*count)).contains(&number));
         if let Some((_, _, error)) = fault {
             state.failed += 1;
             if call == Call::Sync {
@@ -80,7 +81,7 @@ impl Faults {
     }
 
     /// Makes `count` calls fail from now on, after `wait` others.
-    fn fail(&self, wait: usize, count: usize, error: Errno) {
+    pub(super) fn fail(&self, wait: usize, count: usize, error: Errno) {
         let mut state = self.0.lock().unwrap();
         state.plan = Some((state.calls + wait, count, error));
     }
@@ -95,7 +96,7 @@ impl Faults {
         self.0.lock().unwrap().journal.iter().any(is_write)
     }
 
-    fn end(&self) -> usize {
+    pub(super) fn end(&self) -> usize {
         let mut state = self.0.lock().unwrap();
         state.plan = None;
         mem::take(&mut state.failed)

@@ -1,15 +1,12 @@
 //! The counter's file as the system has it: how it is made and opened, whether its name still leads to
 //! it, and the bytes that redb reads and writes. Knows nothing of totals.
-//!
-//! Each call to the system goes through [`Disk`], where a test can make it fail.
 
 use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::File,
     io,
     ops::Bound,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    os::unix::fs::MetadataExt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,49 +16,22 @@ use std::{
 use redb::{
     BackendError, Database, DatabaseError, StorageBackend, StorageError, backends::FileBackend,
 };
-use rustix::{
-    fs::{CWD, OFlags, RenameFlags, renameat_with},
-    io::Errno,
+
+use super::{
+    OpenError,
+    disk::{Call, Disk, directory_of, link_target, unfinished_path},
 };
 
-use super::OpenError;
-
 /// What each redb file begins with.
-const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
+pub(super) const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 /// Pages that redb keeps in memory. A file with as many names as there may be is smaller.
-const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How often a start looks again when the file appears or vanishes under its hands.
 const ATTEMPTS_MAX: usize = 3;
 /// What is read at a time.
-const READ_BYTES: usize = 256 * PAGE_BYTES;
+pub(super) const READ_BYTES: usize = 256 * PAGE_BYTES;
 /// What is written back at a time.
 const PAGE_BYTES: usize = 4096;
-
-/// A call to the system, about to be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub(super) enum Call<'a> {
-    MakeDirectory,
-    SyncDirectory,
-    Open,
-    Create,
-    Stat,
-    Lock,
-    Rename,
-    Remove,
-    Length,
-    Read,
-    SetLength(u64),
-    Write(u64, &'a [u8]),
-    Sync,
-}
-
-/// The system's calls.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Disk {
-    #[cfg(test)]
-    pub(super) faults: Option<Arc<super::faults::Faults>>,
-}
 
 /// A file that is open and locked, and the database in it.
 #[derive(Debug)]
@@ -143,17 +113,7 @@ impl CounterFile {
         }
         // Once more, behind the lock.
         let length = disk.metadata(&file).map_err(io_error)?.len();
-        if length == 0 {
-            return Err(OpenError::Empty(path.to_owned()));
-        }
-        let mut magic = [0; MAGIC.len()];
-        if length < MAGIC.len() as u64 {
-            return Err(OpenError::Foreign(path.to_owned()));
-        }
-        disk.read(&file, 0, &mut magic).map_err(io_error)?;
-        if magic != MAGIC {
-            return Err(OpenError::Foreign(path.to_owned()));
-        }
+        check_begin(disk, path, &file, length)?;
         write_again(disk, &file, length).map_err(io_error)?;
         // Its maker may have been killed before this.
         match disk.sync_directory(directory_of(&link_target(path))) {
@@ -239,9 +199,30 @@ impl CounterFile {
     }
 }
 
+/// Whether a file of this length begins like one of redb's.
+pub(super) fn check_begin(
+    disk: &Disk,
+    path: &Path,
+    file: &File,
+    length: u64,
+) -> Result<(), OpenError> {
+    let mut magic = [0; MAGIC.len()];
+    if length == 0 {
+        return Err(OpenError::Empty(path.to_owned()));
+    }
+    if length < MAGIC.len() as u64 {
+        return Err(OpenError::Foreign(path.to_owned()));
+    }
+    disk.read(file, 0, &mut magic).map_err(|error| OpenError::Io(path.to_owned(), error))?;
+    if magic != MAGIC {
+        return Err(OpenError::Foreign(path.to_owned()));
+    }
+    Ok(())
+}
+
 /// Opens the file that is to become the counter's, alone; `None` when another process makes it now.
 /// What somebody has left there who was killed is used again.
-fn create_unfinished(disk: &Disk, path: &Path) -> io::Result<Option<File>> {
+pub(super) fn create_unfinished(disk: &Disk, path: &Path) -> io::Result<Option<File>> {
     for _ in 0..ATTEMPTS_MAX {
         let file = disk.create(path)?;
         if !disk.lock(&file)? {
@@ -302,35 +283,7 @@ fn write_again(disk: &Disk, file: &File, length: u64) -> io::Result<()> {
     disk.sync(file)
 }
 
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Where a file is that `path` leads to, by links or not, whether it is there or not.
-fn link_target(path: &Path) -> PathBuf {
-    // path_resolution(7)
-    const LINKS_MAX: usize = 40;
-    let mut path = path.to_owned();
-    for _ in 0..LINKS_MAX {
-        match fs::read_link(&path) {
-            Ok(target) => path = directory_of(&path).join(target),
-            Err(_) => break,
-        }
-    }
-    path
-}
-
-/// Where the file at `path` stands until it is complete.
-fn unfinished_path(path: &Path) -> PathBuf {
-    let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
-    name.push(".unfinished");
-    path.with_file_name(name)
-}
-
-fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+pub(super) fn open_error(path: &Path, error: DatabaseError) -> OpenError {
     let path = path.to_owned();
     match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path),
@@ -343,133 +296,6 @@ fn open_error(path: &Path, error: DatabaseError) -> OpenError {
         DatabaseError::Storage(StorageError::Io(error)) => OpenError::Io(path, error),
         DatabaseError::Storage(StorageError::Corrupted(reason)) => OpenError::Damaged(path, reason),
         error => OpenError::Damaged(path, error.to_string()),
-    }
-}
-
-/// Locks all bytes of a file by fcntl(2), F_OFD_SETLK; false when another process has some, as redb has
-/// while it is open. The lock belongs to the open file, not to the backend that takes it here, and
-/// ends with the last descriptor.
-fn lock_range(file: &File) -> io::Result<bool> {
-    let backend = FileBackend::new(file.try_clone()?).map_err(io::Error::other)?;
-    match backend.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
-        Ok(locked) => Ok(locked),
-        Err(BackendError::Io(error)) => Err(error),
-        // redb would go on without a lock, and a second start would overwrite what the first counts.
-        Err(error) => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("its file system has no locks, so that two could write to it: {error}"),
-        )),
-    }
-}
-
-impl Disk {
-    fn before(&self, call: Call<'_>) -> io::Result<()> {
-        #[cfg(test)]
-        if let Some(faults) = &self.faults {
-            return faults.before(call);
-        }
-        let _ = call;
-        Ok(())
-    }
-
-    /// Makes a directory and those above it, each on disk before the next.
-    fn make_directories(&self, directory: &Path) -> io::Result<()> {
-        if directory.is_dir() {
-            return Ok(());
-        }
-        let above = directory_of(directory);
-        self.make_directories(above)?;
-        self.before(Call::MakeDirectory)?;
-        match fs::create_dir(directory) {
-            // Another process was faster.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
-            result => result?,
-        }
-        self.sync_directory(above)
-    }
-
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        self.before(Call::SyncDirectory)?;
-        match File::open(directory)?.sync_all() {
-            // fsync(2): a file system that has no such thing for directories.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
-            result => result,
-        }
-    }
-
-    fn open(&self, path: &Path) -> io::Result<File> {
-        self.before(Call::Open)?;
-        OpenOptions::new().read(true).write(true).open(path)
-    }
-
-    fn create(&self, path: &Path) -> io::Result<File> {
-        self.before(Call::Create)?;
-        let flags = OFlags::NOFOLLOW.bits().cast_signed();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).custom_flags(flags).open(path)
-    }
-
-    fn metadata(&self, file: &File) -> io::Result<fs::Metadata> {
-        self.before(Call::Stat)?;
-        file.metadata()
-    }
-
-    fn metadata_of(&self, path: &Path) -> io::Result<fs::Metadata> {
-        self.before(Call::Stat)?;
-        fs::metadata(path)
-    }
-
-    /// Locks a file as redb does, which may then do it again; false when another process has it.
-    /// Nothing may be written to a file before this.
-    pub(super) fn lock(&self, file: &File) -> io::Result<bool> {
-        let locked = self.before(Call::Lock).map_err(TryLockError::Error);
-        match locked.and_then(|()| file.try_lock()) {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            // A file system without flock(2).
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                lock_range(file)
-            }
-            Err(TryLockError::Error(error)) => Err(error),
-        }
-    }
-
-    /// Gives a file a new name that must not be in use.
-    fn rename_to_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.before(Call::Rename)?;
-        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // renameat2(2): a file system that cannot.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                fs::hard_link(from, to)?;
-                fs::remove_file(from)
-            }
-            result => Ok(result?),
-        }
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.before(Call::Remove)?;
-        fs::remove_file(path)
-    }
-
-    fn read(&self, file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.before(Call::Read)?;
-        file.read_exact_at(bytes, offset)
-    }
-
-    fn write(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.before(Call::Write(offset, bytes))?;
-        file.write_all_at(bytes, offset)
-    }
-
-    fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
-        self.before(Call::SetLength(length))?;
-        file.set_len(length)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        self.before(Call::Sync)?;
-        file.sync_all()
     }
 }
 

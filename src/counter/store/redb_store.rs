@@ -23,8 +23,9 @@ use redb::{
 };
 
 use super::{
-    Listings, OpenError, Operation, Outcome, Store, Totals, apply_all,
-    file::{CounterFile, Disk, Named},
+    Counted, Listings, OpenError, Operation, Outcome, Store, Totals, apply_all,
+    disk::Disk,
+    file::{CounterFile, Named},
 };
 
 const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("tallyring.totals");
@@ -40,6 +41,8 @@ pub(super) struct RedbStore {
     file: Option<CounterFile>,
     /// What was found on disk or told as durable. No total is ever below.
     durable: BTreeMap<String, u64>,
+    /// What those add up to.
+    counted: Counted,
     /// What was said last of why it fails: it is said once.
     complaint: Option<String>,
     listings: Listings,
@@ -65,8 +68,8 @@ impl RedbStore {
         let file = CounterFile::open_or_create(&disk, path, create)?;
         let durable = read_totals(path, &file.database)?;
         let (path, file) = (path.to_owned(), Some(file));
-        let listings = Listings::default();
-        Ok(Self { disk, path, file, durable, complaint: None, listings })
+        let (counted, listings) = (Counted::of(&durable), Listings::default());
+        Ok(Self { disk, path, file, durable, counted, complaint: None, listings })
     }
 
     /// The file, to which its name leads and which holds all that was told.
@@ -85,6 +88,7 @@ impl RedbStore {
         let file = CounterFile::open(&self.disk, &self.path).map_err(before)?;
         let found = read_totals(&self.path, &file.database).map_err(before)?;
         check_not_below(&self.path, &found, &self.durable).map_err(before)?;
+        self.counted = Counted::of(&found);
         self.durable = found;
         Ok(self.file.insert(file))
     }
@@ -113,10 +117,11 @@ impl RedbStore {
     fn remember(&mut self, batch: &[Operation], outcomes: &[Outcome]) {
         for (operation, outcome) in batch.iter().zip(outcomes) {
             if let (Operation::Add { name, .. }, Outcome::Total(total)) = (operation, outcome) {
-                match self.durable.get_mut(name) {
-                    Some(durable) => *durable = *total,
-                    None => drop(self.durable.insert(name.clone(), *total)),
-                }
+                let before = match self.durable.get_mut(name) {
+                    Some(durable) => std::mem::replace(durable, *total),
+                    None => self.durable.insert(name.clone(), *total).unwrap_or(0),
+                };
+                self.counted.note(name, before, *total);
             }
         }
     }
@@ -154,6 +159,10 @@ impl Store for RedbStore {
             }
         }
     }
+
+    fn counted(&self) -> Counted {
+        self.counted
+    }
 }
 
 impl Totals for redb::Table<'_, &'static str, u64> {
@@ -190,8 +199,24 @@ pub(super) fn mark(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
+/// Puts totals into a file that holds none.
+pub(super) fn fill(database: &Database, totals: &BTreeMap<String, u64>) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(TOTALS)?;
+        for (name, total) in totals {
+            table.insert(name.as_str(), total)?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
 /// All totals of a file, once it is clear that it is one of ours.
-fn read_totals(path: &Path, database: &Database) -> Result<BTreeMap<String, u64>, OpenError> {
+pub(super) fn read_totals(
+    path: &Path,
+    database: &Database,
+) -> Result<BTreeMap<String, u64>, OpenError> {
     let damaged = |error: &dyn fmt::Display| OpenError::Damaged(path.to_owned(), error.to_string());
     let failed = |error: StorageError| match error {
         StorageError::Io(error) => OpenError::Io(path.to_owned(), error),

@@ -25,6 +25,7 @@ fn check_counting(store: &mut dyn Store) {
     let all = store.commit(&[add("b", 1), Operation::All]);
     assert_eq!(all[1], Outcome::All(Bytes::from_static(br#"{"":1000001,"a":5,"b":1}"#)));
     assert_eq!(store.commit(&[]), []);
+    assert_eq!(store.counted(), Counted { total: 1_000_001, named: 6 });
 }
 
 #[track_caller]
@@ -53,7 +54,8 @@ fn both_stores_bound_their_names() {
 fn totals_outlive_the_store() {
     let directory = tempfile::tempdir().unwrap();
     let kind = Kind::Redb(path(&directory));
-    open(&kind, false).unwrap().commit(&[add("", 7)]);
+    open(&kind, false).unwrap().commit(&[add("", 7), add("a", 2)]);
+    assert_eq!(open(&kind, false).unwrap().counted(), Counted { total: 7, named: 2 });
     assert_eq!(open(&kind, false).unwrap().commit(&[add("", 1)]), [Outcome::Total(8)]);
 }
 

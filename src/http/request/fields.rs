@@ -43,6 +43,7 @@ pub(super) struct Fields<'a> {
     pub(super) seen: Seen,
     pub(super) host: Option<&'a [u8]>,
     pub(super) has_origin: bool,
+    pub(super) accept: Option<&'a [u8]>,
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) expects_continue: bool,
@@ -58,6 +59,7 @@ impl<'a> Fields<'a> {
             seen,
             host: None,
             has_origin: false,
+            accept: None,
             close: false,
             keep_alive: false,
             expects_continue: false,
@@ -73,6 +75,8 @@ impl<'a> Fields<'a> {
         // By length first, which tells most of them apart.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.note_host(value)?,
+            // The one of this length that most clients send.
+            6 if name.eq_ignore_ascii_case(b"accept") => self.accept = self.accept.or(Some(value)),
             6 if name.eq_ignore_ascii_case(b"expect") => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Refusal::new(417, "the only expectation met here is 100-continue"));

@@ -72,6 +72,7 @@ fn a_request_is_read() {
         query: Some("c=d?e"),
         host: Some(b"a:80"),
         has_origin: false,
+        accept: None,
         version: Version::Http11,
         persistent: true,
         expects_continue: false,
@@ -260,6 +261,12 @@ fn an_absolute_target_outdoes_the_host_field() {
 fn origins() {
     assert!(request("GET / HTTP/1.1\r\nHost: a\r\norigin: http://b\r\n\r\n").has_origin);
     assert!(!request("GET / HTTP/1.1\r\nHost: a\r\nX-Origin: http://b\r\n\r\n").has_origin);
+    let several =
+        request("GET / HTTP/1.1\r\nHost: a\r\nACCEPT: a/b, */*;q=0.1\r\nAccept: c/d\r\n\r\n");
+    assert_eq!(several.accept, Some(&b"a/b, */*;q=0.1"[..]));
+    let other =
+        request("GET / HTTP/1.1\r\nHost: a\r\nAccept-Language: en\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!((other.accept, other.expects_continue), (None, true));
 }
 
 #[test]

@@ -1,0 +1,95 @@
+//! What clap finds wrong with the arguments and variables, in one line: what was given, as it was given, and what
+//! would do.
+
+use std::{env, ffi::OsString};
+
+use clap::{
+    Command,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use super::error::{one_of, quoted_without_secrets};
+use crate::upstream::without_secrets;
+
+/// Says what is wrong. `arguments` are those of the process, of which the first is its own name.
+pub fn explain(error: &clap::Error, command: &Command, arguments: &[OsString]) -> String {
+    let line = match error.kind() {
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => value(error, command, arguments),
+        ErrorKind::UnknownArgument => unknown_argument(error, command),
+        ErrorKind::InvalidSubcommand => unknown_command(error),
+        _ => None,
+    };
+    line.unwrap_or_else(|| {
+        // clap explains itself over several paragraphs; the first says what is wrong.
+        let text = error.to_string();
+        let message = text.strip_prefix("error: ").unwrap_or(&text);
+        let first = message.split("\n\n").next().unwrap_or(message);
+        let words = first.split_whitespace().collect::<Vec<_>>().join(" ");
+        format!("{}; see tallyring --help", quoted_without_secrets(&words))
+    })
+}
+
+/// A value that does not fit, of a flag or of its variable.
+fn value(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Option<String> {
+    let flag = text(error, ContextKind::InvalidArg)?;
+    let flag = flag.split([' ', '=']).next()?;
+    let value = text(error, ContextKind::InvalidValue).filter(|value| !value.is_empty())?;
+    let problem = match (std::error::Error::source(error), error.get(ContextKind::ValidValue)) {
+        (Some(problem), _) => problem.to_string(),
+        (None, Some(ContextValue::Strings(words))) => format!("it must be {}", one_of(words)),
+        _ => return None,
+    };
+    let is_given = arguments.iter().any(|argument| {
+        let argument = argument.to_string_lossy();
+        argument.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    });
+    let variable = variable_of(flag, command, arguments);
+    Some(match variable.filter(|_| !is_given) {
+        Some(variable) => format!("{variable}={value}: {problem}"),
+        None => format!("{flag} {value}: {problem}"),
+    })
+}
+
+/// The variable of a flag of the command that is called, if it is set.
+fn variable_of(flag: &str, command: &Command, arguments: &[OsString]) -> Option<String> {
+    let named = arguments.get(1).and_then(|name| command.find_subcommand(name));
+    let of_command = named.unwrap_or(command).get_arguments();
+    let mut of_flag = of_command.filter(|one| one.get_long() == flag.strip_prefix("--"));
+    let variable = of_flag.find_map(clap::Arg::get_env)?;
+    env::var_os(variable).map(|_| variable.to_string_lossy().into_owned())
+}
+
+fn unknown_argument(error: &clap::Error, command: &Command) -> Option<String> {
+    let argument = text(error, ContextKind::InvalidArg)?;
+    let name = argument.strip_prefix("--");
+    let others = command
+        .get_subcommands()
+        .filter(|other| other.get_arguments().any(|one| name.is_some() && one.get_long() == name));
+    let others: Vec<String> =
+        others.map(|other| format!("tallyring {}", other.get_name())).collect();
+    let hint = match text(error, ContextKind::SuggestedArg) {
+        _ if !others.is_empty() => format!("it is a flag of {}", one_of(&others)),
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => String::from("see tallyring --help"),
+    };
+    Some(format!("{argument} is no argument here; {hint}"))
+}
+
+fn unknown_command(error: &clap::Error) -> Option<String> {
+    let command = text(error, ContextKind::InvalidSubcommand)?;
+    let hint = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(nearest)) if !nearest.is_empty() => {
+            format!("did you mean {}?", one_of(nearest))
+        }
+        _ => String::from("see tallyring --help"),
+    };
+    Some(format!("{command} is no command; {hint}"))
+}
+
+/// What clap knows of the error, which may be a URL.
+fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(without_secrets(text)),
+        _ => None,
+    }
+}

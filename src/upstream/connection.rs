@@ -1,0 +1,335 @@
+//! One connection to the counter, run by one task, which only moves bytes: the pool decides what to send and what
+//! becomes of a call.
+//!
+//! A read is posted for as long as the connection lives. While it carries no call, whatever that read
+//! gives, the end of the stream or bytes that nobody asked for, ends the connection.
+
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, RawFd},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use monoio::{
+    buf::IoBuf,
+    io::{AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable},
+    net::TcpStream,
+};
+use nix::sys::socket::{Shutdown, shutdown};
+
+use super::{
+    CallBytes, DialError, Upstream,
+    dial::dial,
+    pool::ConnectionId,
+    response_reader::{Answer, Broken, ResponseLimits, ResponseReader},
+};
+use crate::{clock, read_buffer::ReadBuffer};
+
+type Reader = OwnedReadHalf<TcpStream>;
+type Writer = OwnedWriteHalf<TcpStream>;
+
+/// A connection that stands, for those who have work for it or want it to end.
+pub(super) struct Handle {
+    socket: RawFd,
+    /// The task's; `None` until it has waited for a call.
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Handle {
+    /// Lets the task ask for the call that it was given.
+    pub(super) fn wake(&self) {
+        // The runtime's waker only puts the task into a queue, so nothing asks for this borrow meanwhile.
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ends the connection: its pending operations end by themselves.
+    pub(super) fn cut(&self) {
+        // An error means that the counter was faster.
+        let _ = shutdown(self.socket, Shutdown::Both);
+    }
+
+    fn set_waker(&self, new: &Waker) {
+        let mut waker = self.waker.borrow_mut();
+        if waker.as_ref().is_none_or(|waker| !waker.will_wake(new)) {
+            *waker = Some(new.clone());
+        }
+    }
+}
+
+/// A connection's place in the pool, from its dial to its end. However its task ends, by a panic too, the pool
+/// is told.
+pub(super) struct PoolGuard {
+    upstream: Rc<Upstream>,
+    id: ConnectionId,
+    /// Why there is no connection; `None` once it stands.
+    not_connected: Option<DialError>,
+}
+
+impl PoolGuard {
+    /// For a connection that is about to be dialed.
+    pub(super) fn new(upstream: &Rc<Upstream>, id: ConnectionId) -> Self {
+        upstream.metrics.counter_connections.increment();
+        Self { upstream: Rc::clone(upstream), id, not_connected: Some(DialError::Other) }
+    }
+
+    /// The connection stands.
+    pub(super) fn connected(&mut self, address: SocketAddr, socket: RawFd) -> Rc<Handle> {
+        let handle = Rc::new(Handle { socket, waker: RefCell::new(None) });
+        self.upstream.handles.borrow_mut().insert(self.id, Rc::clone(&handle));
+        self.not_connected = None;
+        self.upstream.tell(|pool| pool.connected(self.id, address, clock::now()));
+        handle
+    }
+
+    /// What is to be sent, if the connection was given a call.
+    pub(super) fn take_request(&self) -> Option<CallBytes> {
+        self.upstream.pool.borrow_mut().take_request(self.id)
+    }
+
+    /// The call was answered; whether the connection is to carry others.
+    fn answered(&self, Answer { status, reusable }: Answer) -> bool {
+        self.upstream.tell(|pool| pool.answered(self.id, status, reusable, clock::now()))
+    }
+
+    /// Not a byte of the call has left.
+    fn not_sent(&self) {
+        self.upstream.tell(|pool| pool.not_sent(self.id));
+    }
+}
+
+impl Drop for PoolGuard {
+    fn drop(&mut self) {
+        let Self { upstream, id, not_connected } = self;
+        upstream.metrics.counter_connections.decrement();
+        upstream.handles.borrow_mut().remove(*id);
+        match *not_connected {
+            None => upstream.tell(|pool| pool.closed(*id, clock::now())),
+            Some(error) => {
+                (upstream.refresh)();
+                upstream.tell(|pool| pool.dial_failed(*id, error, clock::now()));
+            }
+        }
+    }
+}
+
+/// Opens a connection and runs it to its end.
+pub(super) async fn dial_and_run(mut guard: PoolGuard) {
+    // Boxed: it is over soon, and its timer is larger than all the rest.
+    match Box::pin(open(&guard.upstream)).await {
+        Ok((stream, address)) => run(guard, stream, address).await,
+        Err(error) => {
+            tracing::debug!(%error, "cannot connect to the counter");
+            guard.not_connected = Some(DialError::from(&error));
+        }
+    }
+}
+
+/// Connects to an address that is the counter's when the connection stands. Dials again only when the
+/// addresses have changed meanwhile, which they do once a second at most.
+async fn open(upstream: &Upstream) -> io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        let (tried, timeout) = {
+            let pool = upstream.pool.borrow();
+            (pool.addresses().in_order(), pool.limits().connect_timeout)
+        };
+        let dialed = dial(&tried, timeout).await;
+        let pool = upstream.pool.borrow();
+        match dialed {
+            Ok((stream, address)) if pool.addresses().contains(address) => {
+                return Ok((stream, address));
+            }
+            Err(error) if !pool.addresses().has_others_than(&tried) => return Err(error),
+            _ => {}
+        }
+    }
+}
+
+/// Carries calls until the connection is of no more use.
+async fn run(guard: PoolGuard, stream: TcpStream, address: SocketAddr) {
+    let socket = stream.as_raw_fd();
+    let (reader, mut writer) = stream.into_split();
+    let mut receiver = Receiver::new(guard.upstream.response_limits(), reader, receive);
+    // Declared last and so dropped first: nobody has the socket's number any more when it closes.
+    let mut guard = guard;
+    let handle = guard.connected(address, socket);
+    while let Some(request) = next_call(&guard, &handle, &mut receiver).await {
+        let limits = guard.upstream.response_limits();
+        match exchange(&limits, request, &mut writer, &mut receiver).await {
+            Ok(answer) if guard.answered(answer) => {}
+            Ok(_) | Err(ExchangeError::Broken) => return,
+            Err(ExchangeError::NotSent) => return guard.not_sent(),
+        }
+    }
+}
+
+/// The next call that the connection is given; `None` when it ended before, whatever it was given.
+async fn next_call<F: Future<Output = Received>>(
+    guard: &PoolGuard,
+    handle: &Handle,
+    receiver: &mut Receiver<F>,
+) -> Option<CallBytes> {
+    poll_fn(|context| {
+        // First: a connection that has ended must not take a call with it.
+        if receiver.poll_received(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        let request = guard.take_request();
+        if request.is_some() {
+            return Poll::Ready(request);
+        }
+        handle.set_waker(context.waker());
+        Poll::Pending
+    })
+    .await
+}
+
+/// Why an exchange gave no answer. The connection is of no more use.
+enum ExchangeError {
+    /// Not a byte of the request has left.
+    NotSent,
+    /// Some of it may have left.
+    Broken,
+}
+
+impl From<Broken> for ExchangeError {
+    fn from(Broken: Broken) -> Self {
+        Self::Broken
+    }
+}
+
+/// Sends one request and receives the answer.
+async fn exchange<F: Future<Output = Received>>(
+    limits: &Rc<ResponseLimits>,
+    request: CallBytes,
+    writer: &mut Writer,
+    receiver: &mut Receiver<F>,
+) -> Result<Answer, ExchangeError> {
+    let send = pin!(send(writer, request));
+    let mut sending = Sending::begin(send).await?;
+    let mut response = ResponseReader::default();
+    loop {
+        let read = receiver
+            .receive(limits, |received, buffer| match received {
+                Ok(1..) => {
+                    let (consumed, answer) = response.read(buffer.unread(), limits)?;
+                    buffer.consume(consumed);
+                    Ok(answer)
+                }
+                Ok(0) => response.read_end().map(Some),
+                Err(_) => Err(Broken),
+            })
+            .await;
+        sending.end().await?;
+        if let Some(answer) = read? {
+            return Ok(answer);
+        }
+    }
+}
+
+/// A request that is being sent.
+enum Sending<'a, F> {
+    /// The ring has it, or will take it when it is next entered.
+    Posted(Pin<&'a mut F>),
+    Ended,
+}
+
+impl<'a, F: Future<Output = Result<(), ExchangeError>>> Sending<'a, F> {
+    /// Posts it.
+    ///
+    /// A ring takes the request when it is next entered. That it has is of no interest before the answer
+    /// comes, so nobody is woken for it; should it fail, the read that is posted ends as well. epoll must
+    /// be waited on if it cannot send at once.
+    async fn begin(mut send: Pin<&'a mut F>) -> Result<Self, ExchangeError> {
+        let mut unwoken = Context::from_waker(Waker::noop());
+        match send.as_mut().poll(&mut unwoken) {
+            Poll::Ready(sent) => sent?,
+            Poll::Pending if monoio::utils::is_legacy() => send.await?,
+            Poll::Pending => return Ok(Self::Posted(send)),
+        }
+        Ok(Self::Ended)
+    }
+
+    /// What came of it. Something was received since it began, so it is over: the kernel takes a request whole,
+    /// and answers come after it.
+    async fn end(&mut self) -> Result<(), ExchangeError> {
+        if let Self::Posted(send) = self {
+            let sent = send.as_mut().await;
+            *self = Self::Ended;
+            sent?;
+        }
+        Ok(())
+    }
+}
+
+async fn send(writer: &mut Writer, mut request: CallBytes) -> Result<(), ExchangeError> {
+    let length = request.len();
+    let mut sent = 0;
+    while sent < length {
+        let (result, slice) = writer.write(request.slice(sent..)).await;
+        request = slice.into_inner();
+        match result {
+            Ok(count @ 1..) => sent += count,
+            Ok(0) | Err(_) if sent == 0 => return Err(ExchangeError::NotSent),
+            Ok(0) | Err(_) => return Err(ExchangeError::Broken),
+        }
+    }
+    Ok(())
+}
+
+/// What a read gave, and what it takes to post the next.
+type Received = (io::Result<usize>, Reader, ReadBuffer);
+
+/// The read that is posted for as long as the connection lives. It is dropped only with the connection, since
+/// the bytes that it may have received are lost with it.
+struct Receiver<F> {
+    reading: Pin<Box<F>>,
+    post: fn(Rc<ResponseLimits>, Reader, ReadBuffer) -> F,
+}
+
+impl<F: Future<Output = Received>> Receiver<F> {
+    fn new(
+        limits: Rc<ResponseLimits>,
+        reader: Reader,
+        post: fn(Rc<ResponseLimits>, Reader, ReadBuffer) -> F,
+    ) -> Self {
+        Self { reading: Box::pin(post(limits, reader, ReadBuffer::default())), post }
+    }
+
+    /// Posts the read, unless it is posted. Ready once something was received, which is discarded; it must not be
+    /// polled after that.
+    fn poll_received(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.reading.as_mut().poll(context).map(drop)
+    }
+
+    /// Waits until something was received, lets `read` look at it, and prepares the next read, which is posted
+    /// when it is first waited for.
+    async fn receive<T>(
+        &mut self,
+        limits: &Rc<ResponseLimits>,
+        read: impl FnOnce(io::Result<usize>, &mut ReadBuffer) -> T,
+    ) -> T {
+        let (received, reader, mut buffer) = self.reading.as_mut().await;
+        let result = read(received, &mut buffer);
+        self.reading.set((self.post)(Rc::clone(limits), reader, buffer));
+        result
+    }
+}
+
+#[allow(clippy::manual_async_fn)]
+fn receive(
+    limits: Rc<ResponseLimits>,
+    mut reader: Reader,
+    mut buffer: ReadBuffer,
+) -> impl Future<Output = Received> {
+    async move {
+        let received = buffer.fill(&mut reader, &limits.buffers).await;
+        (received, reader, buffer)
+    }
+}

@@ -1,0 +1,258 @@
+//! Where a counter is and what is sent to it: a URL, taken apart once.
+
+use std::{fmt, net::SocketAddr, str::FromStr};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Uri, header};
+
+use crate::http::render;
+
+/// What every call to a counter says of itself.
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("tallyring/", env!("CARGO_PKG_VERSION")));
+
+/// Who to connect to: a literal address, or a name that the system's resolver knows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Host {
+    /// An IPv4 or IPv6 address and its port.
+    Address(SocketAddr),
+    /// A name and its port.
+    Name(String, u16),
+}
+
+/// A counter's URL, `http://host[:port]/path[?query]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Who to connect to: visits of routes that share it share connections.
+    pub origin: Host,
+    uri: Uri,
+}
+
+/// Why a text is no counter's URL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// TLS is not there yet.
+    #[error("https:// is not supported yet; use http://, for example through a local TLS proxy")]
+    Https,
+    /// Not a URL of that form.
+    #[error("it must be a URL like http://127.0.0.1:3001/counter ({0})")]
+    Malformed(&'static str),
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        use EndpointError::Malformed;
+        let uri = Uri::from_str(text).map_err(|_| Malformed("it is not a URL"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(EndpointError::Https),
+            Some(_) => return Err(Malformed("its scheme is not http")),
+            None => return Err(Malformed("it has no scheme")),
+        }
+        let authority = uri.authority().ok_or(Malformed("it has no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(Malformed("user information is not supported"));
+        }
+        let host = authority.host();
+        // What http's own `port` makes of an empty or unusable port is that there is none.
+        let port = match authority.as_str()[host.len()..].strip_prefix(':') {
+            Some(digits) => digits
+                .parse()
+                .ok()
+                .filter(|&port| port > 0 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+                .ok_or(Malformed("its port is no number from 1 to 65535"))?,
+            None => 80,
+        };
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        let origin = match literal.parse() {
+            Ok(address) => Host::Address(SocketAddr::new(address, port)),
+            Err(_) if host.is_empty() || host.starts_with('[') => {
+                return Err(Malformed("its host is neither a name nor an address"));
+            }
+            Err(_) => Host::Name(host.to_ascii_lowercase(), port),
+        };
+        Ok(Self { origin, uri })
+    }
+}
+
+impl Endpoint {
+    /// The bundled counter's.
+    ///
+    /// # Panics
+    /// Never: an address is an authority.
+    #[allow(clippy::expect_used)]
+    pub fn bundled(address: SocketAddr) -> Self {
+        let uri = format!("http://{address}/counter").parse().expect("an address is an authority");
+        Self { origin: Host::Address(address), uri }
+    }
+
+    /// Where the admin listener says whether the server is ready.
+    ///
+    /// # Panics
+    /// Never: an address is an authority.
+    #[allow(clippy::expect_used)]
+    pub fn readiness(admin: SocketAddr) -> Self {
+        let uri = format!("http://{admin}/readyz").parse().expect("an address is an authority");
+        Self { origin: Host::Address(admin), uri }
+    }
+
+    /// The path, without what the query says.
+    pub fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// The same server's, with another path and without a query.
+    pub fn with_path(&self, path: &str) -> Self {
+        let mut parts = self.uri.clone().into_parts();
+        // A path that cannot stand in a URL leaves what was there.
+        if let Ok(path) = path.parse() {
+            parts.path_and_query = Some(path);
+        }
+        let uri = Uri::from_parts(parts).unwrap_or_else(|_| self.uri.clone());
+        Self { origin: self.origin.clone(), uri }
+    }
+
+    /// A request that only asks, on a connection of its own.
+    pub fn probe(&self) -> Bytes {
+        self.render(Method::GET, &[(header::CONNECTION, HeaderValue::from_static("close"))])
+    }
+
+    /// The request of one visit, as it goes over the wire.
+    pub fn request(&self) -> Bytes {
+        self.render(Method::POST, &[])
+    }
+
+    fn render(&self, method: Method, more: &[(HeaderName, HeaderValue)]) -> Bytes {
+        let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
+        // An authority is visible ASCII, which every field value may be.
+        let host = HeaderValue::from_str(authority).unwrap_or(HeaderValue::from_static(""));
+        let fields = [&[(header::HOST, host), (header::USER_AGENT, USER_AGENT)], more].concat();
+        render::request(method, self.uri.clone(), &fields)
+    }
+}
+
+/// For people, without what the query says: it may be a secret.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_secrets(&self.uri.to_string()))
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that may be meant for a URL, for people: a `?…` stands for what is behind a question mark, and
+/// `…@` for user information. Tokens and passwords are kept there.
+pub fn without_secrets(text: &str) -> String {
+    let (visible, query) = match text.find(['?', '#']) {
+        Some(place) => (&text[..place], if text[place..].contains('?') { "?…" } else { "" }),
+        None => (text, ""),
+    };
+    match (visible.find("//"), visible.rfind('@')) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{}//…{}{query}", &visible[..start], &visible[end..])
+        }
+        _ => format!("{visible}{query}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Host) {
+        assert_eq!(text.parse::<Endpoint>().map(|target| target.origin), Ok(expected), "{text:?}");
+    }
+
+    fn name(host: &str, port: u16) -> Host {
+        Host::Name(host.to_owned(), port)
+    }
+
+    #[test]
+    fn a_url_names_a_host() {
+        check("http://counter/counter", name("counter", 80));
+        check("http://Counter.Example:3001", name("counter.example", 3001));
+        check("http://127.0.0.1:3001/a?b", Host::Address("127.0.0.1:3001".parse().unwrap()));
+        check("http://[::1]/", Host::Address("[::1]:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_counters_url() {
+        assert_eq!("https://a/".parse::<Endpoint>(), Err(EndpointError::Https));
+        for text in [
+            "",
+            "a",
+            "a:80",
+            "/counter",
+            "ftp://a/",
+            "http://",
+            "http:///a",
+            "http://u@a/",
+            "http://a:/",
+            "http://a:x/",
+            "http://a:99999/",
+            "http://a:0/",
+            "http://[::1",
+            "http://a b/",
+        ] {
+            let result = text.parse::<Endpoint>();
+            assert!(matches!(result, Err(EndpointError::Malformed(_))), "{text:?}: {result:?}");
+        }
+    }
+
+    #[track_caller]
+    fn check_shown(text: &str, expected: &str) {
+        assert_eq!(without_secrets(text), expected);
+    }
+
+    #[test]
+    fn a_url_is_shown_without_what_may_be_a_secret() {
+        check_shown("http://counter:3001/counter", "http://counter:3001/counter");
+        check_shown("http://counter/counter?token=s3cret", "http://counter/counter?…");
+        check_shown("http://counter?s3cret/a?b", "http://counter?…");
+        check_shown("http://user:s3cret@counter/a?s3cret", "http://…@counter/a?…");
+        check_shown("http://user:s3cret@s3cret@counter/", "http://…@counter/");
+        check_shown("https://counter/a#s3cret?s3cret", "https://counter/a?…");
+        check_shown("somebody@counter", "somebody@counter");
+        check_shown("2xx", "2xx");
+        let target: Endpoint = "http://counter:3001/counter/a?by=1&token=s3cret".parse().unwrap();
+        assert_eq!(target.to_string(), "http://counter:3001/counter/a?…");
+        assert_eq!(format!("{target:?}"), target.to_string());
+        assert!(target.request().starts_with(b"POST /counter/a?by=1&token=s3cret HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn a_server_has_other_paths() {
+        let target: Endpoint = "http://counter:3001/counter/a?by=1&token=s3cret".parse().unwrap();
+        let listing = target.with_path("/counters");
+        assert_eq!(listing.origin, target.origin);
+        assert!(listing.probe().starts_with(b"GET /counters HTTP/1.1\r\n"));
+        let same = target.with_path(target.path());
+        assert!(same.probe().starts_with(b"GET /counter/a HTTP/1.1\r\n"));
+        let bare: Endpoint = "http://counter:3001".parse().unwrap();
+        assert!(bare.with_path(bare.path()).probe().starts_with(b"GET / HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn an_address_with_a_scope_is_an_authority() {
+        let address = "[fe80::1%2]:3001".parse().unwrap();
+        assert_eq!(Endpoint::bundled(address).origin, Host::Address(address));
+    }
+
+    #[test]
+    fn a_visit_is_a_post_without_a_body() {
+        let target: Endpoint = "http://counter:3001/counter/home?by=1".parse().unwrap();
+        let expected = format!(
+            "POST /counter/home?by=1 HTTP/1.1\r\ncontent-length: 0\r\nhost: counter:3001\r\n\
+             user-agent: tallyring/{}\r\n\r\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(target.request(), expected);
+    }
+}

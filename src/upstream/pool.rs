@@ -1,0 +1,373 @@
+//! The pool: which call goes over which connection, when connections are opened and closed, and how calls end.
+//!
+//! A value without I/O: each event is a function, which is given the time, and what is to be done about it is
+//! fetched with [`Pool::next_action`]. The states are drawn in [`state`]. Knows nothing of sockets and tasks. It
+//! keeps the wakers of callers and calls none: that is an action too.
+
+mod state;
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use slotmap::SlotMap;
+
+pub(super) use self::state::{CallId, ConnectionId};
+use self::state::{CallState, ConnectionState, PooledCall, PooledConnection};
+use super::{
+    CallBytes, CallError, DialError, NotBegun, UpstreamLimits,
+    addresses::Addresses,
+    breaker::{Breaker, Change},
+};
+use crate::{clock::Moment, deadlines::Deadlines};
+
+/// How long none is dialed after a dial has failed, while others stand.
+const DIAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is to be done about an event.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Open a connection. `connected` or `dial_failed` tells what came of it.
+    Dial(ConnectionId),
+    /// Wake the connection's task, which takes the request of the call that it was given.
+    Send(ConnectionId),
+    /// Shut the connection's socket down: its task ends, and `closed` tells so.
+    Cut(ConnectionId),
+    /// Wake a caller, whose call has ended.
+    Wake(Waker),
+    /// Count that calls fail at once from now on, or are made again.
+    Breaker(Change),
+}
+
+/// One worker's calls to one counter, and its connections to it.
+pub(super) struct Pool {
+    limits: UpstreamLimits,
+    addresses: Addresses,
+    breaker: Breaker,
+    /// A call that has not ended has a deadline.
+    calls: Deadlines<PooledCall, ()>,
+    connections: SlotMap<ConnectionId, PooledConnection>,
+    /// The calls that are `Queued`, in the order in which they get a connection. Empty while one is idle.
+    queue: VecDeque<CallId>,
+    /// The connections that are `Idle`, the one used last at the back.
+    idle: VecDeque<ConnectionId>,
+    /// How many connections are `Dialing`.
+    dialing: usize,
+    /// While other connections stand, none is dialed before this.
+    dial_after: Moment,
+    actions: VecDeque<Action>,
+}
+
+impl Pool {
+    /// No calls and no connections.
+    pub(super) fn new(limits: UpstreamLimits, addresses: Vec<SocketAddr>, now: Moment) -> Self {
+        Self {
+            addresses: Addresses::new(addresses),
+            breaker: Breaker::default(),
+            calls: Deadlines::new(|()| limits.call_timeout),
+            connections: SlotMap::with_key(),
+            queue: VecDeque::new(),
+            idle: VecDeque::new(),
+            dialing: 0,
+            dial_after: now,
+            actions: VecDeque::new(),
+            limits,
+        }
+    }
+
+    /// What is to be done next about the events so far, in their order.
+    pub(super) fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub(super) fn limits(&self) -> &UpstreamLimits {
+        &self.limits
+    }
+
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Event: a call begins. It gets the connection used last, or waits for the next to be free.
+    ///
+    /// # Errors
+    /// When too many wait already, or the counter fails.
+    pub(super) fn call(&mut self, request: &CallBytes, now: Moment) -> Result<CallId, NotBegun> {
+        self.expire(now);
+        if !self.breaker.admit(now) {
+            return Err(NotBegun::Failing);
+        }
+        if self.idle.is_empty() && self.queue.len() >= self.queue_room() {
+            return Err(NotBegun::Overloaded);
+        }
+        let call = CallId(self.calls.insert(PooledCall::new(Rc::clone(request))));
+        self.calls.arm(call.0, (), now);
+        match self.idle.pop_back() {
+            Some(connection) => self.assign(call, connection),
+            None => {
+                self.queue.push_back(call);
+                self.dial_for_queue(now);
+            }
+        }
+        Ok(call)
+    }
+
+    /// The outcome of a call; until it has ended, the caller's waker is kept.
+    pub(super) fn poll(
+        &mut self,
+        call: CallId,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<u16, CallError>> {
+        let call = self.call_mut(call);
+        if let CallState::Ended(outcome) = call.state {
+            return Poll::Ready(outcome);
+        }
+        if call.waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+            call.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Event: the caller has left. Gives its waker back.
+    pub(super) fn dropped(&mut self, call: CallId) -> Option<Waker> {
+        let entry = self.call_mut(call);
+        let waker = entry.waker.take();
+        match entry.state {
+            CallState::Assigned(_) => entry.abandoned = true,
+            CallState::Queued => {
+                self.remove_from_queue(call);
+                self.calls.remove(call.0);
+            }
+            CallState::Ended(_) => drop(self.calls.remove(call.0)),
+        }
+        waker
+    }
+
+    /// Event: a connection stands, to an address that is the counter's. It gets the call that has waited
+    /// longest.
+    pub(super) fn connected(&mut self, id: ConnectionId, address: SocketAddr, now: Moment) {
+        self.addresses.prefer(address);
+        self.connection_mut(id).connected(address, now);
+        self.dialing -= 1;
+        self.assign_next(id);
+    }
+
+    /// Event: a connection could not be opened. The call that has waited longest fails, unless connections are
+    /// being opened for all that wait, or one stands that will be free in time.
+    pub(super) fn dial_failed(&mut self, id: ConnectionId, error: DialError, now: Moment) {
+        let connection = self.connections.remove(id);
+        let dialing = connection.is_some_and(|gone| gone.state == ConnectionState::Dialing);
+        assert!(dialing, "a dial fails once");
+        self.dialing -= 1;
+        if self.connections.len() > self.dialing {
+            self.dial_after = now.after(DIAL_PAUSE);
+        } else if self.queue.len() > self.dialing
+            && let Some(call) = self.queue.pop_front()
+        {
+            self.end(call, Err(CallError::NoConnection(error)), now);
+        }
+        self.dial_for_queue(now);
+    }
+
+    /// Event: the connection's task asks what to send.
+    pub(super) fn take_request(&mut self, id: ConnectionId) -> Option<CallBytes> {
+        let call = self.connection_mut(id).take_request()?;
+        Some(Rc::clone(&self.call_mut(call).request))
+    }
+
+    /// Event: not a byte of the request that was taken has left. The connection is about to close.
+    pub(super) fn not_sent(&mut self, id: ConnectionId) {
+        self.connection_mut(id).not_sent();
+    }
+
+    /// Event: the call was answered. Gives whether the connection is to carry others: it must be reusable, its
+    /// address must still be the counter's, and there must not be more connections than the limit.
+    #[must_use]
+    pub(super) fn answered(
+        &mut self,
+        id: ConnectionId,
+        status: u16,
+        reusable: bool,
+        now: Moment,
+    ) -> bool {
+        let connection = self.connection_mut(id);
+        let Some(call) = connection.answered(now) else { return false };
+        let address = connection.address;
+        let stays = reusable
+            && self.connections.len() <= self.limits.connections_max
+            && address.is_some_and(|address| self.addresses.contains(address));
+        self.end(call, Ok(status), now);
+        if stays {
+            self.assign_next(id);
+        } else {
+            self.connection_mut(id).close();
+        }
+        stays
+    }
+
+    /// Event: a connection that stood has ended. A call that it has not sent gets another connection; but where
+    /// this one was of no use from its beginning, the next would be no better.
+    pub(super) fn closed(&mut self, id: ConnectionId, now: Moment) {
+        let Some(connection) = self.connections.remove(id) else {
+            unreachable!("a connection closes once")
+        };
+        match connection.state {
+            ConnectionState::Dialing => unreachable!("a connection that never stood cannot close"),
+            ConnectionState::Idle(_) => self.idle.retain(|idle| *idle != id),
+            ConnectionState::Assigned(call) if connection.has_completed_call => self.requeue(call),
+            ConnectionState::Assigned(call) => {
+                self.end(call, Err(CallError::NoConnection(DialError::Other)), now);
+            }
+            ConnectionState::InFlight(call) => self.end(call, Err(CallError::Broken), now),
+            ConnectionState::Closing => {}
+        }
+        self.dial_for_queue(now);
+    }
+
+    /// Event: time has passed. Calls whose time is up end, and with each the connection that it was given to,
+    /// since what that may still receive belongs to nobody. Connections that were idle for too long are closed.
+    pub(super) fn expire(&mut self, now: Moment) {
+        while let Some((_, key)) = self.calls.pop_expired(now) {
+            let call = CallId(key);
+            match self.call_mut(call).state {
+                CallState::Assigned(connection) => self.cut(connection),
+                _ => self.remove_from_queue(call),
+            }
+            self.end(call, Err(CallError::TimedOut), now);
+        }
+        while let Some(&id) = self.idle.front()
+            && let ConnectionState::Idle(since) = self.connection_mut(id).state
+            && since.after(self.limits.idle_timeout) <= now
+        {
+            self.idle.pop_front();
+            self.cut(id);
+        }
+        self.dial_for_queue(now);
+    }
+
+    /// Event: the counter has other addresses. Connections to addresses that it has left are closed: an idle one
+    /// at once, one that carries a call once that call was answered.
+    pub(super) fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
+        self.addresses.replace(addresses);
+        let Self { addresses, connections, idle, actions, .. } = self;
+        idle.retain(|id| {
+            let connection = &mut connections[*id];
+            let stays = connection.address.is_some_and(|address| addresses.contains(address));
+            if !stays {
+                connection.close();
+                actions.push_back(Action::Cut(*id));
+            }
+            stays
+        });
+    }
+
+    /// Event: other limits. Time-outs hold for calls under way and for idle connections too. Where there are more
+    /// connections than the new maximum, they close as their calls end.
+    pub(super) fn set_limits(&mut self, limits: UpstreamLimits, now: Moment) {
+        self.calls.set_timeout((), limits.call_timeout);
+        self.limits = limits;
+        self.expire(now);
+    }
+
+    /// Dials for each queued call that none is dialed for, as far as the limit allows.
+    fn dial_for_queue(&mut self, now: Moment) {
+        while self.dialing < self.queue.len()
+            && self.connections.len() < self.limits.connections_max
+        {
+            if self.connections.len() > self.dialing && now < self.dial_after {
+                break;
+            }
+            self.dialing += 1;
+            let id = self.connections.insert(PooledConnection::dialing());
+            self.actions.push_back(Action::Dial(id));
+        }
+        assert!(self.dialing <= self.connections.len(), "more are dialed than there are");
+        assert!(self.queue.is_empty() || self.idle.is_empty(), "calls wait while one is idle");
+    }
+
+    /// How many calls may be queued: beside the maximum, those for which a connection is dialed or can be.
+    fn queue_room(&self) -> usize {
+        let dialable = self.limits.connections_max.saturating_sub(self.connections.len());
+        self.limits.queue_max + self.dialing + dialable
+    }
+
+    /// A connection that has become idle gets the call that has waited longest.
+    fn assign_next(&mut self, id: ConnectionId) {
+        match self.queue.pop_front() {
+            Some(call) => self.assign(call, id),
+            None => self.idle.push_back(id),
+        }
+    }
+
+    fn assign(&mut self, call: CallId, id: ConnectionId) {
+        self.call_mut(call).assign(id);
+        self.connection_mut(id).assign(call);
+        self.actions.push_back(Action::Send(id));
+    }
+
+    /// A call that was not sent gets another connection, before all others.
+    fn requeue(&mut self, call: CallId) {
+        let entry = self.call_mut(call);
+        if entry.abandoned {
+            self.calls.remove(call.0);
+            return;
+        }
+        entry.requeue();
+        match self.idle.pop_back() {
+            Some(connection) => self.assign(call, connection),
+            None => self.queue.push_front(call),
+        }
+    }
+
+    fn remove_from_queue(&mut self, call: CallId) {
+        // It is most often the first; at most, the queue is as long as its limit.
+        let place = self.queue.iter().position(|queued| *queued == call);
+        assert!(place.and_then(|place| self.queue.remove(place)).is_some(), "it is in the queue");
+    }
+
+    fn cut(&mut self, id: ConnectionId) {
+        self.connection_mut(id).close();
+        self.actions.push_back(Action::Cut(id));
+    }
+
+    /// Ends a call that is not in the queue any more, and tells the breaker.
+    fn end(&mut self, call: CallId, outcome: Result<u16, CallError>, now: Moment) {
+        let entry = self.call_mut(call);
+        entry.end(outcome);
+        let (waker, abandoned) = (entry.waker.take(), entry.abandoned);
+        self.actions.extend(waker.map(Action::Wake));
+        if abandoned {
+            self.calls.remove(call.0);
+        } else {
+            self.calls.disarm(call.0);
+        }
+        let change = match outcome {
+            Ok(_) => self.breaker.succeeded(),
+            Err(_) => self.breaker.failed(now),
+        };
+        self.actions.extend(change.map(Action::Breaker));
+    }
+
+    fn call_mut(&mut self, call: CallId) -> &mut PooledCall {
+        let Some(entry) = self.calls.get_mut(call.0) else {
+            unreachable!("a call stays while its caller or its connection names it")
+        };
+        entry
+    }
+
+    fn connection_mut(&mut self, id: ConnectionId) -> &mut PooledConnection {
+        let Some(connection) = self.connections.get_mut(id) else {
+            unreachable!("a connection stays until its task tells that it has ended")
+        };
+        connection
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,516 @@
+//! What the pool decides, an event at a time.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Wake,
+};
+
+use super::*;
+use crate::{clock, config::RESPONSE_HEAD};
+
+/// Counts how often a caller is woken.
+#[derive(Default)]
+pub(super) struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Wakes {
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What the pool wants done, as it can be compared. Callers are woken on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    Dial(ConnectionId),
+    Send(ConnectionId),
+    Cut(ConnectionId),
+    Woken,
+    Breaker(Change),
+}
+
+impl Pool {
+    pub(super) fn actions(&mut self) -> Vec<Done> {
+        let done = |action| match action {
+            Action::Dial(id) => Done::Dial(id),
+            Action::Send(id) => Done::Send(id),
+            Action::Cut(id) => Done::Cut(id),
+            Action::Breaker(change) => Done::Breaker(change),
+            Action::Wake(waker) => {
+                waker.wake();
+                Done::Woken
+            }
+        };
+        std::iter::from_fn(|| self.next_action()).map(done).collect()
+    }
+
+    /// What must always hold. Every collection is counted anew.
+    #[track_caller]
+    pub(super) fn check_invariants(&self, calls: &[CallId]) {
+        let count = |state: fn(&ConnectionState) -> bool| {
+            self.connections.values().filter(|connection| state(&connection.state)).count()
+        };
+        assert_eq!(count(|state| *state == ConnectionState::Dialing), self.dialing);
+        assert_eq!(count(|state| matches!(state, ConnectionState::Idle(_))), self.idle.len());
+        let idle = self.idle.iter().map(|id| match self.connections[*id].state {
+            ConnectionState::Idle(since) => since,
+            state => panic!("{id:?} is idle and {state:?}"),
+        });
+        assert!(idle.is_sorted(), "the one used last is not the last");
+        let state = |call: CallId| self.calls.get(call.0).map(|call| call.state);
+        for (place, call) in self.queue.iter().enumerate() {
+            assert_eq!(state(*call), Some(CallState::Queued));
+            assert!(!self.queue.range(..place).any(|other| other == call), "{call:?} twice");
+        }
+        for (id, connection) in &self.connections {
+            if let ConnectionState::Assigned(call) | ConnectionState::InFlight(call) =
+                connection.state
+            {
+                assert_eq!(state(call), Some(CallState::Assigned(id)));
+            }
+            assert_eq!(connection.address.is_none(), connection.state == ConnectionState::Dialing);
+        }
+        for call in calls {
+            match state(*call) {
+                Some(CallState::Queued) => assert!(self.queue.contains(call), "{call:?} is lost"),
+                Some(CallState::Assigned(id)) => {
+                    let state = self.connections[id].state;
+                    let both = [ConnectionState::Assigned(*call), ConnectionState::InFlight(*call)];
+                    assert!(both.contains(&state), "{call:?} is on {id:?}, which is {state:?}");
+                }
+                _ => {}
+            }
+            let ended = matches!(state(*call), None | Some(CallState::Ended(_)));
+            assert_eq!(self.calls.queue_of(call.0).is_none(), ended, "{call:?} has a deadline");
+        }
+    }
+
+    /// Whether nothing is left of all calls and connections.
+    pub(in crate::upstream) fn is_empty(&self) -> bool {
+        let Self { calls, connections, queue, idle, dialing, .. } = self;
+        calls.len() + connections.len() + queue.len() + idle.len() + dialing == 0
+    }
+}
+
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) fn limits(connections_max: usize, queue_max: usize) -> UpstreamLimits {
+    UpstreamLimits {
+        connect_timeout: Duration::from_secs(1),
+        call_timeout: CALL_TIMEOUT,
+        connections_max,
+        queue_max,
+        idle_timeout: IDLE_TIMEOUT,
+        head: RESPONSE_HEAD,
+        drain_bytes_max: 0,
+    }
+}
+
+pub(super) fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A pool and the time.
+struct World {
+    pool: Pool,
+    now: Moment,
+    wakes: Arc<Wakes>,
+}
+
+fn world(connections_max: usize, queue_max: usize) -> World {
+    let now = clock::now();
+    let pool = Pool::new(limits(connections_max, queue_max), vec![address(1)], now);
+    World { pool, now, wakes: Arc::default() }
+}
+
+impl World {
+    /// Begins a call whose caller waits for it.
+    fn call(&mut self) -> CallId {
+        let call = self.pool.call(&CallBytes::default(), self.now).unwrap();
+        assert_eq!(self.outcome(call), None);
+        call
+    }
+
+    fn outcome(&mut self, call: CallId) -> Option<Result<u16, CallError>> {
+        let waker = Waker::from(Arc::clone(&self.wakes));
+        match self.pool.poll(call, &mut Context::from_waker(&waker)) {
+            Poll::Ready(outcome) => Some(outcome),
+            Poll::Pending => None,
+        }
+    }
+
+    #[track_caller]
+    fn expect<const COUNT: usize>(&mut self, expected: [Done; COUNT]) {
+        assert_eq!(self.pool.actions(), expected);
+    }
+
+    /// The connections that are to be dialed; nothing else is to be done.
+    #[track_caller]
+    fn dials<const COUNT: usize>(&mut self) -> [ConnectionId; COUNT] {
+        let dials = self.pool.actions().into_iter().map(|done| match done {
+            Done::Dial(id) => id,
+            other => panic!("{other:?}"),
+        });
+        dials.collect::<Vec<_>>().try_into().unwrap()
+    }
+
+    fn connected(&mut self, id: ConnectionId) {
+        self.pool.connected(id, address(1), self.now);
+    }
+
+    fn take_request(&mut self, id: ConnectionId) -> bool {
+        self.pool.take_request(id).is_some()
+    }
+
+    /// The connection takes its call up and is answered.
+    #[track_caller]
+    fn exchange(&mut self, id: ConnectionId, reusable: bool) -> bool {
+        assert!(self.take_request(id));
+        self.pool.answered(id, 204, reusable, self.now)
+    }
+
+    fn after(&mut self, duration: Duration) {
+        self.now = self.now.after(duration);
+        self.pool.expire(self.now);
+    }
+
+    /// Connections that are idle and have completed a call, the one used last at the end.
+    fn idle<const COUNT: usize>(&mut self) -> [ConnectionId; COUNT] {
+        let calls = [(); COUNT].map(|()| self.call());
+        let ids = self.dials::<COUNT>();
+        ids.iter().for_each(|id| self.connected(*id));
+        ids.iter().for_each(|id| assert!(self.exchange(*id, true)));
+        for call in calls {
+            assert!(self.pool.dropped(call).is_none(), "it has ended");
+        }
+        self.pool.actions();
+        ids
+    }
+}
+
+#[test]
+fn a_call_waits_for_a_dial_and_is_answered() {
+    let mut world = world(2, 0);
+    let call = world.call();
+    let [id] = world.dials();
+    world.connected(id);
+    world.expect([Done::Send(id)]);
+    assert!(world.take_request(id) && !world.take_request(id), "it is sent once");
+    assert!(world.pool.answered(id, 204, true, world.now));
+    world.expect([Done::Woken]);
+    assert_eq!((world.outcome(call), world.wakes.count()), (Some(Ok(204)), 1));
+    world.pool.dropped(call);
+    world.pool.closed(id, world.now);
+    assert!(world.pool.is_empty());
+}
+
+#[test]
+fn the_connection_used_last_is_used_first() {
+    let mut world = world(3, 0);
+    let [a, b, c] = world.idle();
+    for id in [c, b, a] {
+        world.call();
+        world.expect([Done::Send(id)]);
+    }
+    for id in [b, a] {
+        assert!(world.exchange(id, true));
+    }
+    world.pool.actions();
+    world.call();
+    world.expect([Done::Send(a)]);
+}
+
+#[test]
+fn a_connection_is_dialed_for_each_waiting_call_up_to_the_limit() {
+    let mut world = world(2, 1);
+    let calls = [world.call(), world.call(), world.call()];
+    let [a, _] = world.dials();
+    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Overloaded));
+    world.connected(a);
+    world.expect([Done::Send(a)]);
+    // One is dialed, one waits beside it.
+    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Overloaded));
+    assert!(world.exchange(a, true));
+    world.expect([Done::Woken, Done::Send(a)]);
+    world.call();
+    // Who leaves makes room.
+    world.pool.dropped(calls[2]);
+    world.call();
+    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Overloaded));
+}
+
+#[test]
+fn a_failed_dial_fails_a_call_that_has_no_other_connection_to_hope_for() {
+    let mut world = world(2, 0);
+    let calls = [world.call(), world.call()];
+    let [a, b] = world.dials();
+    world.pool.dial_failed(a, DialError::Refused, world.now);
+    let refused = Some(Err(CallError::NoConnection(DialError::Refused)));
+    assert_eq!(calls.map(|call| world.outcome(call)), [refused, None]);
+    world.expect([Done::Woken]);
+    world.connected(b);
+    world.expect([Done::Send(b)]);
+}
+
+#[test]
+fn while_one_stands_a_failed_dial_fails_no_call_and_the_next_waits() {
+    let mut world = world(3, 3);
+    let [a] = world.idle();
+    let calls = [world.call(), world.call()];
+    let [Done::Send(_), Done::Dial(b)] = world.pool.actions()[..] else { panic!("no dial") };
+    world.pool.dial_failed(b, DialError::Refused, world.now);
+    world.call();
+    world.after(DIAL_PAUSE - Duration::from_millis(1));
+    world.expect([]);
+    world.after(Duration::from_millis(1));
+    let [_, _] = world.dials();
+    assert!(world.exchange(a, true));
+    world.expect([Done::Woken, Done::Send(a)]);
+    assert_eq!(calls.map(|call| world.outcome(call)), [Some(Ok(204)), None]);
+    // When none stands any more, the pause is over.
+    world.take_request(a);
+    world.pool.closed(a, world.now);
+    assert_eq!(world.outcome(calls[1]), Some(Err(CallError::Broken)));
+}
+
+#[test]
+fn a_call_that_was_not_sent_gets_another_connection_before_all_others() {
+    for taken_up in [false, true] {
+        let mut world = world(1, 3);
+        let [id] = world.idle();
+        let (first, second) = (world.call(), world.call());
+        if taken_up {
+            assert!(world.take_request(id));
+            world.pool.not_sent(id);
+        }
+        world.pool.actions();
+        world.pool.closed(id, world.now);
+        let [id] = world.dials();
+        world.connected(id);
+        assert!(world.exchange(id, true));
+        assert_eq!([first, second].map(|call| world.outcome(call)), [Some(Ok(204)), None]);
+    }
+}
+
+#[test]
+fn a_call_that_was_not_sent_takes_an_idle_connection() {
+    let mut world = world(2, 0);
+    let [a, b] = world.idle();
+    world.call();
+    world.expect([Done::Send(b)]);
+    world.pool.closed(b, world.now);
+    world.expect([Done::Send(a)]);
+}
+
+#[test]
+fn a_connection_that_was_of_no_use_from_its_beginning_fails_its_call() {
+    let mut world = world(2, 0);
+    let call = world.call();
+    let [id] = world.dials();
+    world.connected(id);
+    assert!(world.take_request(id));
+    world.pool.not_sent(id);
+    world.pool.closed(id, world.now);
+    let other = CallError::NoConnection(DialError::Other);
+    assert_eq!(world.outcome(call), Some(Err(other)));
+    world.expect([Done::Send(id), Done::Woken]);
+}
+
+#[test]
+fn a_call_that_may_have_been_sent_is_not_sent_again() {
+    let mut world = world(2, 0);
+    let [id] = world.idle();
+    let call = world.call();
+    assert!(world.take_request(id));
+    world.pool.closed(id, world.now);
+    assert_eq!(world.outcome(call), Some(Err(CallError::Broken)));
+    world.expect([Done::Send(id), Done::Woken]);
+}
+
+#[test]
+fn a_call_that_takes_too_long_cuts_its_connection_whose_answer_comes_too_late() {
+    let mut world = world(1, 1);
+    let [id] = world.idle();
+    let (sent, queued) = (world.call(), world.call());
+    assert!(world.take_request(id));
+    world.after(CALL_TIMEOUT - Duration::from_millis(1));
+    world.expect([Done::Send(id)]);
+    world.after(Duration::from_millis(1));
+    world.expect([Done::Cut(id), Done::Woken, Done::Woken]);
+    let late = world.call();
+    assert!(!world.pool.answered(id, 204, true, world.now));
+    assert!(!world.take_request(id));
+    let timed_out = Some(Err(CallError::TimedOut));
+    let outcomes = [sent, queued, late].map(|call| world.outcome(call));
+    assert_eq!(outcomes, [timed_out, timed_out, None]);
+}
+
+#[test]
+fn a_call_that_was_not_taken_up_in_time_is_not_sent() {
+    let mut world = world(1, 0);
+    let [id] = world.idle();
+    let call = world.call();
+    world.after(CALL_TIMEOUT);
+    assert_eq!(world.outcome(call), Some(Err(CallError::TimedOut)));
+    assert!(!world.take_request(id));
+    world.expect([Done::Send(id), Done::Cut(id), Done::Woken]);
+}
+
+#[test]
+fn an_abandoned_call_keeps_its_connection_until_it_is_answered_or_takes_too_long() {
+    for answered in [true, false] {
+        let mut world = world(1, 0);
+        let [id] = world.idle();
+        let call = world.call();
+        assert!(world.pool.dropped(call).is_some());
+        assert!(world.take_request(id));
+        world.expect([Done::Send(id)]);
+        if answered {
+            assert!(world.pool.answered(id, 204, true, world.now));
+            world.expect([]);
+        } else {
+            world.after(CALL_TIMEOUT);
+            world.expect([Done::Cut(id)]);
+        }
+        world.pool.closed(id, world.now);
+        assert!(world.pool.is_empty());
+    }
+}
+
+#[test]
+fn an_abandoned_call_that_was_not_sent_is_not_sent_elsewhere() {
+    let mut world = world(2, 0);
+    let [_, b] = world.idle();
+    let call = world.call();
+    world.pool.dropped(call);
+    world.pool.closed(b, world.now);
+    world.expect([Done::Send(b)]);
+}
+
+#[test]
+fn a_connection_that_is_not_reusable_closes() {
+    let mut world = world(1, 1);
+    let [id] = world.idle();
+    let (_, waiting) = (world.call(), world.call());
+    assert!(!world.exchange(id, false));
+    world.expect([Done::Send(id), Done::Woken]);
+    assert!(!world.take_request(id));
+    world.pool.closed(id, world.now);
+    let [id] = world.dials();
+    world.connected(id);
+    assert!(world.exchange(id, true));
+    assert_eq!(world.outcome(waiting), Some(Ok(204)));
+}
+
+#[test]
+fn idle_connections_are_cut_in_time_the_longest_idle_first() {
+    let mut world = world(2, 1);
+    let [a, b] = world.idle();
+    world.after(Duration::from_secs(1));
+    world.call();
+    assert!(world.exchange(b, true));
+    world.pool.actions();
+    world.after(IDLE_TIMEOUT - Duration::from_secs(1));
+    world.expect([Done::Cut(a)]);
+    world.after(Duration::from_secs(1));
+    world.expect([Done::Cut(b)]);
+    world.call();
+    world.pool.closed(a, world.now);
+    world.pool.closed(b, world.now);
+    let [_] = world.dials();
+}
+
+#[test]
+fn connections_to_an_address_that_is_no_longer_the_counters_close() {
+    let mut world = world(2, 0);
+    let [idle, busy] = world.idle();
+    world.call();
+    assert!(world.take_request(busy));
+    world.pool.actions();
+    world.pool.set_addresses(vec![address(2), address(1)]);
+    world.expect([]);
+    world.pool.set_addresses(vec![address(2)]);
+    world.expect([Done::Cut(idle)]);
+    assert!(!world.pool.answered(busy, 204, true, world.now));
+    world.expect([Done::Woken]);
+}
+
+#[test]
+fn new_time_outs_hold_for_calls_and_connections_that_are_there() {
+    let mut world = world(2, 0);
+    let [idle, busy] = world.idle();
+    let call = world.call();
+    assert!(world.take_request(busy));
+    world.pool.actions();
+    world.after(Duration::from_secs(1));
+    let second = Duration::from_secs(1);
+    let shorter = UpstreamLimits { call_timeout: second, ..limits(2, 0) };
+    world.pool.set_limits(shorter, world.now);
+    world.expect([Done::Cut(busy), Done::Woken]);
+    assert_eq!(world.outcome(call), Some(Err(CallError::TimedOut)));
+    world.pool.set_limits(UpstreamLimits { idle_timeout: second, ..shorter }, world.now);
+    world.expect([Done::Cut(idle)]);
+}
+
+#[test]
+fn a_new_maximum_of_connections_holds_as_calls_end() {
+    let mut world = world(1, 3);
+    let calls = [world.call(), world.call(), world.call()];
+    let [a] = world.dials();
+    world.connected(a);
+    world.pool.actions();
+    world.pool.set_limits(limits(3, 3), world.now);
+    let [b, c] = world.dials();
+    world.connected(b);
+    world.connected(c);
+    world.pool.actions();
+    world.pool.set_limits(limits(2, 3), world.now);
+    world.expect([]);
+    assert!(!world.exchange(a, true));
+    world.pool.closed(a, world.now);
+    assert!(world.exchange(b, true));
+    assert!(world.exchange(c, true));
+    assert_eq!(calls.map(|call| world.outcome(call)), [Some(Ok(204)); 3]);
+}
+
+#[test]
+fn calls_fail_at_once_after_a_run_of_failures() {
+    let mut world = world(1, 0);
+    let mut failures = 0;
+    let opened = loop {
+        world.call();
+        let [id] = world.dials();
+        world.pool.dial_failed(id, DialError::Refused, world.now);
+        failures += 1;
+        match world.pool.actions()[..] {
+            [Done::Woken] => {}
+            [Done::Woken, Done::Breaker(change)] => break change,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((opened, failures), (Change::Opened, 10));
+    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Failing));
+    world.after(Duration::from_secs(1));
+    world.call();
+    let [id] = world.dials();
+    world.connected(id);
+    assert!(world.exchange(id, true));
+    world.expect([Done::Send(id), Done::Woken, Done::Breaker(Change::Closed)]);
+}
+
+#[test]
+#[should_panic(expected = "has not taken")]
+fn an_answer_to_nothing_is_a_bug() {
+    let mut world = world(1, 0);
+    let [id] = world.idle();
+    let _ = world.pool.answered(id, 204, true, world.now);
+}
