@@ -94,7 +94,8 @@ impl ReadBuffer {
         pool: &ReadBufferPool,
     ) -> impl Future<Output = io::Result<usize>> {
         async move {
-            let (result, slice) = stream.read(self.lend(pool)?).await;
+            self.make_room(pool)?;
+            let (result, slice) = stream.read(self.lend()).await;
             self.bytes = slice.into_inner();
             result
         }
@@ -111,19 +112,21 @@ impl ReadBuffer {
         pool: &ReadBufferPool,
         cancel: CancelHandle,
     ) -> io::Result<usize> {
-        let (result, slice) = stream.cancelable_read(self.lend(pool)?, cancel).await;
+        self.make_room(pool)?;
+        let (result, slice) = stream.cancelable_read(self.lend(), cancel).await;
         self.bytes = slice.into_inner();
         result
     }
 
-    /// The free room behind what is unread, which the kernel owns until the read has ended.
-    fn lend(&mut self, pool: &ReadBufferPool) -> io::Result<SliceMut<Vec<u8>>> {
-        self.make_room(pool)?;
+    /// The room that was made, which the kernel owns until the read has ended. It is no `Result`: what `?` is
+    /// used on within the statement of an await stays in the future of each connection.
+    fn lend(&mut self) -> SliceMut<Vec<u8>> {
         let bytes = mem::take(&mut self.bytes);
         let (held, room) = (bytes.len(), bytes.capacity());
-        Ok(bytes.slice_mut(held..room))
+        bytes.slice_mut(held..room)
     }
 
+    /// Makes room behind what is unread.
     fn make_room(&mut self, pool: &ReadBufferPool) -> io::Result<()> {
         if self.read > 0 {
             self.bytes.drain(..self.read);

@@ -416,22 +416,3 @@ mod tests {
         }
     }
 }
-
-#[cfg(test)]
-mod tmpsize {
-    use super::*;
-    fn size<F, A, B>(_: fn(A, B) -> F) -> usize {
-        size_of::<F>()
-    }
-    #[test]
-    fn tmp_sizes() {
-        println!(
-            "future {} reg {} res {} conn {}",
-            size(Connection::<TcpStream>::serve::<crate::site::Site>),
-            size_of::<<crate::site::Site as Service>::Pending>(),
-            size_of::<Result<<crate::site::Site as Service>::Pending, crate::connection::Response>>(
-            ),
-            size_of::<Connection<TcpStream>>()
-        );
-    }
-}

@@ -100,7 +100,8 @@ impl Site {
         route.counter.note(outcome).into_iter().for_each(&self.tell);
     }
 
-    /// The answer to a request for which this was found outside of the visits.
+    /// The answer to a request for which this was found outside of the visits. One for a file is counted as such,
+    /// even if its body, which nobody sends, turns out malformed later.
     fn answer_uncounted(&self, found: &Found<'_>, request: &Request<'_>) -> Response {
         let answer = match (found, request.method) {
             (Found::Nothing, _) => return self.not_found.clone(),
