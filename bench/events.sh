@@ -79,7 +79,7 @@ def group(symbol):
         (("httparse", "memchr", "::http::"), "user: reading heads and bodies"),
         (("monoio",), "user: monoio (tasks, operations, the ring), with what is inlined there"),
         (("::upstream::",), "user: calls to the counter"),
-        (("::connection::", "::inbox::", "::deadlines::", "::site::"), "user: clients and pages"),
+        (("::connection::", "::read_buffer::", "::deadlines::", "::site::"), "user: clients and pages"),
         (("floor", "tallyring_bench"), "user: floor"),
     ]:
         if any(word in symbol for word in words):

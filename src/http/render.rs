@@ -36,13 +36,6 @@ pub struct Rendered {
     pub body: Bytes,
 }
 
-impl Rendered {
-    /// Whether its status is 4xx or 5xx.
-    pub fn is_error(&self) -> bool {
-        matches!(self.head.get(b"HTTP/1.1 ".len()), Some(b'4' | b'5'))
-    }
-}
-
 /// Renders a response with `Content-Length`, `Date` and `fields`.
 ///
 /// `unix_seconds` is the time of the `Date` field (RFC 9110 section 6.6.1).
@@ -87,12 +80,6 @@ pub fn without_content(
 /// The fields of a short text.
 pub fn text_fields() -> Vec<(HeaderName, HeaderValue)> {
     vec![(header::CONTENT_TYPE, TEXT_PLAIN)]
-}
-
-/// Renders a short text, such as the reason of a refusal.
-pub fn text(status: u16, text: String, unix_seconds: u64) -> Rendered {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response(status, &text_fields(), text.into(), unix_seconds)
 }
 
 /// Renders a request with an empty body.
@@ -196,16 +183,6 @@ mod tests {
             "HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
         );
         assert!(rendered.body.is_empty());
-    }
-
-    #[test]
-    fn an_error_is_known_by_its_status() {
-        for status in [200, 204, 301, 399] {
-            assert!(!text(status, "405\n".to_owned(), 0).is_error(), "{status}");
-        }
-        for status in [400, 404, 405, 499, 500, 503, 599] {
-            assert!(text(status, "200\n".to_owned(), 0).is_error(), "{status}");
-        }
     }
 
     #[test]
