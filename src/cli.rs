@@ -17,10 +17,9 @@ use crate::{
         mistakes,
         totals::{BackupArguments, RestoreArguments, TotalArguments},
     },
-    doctor, health,
-    observe::log,
+    doctor, health, log,
+    runtime::task,
     server::{self, Ended, ServerError},
-    task,
     totals::{self, TotalsError},
 };
 

@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use crate::{
     config::{Config, ConfigError, Cores},
     counter_check,
-    driver::{self, Choice, Driver},
-    host,
     listener::BACKLOG,
     plural::plural,
+    runtime::{
+        driver::{self, Choice, Driver},
+        host,
+    },
 };
 
 /// Open files below which a public server soon has no more.

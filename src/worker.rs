@@ -15,14 +15,15 @@ use futures_util::FutureExt;
 use monoio::{net::TcpStream, task::JoinHandle};
 
 use crate::{
-    clock,
     connection::{ClientContext, ClientLimits, Connection, Service},
-    driver::{self, Driver, DriverError},
     listener::{Accepted, Acceptor, Listener},
-    liveness::{Liveness, Shown},
-    mailbox,
-    observe::metrics::WorkerMetrics,
-    task,
+    metrics::WorkerMetrics,
+    runtime::{
+        clock,
+        driver::{self, Driver, DriverError},
+        liveness::{Liveness, Shown},
+        mailbox, task,
+    },
 };
 
 /// How often waits are looked over for their ends: deadlines are kept to this much. When a worker is
@@ -32,27 +33,27 @@ const TICK: Duration = Duration::from_millis(100);
 const TICK_MIN: Duration = Duration::from_millis(2);
 
 /// What a worker is asked to do.
-pub enum Order<W> {
+pub enum Command<M> {
     /// Accept clients from now on.
     Serve,
     /// Accept no more, finish what is under way, and report.
     Drain,
     /// Stop at once, whatever is under way, and report.
-    Cut,
+    Stop,
     /// Tell the service.
-    Tell(W),
+    Deliver(M),
     /// From now on, clients may do this, and this is the shortest deadline of the service.
     Limit(ClientLimits, Option<Duration>),
     /// Say here that all orders before this one are done.
     Confirm(mpsc::Sender<()>),
     /// Report that all parts of it still work.
-    Answer,
+    Ping,
 }
 
 /// What a worker reports.
 #[derive(Debug)]
 pub enum Report {
-    /// Its runtime and service stand; it waits for [`Order::Serve`].
+    /// Its runtime and service stand; it waits for [`Command::Serve`].
     Ready(Driver),
     /// It cannot work.
     Failed(WorkerError),
@@ -61,7 +62,7 @@ pub enum Report {
     /// It was cut: nothing happens on it any more, and its counts are final.
     Stopped,
     /// It was asked: it accepts, and keeps its deadlines.
-    Alive,
+    Pong,
 }
 
 /// Why a worker cannot work.
@@ -76,7 +77,7 @@ pub enum WorkerError {
 }
 
 /// All that a worker is made of.
-pub struct Plan<W, F> {
+pub struct Plan<M, F> {
     /// The name of its thread.
     pub name: String,
     /// The core to pin it to.
@@ -92,7 +93,7 @@ pub struct Plan<W, F> {
     /// Its counts.
     pub metrics: Arc<WorkerMetrics>,
     /// Its orders.
-    pub orders: mailbox::Receiver<Order<W>>,
+    pub orders: mailbox::Receiver<Command<M>>,
     /// Makes its service, on its thread.
     pub make: F,
 }
@@ -157,13 +158,13 @@ where
     let service = Rc::new((plan.make)());
     let tick = Rc::new(Cell::new(tick_for(&clients.limits(), plan.shortest_wait)));
     let alive = report.clone();
-    let liveness = Rc::new(Liveness::new(move || alive(Report::Alive)));
+    let liveness = Rc::new(Liveness::new(move || alive(Report::Pong)));
     let mut listeners = Some(plan.listeners);
     let mut accepts = Vec::new();
     report(Report::Ready(driver));
     while let Some(order) = orders.receive().await? {
         match order {
-            Order::Serve => {
+            Command::Serve => {
                 for listener in listeners.take().into_iter().flatten() {
                     accepts.push(accept(listener, &clients, &service, &liveness));
                 }
@@ -173,19 +174,19 @@ where
                 let watching = watch(clients, service, liveness, shown, tick);
                 drop(task::spawn_essential("the task that keeps deadlines", watching));
             }
-            Order::Tell(message) => service.on_message(message),
-            Order::Limit(limits, shortest_wait) => {
+            Command::Deliver(message) => service.on_message(message),
+            Command::Limit(limits, shortest_wait) => {
                 clients.set_limits(limits);
                 // The tick under way keeps its length, which is never long.
                 tick.set(tick_for(&limits, shortest_wait));
             }
-            Order::Confirm(confirmed) => {
+            Command::Confirm(confirmed) => {
                 // Fails only when nobody waits for it any more.
                 let _ = confirmed.send(());
             }
-            Order::Answer => liveness.ask(),
-            Order::Cut => break,
-            Order::Drain => {
+            Command::Ping => liveness.ask(),
+            Command::Stop => break,
+            Command::Drain => {
                 clients.drain();
                 liveness.interrupt();
                 let drained = drained(std::mem::take(&mut accepts), Rc::clone(&clients));
@@ -305,7 +306,7 @@ mod tests {
         io::Write,
         net::TcpListener as StdListener,
         os::unix::process::ExitStatusExt,
-        process::{Command, Stdio},
+        process::{Command as Process, Stdio},
         task::{Context, Poll},
         thread,
     };
@@ -362,7 +363,7 @@ mod tests {
             core: None,
             driver: driver::Choice::Epoll,
             listeners: vec![Listener { socket, address, after: After::Close }],
-            limits: crate::config::counter_clients(1),
+            limits: crate::config::internal_client_limits(1),
             shortest_wait: None,
             metrics: Arc::default(),
             orders: receiver,
@@ -372,8 +373,8 @@ mod tests {
             },
         };
         start(plan, |_| {}).unwrap();
-        orders.send(Order::Serve);
-        orders.send(Order::Tell(()));
+        orders.send(Command::Serve);
+        orders.send(Command::Deliver(()));
         loop {
             thread::park();
         }
@@ -392,7 +393,7 @@ mod tests {
         ] {
             let name = "worker::tests::a_worker_that_is_half_lost_ends_the_process";
             let child = || {
-                let mut child = Command::new(env::current_exe().unwrap());
+                let mut child = Process::new(env::current_exe().unwrap());
                 child.args(["--exact", name, "--nocapture"]).env(FAULT, fault);
                 child.stdout(Stdio::null());
                 child

@@ -9,7 +9,7 @@ use super::{
     values::{Amount, Cores, HeadFields, Number, PageStatus, Period, Positive, Size, address},
 };
 use crate::{
-    counter::store, driver, http::hosts::HostList, observe::log, site::Accept, upstream::Endpoint,
+    counter::store, http::hosts::HostList, log, runtime::driver, site::Accept, upstream::Endpoint,
 };
 
 const EXAMPLES: &str = "\

@@ -17,9 +17,9 @@ use super::{
     values::{Amount, CacheTime, Cores, HeadFields, PageStatus, Period, Positive, Size},
 };
 use crate::{
-    driver,
     http::{hosts::HostList, request::Method},
-    observe::log,
+    log,
+    runtime::driver,
     site::Accept,
     upstream::Endpoint,
 };

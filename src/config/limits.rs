@@ -11,7 +11,7 @@ use super::{
     pick::{Pick, or_auto},
     values::{Number, Period, Size},
 };
-use crate::{connection::ClientLimits, host, http::HeadLimits, upstream::UpstreamLimits};
+use crate::{connection::ClientLimits, http::HeadLimits, runtime::host, upstream::UpstreamLimits};
 
 /// For one more request of a client that is idle when the server is about to stop: a client under load
 /// sends it at once, and the others are let go before a person who waits for the stop wonders.
@@ -98,7 +98,7 @@ fn check_head(head: &HeadLimits) -> Result<(), ConfigError> {
 }
 
 /// What the clients of a counter may do: most are workers, which keep connections open for as long as they like.
-pub fn counter_clients(connections_max: usize) -> ClientLimits {
+pub fn internal_client_limits(connections_max: usize) -> ClientLimits {
     ClientLimits {
         head: HeadLimits { target_bytes_max: 8 * 1024, ..RESPONSE_HEAD },
         body_bytes_max: DRAIN_BYTES_MAX,
@@ -113,11 +113,11 @@ pub fn counter_clients(connections_max: usize) -> ClientLimits {
 
 /// What the clients of the admin listener may do: programs that ask short questions, close by. One that takes
 /// longer keeps others from asking whether the server is well.
-pub fn admin_clients(connections_max: usize) -> ClientLimits {
+pub fn admin_client_limits(connections_max: usize) -> ClientLimits {
     ClientLimits {
         head_timeout: Duration::from_secs(2),
         body_timeout: Duration::from_secs(2),
         write_timeout: Duration::from_secs(5),
-        ..counter_clients(connections_max)
+        ..internal_client_limits(connections_max)
     }
 }

@@ -32,7 +32,7 @@ pub use self::{
     contents::Content,
     error::ConfigError,
     health::{reachable, settle_health},
-    limits::{admin_clients, counter_clients},
+    limits::{admin_client_limits, internal_client_limits},
     pick::Setting,
     reload::{Renewed, renew},
     settle::{Settled, settle, settle_counter},
@@ -42,9 +42,9 @@ pub use self::{
 use crate::{
     connection::ClientLimits,
     counter::store,
-    driver,
     http::{HeadLimits, hosts::HostList, request::Method},
-    observe::log,
+    log,
+    runtime::driver,
     site::Accept,
     upstream::{Endpoint, UpstreamLimits},
 };

@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn cores_are_told_by_the_setting_that_says_them() {
-        let core = crate::host::cores()[0];
+        let core = crate::runtime::host::cores()[0];
         let running = settled(&format!("workers = 3\n{RUNNING}"));
         let read = settled(&format!("cores = \"{core}\"\n{RUNNING}"));
         let renewed = renew(&running, read, known);

@@ -12,14 +12,16 @@ use super::{
     contents::{SORRY, WELCOME, read_contents},
     error::{ConfigError, invalid},
     file::{File, read_file},
-    limits::{counter_clients, settle_limits},
+    limits::{internal_client_limits, settle_limits},
     open_files::{self, OpenFiles},
     pick::{Pick, Setting, Source, or_text},
     routes::{describe, origins, settle_routes},
     scalar::{Text, Word},
     values::{Cores, Number},
 };
-use crate::{counter::store, host, http::hosts::HostList, listener::inherited, upstream::Endpoint};
+use crate::{
+    counter::store, http::hosts::HostList, listener::inherited, runtime::host, upstream::Endpoint,
+};
 
 /// All settings.
 #[derive(Debug)]
@@ -187,7 +189,7 @@ pub fn settle_counter(
         log_format: arguments.log_format,
         log_level: arguments.log_level,
         drain_timeout: arguments.drain_timeout.0,
-        clients: counter_clients(open_files::of_counter(files)?),
+        clients: internal_client_limits(open_files::of_counter(files)?),
     })
 }
 

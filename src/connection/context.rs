@@ -10,12 +10,14 @@ use super::{
     write_buffer::{PooledWriteBuffer, WriteBufferPool},
 };
 use crate::{
-    clock::{self, Moment},
-    deadlines::Key,
     http::HeadLimits,
-    observe::metrics::WorkerMetrics,
-    pace,
-    read_buffer::ReadBufferPool,
+    metrics::WorkerMetrics,
+    runtime::{
+        budget,
+        clock::{self, Moment},
+        deadlines::Key,
+        read_buffer::ReadBufferPool,
+    },
 };
 
 /// What the clients of one worker may do.
@@ -124,7 +126,7 @@ impl ClientContext {
         while !self.table.has_capacity() && !self.is_draining() {
             look();
             // What was received at the same time is read first: it tells who is not idle.
-            pace::pause().await;
+            budget::pause().await;
             if !self.table.has_capacity() {
                 self.evict(since);
                 self.table.changed().await;

@@ -42,8 +42,7 @@ use crate::{
         body::{BodyError, BodyReader},
         request::{self, BODY_TOO_LARGE, HeadScan, Method},
     },
-    pace::Pace,
-    read_buffer::ReadBuffer,
+    runtime::{budget::Budget, read_buffer::ReadBuffer},
 };
 
 /// Requests of one client that are answered at a time. The bytes of further ones stay unread.
@@ -63,7 +62,7 @@ pub struct Connection<S> {
     stream: S,
     received: ReadBuffer,
     scan: HeadScan,
-    pace: Pace,
+    budget: Budget,
     /// The form of the answer to the request whose body is being read; `None` while it is a head.
     body_of: Option<Form>,
 }
@@ -147,7 +146,7 @@ impl<S: Stream> Connection<S> {
             stream,
             received: ReadBuffer::default(),
             scan: HeadScan::default(),
-            pace: Pace::default(),
+            budget: Budget::default(),
             body_of: None,
         }
     }
@@ -333,7 +332,7 @@ impl<S: Stream> Connection<S> {
         async move {
             let buffers = self.client.context().read_buffers();
             let filling = pin!(self.received.fill(&mut self.stream, buffers));
-            match self.pace.keep(filling).await? {
+            match self.budget.run(filling).await? {
                 0 => Err(End::Gone),
                 _ => Ok(()),
             }
@@ -345,7 +344,7 @@ impl<S: Stream> Connection<S> {
         let cancel = self.client.cancel_handle();
         let buffers = self.client.context().read_buffers();
         let filling = pin!(self.received.fill_until(&mut self.stream, buffers, cancel));
-        let received = self.pace.keep(filling).await;
+        let received = self.budget.run(filling).await;
         self.client.forget_canceller();
         if matches!(self.client.expired_phase(), Some(Phase::Head | Phase::Body)) {
             return Err(End::Refused(too_slow));

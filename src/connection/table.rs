@@ -32,7 +32,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use slotmap::SparseSecondaryMap;
 
 use super::ClientLimits;
-use crate::{
+use crate::runtime::{
     clock::Moment,
     deadlines::{Deadlines, Key},
 };

@@ -299,7 +299,8 @@ impl Service for Panics {
 
 #[test]
 fn a_panic_costs_its_connection_alone() {
-    let (mut runtime, _) = crate::driver::build(crate::driver::Choice::Epoll).unwrap();
+    let (mut runtime, _) =
+        crate::runtime::driver::build(crate::runtime::driver::Choice::Epoll).unwrap();
     let clients = clients();
     let service = Rc::new(Panics);
     let streams = ["/panic", "/"].map(|path| {
@@ -311,7 +312,7 @@ fn a_panic_costs_its_connection_alone() {
         for stream in &streams {
             let connection = Connection::new(stream.clone(), clients.register(-1));
             let serving = connection.serve(Rc::clone(&service));
-            crate::task::spawn("connection", clients.metrics(), serving).await;
+            crate::runtime::task::spawn("connection", clients.metrics(), serving).await;
         }
     });
     assert!(streams[0].0.borrow().writes.is_empty());

@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 use monoio::{buf::IoBuf, io::AsyncWriteRent};
 
 use super::{ClientHandle, Phase, Response};
-use crate::{clock, http::Refusal};
+use crate::{http::Refusal, runtime::clock};
 
 /// Gathered bytes that are written before more are added.
 const FLUSH_BYTES: usize = 8 * 1024;

@@ -9,18 +9,18 @@ use std::{
 };
 
 use super::store::{Operation, Outcome, Store};
-use crate::observe::{log, metrics::CounterMetrics};
+use crate::{log, metrics::CounterMetrics};
 
 /// Operations of one commit, in the order in which they take effect.
 pub type Batch = Vec<Operation>;
 
 /// Where the outcomes of a batch go, as many as it has operations.
-pub type Report = Arc<dyn Fn(Vec<Outcome>) + Send + Sync>;
+pub type OutcomeSink = Arc<dyn Fn(Vec<Outcome>) + Send + Sync>;
 
 /// What the thread is asked to do.
 pub enum Job {
     /// Commit a batch and report its outcomes.
-    Commit(Batch, Report),
+    Commit(Batch, OutcomeSink),
     /// Close the store and end.
     Close,
 }
@@ -104,7 +104,7 @@ mod tests {
         let store = super::super::store::open(&super::super::store::Kind::Memory, false).unwrap();
         let metrics = Arc::<CounterMetrics>::default();
         let seen = Arc::clone(&metrics);
-        let report: Report = Arc::new(move |outcomes: Vec<Outcome>| {
+        let report: OutcomeSink = Arc::new(move |outcomes: Vec<Outcome>| {
             report.send((outcomes, seen.total.read(), seen.named.read())).unwrap();
         });
         let closed = move || closed.send(()).unwrap();

@@ -14,13 +14,13 @@ use super::{
     store::{Operation, Outcome},
 };
 use crate::{
-    clock,
     connection::{Response, Service},
     http::{
         hosts::Hosts,
         render,
         request::{Method, Request},
     },
+    runtime::clock,
 };
 
 /// The longest name of a counter, in bytes.

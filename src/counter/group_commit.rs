@@ -18,7 +18,7 @@ use super::{
     Batch,
     store::{Operation, Outcome},
 };
-use crate::{
+use crate::runtime::{
     clock::Moment,
     deadlines::{Deadlines, Key},
 };
@@ -119,7 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock;
+    use crate::runtime::clock;
 
     /// What happens.
     #[derive(Debug, Clone, Copy)]

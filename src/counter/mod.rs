@@ -10,7 +10,7 @@ mod group_commit;
 pub mod store;
 
 pub use self::{
-    committer::{Batch, Committer, Job, Report},
+    committer::{Batch, Committer, Job, OutcomeSink},
     frontend::{HttpFrontend, is_name},
     group_commit::COMMIT_TIMEOUT,
 };

@@ -26,7 +26,7 @@ use nix::{
 use socket2::{SockFilter, SockRef};
 
 pub use self::bind::{BACKLOG, BindError, bind, probe};
-use crate::{clock, host, pace::Pace};
+use crate::runtime::{budget::Budget, clock, host};
 
 /// The first and the longest pause after an accept(2) that failed for want of resources.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -65,7 +65,7 @@ pub struct Acceptor {
     /// The same socket, for what it has queued when it closes.
     queue: StdListener,
     after: After,
-    pace: Pace,
+    budget: Budget,
     back_off: Duration,
 }
 
@@ -92,7 +92,7 @@ impl Acceptor {
         socket.set_nonblocking(monoio::utils::is_legacy())?;
         let queue = socket.try_clone()?;
         let listener = TcpListener::from_std(socket)?;
-        Ok(Self { listener, queue, after, pace: Pace::default(), back_off: BACK_OFF.0 })
+        Ok(Self { listener, queue, after, budget: Budget::default(), back_off: BACK_OFF.0 })
     }
 
     /// Waits for a connection, until `interrupt` is cancelled.
@@ -103,7 +103,7 @@ impl Acceptor {
         let accepted = {
             // Never dropped while it is pending: it may already hold a connection.
             let accepting = pin!(self.listener.cancelable_accept(interrupt));
-            self.pace.keep(accepting).await
+            self.budget.run(accepting).await
         };
         match accepted {
             Ok((stream, _)) => {

@@ -13,19 +13,18 @@ use std::{
 
 use super::{Group, Run, ServerError, describe_drivers};
 use crate::{
-    config::{Config, CounterConfig, counter_clients, reachable},
+    config::{Config, CounterConfig, internal_client_limits, reachable},
     connection::ClientLimits,
     counter::{
-        COMMIT_TIMEOUT, Committer, HttpFrontend, Job, Report,
+        COMMIT_TIMEOUT, Committer, HttpFrontend, Job, OutcomeSink,
         store::{self, Outcome, Store},
     },
-    driver,
     http::hosts::{HostList, Hosts},
     listener::{self, BindError, Listener, inherited},
-    mailbox,
-    observe::metrics::CounterMetrics,
+    metrics::CounterMetrics,
     plural::grouped,
-    worker::{self, Order, Plan},
+    runtime::{driver, mailbox},
+    worker::{self, Command, Plan},
 };
 
 /// How long its clients may take to leave when the site's workers, which it is for, have left.
@@ -73,7 +72,7 @@ impl Parts {
                     .map_err(|error| ServerError::CounterListen { error, shares })?,
                 // A ring would lock memory that the workers may need.
                 driver: driver::Choice::Epoll,
-                limits: counter_clients(config.limits.counter_clients_max),
+                limits: internal_client_limits(config.limits.counter_clients_max),
                 hosts: config.counter_hosts.clone(),
             });
         }
@@ -115,7 +114,7 @@ impl Parts {
         let drivers = describe_drivers(run.wait_until_ready(Group::Counter, orders.len())?);
         let counter =
             BundledCounter { addresses, drivers, orders, committer, metrics, kind: self.kind };
-        counter.tell_all(|| Order::Serve);
+        counter.tell_all(|| Command::Serve);
         Ok(counter)
     }
 }
@@ -126,7 +125,7 @@ pub(super) fn own_limits(config: &Config) -> ClientLimits {
     // They have drained by then.
     ClientLimits {
         drain_idle_timeout: Duration::ZERO,
-        ..counter_clients(connections + OWN_CLIENTS_SPARE)
+        ..internal_client_limits(connections + OWN_CLIENTS_SPARE)
     }
 }
 
@@ -139,16 +138,16 @@ pub(super) struct Addresses {
     pub(super) told: SocketAddr,
 }
 
-type Orders = mailbox::Sender<Order<Vec<Outcome>>>;
+type Orders = mailbox::Sender<Command<Vec<Outcome>>>;
 
 impl WayIn {
     fn start(self, run: &Run, committer: &Committer) -> Result<Orders, ServerError> {
         let hosts = Hosts::new(self.listeners[0].address.ip(), self.hosts);
         let (orders, receiver) = mailbox::channel()?;
         let report = orders.clone();
-        let report: Report = Arc::new(move |outcomes| {
+        let report: OutcomeSink = Arc::new(move |outcomes| {
             // Fails only when the face has ended, and with it those who would be answered.
-            let _ = report.send(Order::Tell(outcomes));
+            let _ = report.send(Command::Deliver(outcomes));
         });
         let jobs = committer.jobs();
         let submit = move |batch| {
@@ -194,12 +193,12 @@ impl BundledCounter {
     /// From now on, our own workers may do this.
     pub(super) fn set_own_limits(&self, limits: ClientLimits) {
         // Fails only when it has ended, and then nobody is its client.
-        let _ = self.orders[0].send(Order::Limit(limits, Some(COMMIT_TIMEOUT)));
+        let _ = self.orders[0].send(Command::Limit(limits, Some(COMMIT_TIMEOUT)));
     }
 
     /// Has each thread say that all orders before this one are done.
     pub(super) fn confirm(&self, confirmed: &mpsc::Sender<()>) {
-        self.tell_all(|| Order::Confirm(confirmed.clone()));
+        self.tell_all(|| Command::Confirm(confirmed.clone()));
     }
 
     /// How many threads report that they still work.
@@ -227,7 +226,7 @@ impl BundledCounter {
 
     /// Has each thread report that it still works.
     pub(super) fn ask(&self) {
-        self.tell_all(|| Order::Answer);
+        self.tell_all(|| Command::Ping);
     }
 
     /// Stops it once its only clients that matter, our own workers, have drained; its store may take until `end`.
@@ -239,7 +238,7 @@ impl BundledCounter {
     /// Lets calls under way end, `timeout` at most, and closes the store, which may take until `end`
     /// and a moment; the second signal, if one came.
     pub(super) fn drain_and_close(self, run: &Run, timeout: Duration, end: Instant) -> Option<i32> {
-        self.tell_all(|| Order::Drain);
+        self.tell_all(|| Command::Drain);
         let cut = run.drain(Group::Counter, self.orders.len(), timeout);
         self.committer.close();
         let soonest = Instant::now() + CLOSE_MIN;
@@ -254,7 +253,7 @@ impl BundledCounter {
         cut.or(signal)
     }
 
-    fn tell_all(&self, order: impl Fn() -> Order<Vec<Outcome>>) {
+    fn tell_all(&self, order: impl Fn() -> Command<Vec<Outcome>>) {
         for orders in &self.orders {
             // Fails only when the thread has ended, and then nobody answers.
             let _ = orders.send(order());

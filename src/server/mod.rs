@@ -1,6 +1,8 @@
 //! The whole, from start to stop: binds, starts the workers, waits for a signal, drains.
 
+mod admin;
 mod counter;
+mod exposition;
 mod manager;
 mod outages;
 mod preflight;
@@ -20,6 +22,7 @@ use std::{
 };
 
 use self::{
+    admin::Admin,
     counter::{BundledCounter, Parts, remedies},
     reload::{Reloader, Running},
     routes::UnknownCounter,
@@ -28,19 +31,19 @@ use self::{
     summary::{Role, StartSummary},
 };
 use crate::{
-    config::{Config, ConfigError, CounterConfig, RouteConfig, Settled, admin_clients},
+    config::{Config, ConfigError, CounterConfig, RouteConfig, Settled, admin_client_limits},
     counter::store,
     counter_check,
-    driver::{self, Driver},
     http::hosts::{HostList, Hosts},
     listener::{self, BindError, Listener, inherited::InheritError},
-    mailbox,
-    observe::{
-        admin::Admin,
-        metrics::{self, ReloadMetrics, Totals},
-    },
+    metrics::{self, ReloadMetrics, Totals},
     plural::plural,
-    worker::{self, Order, Plan, WorkerError},
+    runtime::{
+        clock,
+        driver::{self, Driver},
+        mailbox,
+    },
+    worker::{self, Command, Plan, WorkerError},
 };
 
 /// Why the server cannot start.
@@ -145,7 +148,7 @@ pub fn serve(
     let addresses = bundled.as_ref().map(Parts::addresses);
     let site = SiteWorkers::start(&run, config, contents, listeners, addresses)?;
     let bundled = bundled.map(|parts| parts.start(&run)).transpose()?;
-    let reloads = Arc::new(ReloadMetrics::started());
+    let reloads = Arc::new(ReloadMetrics::started(clock::unix_seconds()));
     let admin = admin.map(|listeners| {
         let counter = bundled.as_ref().map(BundledCounter::metrics);
         let registry = metrics::registry(site.metrics().to_vec(), counter, &reloads);
@@ -258,7 +261,7 @@ fn stop(signal: i32) {
 /// The admin listener, on a thread that lives as long as this.
 struct AdminListener {
     address: SocketAddr,
-    orders: mailbox::Sender<Order<Hosts>>,
+    orders: mailbox::Sender<Command<Hosts>>,
 }
 
 impl AdminListener {
@@ -280,7 +283,7 @@ impl AdminListener {
             // A ring would lock memory that the workers may need.
             driver: driver::Choice::Epoll,
             listeners,
-            limits: admin_clients(CONNECTIONS_MAX),
+            limits: admin_client_limits(CONNECTIONS_MAX),
             shortest_wait: None,
             metrics: Arc::default(),
             orders: receiver,
@@ -288,19 +291,19 @@ impl AdminListener {
         };
         worker::start(plan, run.reporter(Group::Admin))?;
         run.wait_until_ready(Group::Admin, 1)?;
-        orders.send(Order::Serve);
+        orders.send(Command::Serve);
         Ok(Self { address, orders })
     }
 
     /// From now on, it answers to these hosts beside its own.
     fn set_hosts(&self, hosts: HostList) {
         // Fails only when it has ended, and then nobody asks it.
-        let _ = self.orders.send(Order::Tell(Hosts::new(self.address.ip(), hosts)));
+        let _ = self.orders.send(Command::Deliver(Hosts::new(self.address.ip(), hosts)));
     }
 
     /// Has it say that all orders before this one are done.
     fn confirm(&self, confirmed: &mpsc::Sender<()>) {
-        let _ = self.orders.send(Order::Confirm(confirmed.clone()));
+        let _ = self.orders.send(Command::Confirm(confirmed.clone()));
     }
 }
 

@@ -165,7 +165,7 @@ fn count(visits: u64) -> impl fmt::Display {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::metrics::Failure;
+    use crate::metrics::Failure;
 
     const URL: &str = "http://counter/";
 

@@ -5,8 +5,8 @@ use super::ServerError;
 use crate::{
     config::Config,
     counter::store::{self, OpenError},
-    driver::{self, Choice},
     listener::{self, BindError, inherited},
+    runtime::driver::{self, Choice},
     worker::WorkerError,
 };
 

@@ -12,7 +12,9 @@ use std::{
 use super::{AdminListener, BundledCounter, Run, SiteWorkers, counter::own_limits, site::rules};
 use crate::{
     config::{Config, ConfigError, Renewed, Settled, VisitsConfig, renew},
-    observe::{log, metrics::ReloadMetrics},
+    log,
+    metrics::ReloadMetrics,
+    runtime::clock,
 };
 
 /// How long the workers may take to apply settings before the reload is told: one that hangs is the watchdog's
@@ -67,7 +69,7 @@ where
         match applied {
             Ok(renewed) => {
                 // Before the line: who reads it may ask for the metric.
-                self.metrics.succeeded();
+                self.metrics.succeeded(clock::unix_seconds());
                 self.tell(&renewed);
                 self.running.replace(renewed.settled);
                 String::from("settings and pages were read anew")

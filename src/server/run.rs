@@ -17,15 +17,14 @@ use signal_hook::{
 };
 
 use super::{
+    admin::Readiness,
     manager::{self, Watchdog},
     outages::Outages,
 };
 use crate::{
-    driver::Driver,
-    observe::admin::Readiness,
     plural::plural,
+    runtime::{driver::Driver, task},
     site::Failures,
-    task,
     worker::{Report, WorkerError},
 };
 
@@ -177,7 +176,7 @@ impl Run {
                 }
                 Ok(Event::Signal(SIGHUP)) => manager::reloading(&reload),
                 Ok(Event::Signal(signal)) => return signal,
-                Ok(Event::Report(_, Report::Alive)) => watchdog.answered(),
+                Ok(Event::Report(_, Report::Pong)) => watchdog.answered(),
                 Ok(Event::Report(..) | Event::StoreClosed) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     self.outages.borrow_mut().look();

@@ -19,20 +19,20 @@ use crate::{
     config::{Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
     counter::store,
     listener::{self, Listener, inherited},
-    mailbox,
-    observe::metrics::WorkerMetrics,
+    metrics::WorkerMetrics,
+    runtime::mailbox,
     site::{Failures, Message, RouteSet, Rules, Site},
     upstream::{
         Host, Upstream, UpstreamLimits,
         resolve::{self, Refresher},
     },
-    worker::{self, Order, Plan},
+    worker::{self, Command, Plan},
 };
 
 /// How long the start waits for the first answers of the name service.
 const FIRST_LOOK_UP: Duration = Duration::from_secs(5);
 
-type Orders = mailbox::Sender<Order<Message>>;
+type Orders = mailbox::Sender<Command<Message>>;
 
 /// The listeners of the workers: for each, one for each address.
 pub(super) struct Listeners {
@@ -127,35 +127,35 @@ impl SiteWorkers {
 
     /// Lets them accept.
     pub(super) fn serve(&self) {
-        self.tell_all(|| Order::Serve);
+        self.tell_all(|| Command::Serve);
     }
 
     /// Has each say that all orders before this one are done.
     pub(super) fn confirm(&self, confirmed: &mpsc::Sender<()>) {
-        self.tell_all(|| Order::Confirm(confirmed.clone()));
+        self.tell_all(|| Command::Confirm(confirmed.clone()));
     }
 
     /// Has each report that it still works.
     pub(super) fn ask(&self) {
-        self.tell_all(|| Order::Answer);
+        self.tell_all(|| Command::Ping);
     }
 
     /// Lets them finish.
     pub(super) fn drain(&self) {
-        self.tell_all(|| Order::Drain);
+        self.tell_all(|| Command::Drain);
     }
 
     /// Stops them whatever is under way.
     pub(super) fn cut(&self) {
-        self.tell_all(|| Order::Cut);
+        self.tell_all(|| Command::Stop);
     }
 
     /// From now on, these limits hold.
     pub(super) fn set_limits(&self, limits: &Limits) {
         let clients = limits.clients_of_each(self.count());
         let shortest_wait = Some(limits.shortest_call_wait());
-        self.tell_all(|| Order::Limit(clients, shortest_wait));
-        self.tell_all(|| Order::Tell(Message::Limits(limits.upstream)));
+        self.tell_all(|| Command::Limit(clients, shortest_wait));
+        self.tell_all(|| Command::Deliver(Message::Limits(limits.upstream)));
     }
 
     /// Has all workers serve these routes in place of those before, from their next request on. Visits under way
@@ -170,7 +170,7 @@ impl SiteWorkers {
         rules: Rules,
     ) -> Result<(), UnknownCounter> {
         let routes = Arc::new(self.counters.route_set(routes, contents, rules)?);
-        self.tell_all(|| Order::Tell(Message::Routes(Arc::clone(&routes))));
+        self.tell_all(|| Command::Deliver(Message::Routes(Arc::clone(&routes))));
         Ok(())
     }
 
@@ -214,7 +214,7 @@ impl SiteWorkers {
         }
     }
 
-    fn tell_all(&self, order: impl Fn() -> Order<Message>) {
+    fn tell_all(&self, order: impl Fn() -> Command<Message>) {
         for orders in &self.orders {
             // Fails only when the worker has failed, which was reported.
             let _ = orders.send(order());
@@ -245,7 +245,7 @@ fn resolve_all(
         let (first, orders) = (first.clone(), orders.to_vec());
         refreshers.push(resolve::start(origin.clone(), move |addresses: Vec<SocketAddr>| {
             for orders in &orders {
-                let _ = orders.send(Order::Tell(Message::Addresses(place, addresses.clone())));
+                let _ = orders.send(Command::Deliver(Message::Addresses(place, addresses.clone())));
             }
             let _ = first.send((place, addresses));
         })?);

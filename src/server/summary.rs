@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::counter::Counted;
 use crate::{
     config::Cores,
-    observe::log::{self, Format},
+    log::{self, Format},
     plural::{grouped, plural},
 };
 

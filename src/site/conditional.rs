@@ -209,7 +209,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::counter_clients,
+        config::internal_client_limits,
         http::request::{self, HeadScan},
     };
 
@@ -226,7 +226,7 @@ mod tests {
     fn judge(method: &str, fields: &str, length: usize) -> Verdict {
         let fields = fields.lines().map(|line| format!("{line}\r\n")).collect::<String>();
         let head = format!("{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
-        let limits = counter_clients(1);
+        let limits = internal_client_limits(1);
         let mut scan = HeadScan::default();
         let whole = request::parse(head.as_bytes(), &mut scan, &limits.head, 0).unwrap().unwrap();
         let selected = Selected { etag: b"\"a\"", modified: Some(784_111_777), length };

@@ -33,13 +33,13 @@ use self::{
     routes::{Place, Table},
 };
 use crate::{
-    clock,
     connection::{Response, Service},
     http::{
         render,
         request::{Method, Request},
     },
-    observe::metrics::{Failure, WorkerMetrics},
+    metrics::{Failure, WorkerMetrics},
+    runtime::clock,
     upstream::{NotBegun, Upstream, UpstreamLimits},
 };
 

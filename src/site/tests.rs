@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::*;
-use crate::{config::counter_clients, driver, http::request::HeadScan, upstream::UpstreamLimits};
+use crate::{
+    config::internal_client_limits, http::request::HeadScan, runtime::driver,
+    upstream::UpstreamLimits,
+};
 
 /// A counter that answers each call when it is told to.
 fn gated_counter() -> (SocketAddr, mpsc::Sender<()>) {
@@ -61,7 +64,7 @@ fn routes(welcomes: &[(&str, &'static str)]) -> Arc<RouteSet> {
 }
 
 fn admit(site: &Site, request: &str) -> Result<Rc<VisitRoute>, Response> {
-    let limits = counter_clients(1);
+    let limits = internal_client_limits(1);
     let parsed = crate::http::request::parse(
         request.as_bytes(),
         &mut HeadScan::default(),

@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use super::routes::VisitRoute;
 use crate::{
-    clock::{self, Moment},
-    observe::metrics::{Failure, WorkerMetrics},
+    metrics::{Failure, WorkerMetrics},
+    runtime::clock::{self, Moment},
     upstream::{Call, CallBytes, CallError, DialError, NotBegun, Upstream},
 };
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Moment;
+use crate::runtime::clock::Moment;
 
 /// Failures in a row that open it. Fewer would open it for a few connections that were cut.
 const FAILURES_MAX: u32 = 10;
@@ -60,7 +60,7 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
+    use crate::runtime::clock;
 
     fn failing(now: Moment) -> Breaker {
         let mut breaker = Breaker::default();

@@ -28,7 +28,7 @@ use super::{
     pool::ConnectionId,
     response_reader::{Answer, Broken, ResponseLimits, ResponseReader},
 };
-use crate::{clock, read_buffer::ReadBuffer};
+use crate::runtime::{clock, read_buffer::ReadBuffer};
 
 type Reader = OwnedReadHalf<TcpStream>;
 type Writer = OwnedWriteHalf<TcpStream>;

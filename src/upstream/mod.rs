@@ -36,7 +36,11 @@ use self::{
     pool::{Action, CallId, ConnectionId, Pool},
     response_reader::ResponseLimits,
 };
-use crate::{clock, http::HeadLimits, observe::metrics::WorkerMetrics, task};
+use crate::{
+    http::HeadLimits,
+    metrics::WorkerMetrics,
+    runtime::{clock, task},
+};
 
 /// What each worker may ask of one counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

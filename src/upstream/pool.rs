@@ -23,7 +23,7 @@ use super::{
     addresses::Addresses,
     breaker::{Breaker, Change},
 };
-use crate::{clock::Moment, deadlines::Deadlines};
+use crate::runtime::{clock::Moment, deadlines::Deadlines};
 
 /// How long none is dialed after a dial has failed, while others stand.
 const DIAL_PAUSE: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::Host;
-use crate::task;
+use crate::runtime::task;
 
 /// How long an answer is taken for true.
 const REFRESH: Duration = Duration::from_secs(30);

@@ -7,7 +7,7 @@ use crate::{
         body::BodyError,
         response::{self, HeadScan, Response},
     },
-    read_buffer::ReadBufferPool,
+    runtime::read_buffer::ReadBufferPool,
 };
 
 /// Interim responses before a final one. Each is a step forward for a counter that is alive; a

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::*;
-use crate::{config::RESPONSE_HEAD, driver};
+use crate::{config::RESPONSE_HEAD, runtime::driver};
 
 /// Ends a test that would hang.
 const PATIENCE: Duration = Duration::from_secs(60);

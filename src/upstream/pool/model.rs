@@ -12,7 +12,7 @@ use super::{
     tests::{Done, Wakes, address, limits},
     *,
 };
-use crate::clock;
+use crate::runtime::clock;
 
 const PORTS: std::ops::Range<u16> = 1..4;
 

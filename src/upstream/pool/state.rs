@@ -55,7 +55,7 @@ use std::{net::SocketAddr, task::Waker};
 use slotmap::new_key_type;
 
 use super::super::{CallBytes, CallError};
-use crate::{clock::Moment, deadlines::Key};
+use crate::runtime::{clock::Moment, deadlines::Key};
 
 new_key_type! {
     /// Names a connection, from its dial to its end. An id is never used for another one.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::{clock, config::RESPONSE_HEAD};
+use crate::{config::RESPONSE_HEAD, runtime::clock};
 
 /// Counts how often a caller is woken.
 #[derive(Default)]

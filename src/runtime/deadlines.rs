@@ -9,7 +9,7 @@ use std::time::Duration;
 use enum_map::{EnumArray, EnumMap};
 use slotmap::{DefaultKey, SlotMap};
 
-use crate::clock::Moment;
+use crate::runtime::clock::Moment;
 
 /// Names an entry. A key is never used again for another one.
 pub type Key = DefaultKey;
@@ -155,7 +155,7 @@ mod tests {
     /// Any fixed moment will do, so long as it is the same one in a test.
     fn start() -> Moment {
         static START: std::sync::OnceLock<Moment> = std::sync::OnceLock::new();
-        *START.get_or_init(crate::clock::now)
+        *START.get_or_init(crate::runtime::clock::now)
     }
 
     fn deadlines() -> Deadlines<&'static str, Timeout> {

@@ -17,8 +17,6 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::clock;
-
 /// A number that one thread writes and others read. Writing is a plain load, add and store: the
 /// writer is alone, so nothing can come between.
 #[derive(Debug, Default)]
@@ -209,19 +207,19 @@ pub struct ReloadMetrics {
 
 impl ReloadMetrics {
     /// Those of a server that starts: its settings were right.
-    pub fn started() -> Self {
+    pub fn started(unix_seconds: u64) -> Self {
         let metrics = Self::default();
         // Both rows are there from the beginning.
         metrics.count("failed", 0);
         metrics.count("ok", 0);
-        metrics.hold();
+        metrics.hold(unix_seconds);
         metrics
     }
 
     /// Settings were read and hold from now on.
-    pub fn succeeded(&self) {
+    pub fn succeeded(&self, unix_seconds: u64) {
         self.count("ok", 1);
-        self.hold();
+        self.hold(unix_seconds);
     }
 
     /// Settings were read that are wrong.
@@ -234,9 +232,9 @@ impl ReloadMetrics {
         self.reloads.get_or_create(&[("outcome", outcome)]).inc_by(reloads);
     }
 
-    fn hold(&self) {
+    fn hold(&self, unix_seconds: u64) {
         self.successful.set(1);
-        self.success_seconds.set(clock::unix_seconds().cast_signed());
+        self.success_seconds.set(unix_seconds.cast_signed());
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -431,7 +429,7 @@ mod tests {
         worker.driver.set("epoll").unwrap();
         let mut text = String::new();
         let workers = vec![Arc::new(WorkerMetrics::default()), Arc::clone(&worker)];
-        let reloads = ReloadMetrics::started();
+        let reloads = ReloadMetrics::started(0);
         let registry = registry(workers.clone(), None, &reloads);
         reloads.failed();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -460,7 +458,7 @@ mod tests {
         counter.total.set(1_234);
         counter.commits.increment();
         let mut text = String::new();
-        let registry = registry(Vec::new(), Some(counter), &ReloadMetrics::started());
+        let registry = registry(Vec::new(), Some(counter), &ReloadMetrics::started(0));
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for row in [
             "# TYPE tallyring_counter counter",

@@ -23,13 +23,13 @@ pub fn pause() -> Pin<Box<impl Future<Output = ()>>> {
 
 /// How many operations of a task in a row were ready at once.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct Budget {
     ready: u8,
 }
 
-impl Pace {
+impl Budget {
     /// Awaits `operation`, and pauses after too many that did not wait.
-    pub fn keep<F: Future>(
+    pub fn run<F: Future>(
         &mut self,
         mut operation: Pin<&mut F>,
     ) -> impl Future<Output = F::Output> {

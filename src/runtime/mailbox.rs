@@ -125,7 +125,7 @@ impl<T> Open<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver;
+    use crate::runtime::driver;
 
     #[test]
     fn all_values_arrive_in_order_from_any_thread() {

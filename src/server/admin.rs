@@ -20,7 +20,7 @@ use crate::{
         hosts::Hosts,
         request::{Method, Request},
     },
-    observe::exposition::Exposition,
+    server::exposition::Exposition,
 };
 
 /// Whether the server can take visits.

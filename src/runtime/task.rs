@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::FutureExt;
 
-use crate::observe::{log, metrics::WorkerMetrics};
+use crate::{log, metrics::WorkerMetrics};
 
 /// For the message of a process that ends to be written.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -105,7 +105,7 @@ pub fn message(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver;
+    use crate::runtime::driver;
 
     #[test]
     fn a_panic_ends_its_task_and_is_counted() {
