@@ -138,13 +138,18 @@ fn connect(address: SocketAddr, end: Instant) -> io::Result<TcpStream> {
 }
 
 fn read(stream: &mut TcpStream, buffer: &mut [u8], end: Instant) -> io::Result<usize> {
-    stream.set_read_timeout(Some(left(end)?))?;
-    match stream.read(buffer) {
-        // What a socket says when its time is up is not for people.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(io::ErrorKind::TimedOut.into())
+    loop {
+        stream.set_read_timeout(Some(left(end)?))?;
+        match stream.read(buffer) {
+            // What a ring of this thread has completed interrupts a read that has a time-out, as a signal does
+            // (signal(7)); the doctor has built one before it asks.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // What a socket says when its time is up is not for people.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            result => return result,
         }
-        result => result,
     }
 }
 
