@@ -303,8 +303,8 @@ impl Collector for Bundled {
             let unit: Option<&Unit> = None;
             count.encode(encoder.encode_descriptor(name, help, unit, count.metric_type())?)
         };
-        row("counter", help, &self.0.total)?;
-        row("counter_commits", "Durable commits of the bundled counter", &self.0.commits)
+        row("counted", help, &self.0.total)?;
+        row("commits", "Durable commits of the bundled counter", &self.0.commits)
     }
 }
 
@@ -433,7 +433,7 @@ mod tests {
         let registry = registry(workers.clone(), None, &reloads);
         reloads.failed();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        assert!(!text.contains("tallyring_counter_total"), "{text}");
+        assert!(!text.contains("tallyring_counted_total"), "{text}");
         for row in [
             "tallyring_visits_total{worker=\"0\",outcome=\"welcomed\"} 0",
             "tallyring_visits_total{worker=\"1\",outcome=\"welcomed\"} 2",
@@ -462,8 +462,8 @@ mod tests {
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for row in [
             "# TYPE tallyring_counter counter",
-            "tallyring_counter_total 1234",
-            "tallyring_counter_commits_total 1",
+            "tallyring_counted_total 1234",
+            "tallyring_commits_total 1",
         ] {
             assert!(text.lines().any(|line| line == row), "no {row:?} in\n{text}");
         }

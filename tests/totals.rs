@@ -467,20 +467,20 @@ fn the_total_is_a_metric() {
     };
     for (before, commits) in [(0, 2), (2, 2)] {
         let mut server = serve(&[&flag, &directory, "--admin", "127.0.0.1:0"]);
-        assert_eq!(row(&server, "tallyring_counter_total"), Some(before));
-        assert_eq!(row(&server, "tallyring_counter_commits_total"), Some(0));
+        assert_eq!(row(&server, "tallyring_counted_total"), Some(before));
+        assert_eq!(row(&server, "tallyring_commits_total"), Some(0));
         for visit in 1..=commits {
             assert_eq!(server.visit(), WELCOME);
             // Who is welcomed is in the total already.
-            assert_eq!(row(&server, "tallyring_counter_total"), Some(before + visit));
+            assert_eq!(row(&server, "tallyring_counted_total"), Some(before + visit));
         }
-        assert_eq!(row(&server, "tallyring_counter_commits_total"), Some(commits));
+        assert_eq!(row(&server, "tallyring_commits_total"), Some(commits));
         server.stop();
     }
     // A counter of another process is not this one's to tell of.
     let stub = Stub::answering(common::COUNTED);
     let server = serve(&["--counter", &stub.url(), "--admin", "127.0.0.1:0"]);
-    assert_eq!(row(&server, "tallyring_counter_total"), None);
+    assert_eq!(row(&server, "tallyring_counted_total"), None);
 }
 
 #[test]
