@@ -57,12 +57,12 @@ docker start "$project-default" >/dev/null
 expect "it starts again" within 30 health_is default healthy
 remove default
 
-step "the commands of the README"
+step "the commands of docs/containers.md"
 # The one that keeps the total, with names of our own.
 volume=$project-volume
-readme_run() {
+documented_run() {
     local command
-    command=$(grep '^docker run .*-v ' README.md | sed -e 's/ *#.*//' -e "s/--name tallyring/--name $project-$1 --label $project/" \
+    command=$(grep '^docker run .*-v ' docs/containers.md | sed -e 's/ *#.*//' -e "s/--name tallyring/--name $project-$1 --label $project/" \
         -e "s/-v tallyring:/-v $volume:/" -e "s/ tallyring$/ $image/")
     holds "$command" "-v $volume:/var/lib/tallyring" && holds "$command" "$image" && bash -c "$command"
 }
@@ -74,18 +74,18 @@ total_in_volume() {
     equal "$(curl -sS --max-time 10 "http://$(address total):3001/counter" | tr -d '[:space:]')" "$1"
 }
 for count in 1 2; do
-    expect "start $count: the server runs" readme_run "readme-$count"
-    expect "start $count: it turns healthy" within 30 health_is "readme-$count" healthy
+    expect "start $count: the server runs" documented_run "documented-$count"
+    expect "start $count: it turns healthy" within 30 health_is "documented-$count" healthy
     expect "start $count: a visitor is welcomed" \
         equal "$(curl -sS --max-time 10 http://localhost:3000/)" "Welcome to my site!"
     expect "start $count: the total is told" \
-        equal "$(docker exec "$project-readme-$count" /tallyring total)" "$count"
+        equal "$(docker exec "$project-documented-$count" /tallyring total)" "$count"
     backup=/var/lib/tallyring/backup.redb
     expect "start $count: it is backed up while it runs" \
-        docker exec "$project-readme-$count" /tallyring backup --force "$backup"
+        docker exec "$project-documented-$count" /tallyring backup --force "$backup"
     expect "start $count: the backup can be copied out" \
-        docker cp "$project-readme-$count:$backup" "$scratch/backup.redb"
-    remove "readme-$count"
+        docker cp "$project-documented-$count:$backup" "$scratch/backup.redb"
+    remove "documented-$count"
 done
 expect "the total outlives the containers" total_in_volume 2
 remove total

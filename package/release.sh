@@ -84,6 +84,7 @@ archive() {
     mkdir -p "$scratch/$name"
     install -m 755 "$program" "$scratch/$name/tallyring"
     install -m 644 README.md CHANGELOG.md SECURITY.md LICENSE-MIT LICENSE-APACHE docker/seccomp.json "$scratch/$name"
+    cp -r docs "$scratch/$name/docs"
     cp -r target/manual "$scratch/$name/manual"
     tar -C "$scratch" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go-w,a+rX \
         -c "$name" | gzip -9n >"$out/$name.tar.gz"

@@ -1,5 +1,5 @@
 //! A server is replaced under load, and no request is lost: by a second one on the same port, and by one
-//! on the same socket. TALLYRING_RESTARTS=N sets how often. The lines of the README are tried as they stand there.
+//! on the same socket. TALLYRING_RESTARTS=N sets how often. The lines of docs/restart.md are tried as they stand there.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -171,22 +171,22 @@ fn reserve() -> (socket2::Socket, SocketAddr) {
     (socket, address)
 }
 
-/// The shell's lines in a section of the README, block by block.
-fn readme_blocks(section: &str) -> Vec<String> {
-    let readme = include_str!("../README.md");
-    let (_, section) = readme.split_once(&format!("\n## {section}\n")).expect(section);
+/// The shell's lines in a section of docs/restart.md, block by block.
+fn documented_blocks(section: &str) -> Vec<String> {
+    let page = include_str!("../docs/restart.md");
+    let (_, section) = page.split_once(&format!("\n## {section}\n")).expect(section);
     let section = section.split("\n## ").next().unwrap();
     let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.map(str::to_owned).collect()
 }
 
 #[test]
-fn the_lines_of_the_readme_restart_a_server_without_loss() {
-    let blocks = readme_blocks("Restart without loss");
+fn the_documented_lines_restart_a_server_without_loss() {
+    let blocks = documented_blocks("Beside a second process");
     let [begin, restart] = &blocks[..] else { panic!("{blocks:?}") };
     let reserved = [(); 4].map(|()| reserve());
     let [site, counter, admin, second_admin] = reserved.each_ref().map(|(_, address)| *address);
-    // What is ready is not said in the README: whoever types is slower. Its last line stops the first server.
+    // What is ready is not said on the page: whoever types is slower. Its last line stops the first server.
     let script = format!(
         "trap 'kill $(jobs -p)' EXIT\n{begin}\
          until tallyring health --admin {admin}; do sleep 0.1; done\necho started\nread\n\

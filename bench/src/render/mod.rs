@@ -72,9 +72,12 @@ fn over_machines(records: &[Record]) -> String {
 mod tests {
     use std::path::PathBuf;
 
-    use super::summary::in_short_for_readme;
     use super::*;
-    use crate::record::FILE;
+    use crate::{
+        arms::Arm,
+        record::{FILE, Run},
+        scenes::MAIN,
+    };
 
     /// The directories of recorded comparisons.
     fn recorded() -> Vec<PathBuf> {
@@ -102,15 +105,28 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_the_table_of_a_recorded_run() {
+    fn the_readme_has_the_chart_and_the_ratios_of_a_recorded_run() {
         let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
         let readme = fs::read_to_string(readme).unwrap();
+        let readme = readme.split_whitespace().collect::<Vec<_>>().join(" ");
         let is_shown = |directory: &PathBuf| {
             let name = directory.file_name().unwrap().to_str().unwrap();
-            let table = in_short_for_readme(&Record::read(directory).unwrap());
-            readme.contains(&table) && readme.contains(&format!("bench/runs/{name}/cpu.svg"))
+            let record = Record::read(directory).unwrap();
+            let of = |arm| {
+                let ratio = record.ratio(MAIN, Arm::Tallyring, arm, Run::cpu_us).unwrap();
+                format!("{:.2} of", ratio.median)
+            };
+            let usual = record.usual();
+            let figures = format!(
+                "took {} {}'s CPU time, {} hyper's and {} a bare io_uring loop's",
+                of(usual),
+                usual.name(),
+                of(Arm::Hyper),
+                of(Arm::Floor)
+            );
+            readme.contains(&figures) && readme.contains(&format!("bench/runs/{name}/cpu.svg"))
         };
-        assert!(recorded().iter().any(is_shown), "the README's table is of no recorded run");
+        assert!(recorded().iter().any(is_shown), "the README's figures are of no recorded run");
     }
 
     #[test]
