@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     config::{Config, ConfigError, Cores},
-    counter_check,
+    counter_check::{self, Problem},
     listener::BACKLOG,
     plural::plural,
     runtime::{
@@ -148,7 +148,12 @@ fn examine_counters(sheet: &mut Sheet, config: &Config) {
             Err(problem) => sheet.short(
                 "counter",
                 &format!("{counter}: {problem}"),
-                "start it, or mend --counter; until then visitors get the sorry page",
+                match problem {
+                    Problem::Silent(_) => "start it, or correct --counter; until then visitors get the sorry page",
+                    Problem::Status(_) => {
+                        "it runs, but the path may be wrong: correct --counter; until then visitors get the sorry page"
+                    }
+                },
             ),
         }
     }

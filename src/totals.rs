@@ -48,7 +48,8 @@ pub enum TotalsError {
     Nothing(Option<String>, PathBuf),
     /// Nobody listens, but a process has the file.
     #[error(
-        "{}a process uses the counter's file {}; give the --counter-listen that it has",
+        "{}a process uses the counter's file {}; if its --counter-listen is an address, give the same; \
+         if it is off, stop it first",
         nobody(.0), .1.display()
     )]
     Hidden(Option<String>, PathBuf),

@@ -65,7 +65,7 @@ fn a_flag_says_what_it_got_and_what_it_takes() {
         (
             "--sorry-status",
             "204",
-            "it must be a status from 200 to 599, but 204, 205 and 304, which have no page",
+            "it must be a status from 200 to 599, except 204, 205 and 304, which have no page",
         ),
         ("--welcome", "/no/such", "cannot read /no/such: No such file or directory (os error 2)"),
     ] {

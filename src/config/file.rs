@@ -218,7 +218,7 @@ mod tests {
         );
         check(
             "sorry-status = 204\n",
-            "line 1: sorry-status = 204: it must be a status from 200 to 599, but 204, 205 and 304, which \
+            "line 1: sorry-status = 204: it must be a status from 200 to 599, except 204, 205 and 304, which \
              have no page",
         );
         check(

@@ -83,7 +83,7 @@ pub struct PageStatus(pub StatusCode);
 
 impl PageStatus {
     const FORM: &str =
-        "it must be a status from 200 to 599, but 204, 205 and 304, which have no page";
+        "it must be a status from 200 to 599, except 204, 205 and 304, which have no page";
 
     fn checked(code: Option<usize>) -> Result<Self, &'static str> {
         let code = code.and_then(|code| u16::try_from(code).ok()).ok_or(Self::FORM)?;
@@ -171,6 +171,9 @@ impl FromStr for Size {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            bytes if bytes >= 1 << 20 && bytes.is_multiple_of(1 << 20) => {
+                write!(f, "{}MiB", bytes >> 20)
+            }
             bytes if bytes >= 1024 && bytes.is_multiple_of(1024) => {
                 write!(f, "{}KiB", bytes / 1024)
             }

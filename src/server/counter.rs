@@ -1,8 +1,8 @@
 //! The bundled counter as workers: one thread for each way in, and one for its commits.
 //!
-//! In a server, our own workers have a way in of their own, which nobody else knows. Others come by another one, on a
-//! thread of its own, with limits of its own and at most one batch before the committer: they keep no visit waiting
-//! for longer than a commit takes.
+//! In a server, our own workers have a way in of their own, at a port of loopback that changes with each start.
+//! Others come by another one, on a thread of its own, with limits of its own and at most one batch before the
+//! committer: they keep no visit waiting for longer than a commit takes.
 
 use std::{
     fmt,

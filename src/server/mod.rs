@@ -242,8 +242,8 @@ fn check_counters(routes: &[RouteConfig]) -> io::Result<()> {
         for counter in counters {
             if let Err(problem) = counter_check::check(&counter) {
                 tracing::warn!(
-                    "the counter {counter} may not register visits: {problem}; visitors get the sorry page \
-                     while it does not"
+                    "the counter {counter} may not register visits: {problem}; visitors get the sorry \
+                     page until it does"
                 );
             }
         }

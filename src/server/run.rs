@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::Ordering,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -58,6 +58,9 @@ pub(super) struct Run {
     needs_counter: Cell<bool>,
     /// SIGHUP has come during the start.
     reload_wanted: Cell<bool>,
+    /// SIGHUP has come and is queued: another one until it is heard asks for nothing more, and a queue of them
+    /// would keep the signal that stops the server waiting.
+    reload_queued: Arc<AtomicBool>,
     outages: RefCell<Outages>,
 }
 
@@ -79,6 +82,7 @@ impl Run {
             readiness: Arc::default(),
             needs_counter: Cell::new(needs_counter),
             reload_wanted: Cell::default(),
+            reload_queued: Arc::default(),
             outages,
         }
     }
@@ -87,8 +91,12 @@ impl Run {
         // SIGXFSZ: beyond a file-size limit a write then fails instead of ending the process.
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
         let events = self.sender.clone();
+        let queued = Arc::clone(&self.reload_queued);
         task::spawn_essential_thread(String::from("signals"), move || {
             for signal in signals.forever().filter(|signal| *signal != SIGXFSZ) {
+                if signal == SIGHUP && queued.swap(true, Ordering::AcqRel) {
+                    continue;
+                }
                 if events.send(Event::Signal(signal)).is_err() {
                     return;
                 }
@@ -141,7 +149,10 @@ impl Run {
                 }
                 Ok(Event::Report(_, Report::Failed(error))) => return Err(error),
                 // The settings may have changed since they were read.
-                Ok(Event::Signal(SIGHUP)) => self.reload_wanted.set(true),
+                Ok(Event::Signal(SIGHUP)) => {
+                    self.reload_queued.store(false, Ordering::Release);
+                    self.reload_wanted.set(true);
+                }
                 // A signal during the start: nothing runs yet that would have to end in order.
                 Ok(Event::Signal(signal)) => std::process::exit(128 + signal),
                 Ok(_) => {}
@@ -174,7 +185,11 @@ impl Run {
                     self.outages.borrow_mut().note(failures);
                     self.judge_counter();
                 }
-                Ok(Event::Signal(SIGHUP)) => manager::reloading(&reload),
+                Ok(Event::Signal(SIGHUP)) => {
+                    // Before anything is read: what changes from now on needs another one.
+                    self.reload_queued.store(false, Ordering::Release);
+                    manager::reloading(&reload);
+                }
                 Ok(Event::Signal(signal)) => return signal,
                 Ok(Event::Report(_, Report::Pong)) => watchdog.answered(),
                 Ok(Event::Report(..) | Event::StoreClosed) => {}
