@@ -461,7 +461,7 @@ mod tests {
         let registry = registry(Vec::new(), Some(counter), &ReloadMetrics::started(0));
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for row in [
-            "# TYPE tallyring_counter counter",
+            "# TYPE tallyring_counted counter",
             "tallyring_counted_total 1234",
             "tallyring_commits_total 1",
         ] {
