@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::Ordering,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -59,6 +59,9 @@ pub(super) struct Run {
     needs_counter: Cell<bool>,
     /// SIGHUP has come during the start.
     reload_wanted: Cell<bool>,
+    /// A SIGHUP is among the events that nobody has taken yet. Another one would say nothing new: all that were
+    /// sent are answered by one look at the settings, and none stands in the way of a signal to stop.
+    reload_queued: Arc<AtomicBool>,
     outages: RefCell<Outages>,
 }
 
@@ -80,6 +83,7 @@ impl Run {
             readiness: Arc::default(),
             needs_counter: Cell::new(needs_counter),
             reload_wanted: Cell::default(),
+            reload_queued: Arc::default(),
             outages,
         }
     }
@@ -87,15 +91,27 @@ impl Run {
     fn catch_signals(&self) -> io::Result<()> {
         // SIGXFSZ: beyond a file-size limit a write then fails instead of ending the process.
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
-        let events = self.sender.clone();
+        let put = self.signal_reporter();
         task::spawn_essential_thread(String::from("signals"), move || {
-            for signal in signals.forever().filter(|signal| *signal != SIGXFSZ) {
-                if events.send(Event::Signal(signal)).is_err() {
-                    return;
-                }
-            }
+            signals.forever().filter(|signal| *signal != SIGXFSZ).for_each(put);
         })?;
         Ok(())
+    }
+
+    /// Where signals are told.
+    fn signal_reporter(&self) -> impl Fn(i32) + Send + 'static {
+        let (events, reload_queued) = (self.sender.clone(), Arc::clone(&self.reload_queued));
+        move |signal| {
+            if signal != SIGHUP || !reload_queued.swap(true, Ordering::AcqRel) {
+                // Fails only when the process is at its end.
+                let _ = events.send(Event::Signal(signal));
+            }
+        }
+    }
+
+    /// A SIGHUP was taken: one that comes from now on may be about settings that are not read yet.
+    fn take_reload(&self) {
+        self.reload_queued.store(false, Ordering::Release);
     }
 
     /// Where the workers of a group report to.
@@ -142,7 +158,10 @@ impl Run {
                 }
                 Ok(Event::Report(_, Report::Failed(error))) => return Err(error),
                 // The settings may have changed since they were read.
-                Ok(Event::Signal(SIGHUP)) => self.reload_wanted.set(true),
+                Ok(Event::Signal(SIGHUP)) => {
+                    self.take_reload();
+                    self.reload_wanted.set(true);
+                }
                 // A signal during the start: nothing runs yet that would have to end in order.
                 Ok(Event::Signal(signal)) => std::process::exit(128 + signal),
                 Ok(_) => {}
@@ -175,7 +194,10 @@ impl Run {
                     self.outages.borrow_mut().note(failures);
                     self.judge_counter();
                 }
-                Ok(Event::Signal(SIGHUP)) => manager::reloading(&reload),
+                Ok(Event::Signal(SIGHUP)) => {
+                    self.take_reload();
+                    manager::reloading(&reload);
+                }
                 Ok(Event::Signal(signal)) => return signal,
                 Ok(Event::Report(_, Report::Alive)) => watchdog.answered(),
                 Ok(Event::Report(..) | Event::StoreClosed) => {}
@@ -218,6 +240,7 @@ impl Run {
             match self.events.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(Event::Report(of, Report::Drained)) if of == group => drained += 1,
                 Ok(Event::Signal(SIGHUP)) => {
+                    self.take_reload();
                     tracing::info!("SIGHUP: nothing is read anew, since the server stops");
                 }
                 Ok(Event::Signal(signal)) => {
@@ -325,6 +348,25 @@ mod tests {
         run.sender.send(Event::Signal(SIGTERM)).unwrap();
         assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
         assert_eq!(reloads.get(), 1);
+    }
+
+    #[test]
+    fn many_sighups_keep_no_signal_waiting() {
+        let run = Run::new(false);
+        let put = run.signal_reporter();
+        (0..1000).for_each(|_| put(SIGHUP));
+        let reloads = Cell::new(0);
+        let reload = || {
+            reloads.set(reloads.get() + 1);
+            // What changes while the settings are read is read too.
+            if reloads.get() == 1 {
+                (0..1000).for_each(|_| put(SIGHUP));
+                put(SIGTERM);
+            }
+            String::new()
+        };
+        assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
+        assert_eq!(reloads.get(), 2);
     }
 
     #[test]
