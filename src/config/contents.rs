@@ -102,9 +102,19 @@ pub fn read_contents(
 /// must not lead past the route, which may be a visit.
 fn hidden_names(directory: &RouteConfig, routes: &[RouteConfig]) -> BTreeSet<Vec<u8>> {
     let prefix = directory.path.strip_suffix('*').unwrap_or(&directory.path);
-    let others = routes.iter().filter(|route| !matches!(route.kind, RouteKind::Directory(_)));
-    let below = others.filter_map(|route| route.path.strip_prefix(prefix));
-    below.filter_map(site::file_name).map(|name| name.into_owned()).collect()
+    // It ends in `/`, so what it stands for is an index.
+    let decoded = site::file_name(prefix);
+    let decoded = decoded.as_deref().and_then(|index| index.strip_suffix(b"index.html"));
+    let mut names = BTreeSet::new();
+    for route in routes.iter().filter(|route| !matches!(route.kind, RouteKind::Directory(_))) {
+        let below = route.path.strip_prefix(prefix).and_then(site::file_name);
+        names.extend(below.map(std::borrow::Cow::into_owned));
+        // The escapes may stand in the path of the directory, too.
+        if let (Some(prefix), Some(name)) = (decoded, site::file_name(&route.path)) {
+            names.extend(name.strip_prefix(prefix).map(<[u8]>::to_vec));
+        }
+    }
+    names
 }
 
 fn refuse(config: &DirectoryConfig, error: ReadError, files_bytes_max: usize) -> ConfigError {
@@ -246,6 +256,30 @@ mod tests {
             })
             .collect();
         assert_eq!(bodies[0], bodies[1]);
+    }
+
+    #[track_caller]
+    fn check_hidden(directory: &str, counted: &str, expected: &[&str]) {
+        let config = DirectoryConfig { directory: PathBuf::from("/none"), cache: None };
+        let directory = route(directory, RouteKind::Directory(config));
+        let routes = [visits(counted, &PageFiles::default())];
+        let hidden = hidden_names(&directory, &routes);
+        let expected: BTreeSet<_> = expected.iter().map(|name| name.as_bytes().to_vec()).collect();
+        assert_eq!(hidden, expected, "{counted}");
+    }
+
+    #[test]
+    fn a_counted_path_is_hidden_however_it_is_written() {
+        check_hidden("/a/*", "/a/p.html", &["p.html"]);
+        check_hidden("/a/*", "/a/%70.html", &["p.html"]);
+        check_hidden("/a/*", "/%61/p.html", &["p.html"]);
+        check_hidden("/%61/*", "/a/p.html", &["p.html"]);
+        check_hidden("/a%2Fb/*", "/a%2Fb/p.html", &["p.html"]);
+        check_hidden("/*", "/%61/b/", &["a/b/index.html"]);
+        check_hidden("/a/*", "/a/", &["index.html"]);
+        for other in ["/a", "/b/p.html", "/ab/p.html", "/a%2Fp.html", "/a/%zz"] {
+            check_hidden("/a/*", other, &[]);
+        }
     }
 
     #[test]
