@@ -1,7 +1,7 @@
 //! What routes serve, as it is read from their files at the start and again on SIGHUP.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     str::FromStr,
@@ -69,8 +69,9 @@ pub fn read_contents(
     notes: &mut Vec<String>,
 ) -> Result<Vec<Content>, ConfigError> {
     let mut room = Room { bytes: files_bytes_max, entries: FILES_MAX };
+    let mut known = BTreeMap::new();
     let mut read = |route: &RouteConfig| match &route.kind {
-        RouteKind::Visits(visits) => read_pages(&visits.files).map(Content::Pages),
+        RouteKind::Visits(visits) => read_pages(&visits.files, &mut known).map(Content::Pages),
         RouteKind::Page(page) => read_uncounted(page),
         RouteKind::Directory(directory) => {
             let hidden = hidden_names(route, routes);
@@ -101,9 +102,19 @@ pub fn read_contents(
 /// must not lead past the route, which may be a visit.
 fn hidden_names(directory: &RouteConfig, routes: &[RouteConfig]) -> BTreeSet<Vec<u8>> {
     let prefix = directory.path.strip_suffix('*').unwrap_or(&directory.path);
-    let others = routes.iter().filter(|route| !matches!(route.kind, RouteKind::Directory(_)));
-    let below = others.filter_map(|route| route.path.strip_prefix(prefix));
-    below.filter_map(site::file_name).map(|name| name.into_owned()).collect()
+    // It ends in `/`, so what it stands for is an index.
+    let decoded = site::file_name(prefix);
+    let decoded = decoded.as_deref().and_then(|index| index.strip_suffix(b"index.html"));
+    let mut names = BTreeSet::new();
+    for route in routes.iter().filter(|route| !matches!(route.kind, RouteKind::Directory(_))) {
+        let below = route.path.strip_prefix(prefix).and_then(site::file_name);
+        names.extend(below.map(std::borrow::Cow::into_owned));
+        // The escapes may stand in the path of the directory, too.
+        if let (Some(prefix), Some(name)) = (decoded, site::file_name(&route.path)) {
+            names.extend(name.strip_prefix(prefix).map(<[u8]>::to_vec));
+        }
+    }
+    names
 }
 
 fn refuse(config: &DirectoryConfig, error: ReadError, files_bytes_max: usize) -> ConfigError {
@@ -144,9 +155,16 @@ fn why(path: &Path, error: &io::Error) -> String {
     }
 }
 
-fn read_pages(files: &PageFiles) -> Result<Pages, ConfigError> {
-    let read = |setting, file: &Option<PathBuf>, text: &'static str| match file {
-        Some(path) => read_page(setting, path, files.content_type.as_ref()),
+/// What page files hold that were read already: however many routes have one, it is kept once, and is the same
+/// for all.
+type Known = BTreeMap<PathBuf, Bytes>;
+
+fn read_pages(files: &PageFiles, known: &mut Known) -> Result<Pages, ConfigError> {
+    let mut read = |setting, file: &Option<PathBuf>, text: &'static str| match file {
+        Some(path) => Ok(Page {
+            content_type: files.content_type.clone().unwrap_or_else(|| site::content_type(path)),
+            body: read_page(path, known).map_err(|error| invalid(setting, why(path, &error)))?,
+        }),
         None => Ok(Page { content_type: TEXT_PLAIN, body: Bytes::from_static(text.as_bytes()) }),
     };
     Ok(Pages {
@@ -155,21 +173,14 @@ fn read_pages(files: &PageFiles) -> Result<Pages, ConfigError> {
     })
 }
 
-fn read_page(
-    setting: &str,
-    path: &Path,
-    content_type: Option<&HeaderValue>,
-) -> Result<Page, ConfigError> {
-    let shown = path.display();
-    let unreadable = |error| invalid(setting, format!("cannot read {shown}: {error}"));
-    let bytes = fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > PAGE_BYTES_MAX as u64 {
-        let problem = format!("{shown} has {bytes} bytes; a page has at most {PAGE_BYTES_MAX}");
-        return Err(invalid(setting, problem));
+/// Regular files alone: a pipe would keep a reload waiting, and with it every signal, and a device has no end.
+fn read_page(path: &Path, known: &mut Known) -> io::Result<Bytes> {
+    if let Some(body) = known.get(path) {
+        return Ok(body.clone());
     }
-    let body = fs::read(path).map_err(unreadable)?;
-    let content_type = content_type.cloned().unwrap_or_else(|| site::content_type(path));
-    Ok(Page { content_type, body: body.into() })
+    let file = File::read(&fs::canonicalize(path)?, PAGE_BYTES_MAX, None)?;
+    known.insert(path.to_owned(), file.content().clone());
+    Ok(file.content().clone())
 }
 
 #[cfg(test)]
@@ -183,7 +194,7 @@ mod tests {
         fs::write(&path, "a page").unwrap();
         let content_type = given.map(|text| text.parse::<PageType>().unwrap().0);
         let files = PageFiles { welcome: Some(path), sorry: None, content_type };
-        let pages = read_pages(&files).unwrap();
+        let pages = read_pages(&files, &mut Known::new()).unwrap();
         assert_eq!(
             (&pages.welcome.body[..], &pages.welcome.content_type),
             (&b"a page"[..], &HeaderValue::from_str(expected).unwrap())
@@ -200,6 +211,74 @@ mod tests {
         check("a.unheard-of", None, "application/octet-stream");
         check("a", Some("text/html"), "text/html");
         check("a.html", Some("text/html; charset=latin1"), "text/html; charset=latin1");
+    }
+
+    #[test]
+    fn a_page_is_a_regular_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [pipe, "/dev/zero".into(), directory.path().to_owned()] {
+            let files = PageFiles { sorry: Some(path.clone()), ..PageFiles::default() };
+            let said = read_pages(&files, &mut Known::new()).unwrap_err().to_string();
+            let expected = format!("sorry: cannot read {}: it is no regular file", path.display());
+            assert_eq!(said, expected);
+        }
+    }
+
+    fn route(path: &str, kind: RouteKind) -> RouteConfig {
+        RouteConfig { path: path.to_owned(), kind }
+    }
+
+    fn visits(path: &str, files: &PageFiles) -> RouteConfig {
+        let visits = crate::config::VisitsConfig {
+            methods: vec![crate::http::request::Method::Get],
+            counter: None,
+            files: files.clone(),
+        };
+        route(path, RouteKind::Visits(visits))
+    }
+
+    #[test]
+    fn the_page_of_many_routes_is_kept_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("page.html");
+        fs::write(&path, "a page").unwrap();
+        let files = PageFiles { welcome: Some(path), ..PageFiles::default() };
+        let routes = ["/a", "/b"].map(|path| visits(path, &files));
+        let contents = read_contents(&routes, &files, 0, &mut vec![]).unwrap();
+        let bodies: Vec<_> = contents
+            .iter()
+            .map(|content| match content {
+                Content::Pages(pages) => pages.welcome.body.as_ptr(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(bodies[0], bodies[1]);
+    }
+
+    #[track_caller]
+    fn check_hidden(directory: &str, counted: &str, expected: &[&str]) {
+        let config = DirectoryConfig { directory: PathBuf::from("/none"), cache: None };
+        let directory = route(directory, RouteKind::Directory(config));
+        let routes = [visits(counted, &PageFiles::default())];
+        let hidden = hidden_names(&directory, &routes);
+        let expected: BTreeSet<_> = expected.iter().map(|name| name.as_bytes().to_vec()).collect();
+        assert_eq!(hidden, expected, "{counted}");
+    }
+
+    #[test]
+    fn a_counted_path_is_hidden_however_it_is_written() {
+        check_hidden("/a/*", "/a/p.html", &["p.html"]);
+        check_hidden("/a/*", "/a/%70.html", &["p.html"]);
+        check_hidden("/a/*", "/%61/p.html", &["p.html"]);
+        check_hidden("/%61/*", "/a/p.html", &["p.html"]);
+        check_hidden("/a%2Fb/*", "/a%2Fb/p.html", &["p.html"]);
+        check_hidden("/*", "/%61/b/", &["a/b/index.html"]);
+        check_hidden("/a/*", "/a/", &["index.html"]);
+        for other in ["/a", "/b/p.html", "/ab/p.html", "/a%2Fp.html", "/a/%zz"] {
+            check_hidden("/a/*", other, &[]);
+        }
     }
 
     #[test]

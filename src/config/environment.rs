@@ -36,13 +36,21 @@ fn judge(name: &str, value: &str, settings: &[&str]) -> Result<Option<String>, C
         return Ok(None);
     }
     let words = settings.iter().filter_map(|setting| setting.strip_prefix(PREFIX));
-    match nearest(word, words) {
-        Some(nearest) => Err(ConfigError::Variable {
-            name: name.to_owned(),
-            nearest: format!("{PREFIX}{nearest}"),
-        }),
-        None => Ok(Some(format!("{name} is no setting and is passed over"))),
+    let Some(nearest) = nearest(word, words) else {
+        return Ok(Some(format!("{name} is no setting and is passed over")));
+    };
+    let nearest = format!("{PREFIX}{nearest}");
+    if is_misspelt(name, &nearest) {
+        return Err(ConfigError::Variable { name: name.to_owned(), nearest });
     }
+    Ok(Some(format!("{name} is no setting and is passed over; the nearest is {nearest}")))
+}
+
+/// Whether one name was most likely meant to be the other. Variables of others begin like ours too, such as the tag
+/// of an image in the environment of a compose file, and no start is refused for those.
+fn is_misspelt(name: &str, setting: &str) -> bool {
+    const MISTAKES_MAX: usize = 2;
+    strsim::osa_distance(name, setting) <= MISTAKES_MAX
 }
 
 /// Whether it is one of those that Kubernetes sets in each container for each service, as Docker's links did: for a
@@ -110,6 +118,21 @@ mod tests {
             "80",
             Err("TALLYRING_LISEN is no setting; did you mean TALLYRING_LISTEN?"),
         );
+        check(
+            "TALLYRING_COUNTER_TIMEOTU",
+            "1s",
+            Err("TALLYRING_COUNTER_TIMEOTU is no setting; did you mean TALLYRING_COUNTER_TIMEOUT?"),
+        );
+        for (others, nearest) in [
+            ("TALLYRING_URL", "TALLYRING_COUNTER_LISTEN"),
+            ("TALLYRING_COUNTER_TOKEN", "TALLYRING_COUNTER_LISTEN"),
+            ("TALLYRING_ADMIN_USER", "TALLYRING_ADMIN"),
+            ("TALLYRING_COUNTER_PORT_3001_TCP_START", "TALLYRING_COUNTER"),
+        ] {
+            let note =
+                format!("{others} is no setting and is passed over; the nearest is {nearest}");
+            check(others, "x", Ok(Some(&note)));
+        }
         check("TALLYRING_IMAGE", "x", Ok(Some("TALLYRING_IMAGE is no setting and is passed over")));
         check("TALLYRING_PORT", "80", Ok(Some("TALLYRING_PORT is no setting and is passed over")));
     }

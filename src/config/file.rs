@@ -269,6 +269,21 @@ mod tests {
             let message = read_file(&path).err().unwrap().to_string();
             assert!(message.contains(setting) && !message.contains("s3cret"), "{message}");
         }
+        // However a secret is written: with quotes and spaces, or so long that what gives it away is left out.
+        let long = format!("http://user:s3cret{}@c/", "x".repeat(200));
+        for url in
+            ["https://c/?token=it's3cret", "https://c/?a s3cret", "https://u:p a@s3cret@c/", &long]
+        {
+            for value in
+                [format!("\"{url}\""), format!("\"\"\"\n{url}\"\"\""), format!("[\"{url}\"]")]
+            {
+                for setting in ["counter", "workers", "driver", "listen"] {
+                    fs::write(&path, format!("{setting} = {value}\n")).unwrap();
+                    let Err(error) = read_file(&path) else { continue };
+                    assert!(!error.to_string().contains("s3cret"), "{error}");
+                }
+            }
+        }
         fs::write(&path, format!("\"{url}\" = 1\n")).unwrap();
         assert!(!read_file(&path).err().unwrap().to_string().contains("s3cret"));
     }

@@ -9,6 +9,7 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, nearest, quoted_without_secrets};
+use crate::upstream::without_secrets;
 
 /// The most of a value that is repeated.
 const SHOWN_CHARACTERS_MAX: usize = 80;
@@ -96,17 +97,40 @@ fn keys_of(text: &str, table: &DeTable<'_>) -> Keys {
     let place = |(key, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| {
         let span = key.span().start..value.span().end.max(key.span().end);
         let name: &std::borrow::Cow<'_, str> = key.get_ref();
-        let written = text.get(value.span()).unwrap_or_default();
-        let written = written.split_whitespace().collect::<Vec<_>>().join(" ");
-        let mut shown: String = written.chars().take(SHOWN_CHARACTERS_MAX).collect();
-        if shown.len() < written.len() {
-            shown.push('…');
-        }
-        let text_of_place = quoted_without_secrets(&format!("{name} = {shown}"));
+        let shown = shortened(&shown(text, value));
+        let text_of_place = format!("{} = {shown}", without_secrets(name));
         let line = line_at(text, span.start);
         (name.clone().into_owned(), Place { line, span, text: text_of_place })
     };
     table.iter().map(place).collect()
+}
+
+/// A value without what may be a secret: of each text as a whole, since a secret may hold quotes and spaces, and
+/// what gives it away may come last.
+fn shown(text: &str, value: &toml::Spanned<DeValue<'_>>) -> String {
+    match value.get_ref() {
+        DeValue::String(written) => {
+            let written = without_secrets(written);
+            let quote = if written.contains('"') { '\'' } else { '"' };
+            format!("{quote}{written}{quote}")
+        }
+        DeValue::Array(values) => {
+            let values: Vec<_> = values.iter().map(|value| shown(text, value)).collect();
+            format!("[{}]", values.join(", "))
+        }
+        DeValue::Table(_) => String::from("{…}"),
+        _ => text.get(value.span()).unwrap_or_default().to_owned(),
+    }
+}
+
+/// On one line, and not too long for it.
+fn shortened(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut shown: String = line.chars().take(SHOWN_CHARACTERS_MAX).collect();
+    if shown.len() < line.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 fn line_at(text: &str, offset: usize) -> usize {

@@ -161,7 +161,7 @@ pub fn serve(
     site.summary(config, count, admin.as_ref().map(|admin| admin.address)).tell();
     manager::ready();
     if !config.skip_counter_check {
-        check_counters(&config.routes)?;
+        check_counters(&config.routes);
     }
 
     let parts =
@@ -236,7 +236,7 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
 
 /// Asks each counter once and warns of those that do not answer as one that registers visits. On a thread of its
 /// own: visits do not wait for it.
-fn check_counters(routes: &[RouteConfig]) -> io::Result<()> {
+fn check_counters(routes: &[RouteConfig]) {
     let counters = counter_check::counters_of(routes);
     let check = move || {
         for counter in counters {
@@ -248,8 +248,10 @@ fn check_counters(routes: &[RouteConfig]) -> io::Result<()> {
             }
         }
     };
-    thread::Builder::new().name(String::from("counter-check")).spawn(check)?;
-    Ok(())
+    // The server serves by now: for want of a thread it does without the check.
+    if let Err(error) = thread::Builder::new().name(String::from("counter-check")).spawn(check) {
+        tracing::warn!("the counters are not asked whether they register visits: {error}");
+    }
 }
 
 /// Says that the end has begun.

@@ -58,8 +58,8 @@ pub(super) struct Run {
     needs_counter: Cell<bool>,
     /// SIGHUP has come during the start.
     reload_wanted: Cell<bool>,
-    /// SIGHUP has come and is queued: another one until it is heard asks for nothing more, and a queue of them
-    /// would keep the signal that stops the server waiting.
+    /// A SIGHUP is among the events that nobody has taken yet. Another one would say nothing new: all that were
+    /// sent are answered by one look at the settings, and none stands in the way of a signal to stop.
     reload_queued: Arc<AtomicBool>,
     outages: RefCell<Outages>,
 }
@@ -90,19 +90,27 @@ impl Run {
     fn catch_signals(&self) -> io::Result<()> {
         // SIGXFSZ: beyond a file-size limit a write then fails instead of ending the process.
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
-        let events = self.sender.clone();
-        let queued = Arc::clone(&self.reload_queued);
+        let put = self.signal_reporter();
         task::spawn_essential_thread(String::from("signals"), move || {
-            for signal in signals.forever().filter(|signal| *signal != SIGXFSZ) {
-                if signal == SIGHUP && queued.swap(true, Ordering::AcqRel) {
-                    continue;
-                }
-                if events.send(Event::Signal(signal)).is_err() {
-                    return;
-                }
-            }
+            signals.forever().filter(|signal| *signal != SIGXFSZ).for_each(put);
         })?;
         Ok(())
+    }
+
+    /// Where signals are told.
+    fn signal_reporter(&self) -> impl Fn(i32) + Send + 'static {
+        let (events, reload_queued) = (self.sender.clone(), Arc::clone(&self.reload_queued));
+        move |signal| {
+            if signal != SIGHUP || !reload_queued.swap(true, Ordering::AcqRel) {
+                // Fails only when the process is at its end.
+                let _ = events.send(Event::Signal(signal));
+            }
+        }
+    }
+
+    /// A SIGHUP was taken: one that comes from now on may be about settings that are not read yet.
+    fn take_reload(&self) {
+        self.reload_queued.store(false, Ordering::Release);
     }
 
     /// Where the workers of a group report to.
@@ -150,7 +158,7 @@ impl Run {
                 Ok(Event::Report(_, Report::Failed(error))) => return Err(error),
                 // The settings may have changed since they were read.
                 Ok(Event::Signal(SIGHUP)) => {
-                    self.reload_queued.store(false, Ordering::Release);
+                    self.take_reload();
                     self.reload_wanted.set(true);
                 }
                 // A signal during the start: nothing runs yet that would have to end in order.
@@ -186,8 +194,7 @@ impl Run {
                     self.judge_counter();
                 }
                 Ok(Event::Signal(SIGHUP)) => {
-                    // Before anything is read: what changes from now on needs another one.
-                    self.reload_queued.store(false, Ordering::Release);
+                    self.take_reload();
                     manager::reloading(&reload);
                 }
                 Ok(Event::Signal(signal)) => return signal,
@@ -232,6 +239,7 @@ impl Run {
             match self.events.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(Event::Report(of, Report::Drained)) if of == group => drained += 1,
                 Ok(Event::Signal(SIGHUP)) => {
+                    self.take_reload();
                     tracing::info!("SIGHUP: nothing is read anew, since the server stops");
                 }
                 Ok(Event::Signal(signal)) => {
@@ -339,6 +347,25 @@ mod tests {
         run.sender.send(Event::Signal(SIGTERM)).unwrap();
         assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
         assert_eq!(reloads.get(), 1);
+    }
+
+    #[test]
+    fn many_sighups_keep_no_signal_waiting() {
+        let run = Run::new(false);
+        let put = run.signal_reporter();
+        (0..1000).for_each(|_| put(SIGHUP));
+        let reloads = Cell::new(0);
+        let reload = || {
+            reloads.set(reloads.get() + 1);
+            // What changes while the settings are read is read too.
+            if reloads.get() == 1 {
+                (0..1000).for_each(|_| put(SIGHUP));
+                put(SIGTERM);
+            }
+            String::new()
+        };
+        assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
+        assert_eq!(reloads.get(), 2);
     }
 
     #[test]
