@@ -101,8 +101,8 @@ fn refuse_arguments(error: &clap::Error, given: &[OsString]) -> ExitCode {
 
 fn serve(arguments: ServeArguments, matches: &ArgMatches, notes: Vec<String>) -> ExitCode {
     // The same flags and variables each time; the file and the pages may have changed.
-    let read = || config::settle(arguments.clone(), matches);
-    let settled = match read() {
+    let read = || config::settle_again(arguments.clone(), matches);
+    let settled = match config::settle(arguments.clone(), matches) {
         Ok(settled) => settled,
         Err(error) => return refuse_settings(&error),
     };

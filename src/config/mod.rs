@@ -35,7 +35,7 @@ pub use self::{
     limits::{admin_clients, counter_clients},
     pick::Setting,
     reload::{Renewed, renew},
-    settle::{Settled, settle, settle_counter},
+    settle::{Settled, settle, settle_again, settle_counter},
     totals::{settle_ask, settle_file},
     values::Cores,
 };
