@@ -221,8 +221,7 @@ mod tests {
         for path in [pipe, "/dev/zero".into(), directory.path().to_owned()] {
             let files = PageFiles { sorry: Some(path.clone()), ..PageFiles::default() };
             let said = read_pages(&files, &mut Known::new()).unwrap_err().to_string();
-            let expected =
-                format!("sorry: cannot read {}: it is no regular file", path.display());
+            let expected = format!("sorry: cannot read {}: it is no regular file", path.display());
             assert_eq!(said, expected);
         }
     }
