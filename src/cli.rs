@@ -5,9 +5,11 @@ use std::{
     ffi::OsString,
     io::{self, Write},
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
+use signal_hook::consts::signal::SIGXFSZ;
 
 use crate::{
     config::{
@@ -100,8 +102,8 @@ fn refuse_arguments(error: &clap::Error, given: &[OsString]) -> ExitCode {
 
 fn serve(arguments: ServeArguments, matches: &ArgMatches, notes: Vec<String>) -> ExitCode {
     // The same flags and variables each time; the file and the pages may have changed.
-    let read = || config::settle(arguments.clone(), matches);
-    let settled = match read() {
+    let read = || config::settle_again(arguments.clone(), matches);
+    let settled = match config::settle(arguments.clone(), matches) {
         Ok(settled) => settled,
         Err(error) => return refuse_settings(&error),
     };
@@ -164,7 +166,14 @@ fn total(arguments: TotalArguments, matches: &ArgMatches) -> ExitCode {
     })
 }
 
+/// Beyond a file-size limit a write then fails, and what is unfinished is removed, instead of the process ending.
+fn outlive_file_limit() {
+    // Where it cannot be done, nothing is lost but the message.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+}
+
 fn backup(arguments: BackupArguments, matches: &ArgMatches) -> ExitCode {
+    outlive_file_limit();
     match config::settle_ask(arguments.ask, matches) {
         Ok(config) => tell(totals::back_up(&config, &arguments.to, arguments.force)),
         Err(error) => refuse_settings(&error),
@@ -172,6 +181,7 @@ fn backup(arguments: BackupArguments, matches: &ArgMatches) -> ExitCode {
 }
 
 fn restore(arguments: RestoreArguments, matches: &ArgMatches) -> ExitCode {
+    outlive_file_limit();
     match config::settle_file(arguments.file, matches) {
         Ok(file) => tell(totals::restore(&arguments.from, &file, arguments.force)),
         Err(error) => refuse_settings(&error),

@@ -571,6 +571,23 @@ fn a_file_that_is_gone_changes_nothing() {
 }
 
 #[test]
+fn a_file_that_can_be_read_once_is_not_read_again() {
+    let stub = Stub::answering(COUNTED);
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let settings = format!("counter = \"{}\"\n[[route]]\npath = \"/a\"\n", stub.url());
+    let to = pipe.clone();
+    let writer = thread::spawn(move || fs::write(to, settings).unwrap());
+    let server = serve(&["--config", pipe.to_str().unwrap()]);
+    writer.join().unwrap();
+    server.signal("-HUP");
+    let line = server.wait_for_line("SIGHUP: the settings stay as they were: ");
+    assert!(line.contains("it is no regular file, which can be read once only"), "{line}");
+    assert_eq!(server.get("/a").body, WELCOME);
+}
+
+#[test]
 fn a_reload_while_it_stops_is_harmless() {
     let (stub, gate, arrived) = Stub::gated();
     let mut site = Site::with_counter("drain-timeout = \"1h\"", &stub);

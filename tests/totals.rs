@@ -620,3 +620,22 @@ fn a_second_server_on_the_same_file_is_told_what_shares_a_counter() {
     assert_eq!(server.visit(), WELCOME);
     assert!(Path::new(&data.text("counter.redb")).exists());
 }
+
+#[test]
+fn a_file_size_limit_is_told_and_leaves_nothing_behind() {
+    let data = Data::new();
+    let counter = data.counter();
+    let address = counter.address.to_string();
+    let backup = data.text("backup");
+    let tallyring = tallyring();
+    let program = tallyring.get_program().to_str().unwrap();
+    let command = "ulimit -c 0; ulimit -f 8; exec \"$0\" \"$@\"";
+    let mut limited = Command::new("sh");
+    limited.args(["-c", command, program, "backup", &backup, "--counter-listen", &address]);
+    common::without_settings(&mut limited);
+    let output = limited.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("backup.unfinished: File too large"), "{said}");
+    assert!(!data.path("backup").exists() && !data.path("backup.unfinished").exists());
+}

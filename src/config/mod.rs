@@ -35,7 +35,7 @@ pub use self::{
     limits::{admin_client_limits, internal_client_limits},
     pick::Setting,
     reload::{Renewed, renew},
-    settle::{Settled, settle, settle_counter},
+    settle::{Settled, settle, settle_again, settle_counter},
     totals::{settle_ask, settle_file},
     values::Cores,
 };

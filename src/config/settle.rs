@@ -1,7 +1,7 @@
 //! From what was said to what is meant: each setting takes its value from the first place that gives
 //! one, and the whole is checked once.
 
-use std::{env, net::SocketAddr, path::PathBuf};
+use std::{env, fs, io, net::SocketAddr, path::PathBuf};
 
 use clap::ArgMatches;
 
@@ -45,6 +45,24 @@ pub fn settle(arguments: ServeArguments, matches: &ArgMatches) -> Result<Settled
     };
     let mut pick = Pick::new(matches, places);
     settle_all(arguments, file, &mut pick).map_err(|error| pick.locate(error))
+}
+
+/// Settles the settings of `serve` once more, from the same places.
+///
+/// # Errors
+/// At the first that does not fit; when the file is none that can be read twice, as that of `--config <(…)`: a pipe
+/// gives nothing the second time, and nothing is what a file without settings says.
+pub fn settle_again(
+    arguments: ServeArguments,
+    matches: &ArgMatches,
+) -> Result<Settled, ConfigError> {
+    if let Some(path) = &arguments.config
+        && fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
+    {
+        let problem = io::Error::other("it is no regular file, which can be read once only");
+        return Err(ConfigError::File(path.clone(), problem));
+    }
+    settle(arguments, matches)
 }
 
 fn settle_all(

@@ -161,6 +161,14 @@ pub enum OpenError {
     /// A file that is not to be replaced.
     #[error("{0} is there already; choose another name, or give --force to replace it")]
     Exists(PathBuf),
+    /// A device, a pipe or a directory where a file is to be replaced.
+    #[error("{0} is no regular file; it is left as it is")]
+    Special(PathBuf),
+    /// A file that tallyring has not made, where it makes one.
+    #[error(
+        "{0} is in the way, which tallyring has not made; move it away, or choose another name"
+    )]
+    InTheWay(PathBuf),
     /// The file is larger than a counter's file can be.
     #[error("{0} has {1} bytes, more than the file of a counter can have; it is left as it is")]
     TooLarge(PathBuf, u64),

@@ -2,7 +2,7 @@
 //! when it is over. For all workers together; each counter by itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -19,7 +19,11 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The counters whose visits fail.
 #[derive(Debug, Default)]
-pub(super) struct Outages(BTreeMap<Arc<str>, Outage>);
+pub(super) struct Outages {
+    of: BTreeMap<Arc<str>, Outage>,
+    /// The counters that visits go to; `None` for those of the start.
+    in_use: Option<BTreeSet<String>>,
+}
 
 #[derive(Debug)]
 struct Outage {
@@ -55,31 +59,36 @@ impl Outages {
     }
 
     /// Forgets the counters that no visits go to any more.
-    pub(super) fn retain(&mut self, has_visits: impl Fn(&str) -> bool) {
-        self.gone(has_visits).iter().for_each(Line::write);
+    pub(super) fn retain(&mut self, in_use: BTreeSet<String>) {
+        self.gone(in_use).iter().for_each(Line::write);
     }
 
     /// Whether visits have failed a moment ago. When none comes any more, because nobody sends visits to a
     /// server that is not ready, this ends too, so that some come and find out.
     pub(super) fn are_recent(&self) -> bool {
-        self.0.values().any(|outage| outage.last_failure.elapsed() < QUIET)
+        self.of.values().any(|outage| outage.last_failure.elapsed() < QUIET)
     }
 
     /// How long until the next look; `None` when there is nothing to look at.
     pub(super) fn wait(&self) -> Option<Duration> {
-        (!self.0.is_empty()).then_some(LOOK_INTERVAL)
+        (!self.of.is_empty()).then_some(LOOK_INTERVAL)
     }
 
     fn line_for(&mut self, failures: Failures, now: Instant) -> Option<Line> {
         let Failures { counter, failed, cause, registered } = failures;
+        // The last visits of a route that is gone: no other will come that could end the outage.
+        if self.in_use.as_ref().is_some_and(|in_use| !in_use.contains(&*counter)) {
+            tracing::debug!(%counter, failed, "visits of a route that is gone are not registered");
+            return None;
+        }
         let cause = cause.map(|cause| cause.to_string());
         if failed == 0 {
-            if let Some(outage) = self.0.get_mut(&counter) {
+            if let Some(outage) = self.of.get_mut(&counter) {
                 outage.registered |= registered;
             }
             return None;
         }
-        let Some(outage) = self.0.get_mut(&counter) else {
+        let Some(outage) = self.of.get_mut(&counter) else {
             let cause = cause.unwrap_or_default();
             let line =
                 format!("visits are not registered: POST {counter}: {cause} ({})", count(failed));
@@ -92,7 +101,7 @@ impl Outages {
                 failed,
                 registered,
             };
-            self.0.insert(counter, outage);
+            self.of.insert(counter, outage);
             return Some(Line::Fails(line));
         };
         outage.failed += failed;
@@ -118,7 +127,7 @@ impl Outages {
         let over =
             |outage: &Outage| outage.registered && now.duration_since(outage.last_failure) >= QUIET;
         let mut lines = Vec::new();
-        self.0.retain(|counter, outage| {
+        self.of.retain(|counter, outage| {
             if over(outage) {
                 let took = outage.last_failure.duration_since(outage.began).as_secs();
                 lines.push(Line::Over(format!(
@@ -131,10 +140,11 @@ impl Outages {
         lines
     }
 
-    fn gone(&mut self, has_visits: impl Fn(&str) -> bool) -> Vec<Line> {
+    fn gone(&mut self, in_use: BTreeSet<String>) -> Vec<Line> {
         let mut lines = Vec::new();
-        self.0.retain(|counter, outage| {
-            let stays = has_visits(counter);
+        let in_use = self.in_use.insert(in_use);
+        self.of.retain(|counter, outage| {
+            let stays = in_use.contains(&**counter);
             if !stays {
                 let failed = count(outage.failed);
                 lines.push(Line::Over(format!(
@@ -218,10 +228,16 @@ mod tests {
         let mut outages = Outages::default();
         let told = outages.line_for(failures(2, Some(Failure::TimedOut), false), Instant::now());
         assert!(told.is_some());
-        assert_eq!(outages.gone(|counter| counter == URL), []);
+        assert_eq!(outages.gone(BTreeSet::from([URL.to_owned()])), []);
         let line = "visits do not go to http://counter/ any more, where 2 visits failed";
-        assert_eq!(outages.gone(|_| false), [Line::Over(line.to_owned())]);
-        assert_eq!((outages.gone(|_| false), outages.wait()), (vec![], None));
+        assert_eq!(outages.gone(BTreeSet::new()), [Line::Over(line.to_owned())]);
+        assert_eq!((outages.gone(BTreeSet::new()), outages.wait()), (vec![], None));
+        // A visit that was under way.
+        let failed = failures(1, Some(Failure::TimedOut), false);
+        assert_eq!(outages.line_for(failed.clone(), Instant::now()), None);
+        assert!(!outages.are_recent() && outages.wait().is_none());
+        assert_eq!(outages.gone(BTreeSet::from([URL.to_owned()])), []);
+        assert!(outages.line_for(failed, Instant::now()).is_some() && outages.are_recent());
     }
 
     #[test]

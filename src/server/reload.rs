@@ -111,8 +111,7 @@ where
         }
         run.set_needs_counter(config.ready_needs_counter);
         self.wait_until_applied();
-        let urls = site.urls(&config.routes);
-        run.forget_outages(|url| urls.contains(url));
+        run.forget_outages(site.urls(&config.routes));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeSet,
     io,
     sync::{
         Arc,
@@ -220,8 +221,8 @@ impl Run {
     }
 
     /// Visits go to no other counters from now on.
-    pub(super) fn forget_outages(&self, has_visits: impl Fn(&str) -> bool) {
-        self.outages.borrow_mut().retain(has_visits);
+    pub(super) fn forget_outages(&self, in_use: BTreeSet<String>) {
+        self.outages.borrow_mut().retain(in_use);
         self.judge_counter();
     }
 

@@ -83,7 +83,11 @@ fn try_entry(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         result => result?,
     }
-    fs::remove_dir(&entry)
+    match fs::remove_dir(&entry) {
+        // By another one that looks at the same time; in containers, all processes have the same number.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// Whether a process has a lock on the file, as far as proc_locks(5) tells: to ask by taking it could keep a start
@@ -141,6 +145,17 @@ mod tests {
         check(&path("link"), false, Some("is no directory"));
         // Not even root makes anything there.
         check(Path::new("/proc/counter.redb"), false, Some("cannot write to the directory /proc"));
+    }
+
+    #[test]
+    fn several_may_look_at_the_same_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("counter.redb");
+        let look = || (0..300).for_each(|_| probe(&path, false).unwrap());
+        std::thread::scope(|scope| {
+            (0..4).for_each(|_| drop(scope.spawn(look)));
+        });
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

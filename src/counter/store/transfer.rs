@@ -18,7 +18,7 @@ use redb::{Database, StorageBackend, backends::InMemoryBackend};
 use super::{
     OpenError, TotalsByName,
     disk::{Disk, directory_of, link_target, unfinished_path},
-    file::{CACHE_BYTES_MAX, READ_BYTES, check_begin, create_unfinished, open_error},
+    file::{CACHE_BYTES_MAX, MAGIC, READ_BYTES, check_begin, create_unfinished, open_error},
     redb_store::{fill, mark, read_totals},
 };
 
@@ -105,16 +105,45 @@ fn write_on(
     let path = &link_target(path);
     let is_there = match open_to_read(disk, path) {
         Err(OpenError::Missing(_)) => false,
-        Ok(file) if replace => match disk.is_locked(&file) {
-            Ok(false) => true,
-            Ok(true) => return Err(OpenError::InUse(path.clone())),
-            Err(error) => return Err(OpenError::Io(path.clone(), error)),
-        },
+        Ok(file) if replace => {
+            match check_regular(disk, path, &file).map(|()| disk.is_locked(&file))? {
+                Ok(false) => true,
+                Ok(true) => return Err(OpenError::InUse(path.clone())),
+                Err(error) => return Err(OpenError::Io(path.clone(), error)),
+            }
+        }
         Ok(_) => return Err(OpenError::Exists(path.clone())),
         Err(error) => return Err(error),
     };
+    check_unfinished(disk, &unfinished_path(path))?;
     let finished = Finished::make(disk, path, totals, None)?;
     if is_there { finished.replace() } else { finished.name() }
+}
+
+/// What is in the way of a backup under its first name is used up, so it must be what another backup has left that was
+/// killed: redb's file, or one without content. The directory is the user's, and may have anything in it.
+fn check_unfinished(disk: &Disk, path: &Path) -> Result<(), OpenError> {
+    let file = match open_to_read(disk, path) {
+        Err(OpenError::Missing(_)) => return Ok(()),
+        file => file?,
+    };
+    let metadata = disk.metadata(&file).map_err(|error| OpenError::Io(path.to_owned(), error))?;
+    let is_ours = metadata.is_file() && {
+        let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(MAGIC.len());
+        let mut begin = vec![0; length];
+        disk.read(&file, 0, &mut begin).map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        begin == MAGIC[..length] || begin.iter().all(|byte| *byte == 0)
+    };
+    if is_ours { Ok(()) } else { Err(OpenError::InTheWay(path.to_owned())) }
+}
+
+/// A device or a pipe is nothing that a file may take the place of: for root, /dev/null would be a file from then on.
+fn check_regular(disk: &Disk, path: &Path, file: &File) -> Result<(), OpenError> {
+    match disk.metadata(file) {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(_) => Err(OpenError::Special(path.to_owned())),
+        Err(error) => Err(OpenError::Io(path.to_owned(), error)),
+    }
 }
 
 /// A file that is complete and on disk, locked, and has not its own name yet.
@@ -276,6 +305,7 @@ impl Restore {
             let backup = read_unused(&disk, backup, &source)?;
             return Ok(Self { disk, path, backup, now: None, old: None, _lock: None });
         };
+        check_regular(&disk, &path, &file)?;
         let old = disk.metadata(&file).map_err(io_error)?;
         let of_source = disk.metadata(&source).map_err(io_error)?;
         if is_same(&old, &of_source) {
@@ -444,6 +474,34 @@ mod tests {
         for replace in [false, true] {
             let calls = (0..).take_while(|&number| check_fault_of_backup(number, replace)).count();
             assert!(calls > 10, "{calls} calls");
+        }
+    }
+
+    #[test]
+    fn what_is_not_of_a_counter_is_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, backup] = files(directory.path());
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let is_special = |error| matches!(error, OpenError::Special(_));
+        for special in [&pipe, directory.path(), Path::new("/dev/null")] {
+            assert!(is_special(write(special, &totals(&[("", 1)]), true).unwrap_err()));
+        }
+        for special in [&pipe, Path::new("/dev/null")] {
+            assert!(is_special(Restore::prepare(&backup, special).unwrap_err()));
+        }
+        // A file that has by chance the name that a backup has first.
+        let other = directory.path().join("thesis");
+        let text = directory.path().join("thesis.unfinished");
+        fs::write(&text, "not finished yet").unwrap();
+        let in_the_way = write(&other, &totals(&[("", 1)]), false).unwrap_err();
+        assert!(matches!(in_the_way, OpenError::InTheWay(_)), "{in_the_way}");
+        assert_eq!(fs::read(&text).unwrap(), b"not finished yet");
+        // What a backup has left that was killed is not in the way.
+        for left in [fs::read(&path).unwrap(), vec![0; 5000], vec![], MAGIC[..4].to_vec()] {
+            fs::write(&text, left).unwrap();
+            write(&other, &totals(&[("", 1)]), true).unwrap();
+            assert!(!text.exists());
         }
     }
 
