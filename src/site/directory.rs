@@ -6,11 +6,12 @@ use std::{
     collections::{BTreeSet, HashMap},
     ffi::OsStr,
     fs, io,
-    os::unix::ffi::OsStrExt,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
 
 use http::HeaderValue;
+use rustix::fs::{Mode, OFlags};
 
 use super::files::File;
 
@@ -79,7 +80,11 @@ impl Directory {
         room: &mut Room,
         notes: &mut Vec<String>,
     ) -> Result<Self, ReadError> {
-        let root = fs::canonicalize(path).map_err(|error| ReadError::Io(path.to_owned(), error))?;
+        let unreadable = |error| ReadError::Io(path.to_owned(), error);
+        let root = fs::canonicalize(path).map_err(unreadable)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(&root, flags, Mode::empty());
+        let handle = handle.map_err(|error| unreadable(error.into()))?;
         let (files, bytes, entries) = (Vec::new(), 0, room.entries);
         let mut listing = Listing { root: &root, hidden, files, bytes, entries, notes };
         listing.add_directory(&root, &[], &mut Vec::new())?;
@@ -91,7 +96,9 @@ impl Directory {
         }
         let mut directory = Self::default();
         for (name, path) in &files {
-            match File::read(path, room.bytes - directory.bytes, cache.cloned()) {
+            let within = path.strip_prefix(&root).unwrap_or(path);
+            let room = room.bytes - directory.bytes;
+            match File::read_within(handle.as_fd(), within, room, cache.cloned()) {
                 Ok(file) => {
                     directory.bytes += file.content().len();
                     directory.files.insert(name.as_slice().into(), file);

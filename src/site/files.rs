@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     io::Read,
+    os::fd::{BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -34,6 +35,10 @@ pub struct File {
     cache: Option<HeaderValue>,
 }
 
+/// How a file is opened. Not blocking: what was a file a moment ago may be a pipe.
+const FILE: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
 /// How caches may use a content without asking again: for so long.
 pub fn cache_for(max_age: Duration) -> HeaderValue {
     let text = format!("max-age={}", max_age.as_secs());
@@ -53,9 +58,38 @@ impl File {
     /// When it cannot be read, is no regular file, or has more than `bytes_max` bytes
     /// ([`io::ErrorKind::FileTooLarge`]).
     pub fn read(path: &Path, bytes_max: usize, cache: Option<HeaderValue>) -> io::Result<Self> {
-        // Not blocking: what was a file a moment ago may be a pipe.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        Self::read_open(rustix::fs::open(path, FILE, Mode::empty())?, path, bytes_max, cache)
+    }
+
+    /// Reads a file in a directory that is open, and in no other: not even one of those on the way to it, which may
+    /// have become a link since they were looked at, leads out.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read), and when there is a link on the way.
+    pub(super) fn read_within(
+        directory: BorrowedFd<'_>,
+        path: &Path,
+        bytes_max: usize,
+        cache: Option<HeaderValue>,
+    ) -> io::Result<Self> {
+        const DIRECTORY: OFlags =
+            OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+        let mut at = directory.try_clone_to_owned()?;
+        for name in path.parent().into_iter().flat_map(Path::iter) {
+            at = rustix::fs::openat(&at, name, DIRECTORY, Mode::empty())?;
+        }
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let file = rustix::fs::openat(&at, name, FILE, Mode::empty())?;
+        Self::read_open(file, path, bytes_max, cache)
+    }
+
+    fn read_open(
+        file: OwnedFd,
+        path: &Path,
+        bytes_max: usize,
+        cache: Option<HeaderValue>,
+    ) -> io::Result<Self> {
+        let file = fs::File::from(file);
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::other("it is no regular file"));
@@ -177,6 +211,8 @@ pub fn content_type(path: &Path) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -219,6 +255,24 @@ mod tests {
         let error = File::read(&path, 4, None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
         assert!(File::read(directory.path(), 5, None).is_err());
+    }
+
+    #[test]
+    fn no_link_leads_out() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["public/sub", "secret"] {
+            fs::create_dir_all(directory.path().join(name)).unwrap();
+            fs::write(directory.path().join(name).join("a"), name).unwrap();
+        }
+        let public = fs::File::open(directory.path().join("public")).unwrap();
+        let read = |path: &str| File::read_within(public.as_fd(), Path::new(path), 99, None);
+        assert_eq!(read("sub/a").unwrap().content(), "public/sub");
+        // What was a directory when it was listed.
+        let sub = directory.path().join("public/sub");
+        fs::rename(&sub, directory.path().join("away")).unwrap();
+        std::os::unix::fs::symlink("../secret", &sub).unwrap();
+        assert!(fs::read(sub.join("a")).is_ok());
+        assert!(read("sub/a").is_err());
     }
 
     #[test]
