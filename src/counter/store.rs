@@ -17,6 +17,7 @@ use redb::StorageError;
 
 pub use self::transfer::{Restore, read, write};
 use self::{disk::Disk, redb_store::RedbStore};
+use crate::plural::grouped;
 
 /// Names that one store may hold, beside the one without a name.
 const NAMES_MAX: u64 = 10_000;
@@ -50,6 +51,17 @@ impl Counted {
         match name {
             "" => self.total = total,
             _ => self.named = self.named.saturating_add(total.saturating_sub(before)),
+        }
+    }
+}
+
+/// For a person: `1,234 counted`.
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} counted", grouped(self.total))?;
+        match self.named {
+            0 => Ok(()),
+            named => write!(f, ", and {} under names,", grouped(named)),
         }
     }
 }

@@ -17,12 +17,11 @@ use crate::{
     connection::ClientLimits,
     counter::{
         COMMIT_TIMEOUT, Committer, HttpFrontend, Job, OutcomeSink,
-        store::{self, Outcome, Store},
+        store::{self, Counted, Outcome, Store},
     },
     http::hosts::{HostList, Hosts},
     listener::{self, BindError, Listener, inherited},
     metrics::CounterMetrics,
-    plural::grouped,
     runtime::{driver, mailbox},
     worker::{self, Command, Plan},
 };
@@ -217,7 +216,7 @@ impl BundledCounter {
 
     /// What it has counted by now.
     pub(super) fn counted(&self) -> Counted {
-        Counted::of(&self.metrics)
+        counted(&self.metrics)
     }
 
     pub(super) fn store(&self) -> &store::Kind {
@@ -261,30 +260,8 @@ impl BundledCounter {
     }
 }
 
-/// What a counter has counted.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Counted {
-    /// By the counter without a name.
-    pub(super) total: u64,
-    /// By all with a name.
-    pub(super) named: u64,
-}
-
-impl Counted {
-    fn of(metrics: &CounterMetrics) -> Self {
-        Self { total: metrics.total.read(), named: metrics.named.read() }
-    }
-}
-
-/// For a person: `1,234 counted`.
-impl fmt::Display for Counted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} counted", grouped(self.total))?;
-        match self.named {
-            0 => Ok(()),
-            named => write!(f, ", and {} under names,", grouped(named)),
-        }
-    }
+fn counted(metrics: &CounterMetrics) -> Counted {
+    Counted { total: metrics.total.read(), named: metrics.named.read() }
 }
 
 /// What a counter has counted, for a person: `1,234 counted in redb:PATH`.
@@ -295,7 +272,7 @@ pub(super) struct Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {}", Counted::of(&self.metrics), self.kind)
+        write!(f, "{} in {}", counted(&self.metrics), self.kind)
     }
 }
 

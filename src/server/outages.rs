@@ -3,12 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use crate::site::Failures;
+use crate::{plural::plural, site::Failures};
 
 /// How far apart two lines of one outage are at least.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
@@ -90,8 +89,10 @@ impl Outages {
         }
         let Some(outage) = self.of.get_mut(&counter) else {
             let cause = cause.unwrap_or_default();
-            let line =
-                format!("visits are not registered: POST {counter}: {cause} ({})", count(failed));
+            let line = format!(
+                "visits are not registered: POST {counter}: {cause} ({})",
+                plural(failed, "visit")
+            );
             let outage = Outage {
                 began: now,
                 last_failure: now,
@@ -118,7 +119,7 @@ impl Outages {
         Some(Line::Fails(format!(
             "visits are still not registered: POST {counter}: {} ({} since the last line, {} in all)",
             outage.cause,
-            count(std::mem::take(&mut outage.unreported)),
+            plural(std::mem::take(&mut outage.unreported), "visit"),
             outage.failed
         )))
     }
@@ -132,7 +133,7 @@ impl Outages {
                 let took = outage.last_failure.duration_since(outage.began).as_secs();
                 lines.push(Line::Over(format!(
                     "visits are registered again: POST {counter} ({} failed within {took} s)",
-                    count(outage.failed)
+                    plural(outage.failed, "visit")
                 )));
             }
             !over(outage)
@@ -146,7 +147,7 @@ impl Outages {
         self.of.retain(|counter, outage| {
             let stays = in_use.contains(&**counter);
             if !stays {
-                let failed = count(outage.failed);
+                let failed = plural(outage.failed, "visit");
                 lines.push(Line::Over(format!(
                     "visits do not go to {counter} any more, where {failed} failed"
                 )));
@@ -164,12 +165,6 @@ impl Line {
             Self::Over(line) => tracing::info!("{line}"),
         }
     }
-}
-
-/// A number of visits, in words.
-fn count(visits: u64) -> impl fmt::Display {
-    let noun = if visits == 1 { "visit" } else { "visits" };
-    format!("{visits} {noun}")
 }
 
 #[cfg(test)]

@@ -10,14 +10,14 @@ use std::{
 
 use super::{
     Group, Run, ServerError,
-    counter::{Addresses, Counted},
+    counter::Addresses,
     describe_drivers,
     routes::{Counters, UnknownCounter},
     summary::{Role, StartSummary},
 };
 use crate::{
     config::{Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
-    counter::store,
+    counter::store::{self, Counted},
     listener::{self, Listener, inherited},
     metrics::WorkerMetrics,
     runtime::mailbox,

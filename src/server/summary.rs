@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
-use super::counter::Counted;
 use crate::{
     config::Cores,
+    counter::store::Counted,
     log::{self, Format},
     plural::{grouped, plural},
 };
