@@ -21,6 +21,7 @@ use crate::{
     runtime::{
         clock,
         driver::{self, Driver, DriverError},
+        fatal,
         liveness::{Liveness, Shown},
         mailbox, task,
     },
@@ -133,7 +134,7 @@ where
     let name = plan.name.clone();
     match runtime.block_on(work(plan, driver, report.clone())) {
         Ok(()) => report(Report::Stopped),
-        Err(error) => task::end_process(&name, &error),
+        Err(error) => fatal::end_process(&name, &error),
     }
 }
 
@@ -141,7 +142,11 @@ where
 ///
 /// # Errors
 /// When its orders do not reach it any more.
-async fn work<V, F, R>(plan: Plan<V::Message, F>, driver: Driver, report: R) -> io::Result<()>
+pub(crate) async fn work<V, F, R>(
+    plan: Plan<V::Message, F>,
+    driver: Driver,
+    report: R,
+) -> io::Result<()>
 where
     V: Service,
     F: FnOnce() -> V,

@@ -124,14 +124,25 @@ enum Next<A> {
     Read,
     /// This request has a body, or must not run beside others.
     Alone(Box<Alone<A>>),
-    /// The client said, or is told, that there is no next request.
-    Close,
+    /// There is no next request.
+    Close(ClosedBy),
     /// The next request is not served.
     Refuse(Box<Refusal>),
 }
 
+/// Who has said that a request is the last of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClosedBy {
+    /// It sends no other (RFC 9112 section 9.6).
+    Client,
+    /// The next request, or the body that is not read, may be on its way already.
+    Server,
+}
+
 struct Alone<A> {
     exchange: Exchange<A>,
+    /// `None` when the connection goes on.
+    closed_by: Option<ClosedBy>,
     body: BodyReader,
     expects_continue: bool,
     /// The body is held back by the client and not asked for. The answer closes the connection.
@@ -180,13 +191,13 @@ impl<S: Stream> Connection<S> {
                         }
                     }
                     Next::Alone(alone) => {
-                        let closes = alone.exchange.form.close;
+                        let closed_by = alone.closed_by;
                         Box::pin(self.serve_alone(service, *alone)).await?;
-                        if closes {
-                            return self.close_gracefully().await;
+                        if let Some(closed_by) = closed_by {
+                            return self.close_gracefully(closed_by).await;
                         }
                     }
-                    Next::Close => return self.close_gracefully().await,
+                    Next::Close(closed_by) => return self.close_gracefully(closed_by).await,
                     Next::Refuse(refusal) => return Err(End::Refused(*refusal)),
                 }
             }
@@ -216,14 +227,19 @@ impl<S: Stream> Connection<S> {
             let leaves_body = request.expects_continue
                 && !request.body.is_empty()
                 && admitted.as_ref().is_err_and(Response::is_error);
-            let persistent = request.persistent
-                && !leaves_body
-                && !context.is_draining()
-                && !context.closes_for_newcomer();
+            let closed_by = if leaves_body {
+                Some(ClosedBy::Server)
+            } else if !request.persistent {
+                Some(ClosedBy::Client)
+            } else if context.is_draining() || context.closes_for_newcomer() {
+                Some(ClosedBy::Server)
+            } else {
+                None
+            };
             let form = Form {
                 head_only: request.method == Method::Head,
-                close: !persistent,
-                keep_alive: persistent && request.version == Version::Http10,
+                close: closed_by.is_some(),
+                keep_alive: closed_by.is_none() && request.version == Version::Http10,
             };
             let alone = !request.body.is_empty() || !request.method.is_safe();
             let (body, expects_continue) = (request.body, request.expects_continue);
@@ -232,12 +248,12 @@ impl<S: Stream> Connection<S> {
             self.client.disarm_deadline();
             if alone {
                 let exchange = Exchange { state: admitted, form };
-                let alone = Alone { exchange, body, expects_continue, leaves_body };
+                let alone = Alone { exchange, closed_by, body, expects_continue, leaves_body };
                 return Next::Alone(Box::new(alone));
             }
             started.push(Exchange { state: admitted, form }.start(service));
-            if form.close {
-                return Next::Close;
+            if let Some(closed_by) = closed_by {
+                return Next::Close(closed_by);
             }
         }
         Next::Start
@@ -288,12 +304,7 @@ impl<S: Stream> Connection<S> {
             self.body_of = None;
         }
         let started = alone.exchange.start(service);
-        self.write_responses(service, &mut Started::<V>::from_iter([started])).await?;
-        if alone.leaves_body {
-            // The body may already be on its way.
-            self.linger().await;
-        }
-        Ok(())
+        self.write_responses(service, &mut Started::<V>::from_iter([started])).await
     }
 
     async fn discard_body(&mut self, body: &mut BodyReader) -> Result<(), End> {
@@ -374,9 +385,12 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Closes after a last answer.
-    async fn close_gracefully(&mut self) -> Result<(), End> {
-        // Unread bytes at the close would make the kernel send a reset, which can overtake the answer.
-        if !self.received.unread().is_empty() || self.client.has_unread() {
+    ///
+    /// Bytes that are unread at the close, or arrive after it, would make the kernel send a reset, which can destroy
+    /// the answer before the client has read it.
+    async fn close_gracefully(&mut self, closed_by: ClosedBy) -> Result<(), End> {
+        let more_may_come = closed_by == ClosedBy::Server;
+        if more_may_come || !self.received.unread().is_empty() || self.client.has_unread() {
             Box::pin(self.linger()).await;
         }
         Ok(())

@@ -7,6 +7,7 @@ pub mod budget;
 pub mod clock;
 pub mod deadlines;
 pub mod driver;
+pub mod fatal;
 pub mod host;
 pub mod liveness;
 pub mod mailbox;

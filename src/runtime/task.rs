@@ -3,21 +3,16 @@
 
 use std::{
     any::Any,
-    fmt::Display,
     io,
     panic::{self, AssertUnwindSafe},
-    process,
-    sync::{Arc, mpsc},
+    sync::Arc,
     thread,
-    time::Duration,
 };
 
 use futures_util::FutureExt;
 
-use crate::{log, metrics::WorkerMetrics};
-
-/// For the message of a process that ends to be written.
-const LAST_WORD: Duration = Duration::from_secs(1);
+use super::fatal::end_process;
+use crate::metrics::WorkerMetrics;
 
 /// From now on what panics say goes to the log, whose lines wait for nobody. The standard library would write
 /// it to standard error, where a reader who does not read would stop the worker.
@@ -77,25 +72,6 @@ where
     })
 }
 
-/// Ends the process, since a part of it has ended that it cannot live without. Whoever watches over it
-/// starts it again.
-pub fn end_process(part: &str, why: &dyn Display) -> ! {
-    // Not by the log, whose lines another thread writes. Nor does the end wait for whoever reads the message,
-    // who may be gone, or not read.
-    let line =
-        format!("{part} has failed, and the server is of no use without it: {why}; aborting");
-    let (written, told) = mpsc::channel();
-    let tell = move || {
-        log::complain(&line);
-        // Fails only when nobody waits any more.
-        let _ = written.send(());
-    };
-    if thread::Builder::new().spawn(tell).is_ok() {
-        let _ = told.recv_timeout(LAST_WORD);
-    }
-    process::abort();
-}
-
 /// What a panic said.
 pub fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
@@ -104,6 +80,8 @@ pub fn message(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::runtime::driver;
 

@@ -12,7 +12,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use monoio::{
@@ -211,21 +211,20 @@ async fn exchange<F: Future<Output = Received>>(
     writer: &mut Writer,
     receiver: &mut Receiver<F>,
 ) -> Result<Answer, ExchangeError> {
-    let send = pin!(send(writer, request));
-    let mut sending = Sending::begin(send).await?;
+    let mut sending = Sending::UnderWay(pin!(send(writer, request)));
     let mut response = ResponseReader::default();
     loop {
-        let read = receiver
-            .receive(limits, |received, buffer| match received {
-                Ok(1..) => {
-                    let (consumed, answer) = response.read(buffer.unread(), limits)?;
-                    buffer.consume(consumed);
-                    Ok(answer)
-                }
-                Ok(0) => response.read_end().map(Some),
-                Err(_) => Err(Broken),
-            })
-            .await;
+        let receiving = pin!(receiver.receive(limits, |received, buffer| match received {
+            Ok(1..) => {
+                let (consumed, answer) = response.read(buffer.unread(), limits)?;
+                buffer.consume(consumed);
+                Ok(answer)
+            }
+            Ok(0) => response.read_end().map(Some),
+            Err(_) => Err(Broken),
+        }));
+        let read = sending.beside(receiving).await?;
+        // Before the answer is used: a request that has not left whole ends its connection.
         sending.end().await?;
         if let Some(answer) = read? {
             return Ok(answer);
@@ -235,36 +234,34 @@ async fn exchange<F: Future<Output = Received>>(
 
 /// A request that is being sent.
 enum Sending<'a, F> {
-    /// The ring has it, or will take it when it is next entered.
-    Posted(Pin<&'a mut F>),
+    UnderWay(Pin<&'a mut F>),
     Ended,
 }
 
-impl<'a, F: Future<Output = Result<(), ExchangeError>>> Sending<'a, F> {
-    /// Posts it.
-    ///
-    /// A ring takes the request when it is next entered. That it has is of no interest before the answer
-    /// comes, so nobody is woken for it; should it fail, the read that is posted ends as well. epoll must
-    /// be waited on if it cannot send at once.
-    async fn begin(mut send: Pin<&'a mut F>) -> Result<Self, ExchangeError> {
-        let mut unwoken = Context::from_waker(Waker::noop());
-        match send.as_mut().poll(&mut unwoken) {
-            Poll::Ready(sent) => sent?,
-            Poll::Pending if monoio::utils::is_legacy() => send.await?,
-            Poll::Pending => return Ok(Self::Posted(send)),
-        }
-        Ok(Self::Ended)
+impl<F: Future<Output = Result<(), ExchangeError>>> Sending<'_, F> {
+    /// Sends while `receiving` is awaited. Gives up as soon as the request cannot be sent.
+    async fn beside<R: Future>(
+        &mut self,
+        mut receiving: Pin<&mut R>,
+    ) -> Result<R::Output, ExchangeError> {
+        poll_fn(|context| {
+            if let Poll::Ready(Err(error)) = self.poll(context) {
+                return Poll::Ready(Err(error));
+            }
+            receiving.as_mut().poll(context).map(Ok)
+        })
+        .await
     }
 
-    /// What came of it. Something was received since it began, so it is over: the kernel takes a request whole,
-    /// and answers come after it.
     async fn end(&mut self) -> Result<(), ExchangeError> {
-        if let Self::Posted(send) = self {
-            let sent = send.as_mut().await;
-            *self = Self::Ended;
-            sent?;
-        }
-        Ok(())
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
+        let Self::UnderWay(send) = self else { return Poll::Ready(Ok(())) };
+        let sent = ready!(send.as_mut().poll(context));
+        *self = Self::Ended;
+        Poll::Ready(sent)
     }
 }
 

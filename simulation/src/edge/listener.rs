@@ -1,0 +1,74 @@
+//! In place of the listening sockets: addresses of the world.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use monoio::{
+    io::CancelHandle,
+    net::{self, TcpStream},
+    world::Process,
+};
+
+/// `ECANCELED` and `EMFILE`.
+const CANCELED: i32 = 125;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Where one worker accepts.
+#[derive(Debug)]
+pub struct Listener {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whose it is.
+    pub process: Process,
+}
+
+/// Accepts connections from one listener.
+pub struct Acceptor(Listener);
+
+/// What waiting for a connection brought.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection.
+    Connection(TcpStream),
+    /// Nothing: it was interrupted.
+    Nothing,
+    /// The process lacks what a connection takes; to be tried again after a pause.
+    Exhausted(io::Error, Duration),
+}
+
+impl Acceptor {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// Never.
+    #[allow(clippy::unnecessary_wraps)]
+    pub fn open(listener: Listener) -> io::Result<Self> {
+        net::listen(listener.process, listener.address);
+        Ok(Self(listener))
+    }
+
+    /// Waits for a connection, until `interrupt` is cancelled.
+    ///
+    /// # Errors
+    /// Never.
+    pub async fn accept(&mut self, interrupt: CancelHandle) -> io::Result<Accepted> {
+        Ok(match net::accept(self.0.address, Some(interrupt)).await {
+            Ok(stream) => Accepted::Connection(stream),
+            Err(error) if error.raw_os_error() == Some(CANCELED) => Accepted::Nothing,
+            Err(error) => Accepted::Exhausted(error, PAUSE),
+        })
+    }
+
+    /// Serves who is queued, and closes.
+    ///
+    /// # Errors
+    /// Never.
+    #[allow(clippy::unused_async)]
+    pub async fn close(self, mut serve: impl FnMut(TcpStream)) -> io::Result<()> {
+        let Listener { address, process } = self.0;
+        while let Some(stream) = net::try_accept(process, address) {
+            serve(stream);
+        }
+        net::close_listener(address);
+        Ok(())
+    }
+}

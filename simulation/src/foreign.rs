@@ -1,0 +1,251 @@
+//! Counters that are not tallyring's: prompt, slow, wrong, half, silent, gone and back.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
+
+use fastrand::Rng;
+use monoio::{
+    net::{self, TcpStream},
+    time::sleep,
+    world::{self, Process},
+};
+
+use crate::{
+    plan::{ADDRESSES, Mode, Plan},
+    record::{Record, visit_of},
+};
+
+/// An answer that nobody has asked for.
+const UNASKED: &[u8] = b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n";
+/// What is asked of a counter at most, in bytes.
+const CALL_BYTES_MAX: usize = 1_000;
+
+/// A counter.
+pub struct Foreign {
+    number: usize,
+    process: Process,
+    mode: Cell<Mode>,
+    rng: RefCell<Rng>,
+    record: Rc<Record>,
+    /// Whether what is sent at once arrives at once.
+    whole: bool,
+}
+
+/// An address of a counter.
+pub fn address(counter: usize, place: usize) -> SocketAddr {
+    let host = u8::try_from(counter * ADDRESSES + place + 1).unwrap_or(u8::MAX);
+    (Ipv4Addr::new(10, 0, 1, host), 3001).into()
+}
+
+impl Foreign {
+    /// Starts to listen at all of its addresses.
+    pub fn start(number: usize, plan: &Plan, record: &Rc<Record>) -> Rc<Self> {
+        let counter = Rc::new(Self {
+            number,
+            process: Process(Process::PEERS.0 + 1 + number),
+            mode: Cell::new(Mode::Prompt),
+            rng: RefCell::new(Rng::with_seed(plan.seed ^ (0xf0 + number as u64))),
+            record: Rc::clone(record),
+            whole: plan.world.cuts == 0 && plan.world.window >= 3_000,
+        });
+        for place in 0..ADDRESSES {
+            counter.listen(place);
+        }
+        counter
+    }
+
+    fn listen(self: &Rc<Self>, place: usize) {
+        let address = address(self.number, place);
+        net::listen(self.process, address);
+        let counter = Rc::clone(self);
+        world::spawn_in(self.process, async move {
+            while let Ok(stream) = net::accept(address, None).await {
+                let process = counter.process;
+                world::spawn_in(process, Rc::clone(&counter).serve(stream));
+            }
+        });
+    }
+
+    /// From now on it behaves so.
+    pub fn set_mode(self: &Rc<Self>, mode: Mode) {
+        let before = self.mode.replace(mode);
+        if before == Mode::Refuses && mode != Mode::Refuses {
+            (0..ADDRESSES).for_each(|place| self.listen(place));
+        }
+        if mode == Mode::Refuses && before != Mode::Refuses {
+            world::kill(self.process);
+        }
+        for place in 0..ADDRESSES {
+            net::set_hanging(address(self.number, place), mode == Mode::Hangs);
+        }
+    }
+
+    /// Cuts whoever is connected, and listens on.
+    pub fn cut(self: &Rc<Self>) {
+        world::kill(self.process);
+        if self.mode.get() != Mode::Refuses {
+            (0..ADDRESSES).for_each(|place| self.listen(place));
+            self.set_mode(self.mode.get());
+        }
+    }
+
+    async fn serve(self: Rc<Self>, stream: TcpStream) {
+        let mut received = Vec::new();
+        loop {
+            let end = loop {
+                if let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                    break end + 4;
+                }
+                match stream.receive(CALL_BYTES_MAX).await {
+                    Ok(more) if !more.is_empty() => received.extend(more),
+                    _ => return,
+                }
+                if received.len() > CALL_BYTES_MAX {
+                    self.record.violation(format_args!("a counter is sent what is no call"));
+                    return;
+                }
+            };
+            let call: Vec<u8> = received.drain(..end).collect();
+            let Some(visit) = visit_of(&call) else {
+                let call = String::from_utf8_lossy(&call).into_owned();
+                self.record.violation(format_args!("a counter is sent what is no call: {call:?}"));
+                return;
+            };
+            if !self.answer(&stream, visit).await {
+                return;
+            }
+        }
+    }
+
+    fn count(&self, visit: usize) {
+        self.record.visit(visit, |visit| visit.counted += 1);
+    }
+
+    /// Answers a call; whether the connection goes on.
+    async fn answer(&self, stream: &TcpStream, visit: usize) -> bool {
+        match self.mode.get() {
+            Mode::Prompt => {}
+            Mode::Slow(pause) => sleep(pause).await,
+            Mode::Any => return self.answer_anyhow(stream, visit).await,
+            Mode::Silent | Mode::Refuses | Mode::Hangs => {
+                std::future::pending::<()>().await;
+            }
+        }
+        self.count(visit);
+        stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n1\n".to_vec()).await.is_ok()
+    }
+
+    async fn answer_anyhow(&self, stream: &TcpStream, visit: usize) -> bool {
+        let (answer, counts, pause, then) = self.draw();
+        if counts {
+            self.count(visit);
+        }
+        sleep(pause).await;
+        if stream.send(answer).await.is_err() {
+            return false;
+        }
+        match then {
+            Then::GoesOn => true,
+            Then::Closes => false,
+            Then::Resets => {
+                stream.reset_at_close();
+                false
+            }
+            Then::Hangs => {
+                std::future::pending::<()>().await;
+                false
+            }
+            Then::Adds(pause) => {
+                sleep(pause).await;
+                let _ = stream.send(UNASKED.to_vec()).await;
+                // Whoever takes these bytes for an answer takes each later answer for that of another call, and
+                // nothing can tell him. So there are none.
+                std::future::pending::<()>().await;
+                false
+            }
+        }
+    }
+
+    /// Draws an answer: its bytes, whether the visit is counted, when it is given, and what follows.
+    fn draw(&self) -> (Vec<u8>, bool, Duration, Then) {
+        let mut rng = self.rng.borrow_mut();
+        let rng = &mut *rng;
+        let pause = match rng.u8(0..8) {
+            0 => Duration::from_millis(rng.u64(0..3_000)),
+            1 | 2 => Duration::from_millis(rng.u64(0..200)),
+            _ => Duration::ZERO,
+        };
+        let (status, counts) = match rng.u8(0..8) {
+            0 => ("500 No", rng.bool()),
+            1 => ("404 No", false),
+            2 => ("302 No", rng.bool()),
+            _ => ("200 OK", true),
+        };
+        let (mut text, mut closes) = match rng.u8(0..9) {
+            0 if status.starts_with('2') => (String::from("HTTP/1.1 204 Counted\r\n\r\n"), false),
+            1 => (
+                format!(
+                    "HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n1\n\r\n0\r\n\r\n"
+                ),
+                false,
+            ),
+            2 => (format!("HTTP/1.1 {status}\r\n\r\n1\n"), true),
+            3 => (format!("HTTP/1.0 {status}\r\nContent-Length: 2\r\n\r\n1\n"), true),
+            4 => (
+                format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 2\r\n\r\n1\n"),
+                true,
+            ),
+            5 => (
+                format!("HTTP/1.1 {status}\r\nContent-Length: 1500\r\n\r\n{}", "x".repeat(1500)),
+                true,
+            ),
+            _ => (format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n1\n"), false),
+        };
+        if rng.u8(0..5) == 0 {
+            text = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".repeat(rng.usize(1..=3)) + &text;
+        }
+        let mut bytes = text.into_bytes();
+        let then = match rng.u8(0..14) {
+            0 => {
+                bytes.truncate(rng.usize(0..bytes.len()));
+                Then::Closes
+            }
+            1 => {
+                bytes.truncate(rng.usize(0..bytes.len()));
+                Then::Hangs
+            }
+            2 => {
+                bytes.truncate(rng.usize(0..bytes.len()));
+                Then::Resets
+            }
+            3 => {
+                bytes = (0..rng.usize(1..200)).map(|_| rng.u8(..)).collect();
+                closes = false;
+                Then::GoesOn
+            }
+            // What comes together with an answer is seen before the next call, and spoils the connection.
+            4 if self.whole && bytes.len() < 100 => {
+                bytes.extend(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                Then::GoesOn
+            }
+            4 | 5 => Then::Adds(Duration::from_millis(rng.u64(0..50))),
+            6 => Then::Closes,
+            _ => Then::GoesOn,
+        };
+        (bytes, counts, pause, if closes { Then::Closes } else { then })
+    }
+}
+
+/// What a counter does after an answer.
+enum Then {
+    GoesOn,
+    Closes,
+    Resets,
+    Hangs,
+    /// Sends what nobody has asked for, after a while.
+    Adds(Duration),
+}

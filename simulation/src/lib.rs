@@ -1,0 +1,51 @@
+//! The code of tallyring in a simulated world.
+//!
+//! The modules of the product are included as they are. What they say to `monoio`, `nix` and `rustix` reaches
+//! `tallyring-world` instead, and five edges are replaced (`edge/`): where connections are accepted, the mailbox, the
+//! choice of a driver, the log, and the end of the process. A [`plan`] is drawn from a seed, a [`history`] is a plan
+//! that is lived through and checked, and [`search`] looks for one that fails.
+
+#![forbid(unsafe_code)]
+#![allow(
+    // The product's modules are here whole, and not all of each is used.
+    dead_code, unused_imports, missing_docs, unreachable_pub,
+    // A wrong use of the world is a bug of the simulation, and a failure is a panic.
+    clippy::expect_used, clippy::panic, clippy::unwrap_used
+)]
+
+extern crate tallyring_world as monoio;
+extern crate tallyring_world as nix;
+extern crate tallyring_world as rustix;
+
+#[path = "../../src/connection/mod.rs"]
+mod connection;
+#[path = "../../src/counter/mod.rs"]
+mod counter;
+#[path = "../../src/http/mod.rs"]
+mod http;
+#[path = "edge/listener.rs"]
+mod listener;
+#[path = "edge/log.rs"]
+mod log;
+#[path = "../../src/metrics.rs"]
+mod metrics;
+#[path = "../../src/plural.rs"]
+mod plural;
+mod runtime;
+#[path = "../../src/site/mod.rs"]
+mod site;
+#[path = "../../src/upstream/mod.rs"]
+mod upstream;
+#[path = "../../src/worker.rs"]
+mod worker;
+
+mod answers;
+mod bundled;
+mod client;
+mod foreign;
+pub mod history;
+pub mod plan;
+mod record;
+mod request;
+pub mod search;
+mod server;

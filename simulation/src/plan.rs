@@ -1,0 +1,460 @@
+//! What a history is made of: who comes, what they do and when, what fails. Drawn from a seed, and nothing but plain
+//! values, so that parts of it can be left out to find what a failure needs.
+
+use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
+
+use fastrand::Rng;
+use monoio::world::{Order, Settings};
+
+use crate::{
+    connection::ClientLimits,
+    http::HeadLimits,
+    request::{self, BODY_BYTES_MAX, HEAD_BYTES_MAX, Request, TARGET_BYTES_MAX, VISITS},
+    upstream::UpstreamLimits,
+};
+
+/// How many counters a site has: the first may be the bundled one.
+pub const COUNTERS: usize = 2;
+/// The most workers that serve.
+pub const WORKERS_MAX: usize = 3;
+/// The last visits are those of probes, one for each worker and counter.
+pub const PROBES: usize = WORKERS_MAX * COUNTERS;
+/// How many addresses a counter moves between.
+pub const ADDRESSES: usize = 3;
+
+/// A history before it is lived through.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// The world.
+    pub world: Settings,
+    /// How many workers serve.
+    pub workers: usize,
+    /// Whether the first counter is the bundled one.
+    pub bundled: bool,
+    /// What clients may do.
+    pub clients_limits: ClientLimits,
+    /// What workers may ask of a counter.
+    pub upstream: UpstreamLimits,
+    /// Who comes.
+    pub clients: Vec<Client>,
+    /// What others do.
+    pub acts: Vec<Act>,
+    /// Until the faults have ended.
+    pub length: Duration,
+    /// Whether it drains in the midst of it all, or after all is well again.
+    pub drains_early: bool,
+}
+
+/// A client, and all that it does.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its number in the whole plan.
+    pub id: usize,
+    /// The worker that the kernel chooses for it.
+    pub worker: usize,
+    /// When it comes.
+    pub comes: Duration,
+    /// What it sends, each with its number.
+    pub steps: Vec<(usize, Step)>,
+    /// How it reads.
+    pub reading: Reading,
+    /// How it ends.
+    pub ending: Ending,
+}
+
+/// What a client does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Sends a request; at the place, if there is one, it pauses.
+    Request(Request, Option<(usize, Duration)>),
+    /// Sends what is refused.
+    Refused(Vec<u8>),
+    /// Sends anything.
+    Garbage(Vec<u8>),
+    /// Does nothing.
+    Pause(Duration),
+    /// Waits until all requests so far were answered, or the connection ends.
+    Await,
+}
+
+/// How a client reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// At once.
+    Prompt,
+    /// So many bytes at a time, with pauses.
+    Slow(usize, Duration),
+    /// Not after so many bytes.
+    Stops(usize),
+}
+
+/// What a client does after its last step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Waits for all answers and closes.
+    Answers,
+    /// Waits for the server to close.
+    Server,
+    /// Closes its sending side and waits for the server to close.
+    Half,
+    /// Closes at once.
+    Close,
+    /// Resets at once.
+    Reset,
+}
+
+/// Something that is done to the server or its counters.
+#[derive(Debug, Clone)]
+pub struct Act {
+    /// Its number in the whole plan.
+    pub id: usize,
+    /// When.
+    pub at: Duration,
+    /// What.
+    pub what: What,
+}
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A counter that is not bundled behaves so from now on.
+    Counter(usize, Mode),
+    /// A counter moves to this one of its addresses, and the workers hear of it; those who are connected stay or are
+    /// cut.
+    Move(usize, usize, bool),
+    /// The bundled counter is killed and started again after a while.
+    Restart(Duration),
+    /// The bundled counter's store behaves so from now on.
+    Store(StoreMode),
+    /// Other pages.
+    Pages(usize),
+    /// The workers are asked whether they live.
+    Ping,
+    /// Other limits, those of the plan with so many connections for clients and to a counter.
+    Limits(usize, usize),
+    /// All workers stop at once: a second signal.
+    Stop,
+}
+
+/// How a counter behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It counts and says so.
+    Prompt,
+    /// After a while.
+    Slow(Duration),
+    /// It does anything.
+    Any,
+    /// Nobody listens.
+    Refuses,
+    /// It answers no connect.
+    Hangs,
+    /// It takes calls and never answers.
+    Silent,
+}
+
+/// How a store behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreMode {
+    /// Each commit takes up to so long.
+    Works(Duration),
+    /// Each commit fails before, or after it wrote, or works.
+    Fails,
+    /// Commits take this long.
+    Hangs(Duration),
+}
+
+/// A part of a plan that can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// A client.
+    Client(usize),
+    /// A step of a client.
+    Step(usize, usize),
+    /// Something that is done.
+    Act(usize),
+    /// Reads and writes that are cut short.
+    Cuts,
+    /// Operations that fail by themselves.
+    Errors,
+    /// Bytes and completions that take long.
+    Latency,
+    /// Tasks in another order than they were woken in.
+    Order,
+    /// epoll.
+    Legacy,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(client) => write!(f, "c{client}"),
+            Self::Step(client, step) => write!(f, "c{client}.{step}"),
+            Self::Act(act) => write!(f, "a{act}"),
+            Self::Cuts => f.write_str("cuts"),
+            Self::Errors => f.write_str("errors"),
+            Self::Latency => f.write_str("latency"),
+            Self::Order => f.write_str("order"),
+            Self::Legacy => f.write_str("legacy"),
+        }
+    }
+}
+
+impl FromStr for Part {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "a part is cN, cN.N, aN, cuts, errors, latency, order or legacy";
+        Ok(match text {
+            "cuts" => Self::Cuts,
+            "errors" => Self::Errors,
+            "latency" => Self::Latency,
+            "order" => Self::Order,
+            "legacy" => Self::Legacy,
+            _ => {
+                let number = |text: &str| text.parse().map_err(|_| FORM);
+                match (text.strip_prefix('c'), text.strip_prefix('a')) {
+                    (Some(client), _) => match client.split_once('.') {
+                        Some((client, step)) => Self::Step(number(client)?, number(step)?),
+                        None => Self::Client(number(client)?),
+                    },
+                    (_, Some(act)) => Self::Act(number(act)?),
+                    _ => return Err(FORM),
+                }
+            }
+        })
+    }
+}
+
+fn between(rng: &mut Rng, least: u64, most: u64) -> Duration {
+    Duration::from_millis(rng.u64(least..=most))
+}
+
+impl Plan {
+    /// Draws a plan.
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let rng = &mut rng;
+        // Many histories are calm in one respect or another: a storm hides what a single fault shows.
+        let stormy = rng.u8(0..3) == 0;
+        let length = between(rng, 500, 6_000);
+        let workers = rng.usize(1..=WORKERS_MAX);
+        let bundled = rng.bool();
+        let mut plan = Self {
+            seed,
+            world: draw_world(rng, stormy),
+            workers,
+            bundled,
+            clients_limits: draw_client_limits(rng),
+            upstream: draw_upstream_limits(rng),
+            clients: Vec::new(),
+            acts: draw_acts(rng, length, bundled),
+            length,
+            drains_early: rng.u8(0..4) == 0,
+        };
+        let mut visits = 0..VISITS - PROBES;
+        let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
+        plan.clients = (0..clients).map(|id| draw_client(rng, id, &plan, &mut visits)).collect();
+        plan
+    }
+
+    /// The plan without some of its parts.
+    pub fn without(mut self, parts: &BTreeSet<Part>) -> Self {
+        let left = |part: Part| !parts.contains(&part);
+        self.clients.retain(|client| left(Part::Client(client.id)));
+        for client in &mut self.clients {
+            let id = client.id;
+            client.steps.retain(|(step, _)| left(Part::Step(id, *step)));
+        }
+        self.acts.retain(|act| left(Part::Act(act.id)));
+        let calm = Settings::default();
+        if !left(Part::Cuts) {
+            self.world.cuts = 0;
+        }
+        if !left(Part::Errors) {
+            self.world.errors = 0;
+        }
+        if !left(Part::Latency) {
+            self.world.latency = calm.latency;
+            self.world.completion = calm.completion;
+            self.world.lateness = calm.lateness;
+        }
+        if !left(Part::Order) {
+            self.world.order = calm.order;
+        }
+        if !left(Part::Legacy) {
+            self.world.legacy = false;
+        }
+        self
+    }
+
+    /// All that can be left out, the largest first.
+    pub fn parts(&self) -> Vec<Part> {
+        let clients = self.clients.iter().map(|client| Part::Client(client.id));
+        let acts = self.acts.iter().map(|act| Part::Act(act.id));
+        let world = [Part::Errors, Part::Cuts, Part::Latency, Part::Order, Part::Legacy];
+        let steps = self
+            .clients
+            .iter()
+            .flat_map(|client| client.steps.iter().map(|(step, _)| Part::Step(client.id, *step)));
+        clients.chain(acts).chain(world).chain(steps).collect()
+    }
+
+    /// Whether something other than a client, its own deadline and a drain may end its connection.
+    pub fn may_cut(&self) -> bool {
+        let clients_max = self.acts.iter().filter_map(|act| match act.what {
+            What::Limits(clients, _) => Some(clients),
+            _ => None,
+        });
+        let least = clients_max.chain([self.clients_limits.connections_max]).min().unwrap_or(0);
+        self.world.errors > 0
+            || self.clients.len() >= least
+            || self.acts.iter().any(|act| act.what == What::Stop)
+    }
+}
+
+fn draw_world(rng: &mut Rng, stormy: bool) -> Settings {
+    Settings {
+        legacy: rng.u8(0..4) == 0,
+        order: [Order::Fifo, Order::Lifo, Order::Random][rng.usize(0..3)],
+        latency: [50, 1_000, 20_000, 100_000][rng.usize(0..4)],
+        completion: [1, 20, 500, 5_000][rng.usize(0..4)],
+        cuts: if rng.bool() { rng.u8(0..=60) } else { 0 },
+        errors: if stormy { rng.u16(1..=300) } else { 0 },
+        window: [64 * 1024, 3_000, 500, 64][rng.usize(0..4)],
+        lateness: [200, 2_000, 20_000][rng.usize(0..3)],
+    }
+}
+
+fn draw_client_limits(rng: &mut Rng) -> ClientLimits {
+    ClientLimits {
+        head: HeadLimits {
+            head_bytes_max: HEAD_BYTES_MAX,
+            head_fields_max: 10,
+            target_bytes_max: TARGET_BYTES_MAX,
+        },
+        body_bytes_max: BODY_BYTES_MAX as u64,
+        connections_max: if rng.u8(0..4) == 0 { rng.usize(1..=4) } else { 100 },
+        head_timeout: between(rng, 200, 1_500),
+        body_timeout: between(rng, 200, 1_500),
+        idle_timeout: between(rng, 500, 3_000),
+        write_timeout: between(rng, 200, 1_500),
+        drain_idle_timeout: between(rng, 100, 800),
+    }
+}
+
+fn draw_upstream_limits(rng: &mut Rng) -> UpstreamLimits {
+    UpstreamLimits {
+        connect_timeout: between(rng, 100, 600),
+        call_timeout: between(rng, 200, 2_000),
+        connections_max: rng.usize(1..=4),
+        queue_max: if rng.u8(0..4) == 0 { rng.usize(1..=3) } else { 100 },
+        idle_timeout: between(rng, 300, 2_000),
+        head: HeadLimits { head_bytes_max: 400, head_fields_max: 20, target_bytes_max: 0 },
+        drain_bytes_max: 1_000,
+    }
+}
+
+fn draw_acts(rng: &mut Rng, length: Duration, bundled: bool) -> Vec<Act> {
+    let acts = if rng.u8(0..4) == 0 { 0 } else { rng.usize(1..=6) };
+    let mut acts: Vec<_> = (0..acts)
+        .map(|_| {
+            let at = length.mul_f64(rng.f64());
+            (if rng.u8(0..4) == 0 { Duration::ZERO } else { at }, draw_act(rng, bundled))
+        })
+        .collect();
+    acts.sort_by_key(|(at, _)| *at);
+    acts.into_iter().enumerate().map(|(id, (at, what))| Act { id, at, what }).collect()
+}
+
+fn draw_act(rng: &mut Rng, bundled: bool) -> What {
+    let counter = rng.usize(if bundled { 1..COUNTERS } else { 0..COUNTERS });
+    match rng.u8(0..16) {
+        0..=4 => What::Counter(counter, draw_mode(rng)),
+        5 | 6 => What::Move(counter, rng.usize(0..ADDRESSES), rng.bool()),
+        7 if bundled => What::Restart(between(rng, 0, 1_000)),
+        8..=10 if bundled => What::Store(match rng.u8(0..4) {
+            0 => StoreMode::Works(between(rng, 0, 50)),
+            1 | 2 => StoreMode::Fails,
+            _ => StoreMode::Hangs(between(rng, 500, 5_000)),
+        }),
+        11 | 12 => What::Pages(rng.usize(0..2)),
+        13 => What::Limits(rng.usize(1..=5), rng.usize(1..=4)),
+        14 if rng.u8(0..3) == 0 => What::Stop,
+        _ => What::Ping,
+    }
+}
+
+fn draw_mode(rng: &mut Rng) -> Mode {
+    match rng.u8(0..10) {
+        0 => Mode::Prompt,
+        1 => Mode::Slow(between(rng, 1, 1_000)),
+        2..=5 => Mode::Any,
+        6 | 7 => Mode::Refuses,
+        8 => Mode::Hangs,
+        _ => Mode::Silent,
+    }
+}
+
+fn draw_client(
+    rng: &mut Rng,
+    id: usize,
+    plan: &Plan,
+    visits: &mut impl Iterator<Item = usize>,
+) -> Client {
+    let mut steps = Vec::new();
+    let count = if rng.u8(0..5) == 0 { rng.usize(5..=20) } else { rng.usize(1..=4) };
+    for _ in 0..count {
+        let Some(visit) = visits.next() else { break };
+        let last = match rng.u8(0..100) {
+            0..4 => Some(Step::Refused(request::refused(rng))),
+            4..8 => Some(Step::Garbage(request::garbage(rng))),
+            _ => None,
+        };
+        if let Some(last) = last {
+            steps.push(last);
+            break;
+        }
+        let request = Request::draw(rng, visit);
+        let (length, closes) = (request.bytes().0.len(), request.closes());
+        let pause = if rng.u8(0..6) == 0 {
+            // Some wait for longer than they may.
+            let most = plan.clients_limits.head_timeout.as_millis().try_into().unwrap_or(1_000);
+            let most = if rng.u8(0..4) == 0 { most * 2 } else { most / 3 };
+            Some((rng.usize(1..length), between(rng, 0, most)))
+        } else {
+            None
+        };
+        steps.push(Step::Request(request, pause));
+        if closes && rng.u8(0..4) > 0 {
+            // Most keep to what they have said.
+            break;
+        }
+        match rng.u8(0..8) {
+            0 => steps.push(Step::Pause(between(rng, 0, 300))),
+            1 => steps.push(Step::Pause(between(rng, 0, 4_000))),
+            2..=4 => steps.push(Step::Await),
+            _ => {}
+        }
+    }
+    Client {
+        id,
+        worker: rng.usize(0..plan.workers),
+        comes: plan.length.mul_f64(rng.f64() * 0.9),
+        steps: steps.into_iter().enumerate().collect(),
+        reading: match rng.u8(0..12) {
+            0 => Reading::Slow(rng.usize(1..2_000), between(rng, 1, 40)),
+            1 => Reading::Stops(rng.usize(0..3_000)),
+            _ => Reading::Prompt,
+        },
+        ending: match rng.u8(0..10) {
+            0..=3 => Ending::Answers,
+            4 | 5 => Ending::Server,
+            6 | 7 => Ending::Half,
+            8 => Ending::Close,
+            _ => Ending::Reset,
+        },
+    }
+}

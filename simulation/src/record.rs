@@ -1,0 +1,86 @@
+//! What is seen of each visit from outside of the server: the truth that its books are held against.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    rc::Rc,
+};
+
+use monoio::world;
+
+use crate::request::VISITS;
+
+/// What happened to one visit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Visit {
+    /// The worker that has its client.
+    pub worker: usize,
+    /// Calls of which at least one byte was sent.
+    pub begun: usize,
+    /// How often it was counted, and will not be forgotten.
+    pub counted: u64,
+    /// Whether its client was welcomed.
+    pub welcomed: bool,
+    /// Whether its client was told that the server has too much to do.
+    pub refused: bool,
+}
+
+/// All that is seen.
+#[derive(Default)]
+pub struct Record {
+    visits: RefCell<Vec<Visit>>,
+    /// What is wrong, in the order in which it was seen.
+    violations: RefCell<Vec<String>>,
+    /// Answers that were read and found to be right.
+    answers: Cell<usize>,
+}
+
+impl Record {
+    /// Nothing was seen.
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self { visits: RefCell::new(vec![Visit::default(); VISITS]), ..Self::default() })
+    }
+
+    /// Changes what is known of a visit.
+    pub fn visit(&self, visit: usize, change: impl FnOnce(&mut Visit)) {
+        change(&mut self.visits.borrow_mut()[visit]);
+    }
+
+    /// All visits.
+    pub fn visits(&self) -> Vec<Visit> {
+        self.visits.borrow().clone()
+    }
+
+    /// Something is wrong.
+    pub fn violation(&self, what: fmt::Arguments<'_>) {
+        world::trace(format_args!("VIOLATION: {what}"));
+        self.violations.borrow_mut().push(what.to_string());
+    }
+
+    /// Whether something is wrong.
+    pub fn failed(&self) -> bool {
+        !self.violations.borrow().is_empty()
+    }
+
+    /// What is wrong.
+    pub fn violations(&self) -> Vec<String> {
+        self.violations.borrow().clone()
+    }
+
+    /// An answer was right.
+    pub fn answered(&self) {
+        self.answers.set(self.answers.get() + 1);
+    }
+
+    /// Answers that were right.
+    pub fn answers(&self) -> usize {
+        self.answers.get()
+    }
+}
+
+/// The visit that a call is for, by the path that it begins with.
+pub fn visit_of(call: &[u8]) -> Option<usize> {
+    let rest = call.strip_prefix(b"POST /counter/v")?;
+    let end = rest.iter().position(|byte| !byte.is_ascii_digit())?;
+    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
+}

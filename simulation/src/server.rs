@@ -1,0 +1,211 @@
+//! The server that is tried: workers as the product starts them, each with a site, as tasks of one process.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use ::http::{HeaderValue, StatusCode};
+use monoio::world::{self, Process};
+
+use crate::{
+    bundled, foreign,
+    http::request::Method,
+    listener::Listener,
+    metrics::WorkerMetrics,
+    plan::{COUNTERS, Plan},
+    request::{FILES, VISITS},
+    runtime::{
+        driver::{Choice, Driver},
+        mailbox,
+    },
+    site::{Accept, File, Message, Page, Pages, Route, RouteKind, RouteSet, Rules, Site, Visits},
+    upstream::{Endpoint, Upstream, UpstreamLimits},
+    worker::{self, Command, Report},
+};
+
+/// The process of the server.
+pub const SITE: Process = Process(0);
+
+/// Where a worker accepts.
+pub fn address(worker: usize) -> SocketAddr {
+    (Ipv4Addr::new(10, 0, 0, u8::try_from(worker + 1).unwrap_or(u8::MAX)), 3000).into()
+}
+
+/// The counter of a visit.
+pub fn counter_of(visit: usize) -> usize {
+    visit % COUNTERS
+}
+
+/// A page: no two have the same length, so that the answer to a `HEAD` tells which it is.
+pub fn page(visit: usize, version: usize, welcome: bool) -> String {
+    let word = if welcome { "welcome" } else { "sorry" };
+    let text = format!("{word} v{visit} of {version}\n");
+    // Some are too large to be copied into a write buffer.
+    let least = if visit % 8 == 7 { 4_500 } else { 40 };
+    let length = least + visit * 4 + version * 2 + usize::from(welcome);
+    text.clone() + &"x".repeat(length - text.len())
+}
+
+/// A text that is not counted.
+pub fn file(number: usize) -> String {
+    format!("file {number} {}", "y".repeat(number * 2_000))
+}
+
+/// The routes, in one of two versions.
+fn routes(version: usize) -> Arc<RouteSet> {
+    thread_local! {
+        static ROUTES: RefCell<BTreeMap<usize, Arc<RouteSet>>> = RefCell::default();
+    }
+    ROUTES.with_borrow_mut(|routes| {
+        Arc::clone(routes.entry(version).or_insert_with(|| Arc::new(make_routes(version))))
+    })
+}
+
+fn make_routes(version: usize) -> RouteSet {
+    let page = |visit, welcome| Page {
+        content_type: HeaderValue::from_static("text/plain"),
+        body: page(visit, version, welcome).into(),
+    };
+    let visits = (0..VISITS).map(|visit| {
+        let url = format!("http://{}/counter/v{visit}", bundled::address());
+        let endpoint: Endpoint = url.parse().expect("a URL");
+        Route {
+            path: format!("/v{visit}"),
+            kind: RouteKind::Visits(Box::new(Visits {
+                methods: vec![Method::Get, Method::Head, Method::Post],
+                upstream: counter_of(visit),
+                call: endpoint.request(),
+                counter: url.into(),
+                pages: Pages { welcome: page(visit, true), sorry: page(visit, false) },
+            })),
+        }
+    });
+    let files = (0..FILES).map(|number| Route {
+        path: format!("/file{number}"),
+        kind: RouteKind::File(Arc::new(File::text(file(number), None))),
+    });
+    let rules = Rules { accept: Accept::Success, sorry_status: StatusCode::OK };
+    RouteSet { rules, routes: visits.chain(files).collect() }
+}
+
+/// What a worker has reported, by its kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reports {
+    /// It stands.
+    pub ready: usize,
+    /// Its last client has left.
+    pub drained: usize,
+    /// It has stopped.
+    pub stopped: usize,
+    /// It lives.
+    pub pongs: usize,
+}
+
+/// The server.
+pub struct Server {
+    orders: Vec<mailbox::Sender<Command<Message>>>,
+    /// What each worker counts.
+    pub metrics: Vec<Arc<WorkerMetrics>>,
+    /// What each worker has reported.
+    pub reports: Rc<RefCell<Vec<Reports>>>,
+}
+
+impl Server {
+    /// Starts the workers and lets them serve.
+    pub fn start(plan: &Plan) -> Self {
+        let reports = Rc::new(RefCell::new(vec![Reports::default(); plan.workers]));
+        let mut server = Self { orders: Vec::new(), metrics: Vec::new(), reports };
+        for number in 0..plan.workers {
+            server.start_worker(plan, number);
+        }
+        server.tell_all(|| Command::Serve);
+        server
+    }
+
+    fn start_worker(&mut self, plan: &Plan, number: usize) {
+        let (orders, receiver) = mailbox::channel().expect("a mailbox");
+        let metrics = Arc::<WorkerMetrics>::default();
+        let counts = Arc::clone(&metrics);
+        let (limits, bundled) = (plan.upstream, plan.bundled);
+        let make = move || {
+            let upstreams = (0..COUNTERS).map(|counter| {
+                let first = match counter {
+                    0 if bundled => bundled::address(),
+                    _ => foreign::address(counter, 0),
+                };
+                Upstream::new(limits, vec![first], Arc::clone(&counts), Box::new(|| {}))
+            });
+            Site::new(upstreams.collect(), &routes(0), Arc::clone(&counts), Box::new(|_| {}))
+        };
+        let plan = worker::Plan {
+            name: format!("worker-{number}"),
+            core: None,
+            driver: Choice::Auto,
+            listeners: vec![Listener { address: address(number), process: SITE }],
+            limits: plan.clients_limits,
+            shortest_wait: Some(shortest(&limits)),
+            metrics: Arc::clone(&metrics),
+            orders: receiver,
+            make,
+        };
+        let reports = Rc::clone(&self.reports);
+        let report = move |report: Report| {
+            world::trace(format_args!("worker {number} reports {report:?}"));
+            let reports = &mut reports.borrow_mut()[number];
+            match report {
+                Report::Ready(_) => reports.ready += 1,
+                Report::Drained => reports.drained += 1,
+                Report::Stopped => reports.stopped += 1,
+                Report::Pong => reports.pongs += 1,
+                Report::Failed(error) => panic!("a worker failed: {error}"),
+            }
+        };
+        world::spawn_in(SITE, async move {
+            let worked = worker::work(plan, Driver, report.clone()).await;
+            worked.expect("its orders reach it");
+            report(Report::Stopped);
+        });
+        self.orders.push(orders);
+        self.metrics.push(metrics);
+    }
+
+    /// Gives all workers an order.
+    pub fn tell_all(&self, order: impl Fn() -> Command<Message>) {
+        for orders in &self.orders {
+            orders.send(order());
+        }
+    }
+
+    /// Gives all workers other pages.
+    pub fn set_pages(&self, version: usize) {
+        self.tell_all(|| Command::Deliver(Message::Routes(routes(version))));
+    }
+
+    /// Tells all workers where a counter is.
+    pub fn set_addresses(&self, counter: usize, addresses: &[SocketAddr]) {
+        self.tell_all(|| Command::Deliver(Message::Addresses(counter, addresses.to_vec())));
+    }
+
+    /// Gives all workers other limits.
+    pub fn set_limits(&self, plan: &Plan, clients: usize, connections: usize) {
+        let limits = UpstreamLimits { connections_max: connections, ..plan.upstream };
+        self.tell_all(|| Command::Deliver(Message::Limits(limits)));
+        let mut clients_limits = plan.clients_limits;
+        clients_limits.connections_max = clients;
+        self.tell_all(|| Command::Limit(clients_limits, Some(shortest(&limits))));
+    }
+
+    /// Whether all workers have reported this.
+    pub fn all(&self, is: impl Fn(&Reports) -> bool) -> bool {
+        self.reports.borrow().iter().all(is)
+    }
+}
+
+fn shortest(limits: &UpstreamLimits) -> Duration {
+    limits.connect_timeout.min(limits.call_timeout).min(limits.idle_timeout)
+}
