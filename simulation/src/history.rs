@@ -21,10 +21,11 @@ use crate::{
     bundled::{self, Bundled},
     client::{self, CLIENTS},
     foreign::{self, Foreign},
+    memory,
     plan::{Act, COUNTERS, Mode, PROBES, Plan, StoreMode, What},
     record::{Record, visit_of},
     request::VISITS,
-    server::{SITE, Server},
+    server::{self, SITE, Server},
     worker::Command,
 };
 
@@ -49,14 +50,21 @@ pub struct End {
 }
 
 thread_local! {
+    /// Whether a history is lived through on this thread.
+    static LIVES: Cell<bool> = const { Cell::new(false) };
+    /// What the last panic in it said.
     static PANIC: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// From now on panics say what they have to say to the history that they are part of, and nobody else.
+/// From now on a panic that is a part of a history says what it has to say to that history alone.
 fn catch_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        panic::set_hook(Box::new(|panic| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !LIVES.get() {
+                return others(panic);
+            }
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             let payload = panic.payload();
             let text = payload.downcast_ref::<&str>().copied();
@@ -69,7 +77,10 @@ fn catch_panics() {
 /// Lives through `plan`. Tells `trace` what happens, if it is given.
 pub fn live(plan: &Plan, trace: Option<Rc<dyn Fn(u64, fmt::Arguments<'_>)>>) -> End {
     catch_panics();
+    server::prepare();
+    LIVES.set(true);
     PANIC.set(None);
+    let before = memory::held();
     let record = Record::new();
     let lived = panic::catch_unwind(AssertUnwindSafe(|| {
         world::begin(plan.seed, plan.world.clone());
@@ -81,6 +92,7 @@ pub fn live(plan: &Plan, trace: Option<Rc<dyn Fn(u64, fmt::Arguments<'_>)>>) -> 
         (world::counts(), world::now())
     }));
     let ended = panic::catch_unwind(AssertUnwindSafe(world::end));
+    LIVES.set(false);
     let mut violations = record.violations();
     if (lived.is_err() || ended.is_err())
         && let Some(panic) = PANIC.take()
@@ -88,7 +100,14 @@ pub fn live(plan: &Plan, trace: Option<Rc<dyn Fn(u64, fmt::Arguments<'_>)>>) -> 
         violations.push(panic);
     }
     let (counts, time) = lived.unwrap_or_default();
-    End { violations, answers: record.answers(), counts, time }
+    let answers = record.answers();
+    drop(record);
+    // What it says takes memory too.
+    let kept = memory::held() - before;
+    if violations.is_empty() && kept != 0 {
+        violations.push(format!("{kept} bytes are not given back"));
+    }
+    End { violations, answers, counts, time }
 }
 
 struct History<'a> {
@@ -326,6 +345,9 @@ impl<'a> History<'a> {
                     "worker {number} keeps {clients} clients and {calls} connections to counters"
                 ));
             }
+        }
+        if !self.server.has_no_calls() {
+            self.violation(format_args!("calls or connections to counters are left in a pool"));
         }
         // Its orders and its deadlines: two tasks for each worker.
         let tasks = world::tasks_of(SITE);

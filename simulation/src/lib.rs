@@ -5,7 +5,7 @@
 //! choice of a driver, the log, and the end of the process. A [`plan`] is drawn from a seed, a [`history`] is a plan
 //! that is lived through and checked, and [`search`] looks for one that fails.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![allow(
     // The product's modules are here whole, and not all of each is used.
     dead_code, unused_imports, missing_docs, unreachable_pub,
@@ -44,6 +44,7 @@ mod bundled;
 mod client;
 mod foreign;
 pub mod history;
+mod memory;
 pub mod plan;
 mod record;
 mod request;

@@ -187,6 +187,12 @@ impl Upstream {
         self.tell(|pool| pool.expire(clock::now()));
     }
 
+    /// Whether nothing is left of all calls and connections.
+    #[cfg(any(test, simulation))]
+    pub fn is_empty(&self) -> bool {
+        self.handles.borrow().is_empty() && self.pool.borrow().is_empty()
+    }
+
     /// Tells the pool of an event and does what it decides, after the pool is let go of: what is done may tell
     /// of another event.
     fn tell<T>(self: &Rc<Self>, event: impl FnOnce(&mut Pool) -> T) -> T {

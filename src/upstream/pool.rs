@@ -273,6 +273,13 @@ impl Pool {
         self.expire(now);
     }
 
+    /// Whether nothing is left of all calls and connections.
+    #[cfg(any(test, simulation))]
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { calls, connections, queue, idle, dialing, .. } = self;
+        calls.len() + connections.len() + queue.len() + idle.len() + dialing == 0
+    }
+
     /// Dials for each queued call that none is dialed for, as far as the limit allows.
     fn dial_for_queue(&mut self, now: Moment) {
         while self.dialing < self.queue.len()

@@ -235,7 +235,7 @@ pub fn end() {
         drop(task);
     }
     WORLD.with_borrow_mut(Option::take);
-    READY.with_borrow_mut(VecDeque::clear);
+    READY.take();
 }
 
 /// Starts a task in the process that runs.

@@ -92,12 +92,6 @@ impl Pool {
             assert_eq!(self.calls.queue_of(call.0).is_none(), ended, "{call:?} has a deadline");
         }
     }
-
-    /// Whether nothing is left of all calls and connections.
-    pub(in crate::upstream) fn is_empty(&self) -> bool {
-        let Self { calls, connections, queue, idle, dialing, .. } = self;
-        calls.len() + connections.len() + queue.len() + idle.len() + dialing == 0
-    }
 }
 
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
