@@ -29,13 +29,15 @@ use crate::{
 pub const CLIENTS: Process = Process::PEERS;
 /// A client that is still not served after so long will never be.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What a deadline may be late by: the tick, slow timers, the way there and back.
+const SPARE: Duration = Duration::from_millis(400);
 /// For an interim answer.
 const CONTINUE: Duration = Duration::from_millis(300);
 
 /// What a client expects next.
 enum Expected {
-    /// The answer to this request.
-    Answer(Request),
+    /// The answer to this request, which has been sent whole since this time.
+    Answer(Request, Option<Duration>),
     /// A refusal, then the end.
     Refusal,
     /// Any refusal, the answer to a request that is none for a visit, or the end.
@@ -49,6 +51,15 @@ enum End {
     Reset,
 }
 
+/// By when the server does something.
+#[derive(Debug, Clone, Copy, Default)]
+struct Deadlines {
+    head: Duration,
+    body: Duration,
+    idle: Duration,
+    call: Duration,
+}
+
 /// What a client knows.
 struct State {
     name: String,
@@ -59,6 +70,13 @@ struct State {
     told_last: Cell<bool>,
     interim: Cell<bool>,
     ended: Cell<Option<End>>,
+    /// When the last answer came.
+    answered_at: Cell<Duration>,
+    deadlines: Deadlines,
+    /// Whether nothing stands against its requests being answered.
+    calm: bool,
+    /// Whether what it does too slowly must be noticed in time.
+    strict: bool,
     /// Whether a 408 may come: the world or the client is slow.
     slow: bool,
     waker: RefCell<Option<Waker>>,
@@ -70,17 +88,18 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
     let calm = is_calm(client, plan);
     let answered = calm && !plan.drains_early;
     let paused = client.steps.iter().any(|(_, step)| matches!(step, Step::Request(_, Some(_))));
+    let limits = &plan.clients_limits;
     let state = Rc::new(State {
-        name: format!("client {}", client.id),
-        record: Rc::clone(record),
-        expected: RefCell::default(),
-        received: RefCell::default(),
-        told_last: Cell::new(false),
-        interim: Cell::new(false),
-        ended: Cell::new(None),
+        calm,
+        strict: is_swift(plan) && !plan.may_cut() && client.reading == Reading::Prompt,
         slow: paused || !is_swift(plan),
-        waker: RefCell::new(None),
-        told: RefCell::default(),
+        deadlines: Deadlines {
+            head: limits.head_timeout,
+            body: limits.body_timeout,
+            idle: limits.idle_timeout,
+            call: plan.upstream.call_timeout,
+        },
+        ..State::new(format!("client {}", client.id), record)
     });
     for (_, step) in &client.steps {
         if let Step::Request(Request { subject: Subject::Visit(visit), .. }, _) = step {
@@ -109,18 +128,8 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
 pub async fn probe(worker: usize, visit: usize, tries: usize, record: Rc<Record>) -> Vec<Told> {
     let mut told = Vec::new();
     for _ in 0..tries {
-        let state = Rc::new(State {
-            name: format!("probe of worker {worker}"),
-            record: Rc::clone(&record),
-            expected: RefCell::new(VecDeque::from([Expected::Answer(Request::visit(visit))])),
-            received: RefCell::default(),
-            told_last: Cell::new(false),
-            interim: Cell::new(false),
-            ended: Cell::new(None),
-            slow: true,
-            waker: RefCell::new(None),
-            told: RefCell::default(),
-        });
+        let state = State::new(format!("probe of worker {worker}"), &record);
+        state.expected.borrow_mut().push_back(Expected::Answer(Request::visit(visit), None));
         let Ok(stream) = TcpStream::connect_addr(server::address(worker)).await else {
             return told;
         };
@@ -179,6 +188,25 @@ fn is_calm(client: &Client, plan: &Plan) -> bool {
 }
 
 impl State {
+    fn new(name: String, record: &Rc<Record>) -> Self {
+        Self {
+            name,
+            record: Rc::clone(record),
+            expected: RefCell::default(),
+            received: RefCell::default(),
+            told_last: Cell::new(false),
+            interim: Cell::new(false),
+            ended: Cell::new(None),
+            answered_at: Cell::default(),
+            deadlines: Deadlines::default(),
+            calm: false,
+            strict: false,
+            slow: true,
+            waker: RefCell::new(None),
+            told: RefCell::default(),
+        }
+    }
+
     /// Sends what the client has to send, and waits as it is to.
     async fn act(&self, stream: &TcpStream, client: &Client) {
         for (_, step) in &client.steps {
@@ -192,7 +220,15 @@ impl State {
                 stream.end();
                 self.end().await;
             }
-            Ending::Server => self.end().await,
+            Ending::Server => {
+                self.answered().await;
+                let answered = world::now();
+                self.end().await;
+                let idle = world::now() - answered;
+                if self.calm && idle > self.deadlines.idle + SPARE {
+                    self.wrong(format_args!("was idle for {idle:?}, and not closed before"));
+                }
+            }
             Ending::Close => {}
             Ending::Reset => stream.reset_at_close(),
         }
@@ -224,7 +260,8 @@ impl State {
         pause: Option<(usize, Duration)>,
     ) -> Option<()> {
         let (bytes, head) = request.bytes();
-        self.expected.borrow_mut().push_back(Expected::Answer(request.clone()));
+        self.expected.borrow_mut().push_back(Expected::Answer(request.clone(), None));
+        let begins = self.expected.borrow().len() == 1;
         let (mut from, length) = (0, bytes.len());
         if request.expects_continue && head < length {
             stream.send(bytes[..head].to_vec()).await.ok()?;
@@ -240,8 +277,22 @@ impl State {
             stream.send(bytes[from..place].to_vec()).await.ok()?;
             from = place;
             sleep(pause).await;
+            let (what, most) = match place < head {
+                true => ("head", self.deadlines.head),
+                false => ("body", self.deadlines.body),
+            };
+            if self.strict && begins && pause > most + SPARE && !self.is_answered() {
+                self.wrong(format_args!("took {pause:?} over a {what}, and was not told that it is too slow"));
+            }
         }
-        stream.send(bytes[from..].to_vec()).await.ok()
+        stream.send(bytes[from..].to_vec()).await.ok()?;
+        // It may have been refused before.
+        if let Some(Expected::Answer(last, sent)) = self.expected.borrow_mut().back_mut()
+            && last == request
+        {
+            *sent = Some(world::now());
+        }
+        Some(())
     }
 
     fn is_answered(&self) -> bool {
@@ -312,7 +363,7 @@ impl State {
     fn judge(&self) {
         while !self.received.borrow().is_empty() {
             let head_only = match self.expected.borrow().front() {
-                Some(Expected::Answer(request)) => request.method == "HEAD",
+                Some(Expected::Answer(request, _)) => request.method == "HEAD",
                 _ => false,
             };
             let read = answers::read(&self.received.borrow(), head_only);
@@ -349,7 +400,7 @@ impl State {
         }
         let mut expected = self.expected.borrow_mut();
         if answer.status == 100 {
-            if !matches!(expected.front(), Some(Expected::Answer(request)) if request.expects_continue)
+            if !matches!(expected.front(), Some(Expected::Answer(request, _)) if request.expects_continue)
             {
                 self.wrong(format_args!("was told to go on, and had not asked"));
             }
@@ -364,11 +415,24 @@ impl State {
             Expected::Anything => expected.push_front(Expected::Anything),
             Expected::Refusal if (400..600).contains(&answer.status) && answer.closes() => {}
             Expected::Refusal => self.wrong(format_args!("was to be refused, and got {answer:?}")),
-            Expected::Answer(_) if answer.status == 408 && self.slow && answer.closes() => {}
-            Expected::Answer(request) => match answers::judge(&request, answer) {
-                Ok(told) => self.note(&request, told),
+            Expected::Answer(..) if answer.status == 408 && self.slow && answer.closes() => {}
+            Expected::Answer(request, sent) => match answers::judge(&request, answer) {
+                Ok(told) => {
+                    self.judge_time(sent);
+                    self.note(&request, told);
+                }
                 Err(why) => self.wrong(format_args!("{why}")),
             },
+        }
+    }
+
+    /// An answer comes within the time of a call after the answer before it, and after its request.
+    fn judge_time(&self, sent: Option<Duration>) {
+        let now = world::now();
+        let before = self.answered_at.replace(now);
+        let since = sent.unwrap_or(now).max(before);
+        if self.calm && now - since > self.deadlines.call + SPARE {
+            self.wrong(format_args!("was answered after {:?}", now - since));
         }
     }
 
