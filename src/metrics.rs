@@ -1,4 +1,6 @@
-//! Counts, written by one thread each and read by the admin listener.
+//! Counts, each written by one thread and read by the admin listener. [`registry()`] gives them to Prometheus.
+
+mod registry;
 
 use std::sync::{
     Arc, OnceLock,
@@ -6,19 +8,14 @@ use std::sync::{
 };
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{
-        counter::{ConstCounter, Counter},
-        family::Family,
-        gauge::{ConstGauge, Gauge},
-        info::Info,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
-/// A number that one thread writes and others read. Writing is a plain load, add and store: the
-/// writer is alone, so nothing can come between.
+pub use self::registry::registry;
+
+/// A number that one thread writes and others read. Writing is a plain load, add and store: there is one writer, so
+/// no update is lost.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
@@ -28,12 +25,12 @@ impl Count {
         self.0.store(self.read().wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// Takes one off.
+    /// Subtracts one.
     pub fn decrement(&self) {
         self.0.store(self.read().wrapping_sub(1), Ordering::Relaxed);
     }
 
-    /// Puts another number in its place.
+    /// Sets the number.
     pub fn set(&self, number: u64) {
         self.0.store(number, Ordering::Relaxed);
     }
@@ -44,12 +41,12 @@ impl Count {
     }
 }
 
-/// Why a visit was not registered, as far as its counter goes.
+/// Why a visit was not registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// Nobody listens at the counter's address.
     Refused,
-    /// No connection stood in time.
+    /// No connection was established in time.
     ConnectTimedOut,
     /// The counter's name has no address.
     NoAddress,
@@ -57,7 +54,7 @@ pub enum Failure {
     NoConnection,
     /// The call took too long.
     TimedOut,
-    /// The connection ended before the answer, or what came was no HTTP response.
+    /// The connection ended before the answer, or what was received is no HTTP response.
     Broken,
     /// The answer had this status, which does not say that the visit was counted.
     Status(u16),
@@ -163,13 +160,13 @@ impl WorkerMetrics {
 
     /// Visits that were started and are in no book yet.
     pub fn in_flight(&self) -> u64 {
-        // This book first: what is abandoned meanwhile must not be missing from those that were started.
+        // Read first: a visit that starts and is abandoned between the reads must not be subtracted alone.
         let abandoned = self.abandoned.read();
         self.unanswered().saturating_sub(abandoned)
     }
 }
 
-/// The sums over all workers that the last line tells, once they have stopped.
+/// The sums over all workers once they have stopped, for the last log line.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
     /// Visits answered with the welcome page.
@@ -178,7 +175,7 @@ pub struct Totals {
     pub erred: u64,
     /// Visits refused for overload.
     pub refused: u64,
-    /// Visits whose outcome nobody was told: their client left, or the drain cut them.
+    /// Visits that ended without an answer: their client left, or the drain cut them.
     pub abandoned: u64,
     /// Client connections open.
     pub connections: u64,
@@ -197,7 +194,7 @@ impl Totals {
     }
 }
 
-/// How the settings were read last, named as Prometheus names it of itself.
+/// How the last reload went, with the names that Prometheus uses for its own.
 #[derive(Debug, Default)]
 pub struct ReloadMetrics {
     successful: Gauge,
@@ -206,23 +203,23 @@ pub struct ReloadMetrics {
 }
 
 impl ReloadMetrics {
-    /// Those of a server that starts: its settings were right.
+    /// For a server that starts: its settings were right.
     pub fn started(unix_seconds: u64) -> Self {
         let metrics = Self::default();
         // Both rows are there from the beginning.
         metrics.count("failed", 0);
         metrics.count("ok", 0);
-        metrics.hold(unix_seconds);
+        metrics.note_success(unix_seconds);
         metrics
     }
 
-    /// Settings were read and hold from now on.
+    /// Settings were read and apply from now on.
     pub fn succeeded(&self, unix_seconds: u64) {
         self.count("ok", 1);
-        self.hold(unix_seconds);
+        self.note_success(unix_seconds);
     }
 
-    /// Settings were read that are wrong.
+    /// Wrong settings were read.
     pub fn failed(&self) {
         self.count("failed", 1);
         self.successful.set(0);
@@ -232,7 +229,7 @@ impl ReloadMetrics {
         self.reloads.get_or_create(&[("outcome", outcome)]).inc_by(reloads);
     }
 
-    fn hold(&self, unix_seconds: u64) {
+    fn note_success(&self, unix_seconds: u64) {
         self.successful.set(1);
         self.success_seconds.set(unix_seconds.cast_signed());
     }
@@ -267,205 +264,4 @@ pub struct CounterMetrics {
     pub named: Count,
     /// Commits that have added something.
     pub commits: Count,
-}
-
-/// A registry that gives the counts of the workers, and of the bundled counter if there is one, in the
-/// Prometheus text format when it is encoded.
-pub fn registry(
-    workers: Vec<Arc<WorkerMetrics>>,
-    counter: Option<Arc<CounterMetrics>>,
-    reloads: &ReloadMetrics,
-) -> Registry {
-    let mut registry = Registry::with_prefix("tallyring");
-    registry.register(
-        "build",
-        "The version that runs",
-        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
-    );
-    reloads.register(&mut registry);
-    registry.register_collector(Box::new(Workers(workers)));
-    if let Some(counter) = counter {
-        registry.register_collector(Box::new(Bundled(counter)));
-    }
-    registry
-}
-
-#[derive(Debug)]
-struct Bundled(Arc<CounterMetrics>);
-
-impl Collector for Bundled {
-    /// The counter without a name alone: the names are their callers', and there may be many.
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let help =
-            "Total of the bundled counter, without those that have a name; it outlives the process";
-        let mut row = |name, help, count: &Count| {
-            let count = ConstCounter::new(count.read());
-            let unit: Option<&Unit> = None;
-            count.encode(encoder.encode_descriptor(name, help, unit, count.metric_type())?)
-        };
-        row("counted", help, &self.0.total)?;
-        row("commits", "Durable commits of the bundled counter", &self.0.commits)
-    }
-}
-
-#[derive(Debug)]
-struct Workers(Vec<Arc<WorkerMetrics>>);
-
-/// A labelled family: one value for each worker and label.
-type Rows<'a> = &'a dyn Fn(&WorkerMetrics) -> Vec<([(&'static str, &'static str); 1], u64)>;
-
-impl Collector for Workers {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        self.family(
-            &mut encoder,
-            "visits",
-            "Visits that have ended, by outcome",
-            Kind::Counter,
-            &|w| {
-                vec![
-                    ([("outcome", "welcomed")], w.welcomed.read()),
-                    ([("outcome", "erred")], w.erred.read()),
-                    ([("outcome", "refused")], w.refused.read()),
-                    ([("outcome", "abandoned")], w.abandoned.read()),
-                ]
-            },
-        )?;
-        let help = "Visits that have erred, by cause";
-        self.family(&mut encoder, "visits_erred", help, Kind::Counter, &|w| {
-            let rows = Failure::LABELS.iter().zip(&w.failures);
-            rows.map(|(label, count)| ([("cause", *label)], count.read())).collect()
-        })?;
-        let help = "Visits that were started and have not ended";
-        self.family(&mut encoder, "visits_in_flight", help, Kind::Gauge, &|w| {
-            vec![([("peer", "client")], w.in_flight())]
-        })?;
-        let peer = |name| [("peer", name)];
-        self.family(&mut encoder, "connections", "Open connections", Kind::Gauge, &|w| {
-            vec![
-                (peer("client"), w.connections.read()),
-                (peer("counter"), w.counter_connections.read()),
-            ]
-        })?;
-        let help = "Connections accepted from clients";
-        self.family(&mut encoder, "connections_accepted", help, Kind::Counter, &|w| {
-            vec![(peer("client"), w.accepted.read())]
-        })?;
-        let help = "Connections of clients closed to make room for others";
-        self.family(&mut encoder, "connections_evicted", help, Kind::Counter, &|w| {
-            vec![(peer("client"), w.evicted.read())]
-        })?;
-        let help = "Requests for what is not counted, such as files, answered without a call";
-        self.family(&mut encoder, "requests_uncounted", help, Kind::Counter, &|w| {
-            vec![(peer("client"), w.uncounted.read())]
-        })?;
-        let help = "Requests refused as malformed, too large or too slow";
-        self.family(&mut encoder, "bad_requests", help, Kind::Counter, &|w| {
-            vec![(peer("client"), w.bad_requests.read())]
-        })?;
-        let help = "Counters that fail: their visits fail at once, but for a probe now and then";
-        self.family(&mut encoder, "counters_failing", help, Kind::Gauge, &|w| {
-            vec![(peer("counter"), w.counters_failing.read())]
-        })?;
-        let help = "Panics caught at a task's boundary";
-        self.family(&mut encoder, "panics", help, Kind::Counter, &|w| {
-            vec![(peer("client"), w.panics.read())]
-        })?;
-        let help = "1 for the driver that the worker waits on";
-        self.family(&mut encoder, "driver", help, Kind::Gauge, &|w| {
-            w.driver.get().map(|name| ([("driver", *name)], 1)).into_iter().collect()
-        })
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Counter,
-    Gauge,
-}
-
-impl Workers {
-    fn family(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        kind: Kind,
-        rows: Rows<'_>,
-    ) -> Result<(), std::fmt::Error> {
-        let unit: Option<&Unit> = None;
-        let metric_type = match kind {
-            Kind::Counter => ConstCounter::new(0u64).metric_type(),
-            Kind::Gauge => ConstGauge::new(0i64).metric_type(),
-        };
-        let mut family = encoder.encode_descriptor(name, help, unit, metric_type)?;
-        for (number, worker) in self.0.iter().enumerate() {
-            let number = number.to_string();
-            for ([label], value) in rows(worker) {
-                let labels = [("worker", number.as_str()), label];
-                let row = family.encode_family(&labels)?;
-                match kind {
-                    Kind::Counter => ConstCounter::new(value).encode(row)?,
-                    // A gauge is signed; no count of connections comes near the sign.
-                    Kind::Gauge => ConstGauge::new(value.cast_signed()).encode(row)?,
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_text_has_a_row_for_each_worker_and_label() {
-        let worker = Arc::new(WorkerMetrics::default());
-        worker.welcomed.increment();
-        worker.welcomed.increment();
-        worker.connections.increment();
-        worker.connections.increment();
-        worker.connections.decrement();
-        worker.driver.set("epoll").unwrap();
-        let mut text = String::new();
-        let workers = vec![Arc::new(WorkerMetrics::default()), Arc::clone(&worker)];
-        let reloads = ReloadMetrics::started(0);
-        let registry = registry(workers.clone(), None, &reloads);
-        reloads.failed();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        assert!(!text.contains("tallyring_counted_total"), "{text}");
-        for row in [
-            "tallyring_visits_total{worker=\"0\",outcome=\"welcomed\"} 0",
-            "tallyring_visits_total{worker=\"1\",outcome=\"welcomed\"} 2",
-            "tallyring_connections{worker=\"1\",peer=\"client\"} 1",
-            "tallyring_driver{worker=\"1\",driver=\"epoll\"} 1",
-            "tallyring_config_last_reload_successful 0",
-            "tallyring_config_reloads_total{outcome=\"failed\"} 1",
-            "tallyring_config_reloads_total{outcome=\"ok\"} 0",
-            "# EOF",
-        ] {
-            assert!(text.lines().any(|line| line == row), "no {row:?} in\n{text}");
-        }
-        assert_eq!(
-            Totals::of(&workers),
-            Totals { welcomed: 2, connections: 1, ..Default::default() }
-        );
-    }
-
-    #[test]
-    fn the_text_has_the_total_of_a_bundled_counter() {
-        let counter = Arc::new(CounterMetrics::default());
-        counter.total.set(1_234);
-        counter.commits.increment();
-        let mut text = String::new();
-        let registry = registry(Vec::new(), Some(counter), &ReloadMetrics::started(0));
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        for row in [
-            "# TYPE tallyring_counted counter",
-            "tallyring_counted_total 1234",
-            "tallyring_commits_total 1",
-        ] {
-            assert!(text.lines().any(|line| line == row), "no {row:?} in\n{text}");
-        }
-    }
 }
