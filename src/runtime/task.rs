@@ -1,5 +1,5 @@
-//! Tasks on a worker, and what becomes of one that panics: it is logged and counted, and it alone
-//! ends. But where the process is of no use without it, the process ends.
+//! Tasks on a worker. A panic is logged and counted, and ends its task only; the panic of an essential task ends the
+//! process.
 
 use std::{
     any::Any,
@@ -16,11 +16,11 @@ use futures_util::FutureExt;
 
 use crate::{log, metrics::WorkerMetrics};
 
-/// For the message of a process that ends to be written.
-const LAST_WORD: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for its message to be written.
+const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// From now on what panics say goes to the log, whose lines wait for nobody. The standard library would write
-/// it to standard error, where a reader who does not read would stop the worker.
+/// From now on panic messages go to the log, which never blocks. The standard library would write them to standard
+/// error, where a reader that does not read would stop the worker.
 pub fn log_panics() {
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -49,8 +49,8 @@ where
     monoio::spawn(guarded)
 }
 
-/// Runs a task that its worker cannot live without. A panic in it, or an error, ends the process: a worker
-/// that is half alive would keep its listeners and answer nobody.
+/// Runs an essential task of a worker. A panic in it, or an error, ends the process: the worker would keep its
+/// listeners and answer nobody.
 pub fn spawn_essential<F>(name: &'static str, task: F) -> monoio::task::JoinHandle<()>
 where
     F: Future<Output = io::Result<()>> + 'static,
@@ -62,7 +62,7 @@ where
     }))
 }
 
-/// Starts a thread that the process cannot live without: a panic in it ends the process.
+/// Starts an essential thread: a panic in it ends the process.
 ///
 /// # Errors
 /// When the thread cannot be started.
@@ -77,13 +77,11 @@ where
     })
 }
 
-/// Ends the process, since a part of it has ended that it cannot live without. Whoever watches over it
-/// starts it again.
+/// Ends the process, since an essential part of it has ended. The service manager can start it again.
 pub fn end_process(part: &str, why: &dyn Display) -> ! {
-    // Not by the log, whose lines another thread writes. Nor does the end wait for whoever reads the message,
-    // who may be gone, or not read.
-    let line =
-        format!("{part} has failed, and the server is of no use without it: {why}; aborting");
+    // Not by the log, whose lines another thread writes. The message has a thread of its own, since its reader may be
+    // gone, or may not read.
+    let line = format!("{part} has failed, and the server cannot run without it: {why}; aborting");
     let (written, told) = mpsc::channel();
     let tell = move || {
         log::complain(&line);
@@ -91,7 +89,7 @@ pub fn end_process(part: &str, why: &dyn Display) -> ! {
         let _ = written.send(());
     };
     if thread::Builder::new().spawn(tell).is_ok() {
-        let _ = told.recv_timeout(LAST_WORD);
+        let _ = told.recv_timeout(LAST_MESSAGE_TIMEOUT);
     }
     process::abort();
 }
