@@ -1,7 +1,7 @@
 //! Writes the manual pages of tallyring and its completions for bash, zsh and fish:
 //! `cargo run --example manual -- DIRECTORY`
 //!
-//! They are made from the arguments themselves, and here and not in the program, so that it stays small.
+//! They are made from the arguments, and not by the program itself, so that it stays small.
 
 #![forbid(unsafe_code)]
 
@@ -15,24 +15,24 @@ use clap_mangen::Man;
 const FURTHER: &str = r#".SH "EXIT STATUS"
 .TP
 0
-The server was asked to stop and has stopped; what was asked for is done.
+The server stopped as it was asked to; the command succeeded.
 .TP
 1
-It could not start; who was asked is not healthy; there is no total, no backup or no restore.
+It could not start; the server that was asked is not healthy; a total, backup or restore failed.
 .TP
 2
 The arguments or settings are wrong, and nothing was tried.
 .TP
 128 + N
-A second signal N has ended it at once.
+A second signal N ended it at once.
 .SH SIGNALS
 .TP
 SIGTERM, SIGINT
-Accept no more, finish visits under way, and end; the second one ends at once.
+Accept no more, finish visits in progress, and end; a second signal ends it at once.
 .TP
 SIGHUP
-Read the file of settings and the pages anew, apply what needs no restart, and log what does. Where a setting is
-wrong, all stay as they were.
+Read the settings file and the pages again, apply what needs no restart, and log what does. If a setting is wrong,
+nothing changes.
 .SH FILES
 .TP
 /etc/default/tallyring
@@ -42,7 +42,7 @@ Settings of the service, as variables.
 The totals of the service's counter.
 .TP
 /var/lib/tallyring/counter.redb.before-restore
-Those that were there before a restore.
+The totals from before a restore.
 "#;
 
 fn main() -> ExitCode {

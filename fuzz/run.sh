@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs each fuzz target for some seconds: fuzz/run.sh [SECONDS]
-# Any toolchain will do: coverage is asked for without a sanitizer, since nothing here is unsafe.
+# Works with any toolchain: coverage needs no sanitizer here, since no code is unsafe.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}

@@ -3,21 +3,21 @@
 //! The crate from the top down; a module uses those below it only, which `tests/layers.rs` checks:
 //!
 //! - [`cli`]: arguments in, exit status out.
-//! - `doctor`, `health`, `totals`: commands that look or ask, and end.
+//! - `doctor`, `health`, `totals`: commands that report on the machine, a server or a counter's file, and end.
 //! - `server`: binds everything, starts the workers, waits for signals, reloads, drains; the admin listener.
 //! - `counter_check`, `ask`: one question to a running server.
 //! - `config`: flags, environment and file become one validated value, which is then only read.
 //! - `worker`: what one core owns. Workers share nothing while they serve.
 //! - `site`: which requests are visits and what each request gets.
 //! - `upstream`: the counter as a client sees it. A visit is sent at most once.
-//! - `counter`: the bundled counter. What it answered is on disk.
+//! - `counter`: the bundled counter. What it has answered is on disk.
 //! - `connection`: one client. Answers leave in the order of their requests; every wait has a deadline.
 //! - `listener`: the `SO_REUSEPORT` sockets, and how connections are accepted from them.
 //! - [`http`]: the wire format, pure. What it accepts obeys every rule; what it consumes is bounded.
 //! - `runtime`: the driver, tasks, clock, deadlines, mailbox, cooperative budget, read buffers.
-//! - `metrics`, `log`, `plural`: written to by all others, never asked.
+//! - `metrics`, `log`, `plural`: written to by all others, never read by them.
 //!
-//! ARCHITECTURE.md tells the way of a visit through it.
+//! ARCHITECTURE.md follows a visit through these modules.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

@@ -27,25 +27,25 @@ use crate::{
     },
 };
 
-/// How often waits are looked over for their ends: deadlines are kept to this much. When a worker is
-/// so busy that its timer does not run, the calls themselves look.
+/// How often deadlines are checked, and so how exactly they are kept. When a worker is so busy that its timer does
+/// not run, each new call to a counter checks those of the calls.
 const TICK: Duration = Duration::from_millis(100);
-/// The finest tick, for deadlines shorter than ten of the usual ones.
+/// The shortest tick, for deadlines shorter than ten of the usual ones.
 const TICK_MIN: Duration = Duration::from_millis(2);
 
-/// What a worker is asked to do.
+/// A command to a worker.
 pub enum Command<M> {
     /// Accept clients from now on.
     Serve,
-    /// Accept no more, finish what is under way, and report.
+    /// Accept no more, finish what is in progress, and report.
     Drain,
-    /// Stop at once, whatever is under way, and report.
+    /// Stop at once, whatever is in progress, and report.
     Stop,
-    /// Tell the service.
+    /// Give the service a message.
     Deliver(M),
-    /// From now on, clients may do this, and this is the shortest deadline of the service.
+    /// Apply these limits to clients from now on; the second value is the shortest deadline of the service.
     Limit(ClientLimits, Option<Duration>),
-    /// Say here that all orders before this one are done.
+    /// Confirm here that all commands before this one are done.
     Confirm(mpsc::Sender<()>),
     /// Report that all parts of it still work.
     Ping,
@@ -54,25 +54,25 @@ pub enum Command<M> {
 /// What a worker reports.
 #[derive(Debug)]
 pub enum Report {
-    /// Its runtime and service stand; it waits for [`Command::Serve`].
+    /// Its runtime and service are ready; it waits for [`Command::Serve`].
     Ready(Driver),
-    /// It cannot work.
+    /// It cannot run.
     Failed(WorkerError),
     /// Its last client has left.
     Drained,
-    /// It was cut: nothing happens on it any more, and its counts are final.
+    /// It has stopped: nothing runs on it any more, and its counts are final.
     Stopped,
-    /// It was asked: it accepts, and keeps its deadlines.
+    /// The answer to [`Command::Ping`]: it accepts connections and keeps its deadlines.
     Pong,
 }
 
-/// Why a worker cannot work.
+/// Why a worker cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// No runtime.
     #[error(transparent)]
     Driver(#[from] DriverError),
-    /// Something of the system's.
+    /// A system call failed.
     #[error("a worker cannot start: {0}")]
     Io(#[from] io::Error),
 }
@@ -83,17 +83,17 @@ pub struct Plan<M, F> {
     pub name: String,
     /// The core to pin it to.
     pub core: Option<usize>,
-    /// What it may wait on.
+    /// Which driver it may use.
     pub driver: driver::Choice,
-    /// Where it accepts.
+    /// The sockets that it accepts from.
     pub listeners: Vec<Listener>,
-    /// What its clients may do.
+    /// The limits of its clients.
     pub limits: ClientLimits,
     /// The shortest deadline of its service, if it has any.
     pub shortest_wait: Option<Duration>,
-    /// Its counts.
+    /// Its metrics.
     pub metrics: Arc<WorkerMetrics>,
-    /// Its orders.
+    /// The commands to it.
     pub orders: mailbox::Receiver<Command<M>>,
     /// Makes its service, on its thread.
     pub make: F,
@@ -109,8 +109,8 @@ where
     F: FnOnce() -> V + Send + 'static,
     R: Fn(Report) + Clone + Send + 'static,
 {
-    // Tasks catch their own panics. One that gets past them has left the worker half alive, with a
-    // listener that takes connections and answers none: better none than that.
+    // Tasks catch their own panics. One that gets past them would leave a listener that takes connections and answers
+    // none, so it ends the process.
     task::spawn_essential_thread(plan.name.clone(), move || run(plan, report)).map(drop)
 }
 
@@ -138,10 +138,10 @@ where
     }
 }
 
-/// Does what it is ordered until it is cut, or nobody is there to order.
+/// Obeys commands until it is stopped or all senders are gone.
 ///
 /// # Errors
-/// When its orders do not reach it any more.
+/// When commands do not reach it any more.
 pub(crate) async fn work<V, F, R>(
     plan: Plan<V::Message, F>,
     driver: Driver,
@@ -182,7 +182,7 @@ where
             Command::Deliver(message) => service.on_message(message),
             Command::Limit(limits, shortest_wait) => {
                 clients.set_limits(limits);
-                // The tick under way keeps its length, which is never long.
+                // The present tick keeps its length, which is never long.
                 tick.set(tick_for(&limits, shortest_wait));
             }
             Command::Confirm(confirmed) => {
@@ -204,8 +204,8 @@ where
     Ok(())
 }
 
-/// Begins to accept on one listener. Without it the worker would keep the socket and serve nobody who
-/// connects to it; but once it drains, others do.
+/// Starts to accept on one listener. A failure ends the process, since the worker would keep the socket and answer
+/// nobody who connects to it; while it drains, other listeners get those clients.
 fn accept<V: Service>(
     listener: Listener,
     clients: &Rc<ClientContext>,
@@ -213,7 +213,7 @@ fn accept<V: Service>(
     liveness: &Rc<Liveness>,
 ) -> JoinHandle<()> {
     let clients = Rc::clone(clients);
-    // Before the task runs: it may be asked before.
+    // Before the task runs: a ping may come earlier.
     let shown = liveness.add_part();
     let accepting = accept_connections(
         listener,
@@ -233,8 +233,8 @@ fn accept<V: Service>(
     })
 }
 
-/// Accepts clients until the worker drains, then those that the kernel had already queued. What it waits
-/// on ends when `liveness` interrupts it: it then shows that it lives, or sees that the worker drains.
+/// Accepts clients until the worker drains, then those that the kernel has already queued. `liveness` interrupts its
+/// waits, so that it shows that it is alive, or sees that the worker drains.
 ///
 /// # Errors
 /// When the socket fails for good.
@@ -319,10 +319,10 @@ mod tests {
     use super::*;
     use crate::{connection::Response, http::request::Request, listener::After};
 
-    /// Says which fault the process is to have that is to die of it.
+    /// The environment variable that names the fault of the child process.
     const FAULT: &str = "TALLYRING_TEST_FAULT";
 
-    /// Has the fault that the environment says.
+    /// A service that panics as its fault says.
     struct Faulty(String);
 
     impl Service for Faulty {
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_is_half_lost_ends_the_process() {
+    fn a_worker_that_loses_a_part_ends_the_process() {
         if let Ok(fault) = env::var(FAULT) {
             run_with_fault(fault);
         }
@@ -396,14 +396,14 @@ mod tests {
             ("deadlines", "deadlines"),
             ("listener", "listener"),
         ] {
-            let name = "worker::tests::a_worker_that_is_half_lost_ends_the_process";
+            let name = "worker::tests::a_worker_that_loses_a_part_ends_the_process";
             let child = || {
                 let mut child = Process::new(env::current_exe().unwrap());
                 child.args(["--exact", name, "--nocapture"]).env(FAULT, fault);
                 child.stdout(Stdio::null());
                 child
             };
-            // Whoever reads the message may be gone, or not read.
+            // The reader of the message may be gone, or may not read.
             let (reader, broken) = io::pipe().unwrap();
             drop(reader);
             let (_reader, mut full) = io::pipe().unwrap();

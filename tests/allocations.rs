@@ -1,4 +1,4 @@
-//! A visit on connections that stand allocates nothing on its worker.
+//! A visit on established connections allocates nothing on its worker.
 //!
 //! The server runs inside this process, so that an allocator can count for its worker's thread.
 
@@ -20,7 +20,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 struct Counting;
 
-/// The thread that is counted for.
+/// The thread whose allocations are counted.
 static WATCHED: AtomicI32 = AtomicI32::new(0);
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
@@ -115,10 +115,10 @@ fn a_visit_allocates_nothing() {
     WATCHED.store(thread_named("worker-0").expect("a worker"), Ordering::SeqCst);
     (0..VISITS).for_each(|_| visit());
     let allocations = ALLOCATIONS.load(Ordering::SeqCst);
-    // Once a second the pages are rendered anew, which allocates: some dozens of times each. One
-    // allocation a visit would be a hundred times the bound.
+    // Once a second the pages are rendered again, with some dozens of allocations each. One allocation a visit would
+    // be ten times the bound.
     assert!(allocations < VISITS / 10, "{allocations} allocations in {VISITS} visits");
-    // And the counter counts: another connection does allocate.
+    // The count works: another connection does allocate.
     let before = ALLOCATIONS.load(Ordering::SeqCst);
     assert_eq!(Client::connect(address).get("/").body, WELCOME);
     assert!(ALLOCATIONS.load(Ordering::SeqCst) > before);

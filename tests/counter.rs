@@ -1,4 +1,4 @@
-//! The bundled counter: what it answers, and that what it answered stays.
+//! The bundled counter: what it answers, and that what it has answered stays counted.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,12 +6,11 @@ mod common;
 
 use std::{
     fs,
-    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
-use common::{Books, Client, PATIENCE, Server, WELCOME, get_request, serve, tallyring};
+use common::{Books, Client, PATIENCE, Server, WELCOME, get_request, limited, serve, tallyring};
 
 fn counter(store: &str) -> Server {
     Server::start(&["counter", "--store", store], &[])
@@ -126,7 +125,7 @@ fn kill_9_under_load_loses_no_welcomed_visit() {
                     })
                 })
                 .collect();
-            // In the middle of it, however fast this machine is.
+            // In the middle of the load, however fast this machine is.
             for _ in 0..200 * round {
                 enough.recv_timeout(PATIENCE).unwrap();
             }
@@ -147,7 +146,7 @@ fn kill_9_under_load_loses_no_welcomed_visit() {
     assert!(counted <= sent, "{counted} counted, {sent} sent");
 }
 
-/// A site that takes no port of anybody else's.
+/// A site without the default ports.
 const SERVE: [&str; 5] = ["serve", "--admin", "off", "--counter-listen", "off"];
 
 #[track_caller]
@@ -185,7 +184,7 @@ fn a_foreign_file_is_left_as_it_is() {
 }
 
 #[test]
-fn an_empty_file_is_refused_unless_it_is_to_be_begun_anew() {
+fn an_empty_file_is_refused_without_create() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("counter.redb");
     let store = format!("redb:{}", path.display());
@@ -211,13 +210,13 @@ fn a_running_counter_refuses_until_its_file_is_back() {
     for _ in 0..3 {
         assert_eq!(post(&mut client, "/counter").0, 503);
     }
-    assert!(!path.exists(), "it was made anew");
+    assert!(!path.exists(), "it was made again");
     server.wait_for_line("was moved or deleted");
     fs::rename(&away, &path).unwrap();
     assert_eq!(post(&mut client, "/counter").1, "2\n");
-    // The same was said once.
+    // The same was logged once.
     server.wait_for_line("works again");
-    // A copy is another file, which holds as much.
+    // A copy is another file with the same totals.
     fs::copy(&path, &away).unwrap();
     fs::remove_file(&path).unwrap();
     assert_eq!(post(&mut client, "/counter").0, 503);
@@ -238,13 +237,11 @@ fn a_full_disk_refuses_and_loses_nothing() {
         post(&mut client, "/counter?by=41").1
     };
     assert_eq!(before, "41\n");
-    // A limit on the size of files, at what this one has now, stands for a disk that is full: names
-    // make it grow until it cannot.
+    // A limit on the size of files, at the size of this one, acts as a full disk: names make the file grow until it
+    // cannot.
     let blocks = fs::metadata(&path).unwrap().len() / 1024;
-    let mut command = Command::new("bash");
-    let script = format!("ulimit -f {blocks}; exec \"$@\"");
-    command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_tallyring")]);
-    command.args(["counter", "--listen", "127.0.0.1:0", "--store", &store]);
+    let arguments = ["counter", "--listen", "127.0.0.1:0", "--store", &store];
+    let command = limited(&format!("-f {blocks}"), &arguments);
     let mut server = Server::spawn(command, tempfile::tempdir().unwrap());
     let mut client = server.client();
     let mut counted = Vec::new();

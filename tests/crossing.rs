@@ -1,5 +1,5 @@
-//! Nothing crosses: clients that reset at every stage of a request and of an answer, beside clients that
-//! behave. None of those gets a wrong byte or loses its connection, on both drivers and all three services.
+//! Nothing crosses: clients that reset at every stage of a request and of an answer, beside clients that behave. The
+//! latter get no wrong byte and lose no connection, with both drivers and all three services.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -18,10 +18,10 @@ use socket2::SockRef;
 /// A page that no socket takes whole at once.
 const LARGE_BYTES: usize = 1 << 20;
 
-/// What an innocent client asks for the n-th time (from 1), and the content of the answer it must get.
+/// The n-th request (from 1) of an innocent client, and the content of the answer that it must get.
 type Innocent = fn(client: usize, n: usize) -> (String, String);
 
-/// Clients that ask in turn, each on the connection it began with.
+/// Clients that ask in turn, each on its first connection.
 struct Innocents {
     clients: Vec<Client>,
     asked: usize,
@@ -29,7 +29,7 @@ struct Innocents {
 }
 
 impl Innocents {
-    /// Lets the next one ask, and then checks that it got what it asked for and nothing else.
+    /// Lets the next one ask, and checks that it got its answer and nothing else.
     #[track_caller]
     fn check_next(&mut self) {
         let (count, number) = (self.clients.len(), self.asked % self.clients.len());
@@ -59,7 +59,7 @@ fn check(address: SocketAddr, innocent: Innocent, requests: &[String]) {
             innocents.check_next();
         }
     }
-    // Those that are the last to be reset have been noticed by now, or are noticed meanwhile.
+    // The last resets are noticed meanwhile.
     (0..100).for_each(|_| innocents.check_next());
 }
 
@@ -75,7 +75,7 @@ fn reset(address: SocketAddr, request: &[u8], answer_bytes: usize) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// Requests that every service refuses or answers, by itself, before and after others.
+/// Requests that every service refuses or answers: alone, before and after others.
 fn requests(path: &str) -> Vec<String> {
     let get = get_request(path);
     let post = |fields: &str| format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");

@@ -1,12 +1,11 @@
-//! A counter whose answer goes wrong in every way: one visitor is told so in time, nobody else notices,
-//! and the next visit is welcomed.
+//! A counter whose answer goes wrong in every way: its visitor gets the error in time, other visitors are not
+//! affected, and the next visit is welcomed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
 use std::{
-    fs,
     io::{self, Read},
     net::Shutdown,
     sync::{
@@ -19,7 +18,8 @@ use std::{
 };
 
 use common::{
-    COUNTED, Gate, PATIENCE, Peer, SORRY, Stub, WELCOME, beside::Site, get_request, serve_with,
+    COUNTED, Gate, PATIENCE, Peer, SORRY, Stub, WELCOME, beside::Site, get_request, peak_kib,
+    serve_with,
 };
 
 /// A counter whose first connection fails as `fail` says, once its neighbour has been visited, and whose
@@ -134,8 +134,7 @@ fn a_counter_that_stops_answering() {
     });
 }
 
-/// Sends `endless` a byte at a time, the next whenever the server has been silent for a moment, until it
-/// gives up.
+/// Sends `endless` a byte at a time, each after the server was silent for a moment, until the server gives up.
 fn trickle(peer: &mut Peer, endless: &str) {
     peer.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     for byte in endless.bytes().cycle() {
@@ -199,27 +198,20 @@ fn a_counter_that_never_ends() {
     }
 }
 
-/// The most memory that a process has had resident so far, proc_pid_status(5).
-fn peak_kibibytes(process: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 #[test]
 fn what_never_ends_is_not_kept() {
     const VISITORS: usize = 64;
-    // Each may fill a large buffer, of 16 KiB, and needs one connection on either side.
-    const EACH_KIBIBYTES: u64 = 64;
+    // Each may fill a large buffer of 16 KiB, and needs a connection on both sides.
+    const EACH_KIB_MAX: u64 = 64;
     let endless = "X: a\r\n".repeat(5000);
     let stub = Stub::start(move |number, mut peer| {
         peer.request();
         if number < VISITORS {
-            // The first round: after it the server has all that visits without a fault take.
+            // The first round: after it the server has all the memory that visits without a fault need.
             peer.send("HTTP/1.1 204 Counted\r\nConnection: close\r\n\r\n");
             return;
         }
-        // In turn a head and a body, so that no run of failures makes visits fail at once.
+        // A head and a body in turn, so that no run of failures opens the circuit breaker.
         peer.send(if number % 2 == 0 { "HTTP/1.1 200 OK\r\n" } else { TO_CLOSE });
         while peer.send(&endless) {}
     });
@@ -231,11 +223,11 @@ fn what_never_ends_is_not_kept() {
         pages.filter(|page| page == WELCOME).count()
     };
     visit_together();
-    let before = peak_kibibytes(server.id());
+    let before = peak_kib(&server);
     let welcomed: usize = (0..5).map(|_| visit_together()).sum();
-    let grown = peak_kibibytes(server.id()) - before;
+    let grown = peak_kib(&server) - before;
     assert!(welcomed > 0);
-    assert!(grown <= VISITORS as u64 * EACH_KIBIBYTES, "it grew by {grown} KiB");
+    assert!(grown <= VISITORS as u64 * EACH_KIB_MAX, "it grew by {grown} KiB");
 }
 
 #[test]
@@ -263,7 +255,7 @@ fn a_counter_that_speaks_another_language() {
 
 #[test]
 fn a_counter_that_speaks_before_it_is_asked() {
-    // Whether this is read before or after the call is sent, nobody is welcomed by it.
+    // Whether this is read before or after the call is sent, it welcomes nobody.
     check_early("answers before the call", |mut peer| {
         peer.send("HTTP/1.1 500 Early\r\nContent-Length: 0\r\n\r\n");
         peer.request();

@@ -1,5 +1,5 @@
-//! Clients that take more than their share, and more of them than there is room for: those who behave are
-//! served all the same, and what the others cost is bounded.
+//! Clients that take more than their share, and more of them than there is room for: well-behaved clients are still
+//! served, and the cost of the others is bounded.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,13 +7,13 @@ mod common;
 
 use std::{
     fs, io,
-    process::Command,
     sync::mpsc,
     time::{Duration, Instant},
 };
 
 use common::{
-    COUNTED, Client, Gate, PATIENCE, Server, Stub, WELCOME, get_request, serve, serve_with,
+    COUNTED, Client, Gate, PATIENCE, Server, Stub, WELCOME, get_request, limited, peak_kib, serve,
+    serve_with,
 };
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
@@ -25,13 +25,6 @@ fn cpu_ticks(server: &Server) -> u64 {
     fields[14 - 3].parse::<u64>().unwrap() + fields[15 - 3].parse::<u64>().unwrap()
 }
 
-/// A line of /proc/PID/status in KiB.
-fn memory_kib(server: &Server, name: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// How long the clients in the tests below wait. A loop that spins uses up to 300 ticks meanwhile.
 const WAIT: Duration = Duration::from_secs(3);
 const WAIT_TICKS_MAX: u64 = 60;
@@ -39,12 +32,10 @@ const WAIT_TICKS_MAX: u64 = 60;
 /// A server with these limits on open files and one worker, whose counter answers when the gate opens.
 fn serve_gated(files: u32, driver: &str) -> (Server, Stub, Gate, mpsc::Receiver<()>) {
     let (stub, gate, arrived) = Stub::gated();
-    let mut command = Command::new("bash");
-    let limit = format!("ulimit -n {files}; exec \"$@\"");
-    command.args(["-c", &limit, "bash", env!("CARGO_BIN_EXE_tallyring")]);
-    command.args(["--workers", "1", "--listen", "127.0.0.1:0", "--admin", "off"]);
-    command.args(["--driver", driver, "--counter", &stub.url()]);
-    command.args(["--counter-timeout", "60s"]);
+    let url = stub.url();
+    let mut flags = vec!["--workers", "1", "--listen", "127.0.0.1:0", "--admin", "off"];
+    flags.extend(["--driver", driver, "--counter", &url, "--counter-timeout", "60s"]);
+    let command = limited(&format!("-n {files}"), &flags);
     (Server::spawn(command, tempfile::tempdir().unwrap()), stub, gate, arrived)
 }
 
@@ -55,8 +46,8 @@ fn slow_client(server: &Server) -> Client {
     client
 }
 
-/// The server says nothing to this client for so long.
-fn hear_nothing(client: &mut Client, time: Duration) {
+/// The server sends nothing to this client for so long.
+fn expect_silence(client: &mut Client, time: Duration) {
     client.stream.set_read_timeout(Some(time)).unwrap();
     assert!(client.try_response("GET").is_err());
     client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -73,10 +64,10 @@ fn forty_files_serve_two_hundred_clients_without_spinning() {
     for driver in ["auto", "epoll"] {
         let (server, _stub, gate, arrived) = serve_gated(40, driver);
         let mut clients: Vec<_> = (0..200).map(|_| visiting_client(&server)).collect();
-        // Some are being served, none is idle; the others cannot be let in.
+        // Some are being served, none is idle; the others cannot be accepted.
         arrived.recv_timeout(PATIENCE).unwrap();
         let ticks = cpu_ticks(&server);
-        hear_nothing(&mut clients[0], WAIT);
+        expect_silence(&mut clients[0], WAIT);
         let ticks = cpu_ticks(&server) - ticks;
         assert!(ticks < WAIT_TICKS_MAX, "{ticks} ticks of CPU time to wait by {driver}");
         gate.open();
@@ -103,10 +94,10 @@ fn a_server_without_a_file_left_waits_and_recovers() {
         clients.extend((0..50).map(|_| visiting_client(&server)));
         server.wait_for_line("cannot accept");
         let ticks = cpu_ticks(&server);
-        hear_nothing(&mut clients[0], WAIT);
+        expect_silence(&mut clients[0], WAIT);
         let ticks = cpu_ticks(&server) - ticks;
         assert!(ticks < WAIT_TICKS_MAX, "{ticks} ticks of CPU time to wait by {driver}");
-        // Those who were let in before are served meanwhile.
+        // Clients that were accepted before are served meanwhile.
         gate.open();
         for client in &mut clients[..5] {
             assert_eq!(client.response().body, WELCOME);
@@ -147,7 +138,7 @@ fn clients_that_never_read_are_closed_and_cost_little() {
     for _ in 0..16 {
         assert_eq!(visitor.response().body.len(), 1 << 20);
     }
-    let before = memory_kib(&server, "VmHWM");
+    let before = peak_kib(&server);
     // 16 MiB of answers each: far more than the kernel takes for any of them.
     let mut greedy: Vec<_> = (0..CLIENTS).map(|_| server.client()).collect();
     for client in &mut greedy {
@@ -156,27 +147,27 @@ fn clients_that_never_read_are_closed_and_cost_little() {
     assert_eq!(visitor.get("/").body.len(), 1 << 20);
     drop(visitor);
     admin.wait_for_metric("tallyring_connections{peer=\"client\"", 0);
-    let grown = memory_kib(&server, "VmHWM") - before;
+    let grown = peak_kib(&server) - before;
     assert!(grown < CLIENTS as u64 * EACH_KIB_MAX, "{grown} KiB for {CLIENTS} clients");
     assert_eq!(server.visit().len(), 1 << 20);
-    // None had taken all: it was the time for a write that ended them.
+    // None has read everything: the time for a write has closed them.
     let taken = io::copy(&mut greedy[0].stream, &mut io::sink()).unwrap_or(0);
     assert!(taken < 16 << 20, "{taken} bytes were taken");
 }
 
 #[test]
-fn clients_that_dribble_are_told_and_stop_nobody() {
+fn clients_that_send_slowly_get_408_and_delay_nobody() {
     let stub = Stub::answering(COUNTED);
     let server = serve_with(&stub, &["--workers", "1", "--head-timeout", "2s"]);
     let mut visitor = server.client();
-    let mut dribblers: Vec<_> = (0..300).map(|_| slow_client(&server)).collect();
-    dribblers.iter_mut().for_each(|client| client.send("X: "));
+    let mut slow: Vec<_> = (0..300).map(|_| slow_client(&server)).collect();
+    slow.iter_mut().for_each(|client| client.send("X: "));
     let began = Instant::now();
-    // There is always a byte more: a deadline that each of them moved would never end.
-    while !dribblers.is_empty() {
-        assert!(began.elapsed() < PATIENCE, "{} are waited for still", dribblers.len());
+    // There is always another byte: a deadline that each byte moved would never pass.
+    while !slow.is_empty() {
+        assert!(began.elapsed() < PATIENCE, "{} are waited for still", slow.len());
         assert_eq!(visitor.get("/").body, WELCOME);
-        dribblers.retain_mut(|client| {
+        slow.retain_mut(|client| {
             if !has_answer(client) {
                 client.send("a");
                 return true;
@@ -200,7 +191,7 @@ fn has_answer(client: &Client) -> bool {
 }
 
 #[test]
-fn a_body_that_dribbles_is_told_too() {
+fn a_body_that_is_sent_slowly_gets_408_too() {
     let stub = Stub::answering(COUNTED);
     let server = serve_with(&stub, &["--workers", "1", "--body-timeout", "1s"]);
     let mut client = server.client();
@@ -221,7 +212,7 @@ fn no_socket_is_left_to_a_program_that_is_executed() {
     for driver in ["auto", "epoll"] {
         let stub = Stub::answering(COUNTED);
         let server = serve_with(&stub, &["--driver", driver, "--admin", "127.0.0.1:0"]);
-        // One client of each kind is connected, and so is the counter.
+        // A client of each kind and the counter are connected.
         let (mut client, mut admin) = (server.client(), server.admin());
         assert_eq!(client.get("/").body, WELCOME);
         assert_eq!(admin.get("/livez").status, 200);
@@ -230,7 +221,7 @@ fn no_socket_is_left_to_a_program_that_is_executed() {
             let entry = entry.unwrap();
             let number = entry.file_name().into_string().unwrap();
             let file = fs::read_link(entry.path()).unwrap().display().to_string();
-            // Others were there before it: standard streams, and what whoever started it has left open.
+            // Others were open before the start: standard streams, and those that the parent has left open.
             if !file.starts_with("socket:") && !file.starts_with("anon_inode:") {
                 continue;
             }
@@ -247,10 +238,10 @@ fn no_socket_is_left_to_a_program_that_is_executed() {
     }
 }
 
-/// For clients that are waited for: far longer than a test waits.
+/// For deadlines of clients: far longer than a test runs.
 const LONG: &str = "1h";
 
-/// A server with room for eight clients, whose deadlines let nobody go while a test runs.
+/// A server with room for eight clients, whose deadlines close no client while a test runs.
 fn serve_eight(stub: &Stub, driver: &str, flags: &[&str]) -> Server {
     let mut all = vec!["--workers", "1", "--connections-max", "8", "--driver", driver];
     all.extend(["--head-timeout", LONG, "--body-timeout", LONG, "--write-timeout", LONG]);
@@ -259,7 +250,7 @@ fn serve_eight(stub: &Stub, driver: &str, flags: &[&str]) -> Server {
 }
 
 #[test]
-fn clients_that_take_long_give_their_places_up() {
+fn clients_that_take_long_are_closed_for_others() {
     let directory = tempfile::tempdir().unwrap();
     let page = directory.path().join("page.txt");
     fs::write(&page, vec![b'x'; 16 << 20]).unwrap();
@@ -271,7 +262,7 @@ fn clients_that_take_long_give_their_places_up() {
             let server = serve_eight(&stub, driver, &["--welcome", page]);
             let mut slow: Vec<_> = (0..8).map(|_| server.client()).collect();
             slow.iter_mut().for_each(|client| client.send(request));
-            // It is let in, though nobody leaves by himself.
+            // It is accepted, though no client leaves by itself.
             let page = server.get("/").body;
             assert_eq!(page.len(), 16 << 20, "{driver}: {request:?}");
         }
@@ -279,7 +270,7 @@ fn clients_that_take_long_give_their_places_up() {
 }
 
 #[test]
-fn an_idle_client_gives_its_place_up_before_one_that_takes_long() {
+fn an_idle_client_is_closed_before_one_that_takes_long() {
     for driver in ["auto", "epoll"] {
         let stub = Stub::answering(COUNTED);
         let server = serve_eight(&stub, driver, &[]);
@@ -308,7 +299,7 @@ fn clients_whose_visits_are_under_way_keep_their_places() {
         }
         // A newcomer waits for longer than a slow client would keep its place.
         let mut newcomer = visiting_client(&server);
-        hear_nothing(&mut newcomer, Duration::from_millis(1500));
+        expect_silence(&mut newcomer, Duration::from_millis(1500));
         gate.open();
         for client in &mut clients {
             assert_eq!(client.response().body, WELCOME, "{driver}");
@@ -330,7 +321,7 @@ fn clients_that_never_pause_make_room_too() {
             arrived.recv_timeout(PATIENCE).unwrap();
         }
         let mut newcomer = visiting_client(&server);
-        hear_nothing(&mut newcomer, Duration::from_millis(1500));
+        expect_silence(&mut newcomer, Duration::from_millis(1500));
         gate.open();
         // At least one of them is told that a request was its last.
         let told = clients.iter_mut().filter_map(|client| {
@@ -349,8 +340,8 @@ fn half_a_request_from_many_does_not_silence_the_admin_listener() {
     let half = "POST /readyz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf";
     let mut slow: Vec<_> = (0..64).map(|_| server.admin()).collect();
     slow.iter_mut().for_each(|client| client.send(half));
-    // Those who ask while the half requests are waited for are let in before the time for a body is up,
-    // which would end them one after the other.
+    // New clients are accepted before the time for a body has passed, which would end the half requests one after the
+    // other.
     for _ in 0..3 {
         assert_eq!(server.admin().get("/readyz").status, 200);
     }

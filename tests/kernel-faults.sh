@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The server under faults of the kernel's side, injected by strace: it starts on what it can get, says
-# so, and welcomes every visit. tests/kernel-faults.sh [PROGRAM]
+# The server under faults of the kernel, injected by strace: it starts with what it gets, says so, and
+# welcomes every visit. tests/kernel-faults.sh [PROGRAM]
 set -euo pipefail
 program=${1:-"$(dirname "$0")/../target/debug/tallyring"}
 for tool in strace curl; do
@@ -15,7 +15,7 @@ finish() {
 }
 trap finish EXIT
 
-# start FAULT FLAG...: a server under a fault, its first line awaited.
+# start FAULT FLAG...: starts a server under a fault and waits for its first line.
 start() {
     local fault=$1
     shift
@@ -29,7 +29,7 @@ start() {
     done
     address=$(sed -n 's/.*serves \(http:[^ ]*\) .*/\1/p' "$scratch/log")
 }
-# stop FAULT: a server ends in order.
+# stop FAULT: stops the server, which must exit with 0.
 stop() {
     pkill -TERM -P "$tracer"
     wait "$tracer" || { echo "FAILED $1: exit code $?: $(tail -1 "$scratch/log")"; exit 1; }
@@ -61,7 +61,7 @@ check_store() {
     echo "ok $fault: $welcomed of 100 visits were welcomed, $after counted"
 }
 
-# check_hang: a disk that does not answer keeps the server no longer than the time to finish. strace keeps the
+# check_hang: a disk that does not answer delays the end of the server by the drain time-out at most. strace keeps the
 # thread that hangs from ending with its process, so the server's last line is looked for, not its exit.
 check_hang() {
     local fault="fdatasync:delay_enter=60s:when=40+"
@@ -109,13 +109,13 @@ check epoll_wait:error=EINTR:when=5+2 epoll "by epoll"
 if "$program" doctor | grep -q "io_uring *yes"; then
     # The first is a probe; the second is tried again without the flags.
     check io_uring_setup:error=EINVAL:when=2 auto "(EINVAL)"
-    # As when a predecessor's memory is not given back yet.
+    # As when the memory of an earlier process is not free yet.
     check io_uring_setup:error=ENOMEM:when=1..2 io_uring "entries);"
     for error in EINTR EAGAIN EBUSY; do
         check "io_uring_enter:error=$error:when=20+3" io_uring "by io_uring"
     done
 else
-    echo "this host gives no io_uring: its own faults are not injected here"
+    echo "this host has no io_uring: faults of io_uring are not injected here"
 fi
 check_store fdatasync:error=EIO:when=40+9 "fails: "
 check_store pwrite64:error=ENOSPC:when=200+31 "fails: "

@@ -8,14 +8,14 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
+    process::Stdio,
     sync::mpsc,
     thread,
 };
 
 use common::{
-    Books, COUNTED, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, run, serve,
-    tallyring,
+    Books, COUNTED, Gate, PATIENCE, Running, SORRY, Server, Stub, WELCOME, get_request, limited,
+    nobody, reserve, run, serve, tallyring,
 };
 
 #[test]
@@ -81,7 +81,7 @@ fn wrong_arguments_are_one_line_and_code_2() {
 }
 
 #[test]
-fn what_stands_in_the_query_of_a_url_is_never_said() {
+fn the_query_of_a_url_is_never_shown() {
     let stub = Stub::answering(COUNTED);
     let url = format!("{}?token=s3cret", stub.url());
     let shown = format!("{}?…", stub.url());
@@ -156,7 +156,7 @@ fn help_is_for_newcomers() {
 }
 
 #[test]
-fn settings_come_from_the_first_place_that_gives_one() {
+fn settings_come_from_the_first_source_that_has_them() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tallyring.toml");
     fs::write(&file, "admin-hosts = \"a, B.\"\ncounter-timeout = \"1s\"\nhead-timeout = \"2s\"\nidle-timeout = \"3s\"\n")
@@ -185,7 +185,7 @@ fn cores_are_named_once_however_many_workers_share_them() {
 }
 
 #[test]
-fn one_is_not_counted_as_many() {
+fn one_is_singular() {
     let stub = Stub::answering(COUNTED);
     let mut server = serve(&["--counter", &stub.url(), "--workers", "1"]);
     assert!(server.line.contains(" with 1 worker on core "), "{}", server.line);
@@ -193,7 +193,7 @@ fn one_is_not_counted_as_many() {
     assert!(server.stop().contains("stopped: 1 visit welcomed, 0 erred"));
 }
 
-/// What `check` says of the settings: the value of each, and where it came from.
+/// The output of `check`: the value of each setting, and its source.
 struct Settings(String);
 
 impl Settings {
@@ -216,7 +216,7 @@ impl Settings {
 }
 
 #[test]
-fn a_switch_is_a_variable_with_any_word_for_yes_or_no() {
+fn the_variable_of_a_switch_takes_any_word_for_yes_or_no() {
     for (words, expected) in [
         (&["true", "1", "yes", "on", "TRUE", "Yes", "ON"][..], true),
         (&["false", "0", "no", "off", "False", "NO", "Off"], false),
@@ -238,7 +238,7 @@ fn a_switch_is_a_variable_with_any_word_for_yes_or_no() {
 
 #[test]
 fn an_empty_variable_is_not_set() {
-    // All that there are: what the help shows beside the flags.
+    // All variables: the help shows them beside the flags.
     let help = ["serve", "counter", "health", "total", "backup", "restore"]
         .map(|command| run(&[command, "--help"]).1)
         .concat();
@@ -251,7 +251,7 @@ fn an_empty_variable_is_not_set() {
     settings.check("listen", "0.0.0.0:3000  (default)");
     settings.check("share-port", "false  (default)");
     settings.check("counter", "bundled  (default)");
-    // The one that these tests set themselves.
+    // The variable that these tests set themselves.
     assert_eq!(settings.0, Settings::of(&[], &[("TALLYRING_SKIP_COUNTER_CHECK", "")]).0);
     let counter = Server::start(&["counter", "--store", "memory"], &variables);
     let url = format!("http://{}/counters", counter.address);
@@ -260,7 +260,7 @@ fn an_empty_variable_is_not_set() {
 }
 
 #[test]
-fn of_workers_and_cores_that_from_the_place_that_wins_counts() {
+fn workers_and_cores_from_the_strongest_source_win() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = directory.path().join(name);
@@ -286,12 +286,12 @@ fn of_workers_and_cores_that_from_the_place_that_wins_counts() {
     variable.check("workers", "3  (environment TALLYRING_WORKERS)");
     let of_file = Settings::of(&["--config", &listed], &[]);
     of_file.check("cores", &format!("{core}  (file {listed} line 1)"));
-    // What the server does, too.
+    // The server does the same.
     let stub = Stub::answering(COUNTED);
     let arguments = ["serve", "--config", &listed, "--workers", "3", "--counter", &stub.url()];
     assert!(Server::start(&arguments, &[]).line.contains("with 3 workers on core"));
 
-    // Two from one place say two things.
+    // Two from the same source contradict each other.
     let both = file("both", &format!("workers = 1\ncores = \"{core}\"\n"));
     let two = [("TALLYRING_WORKERS", "1"), ("TALLYRING_CORES", core)];
     let check_refused = |arguments: &[&str], environment: &[(&str, &str)], words: &str| {
@@ -310,7 +310,7 @@ fn of_workers_and_cores_that_from_the_place_that_wins_counts() {
 }
 
 #[test]
-fn a_route_of_the_file_is_said_to_be_from_there() {
+fn check_names_the_line_of_a_route() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tallyring.toml");
     fs::write(&path, "[[route]]\npath = \"/\"\n[[route]]\npath = \"/b\"\n").unwrap();
@@ -374,32 +374,18 @@ fn a_port_in_use_is_refused_and_can_be_shared() {
     assert_eq!(first.visit(), WELCOME);
     let second = serve(&["--counter", &url, "--listen", &address, "--share-port"]);
     assert_eq!(second.address, first.address);
-    // In order: one that was killed would keep its share of connections until the kernel is done.
+    // Not killed: the kernel would give a killed one its share of connections for a while.
     first.stop();
     assert_eq!(second.visit(), WELCOME);
 }
 
-/// Killed when the test ends.
-struct Start(Child);
-
-impl Drop for Start {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
-fn of_many_starts_at_the_same_moment_one_serves() {
+fn one_of_many_simultaneous_starts_serves() {
     const STARTS: usize = 8;
     let stub = Stub::answering(COUNTED);
     let url = stub.url();
-    // A socket that is bound and does not listen keeps the port from everybody but those that ask for it.
-    let reserved =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    reserved.set_reuse_address(true).unwrap();
-    reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let address = reserved.local_addr().unwrap().as_socket().unwrap().to_string();
+    let (_reserved, address) = reserve();
+    let address = address.to_string();
     let arguments = ["--listen", &address, "--counter", &url, "--admin", "off", "--workers", "2"];
     let (said, lines) = mpsc::channel();
     let start = |_| {
@@ -409,7 +395,7 @@ fn of_many_starts_at_the_same_moment_one_serves() {
         thread::spawn(move || {
             stderr.lines().map_while(Result::ok).try_for_each(|line| said.send(line))
         });
-        Start(child)
+        Running(child)
     };
     let _starts: Vec<_> = (0..STARTS).map(start).collect();
     let (mut serving, mut refused) = (0, 0);
@@ -438,9 +424,9 @@ fn a_server_can_be_started_again_at_once() {
 }
 
 #[test]
-fn a_port_that_a_connection_holds_is_not_said_to_have_a_listener() {
+fn a_port_held_by_a_connection_is_not_reported_as_a_listener() {
     let stub = Stub::answering(COUNTED);
-    // Bound first: a port that is chosen by the connect may be another connection's too.
+    // Bound first: a port that the connect chooses may be used by another connection too.
     let outgoing =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     outgoing.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -470,12 +456,12 @@ fn visits_under_way_end_before_the_server_does() {
         let mut idle = server.client();
         assert_eq!(idle.get("/other").status, 404);
         let mut under_way = server.client();
-        // Two: the one that is being registered, and one behind it that was sent already.
+        // Two: one that is being registered, and one behind it that was sent already.
         under_way.send(get_request("/") + "GET / HTTP/1.1\r\n");
         arrived.recv_timeout(PATIENCE).unwrap();
         server.signal("-TERM");
         server.wait_for_line("no new connections");
-        // An idle client is let go, and nobody new is let in.
+        // An idle client is closed, and no new one is accepted.
         assert!(idle.is_closed());
         assert!(TcpStream::connect(server.address).is_err());
         gate.open();
@@ -496,7 +482,7 @@ fn clients_that_came_before_the_signal_are_served() {
     for driver in ["auto", "epoll"] {
         let stub = Stub::answering(COUNTED);
         let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
-        // It accepts nobody: the kernel queues them, and what they send.
+        // It accepts nobody meanwhile: the kernel queues the clients and what they send.
         let mut clients = server.while_stopped(|| {
             let mut clients: Vec<_> = (0..20).map(|_| server.client()).collect();
             for client in &mut clients {
@@ -520,7 +506,7 @@ fn a_request_that_has_begun_before_the_signal_is_served() {
         let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
         let mut client = server.client();
         assert_eq!(client.get("/").body, WELCOME);
-        // It reads nothing of it before it is told to end.
+        // It reads nothing of it before the signal.
         server.while_stopped(|| {
             client.send("GET / HTTP/1.1\r\n");
             server.signal("-TERM");
@@ -567,7 +553,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn the_admin_listener_tells_how_it_is() {
+fn the_admin_listener_reports_the_state() {
     // The first visit is answered at once, the second when the gate opens.
     let (gate, (asked, arrived)) = (Gate::default(), mpsc::channel());
     let open = gate.clone();
@@ -608,7 +594,7 @@ fn the_admin_listener_tells_how_it_is() {
     assert_eq!(admin.metric("tallyring_connections{peer=\"client\""), 1);
     assert_eq!(admin.metric("tallyring_visits_total{outcome=\"refused\""), 0);
     assert_eq!(admin.metric("tallyring_driver{driver="), 1);
-    // While it drains it lives and is not ready.
+    // While it drains it is alive and not ready.
     client.send(get_request("/"));
     arrived.recv_timeout(PATIENCE).unwrap();
     server.signal("-TERM");
@@ -623,12 +609,10 @@ fn the_admin_listener_tells_how_it_is() {
 #[test]
 fn few_open_files_are_enough_to_serve_some() {
     let stub = Stub::answering(COUNTED);
-    let mut command = Command::new("bash");
-    command.args(["-c", "ulimit -n 64; exec \"$@\"", "bash", env!("CARGO_BIN_EXE_tallyring")]);
-    command.args(["--workers", "1", "--listen", "127.0.0.1:0", "--admin", "off"]);
-    command.args(["--counter", &stub.url()]);
+    let flags = ["--workers", "1", "--listen", "127.0.0.1:0", "--admin", "off", "--counter"];
+    let command = limited("-n 64", &[&flags[..], &[&stub.url()]].concat());
     let server = Server::spawn(command, tempfile::tempdir().unwrap());
-    // Far more clients than files: each is served, and the idle ones make room.
+    // Far more clients than files: each is served, and idle ones are closed.
     let clients: Vec<_> = (0..200)
         .map(|_| {
             let mut client = server.client();
@@ -663,8 +647,7 @@ fn the_doctor_tells_what_it_found() {
 
 #[test]
 fn counters_are_asked_once_at_the_start_and_by_the_doctor() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let refused = format!("http://{nobody}/counter?token=s3cret");
+    let refused = format!("http://{}/counter?token=s3cret", nobody());
     let stub = |answer| Stub::answering(answer);
     let stubs = [
         ("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", Some("it answers 404 to a GET")),

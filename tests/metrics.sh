@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The metrics as promtool sees them: it reads the text and judges names and help. Of the site with its bundled counter,
+# The metrics as promtool sees them: it reads the text and checks names and help. From a site with its bundled counter,
 # after a visit.
 #   tests/metrics.sh [PROGRAM]
 set -euo pipefail
@@ -11,7 +11,7 @@ trap 'if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; fi; rm -rf "
 
 promtool=$(command -v promtool || true)
 if [ -z "$promtool" ]; then
-    # The tool alone: to install the package would start a Prometheus.
+    # Only the tool: installing the package would start a Prometheus.
     (apt-get update -qq && cd "$scratch" && apt-get download -qq prometheus) 2>/dev/null
     dpkg -x "$scratch"/prometheus_*.deb "$scratch/prometheus"
     promtool=$scratch/prometheus/usr/bin/promtool
@@ -33,10 +33,10 @@ curl -sS --max-time 10 "$admin/metrics" >"$scratch/metrics"
 echo "$(grep -vc '^#' "$scratch/metrics") rows"
 grep -q '^tallyring_visits_total{.*outcome="welcomed"} 1$' "$scratch/metrics"
 "$promtool" check metrics <"$scratch/metrics"
-# It must be able to refuse.
+# It must refuse a wrong text.
 sed 's/^# TYPE tallyring_build_info gauge$/# TYPE tallyring_build_info info/' "$scratch/metrics" >"$scratch/wrong"
 if "$promtool" check metrics <"$scratch/wrong" 2>/dev/null; then
-    echo "promtool takes a type that there is not"
+    echo "promtool accepts a type that does not exist"
     exit 1
 fi
 kill "$server"

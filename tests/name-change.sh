@@ -34,7 +34,7 @@ until_true() {
     fail "$words"
 }
 
-# start_counter NAME ADDRESS: a counter that forgets, since each is another one.
+# start_counter NAME ADDRESS: a counter in memory, with totals of its own.
 start_counter() {
     : >"$scratch/$1"
     "$program" counter --listen "$2" --store memory --counter-hosts counter.test 2>"$scratch/$1" &
@@ -66,7 +66,7 @@ echo "127.0.0.2 counter.test" >"$hosts"
 until_true "the first counter was not found" is_welcomed
 echo "ok the name has an address: visits are registered"
 
-# The old counter stays alive and would go on to count: only the name says that it is the counter no more.
+# The old counter stays alive and would still count: only the name tells that it is not the counter any more.
 start_counter second "127.0.0.3:$port"
 echo "127.0.0.3 counter.test" >"$hosts"
 told() { grep -q "the counter's name has the addresses \[127.0.0.3:$port\]" "$log"; }
@@ -76,7 +76,7 @@ for _ in $(seq 900); do
     sleep 0.05
 done
 told || fail "nobody was told of the new address"
-# The line is written before the one worker hears of it: a visit or two may still go the old way.
+# The line is written before the worker gets the address: a visit or two may still go to the old one.
 moved_after=0
 until [ "$(counted "127.0.0.3:$port")" -ge 1 ]; do
     is_welcomed || fail "a visit was not welcomed while the counter moved"

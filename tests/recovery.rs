@@ -1,4 +1,4 @@
-//! A counter that goes away and comes back, and connections to it that end while nobody uses them.
+//! A counter that goes away and comes back, and connections to it that end while they are idle.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -15,8 +15,8 @@ use std::{
 };
 
 use common::{
-    COUNTED, Gate, PATIENCE, Peer, SORRY, Server, Stub, WELCOME, beside::Site, get_request, serve,
-    serve_with,
+    COUNTED, Gate, PATIENCE, Peer, SORRY, Server, Stub, WELCOME, beside::Site, get_request, nobody,
+    serve, serve_with,
 };
 
 #[test]
@@ -43,8 +43,8 @@ fn bytes_that_nobody_asked_for_end_an_idle_connection() {
 
 #[test]
 fn an_idle_connection_that_the_counter_closed_is_noticed() {
-    // The counter closes each connection after one answer without a word of it in its head; the
-    // second close is awaited by the stub itself, through the server's own close.
+    // The counter closes each connection after one answer, without saying so in the head. The stub itself waits for
+    // the server's close.
     let (closed, noticed) = mpsc::channel();
     let stub = Stub::start(move |_, mut peer| {
         peer.request();
@@ -65,7 +65,7 @@ fn an_idle_connection_that_the_counter_closed_is_noticed() {
 
 #[test]
 fn an_idle_connection_that_the_counter_ended_costs_no_visit() {
-    // In order, by a reset, and as some servers end those that were idle for long.
+    // By a close, by a reset, and as some servers close connections that were idle for long.
     let ends: [fn(Peer); 3] = [drop, Peer::reset, |mut peer| {
         peer.send("HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n");
     }];
@@ -127,7 +127,7 @@ fn a_counter_that_cannot_be_reached_and_comes_back() {
     let mut visitor = site.server.client();
     visitor.send(get_request("/"));
     site.check_neighbour();
-    // By the time for a connect, far before that for a call.
+    // By the connect time-out, long before the time-out of a call.
     assert_eq!(visitor.response().body, SORRY);
     site.check_neighbour();
     socket.listen(128).unwrap();
@@ -211,7 +211,7 @@ fn a_counter_that_fails_is_left_alone_until_it_is_back() {
     let broken = admin.metric("tallyring_visits_erred_total{cause=\"broken\"");
     let not_tried = admin.metric("tallyring_visits_erred_total{cause=\"not_tried\"");
     assert_eq!(broken + not_tried, VISITS as u64);
-    // A run of failures, and a probe now and then; far from one for each visit.
+    // A run of failures, and some probes; far from one for each visit.
     let called = calls.load(Ordering::SeqCst);
     assert!((10..VISITS / 2).contains(&called), "{called} calls for {VISITS} visits");
     back.store(true, Ordering::SeqCst);
@@ -239,7 +239,7 @@ fn a_visit_that_its_visitor_left_keeps_no_connection_for_ever() {
     let flags = ["--workers", "1", "--counter-connections-max", "1", "--counter-timeout", "1s"];
     let server = serve_with(&stub, &flags);
     let mut visitor = server.client();
-    // The answer to the first cannot be written any more, and with it the second is given up.
+    // The answer to the first cannot be written any more, so the second is given up.
     visitor.send(get_request("/other") + &get_request("/"));
     notice.recv_timeout(PATIENCE).unwrap();
     Peer::from(visitor.stream).reset();
@@ -248,7 +248,7 @@ fn a_visit_that_its_visitor_left_keeps_no_connection_for_ever() {
     assert_eq!(client.get("/").body, WELCOME);
 }
 
-/// The line and the metric that tell why visits to the counter at `url` fail, and the status of their page.
+/// The log line and the metric for the cause of failing visits to the counter at `url`, and the status of their page.
 #[track_caller]
 fn check_cause(url: &str, words: &str, label: &str) {
     let flags = ["--workers", "1", "--admin", "127.0.0.1:0", "--sorry-status", "503"];
@@ -264,9 +264,8 @@ fn check_cause(url: &str, words: &str, label: &str) {
 }
 
 #[test]
-fn it_is_told_at_once_why_visits_fail() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("http://{nobody}/counter");
+fn the_cause_of_failing_visits_is_logged_at_once() {
+    let url = format!("http://{}/counter", nobody());
     check_cause(&url, &format!("POST {url}: connection refused"), "refused");
     let not_found = Stub::answering("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
     check_cause(&not_found.url(), "answer 404", "status_4xx");
@@ -279,8 +278,7 @@ fn it_is_told_at_once_why_visits_fail() {
 
 #[test]
 fn readiness_may_need_the_counter() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("http://{nobody}/counter");
+    let url = format!("http://{}/counter", nobody());
     for (needs, ready) in [(false, "ready\n"), (true, "not ready: visits are not registered\n")] {
         let mut flags = vec!["--workers", "1", "--admin", "127.0.0.1:0", "--counter", &url];
         if needs {

@@ -1,4 +1,4 @@
-//! SIGHUP: each setting that can change while the server runs does, and what cannot or is wrong stays as it was.
+//! SIGHUP: each setting that can change while the server runs does so; others, and wrong ones, stay as they were.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -6,27 +6,26 @@ mod common;
 
 use std::{
     fs,
-    net::TcpListener,
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::Instant,
 };
 
 use common::{
-    COUNTED, Client, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, serve, tallyring,
+    COUNTED, Client, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, nobody, serve, tallyring,
 };
 
 const FAILS: &str = "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n";
 
-/// A server whose file of settings changes.
+/// A server whose settings file changes.
 struct Site {
     server: Server,
     file: PathBuf,
-    /// What the file always says, behind what changes.
+    /// The end of the file, which does not change.
     rest: String,
     directory: tempfile::TempDir,
 }
@@ -50,7 +49,7 @@ impl Site {
         fs::write(&self.file, format!("{settings}\n{}", self.rest)).unwrap();
     }
 
-    /// Has it read other settings; the line that says what has changed.
+    /// Makes it read new settings; returns the line that says what has changed.
     #[track_caller]
     fn reload(&self, settings: &str) -> String {
         self.write(settings);
@@ -60,7 +59,7 @@ impl Site {
         line
     }
 
-    /// Has it read settings that are wrong, in a file that would change all else; what is said of it.
+    /// Makes it read a file with a wrong setting among right ones: none applies.
     #[track_caller]
     fn fail_to_reload(&self) {
         let failed = self.metric("tallyring_config_reloads_total{outcome=\"failed\"}");
@@ -88,7 +87,7 @@ impl Site {
     }
 }
 
-/// A setting holds after the reload, also after one that failed, and not before and after it was taken back.
+/// A setting applies after the reload, and after one that failed, but not before or once it was removed.
 #[track_caller]
 fn check(settings: &str, rest: &str, holds: impl Fn(&Site) -> bool) {
     let site = Site::start("", rest);
@@ -105,7 +104,7 @@ fn counter(stub: &Stub) -> String {
     format!("counter = \"{}\"\n", stub.url())
 }
 
-/// Whether a request gets one status, where another would be got without the setting.
+/// A request gets the second status with the setting, and the first without it.
 #[track_caller]
 fn check_status(settings: &str, rest: &str, request: &str, statuses: (u16, u16)) {
     check(settings, rest, |site| {
@@ -153,7 +152,7 @@ fn a_head_that_grows_is_judged_by_the_new_limits() {
     let mut too_many = site.server.client();
     too_many.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{}", "X: y\r\n".repeat(60)));
     admin.wait_for_metric("tallyring_connections{peer=\"client\"", 3);
-    // Its 61 fields were right when they came.
+    // Its 61 fields were within the limit when they came.
     site.reload("head-max = \"1KiB\"\ntarget-max = 512\nhead-fields-max = 50");
     too_many.send("X: y\r\n");
     assert_eq!(too_many.response().status, 431);
@@ -230,7 +229,7 @@ fn a_counter_may_have_another_path_but_no_other_host() {
             }
         }
     });
-    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let elsewhere = nobody();
     let site = Site::start(&counter(&stub), "");
     site.server.visit();
     site.reload(&format!("counter = \"http://{}/other\"\n", stub.address));
@@ -259,7 +258,7 @@ fn times_of_clients() {
     let body = "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx";
     for (setting, bytes) in [("head-timeout", "GET / HT"), ("body-timeout", body)] {
         let site = Site::with_counter(&format!("{setting} = \"1h\""), &stub);
-        // A wait that has begun ends by the new time, and so do those to come.
+        // The new time applies to a wait that has begun, and to later ones.
         let mut early = begun(&site, bytes);
         site.reload(&format!("{setting} = \"20ms\""));
         assert_eq!(early.response().status, 408, "{setting}");
@@ -289,7 +288,7 @@ fn the_time_for_a_client_to_take_an_answer() {
     let mut clients = Vec::new();
     for setting in ["write-timeout = \"20ms\"", ""] {
         let mut client = site.server.client();
-        // More than the kernel takes for both of them.
+        // More than the kernel buffers on both sides.
         client.send(get_request("/").repeat(4));
         clients.push(client);
         match setting {
@@ -350,7 +349,7 @@ fn connections_to_the_counter_and_their_queue() {
     };
     let mut visitors = vec![begun(), begun()];
     (0..2).for_each(|_| arrived.recv_timeout(PATIENCE).unwrap());
-    // Both stand, and no third one is opened any more.
+    // Both connections exist, and no third one is opened any more.
     site.reload("counter-connections-max = 2\ncounter-queue-max = 0");
     assert_eq!(site.server.get("/").status, 503);
     site.fail_to_reload();
@@ -388,7 +387,7 @@ fn connections_of_clients() {
 #[test]
 fn the_bundled_counter_takes_as_many_connections_as_the_workers_may_open() {
     let site = Site::start("counter-connections-max = 1", "");
-    // More than the counter has room for at the start: 64 beside those of the workers.
+    // More than the counter has room for at the start: 64 in addition to those of the workers.
     site.reload("counter-connections-max = 200");
     let mut visitors: Vec<_> = (0..150).map(|_| site.server.client()).collect();
     site.server.while_stopped(|| {
@@ -443,10 +442,9 @@ fn the_time_to_drain() {
 
 #[test]
 fn the_level_of_the_log() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut site = Site::start("", &format!("counter = \"http://{nobody}/\"\n"));
+    let mut site = Site::start("", &format!("counter = \"http://{}/\"\n", nobody()));
     let said = "cannot connect to the counter";
-    // Nothing of it at the default: the next line is of the reload.
+    // Not logged at the default level: the next line is of the reload.
     assert_eq!(site.server.visit(), SORRY);
     site.write("log-level = \"debug\"");
     site.server.signal("-HUP");
@@ -467,9 +465,9 @@ fn the_level_of_the_log() {
 }
 
 #[test]
-fn a_log_that_tells_errors_only_has_no_other_lines() {
+fn a_log_of_errors_only_has_no_other_lines() {
     let stub = Stub::answering(COUNTED);
-    // Its start is told at info: who waits for it would wait for ever. So it is asked.
+    // Its start is logged at info, so that line never comes. The notification comes instead.
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
@@ -492,7 +490,7 @@ fn a_log_that_tells_errors_only_has_no_other_lines() {
 #[test]
 fn what_needs_a_restart_is_told_and_the_rest_holds() {
     let stub = Stub::answering(COUNTED);
-    // Flags would win over the file, but for what is not given by one here.
+    // Flags win over the file, so only settings without a flag here can change.
     let site = Site::with_counter("", &stub);
     site.write("share-port = true\nlog-format = \"json\"\ndriver = \"epoll\"\nbody-max = 10");
     for _ in 0..2 {
@@ -514,7 +512,7 @@ fn what_needs_a_restart_is_told_and_the_rest_holds() {
 }
 
 #[test]
-fn flags_and_variables_win_again() {
+fn flags_and_variables_still_win() {
     let stub = Stub::answering(COUNTED);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tallyring.toml");
@@ -532,7 +530,7 @@ fn flags_and_variables_win_again() {
 }
 
 #[test]
-fn pages_are_read_anew_without_a_file_of_settings() {
+fn pages_are_read_again_without_a_settings_file() {
     let stub = Stub::answering(COUNTED);
     let directory = tempfile::tempdir().unwrap();
     let page = directory.path().join("page.txt");
@@ -606,7 +604,7 @@ fn a_reload_while_it_stops_is_harmless() {
     assert!(lines.last().unwrap().contains("1 visit welcomed, 0 erred"), "{lines:?}");
 }
 
-/// Visits until it is told to stop; how many, each of which was answered.
+/// Visits until `done`; returns the number of visits, each of which was answered.
 fn visit_until(done: &AtomicBool, address: std::net::SocketAddr, keeps: bool) -> u64 {
     let mut client = Client::connect(address);
     let mut visits = 0;
@@ -623,16 +621,7 @@ fn visit_until(done: &AtomicBool, address: std::net::SocketAddr, keeps: bool) ->
 
 #[test]
 fn reloads_under_load_lose_no_visit() {
-    let counted = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&counted);
-    let stub = Stub::start(move |_, mut peer| {
-        while peer.request().is_some() {
-            count.fetch_add(1, Ordering::AcqRel);
-            if !peer.send(COUNTED) {
-                return;
-            }
-        }
-    });
+    let (stub, counted) = Stub::counting();
     let settings = |number: usize| {
         let route = format!("[[route]]\npath = \"/\"\ncounter = \"{}\"\n", stub.url());
         match number % 3 {
@@ -678,5 +667,5 @@ fn reloads_under_load_lose_no_visit() {
     let books = server.stop_with_books();
     let all = visits + 12;
     assert_eq!((books.welcomed, books.ended()), (all, all), "{books:?}");
-    assert_eq!(counted.load(Ordering::Acquire), all);
+    assert_eq!(counted.load(Ordering::Acquire) as u64, all);
 }

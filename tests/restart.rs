@@ -1,5 +1,5 @@
-//! A server is replaced under load, and no request is lost: by a second one on the same port, and by one
-//! on the same socket. TALLYRING_RESTARTS=N sets how often. The lines of docs/restart.md are tried as they stand there.
+//! A server is replaced under load, and no request is lost: by a second one on the same port, and by one on the same
+//! socket. TALLYRING_RESTARTS=N sets how often. The lines of docs/restart.md are run as they are.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,6 +8,7 @@ mod common;
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -16,14 +17,16 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use common::{COUNTED, Client, PATIENCE, Server, Stub, WELCOME, serve, tallyring};
+use common::{
+    COUNTED, Client, PATIENCE, Server, Stub, WELCOME, reserve, serve, tallyring, with_socket,
+};
 
 /// Clients that keep their connection, and as many that open one for each request.
 const CLIENTS: usize = 8;
 /// Requests that are answered between two restarts.
 const REQUESTS: u64 = 2_000;
 
-/// Clients that ask without a pause until they are told to stop.
+/// Clients that ask without a pause until they are stopped.
 struct Load {
     over: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -41,7 +44,7 @@ impl Load {
         Self { over, answered, clients }
     }
 
-    /// Waits until so many more are answered.
+    /// Waits until `more` further requests are answered.
     fn wait_for(&self, more: u64) {
         let wanted = self.answered.load(Ordering::Relaxed) + more;
         while self.answered.load(Ordering::Relaxed) < wanted {
@@ -50,7 +53,7 @@ impl Load {
         }
     }
 
-    /// The requests that were answered, and what became of each that was not.
+    /// The number of answered requests, and a line for each that was lost.
     fn stop(self) -> (u64, Vec<String>) {
         self.over.store(true, Ordering::Relaxed);
         let lost = self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
@@ -58,8 +61,7 @@ impl Load {
     }
 }
 
-/// Asks over and over; says what became of each request that was not answered as it should be. A
-/// request is never sent twice.
+/// Asks again and again; returns a line for each request that was lost. A request is never sent twice.
 fn ask_on(
     address: SocketAddr,
     keeps: bool,
@@ -143,11 +145,9 @@ fn a_server_on_the_same_socket_takes_over() {
     let stub = Stub::answering(COUNTED);
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let start = || {
-        let mut command = Command::new("bash");
-        let script = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
-        command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_tallyring"), "serve"]);
-        command.args(["--workers", "2", "--admin", "off", "--counter", &stub.url()]);
-        command.stdin(Stdio::from(std::os::fd::OwnedFd::from(socket.try_clone().unwrap())));
+        let url = stub.url();
+        let arguments = ["serve", "--workers", "2", "--admin", "off", "--counter", &url];
+        let command = with_socket(socket.try_clone().unwrap(), &arguments);
         Server::spawn(command, tempfile::tempdir().unwrap())
     };
     let mut server = start();
@@ -162,15 +162,6 @@ fn a_server_on_the_same_socket_takes_over() {
     server.stop();
 }
 
-/// A port that nobody else is given, and that anybody can listen on who asks for it.
-fn reserve() -> (socket2::Socket, SocketAddr) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.set_reuse_address(true).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    (socket, address)
-}
-
 /// The shell's lines in a section of docs/restart.md, block by block.
 fn documented_blocks(section: &str) -> Vec<String> {
     let page = include_str!("../docs/restart.md");
@@ -180,13 +171,36 @@ fn documented_blocks(section: &str) -> Vec<String> {
     blocks.map(str::to_owned).collect()
 }
 
+/// A shell that runs `script`, in which `tallyring` is the program under test with the settings of the tests.
+fn run_script(script: &str) -> Command {
+    let program = tallyring();
+    let programs = Path::new(program.get_program()).parent().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    // So that no process is left when a server does not become ready.
+    let mut command = Command::new("timeout");
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+        .args([&PATIENCE.as_secs().to_string(), "bash", "-c", script])
+        .env("PATH", format!("{}:{path}", programs.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+}
+
 #[test]
 fn the_documented_lines_restart_a_server_without_loss() {
     let blocks = documented_blocks("Beside a second process");
     let [begin, restart] = &blocks[..] else { panic!("{blocks:?}") };
     let reserved = [(); 4].map(|()| reserve());
     let [site, counter, admin, second_admin] = reserved.each_ref().map(|(_, address)| *address);
-    // What is ready is not said on the page: whoever types is slower. Its last line stops the first server.
+    // The page does not wait until a server is ready: a person who types is slower. Its last line stops the first
+    // server.
     let script = format!(
         "trap 'kill $(jobs -p)' EXIT\n{begin}\
          until tallyring health --admin {admin}; do sleep 0.1; done\necho started\nread\n\
@@ -195,29 +209,12 @@ fn the_documented_lines_restart_a_server_without_loss() {
     let script = script.replace("127.0.0.1:3001", &counter.to_string());
     let script = script.replace("127.0.0.1:9301", &second_admin.to_string());
     let directory = tempfile::tempdir().unwrap();
-    // The program of the tests, with its settings and without those of whoever runs them.
-    let program = tallyring();
-    let programs = std::path::Path::new(program.get_program()).parent().unwrap().to_owned();
-    let path = std::env::var("PATH").unwrap();
-    // So that nothing is left where a server does not become ready.
-    let mut command = Command::new("timeout");
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    let mut shell = command
-        .args([&PATIENCE.as_secs().to_string(), "bash", "-c", &script])
-        .env("PATH", format!("{}:{path}", programs.display()))
+    let mut shell = run_script(&script)
         .env("TALLYRING_LISTEN", site.to_string())
         .env("TALLYRING_ADMIN", admin.to_string())
         .env("TALLYRING_COUNTER_LISTEN", counter.to_string())
         .env("TALLYRING_DATA_DIR", directory.path())
         .env("TALLYRING_WORKERS", "2")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut said = BufReader::new(shell.stdout.take().unwrap()).lines();
@@ -225,7 +222,7 @@ fn the_documented_lines_restart_a_server_without_loss() {
         let line = said.find(|line| line.as_ref().unwrap().starts_with(words)).expect(words);
         line.unwrap()
     };
-    // It ends with the shell's input, whatever becomes of this test.
+    // The shell ends with its input, even if this test fails.
     let mut input = shell.stdin.take().unwrap();
     wait_for("started");
     let load = Load::start(site);

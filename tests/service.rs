@@ -1,5 +1,4 @@
-//! What a service manager and a container engine see: the health check, notifications, sockets that
-//! were handed down.
+//! What a service manager and a container engine see: the health check, notifications, inherited sockets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,7 +12,8 @@ use std::{
 };
 
 use common::{
-    COUNTED, Client, PATIENCE, Server, Stub, WELCOME, get_request, run, serve, tallyring,
+    COUNTED, Client, PATIENCE, Server, Stub, WELCOME, get_request, limited, nobody, run, serve,
+    tallyring, with_socket,
 };
 
 /// Runs `tallyring health` with these flags; its exit code and what it says.
@@ -29,18 +29,13 @@ fn check_health(flags: &[&str], code: i32, words: &str) {
     assert!(said.contains(words), "{flags:?}: {said}");
 }
 
-/// An address at which nobody listens.
-fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 #[test]
 fn health_follows_the_server() {
     let (stub, gate, arrived) = Stub::gated();
     let mut server = serve(&["--counter", &stub.url(), "--admin", "127.0.0.1:0"]);
     let admin = server.address_after("admin on ").to_string();
     check_health(&["--admin", &admin], 0, &format!("healthy: http://{admin}/readyz answers 200"));
-    // Who listens everywhere is asked on the loopback.
+    // A server that listens on all addresses is asked on loopback.
     let port = admin.rsplit(':').next().unwrap();
     check_health(&["--admin", &format!("0.0.0.0:{port}")], 0, &format!("http://{admin}/readyz"));
     check_health(&["--url", &format!("http://{admin}/livez")], 0, "livez answers 200");
@@ -76,7 +71,7 @@ fn health_takes_the_admin_address_where_the_server_does() {
     assert_eq!(ask(&["--config", file], Some(&bad)), 1);
     assert_eq!(ask(&["--config", file, "--admin", &good], Some(&bad)), 0);
     assert_eq!(ask(&[], Some(&good)), 0);
-    // Whom to ask can be said as a URL as well; a flag wins over a variable in either form.
+    // The server can be given as a URL too; a flag wins over a variable in both forms.
     let ask_url = |flags: &[&str]| {
         let mut command = tallyring();
         command.arg("health").args(flags).env("TALLYRING_HEALTH_URL", format!("http://{bad}/"));
@@ -88,7 +83,7 @@ fn health_takes_the_admin_address_where_the_server_does() {
 }
 
 #[test]
-fn a_counter_keeps_its_totals_where_the_place_that_wins_says() {
+fn a_counter_keeps_its_totals_where_the_strongest_source_says() {
     let (flag, variable) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let environment = [("TALLYRING_DATA_DIR", variable.path().to_str().unwrap())];
     let store = format!("redb:{}", variable.path().join("store.redb").display());
@@ -188,7 +183,7 @@ fn a_counter_answers_to_its_own_names_and_to_no_page() {
         let fields = format!("{fields}Content-Length: 0\r\n");
         status_of(address, "POST", "/counter", &fields)
     };
-    // It listens on all addresses, so that each may be its own.
+    // It listens on all addresses, so any address may be its own.
     for (host, total) in [("counter:3001", "1\n"), ("localhost", "2\n"), ("192.0.2.1:3001", "3\n")]
     {
         assert_eq!(post(&format!("Host: {host}\r\n")), (200, total.to_owned()), "{host}");
@@ -205,7 +200,7 @@ fn a_counter_answers_to_its_own_names_and_to_no_page() {
         }
     }
     assert_eq!(status_of(address, "GET", "/counter", "Host: localhost\r\n").1, "3\n");
-    // Workers say what the URL says.
+    // Workers send the host of the URL.
     let site = serve(&["--counter", &format!("http://localhost:{}/counter", address.port())]);
     assert_eq!(site.visit(), WELCOME);
 }
@@ -226,27 +221,27 @@ impl Manager {
         Self { socket, path, _directory: directory }
     }
 
-    fn hear(&self) -> String {
+    fn receive(&self) -> String {
         let mut buffer = [0; 1024];
         let count = self.socket.recv(&mut buffer).expect("a notification");
         String::from_utf8(buffer[..count].to_vec()).unwrap().trim_end().to_owned()
     }
 
-    /// Takes what there is to be heard.
-    fn hear_all(&self) {
+    /// Discards all notifications that have arrived.
+    fn discard(&self) {
         self.socket.set_nonblocking(true).unwrap();
         while self.socket.recv(&mut [0; 1024]).is_ok() {}
         self.socket.set_nonblocking(false).unwrap();
     }
 
-    /// What it hears next but for the watchdog's food.
-    fn hear_news(&self) -> String {
-        std::iter::repeat_with(|| self.hear()).find(|said| said != "WATCHDOG=1").unwrap()
+    /// The next notification that is not for the watchdog.
+    fn receive_other(&self) -> String {
+        std::iter::repeat_with(|| self.receive()).find(|said| said != "WATCHDOG=1").unwrap()
     }
 }
 
 #[test]
-fn the_service_manager_hears_of_start_reload_and_stop() {
+fn the_service_manager_is_told_of_start_reload_and_stop() {
     let stub = Stub::answering(COUNTED);
     let url = stub.url();
     for arguments in [
@@ -257,26 +252,26 @@ fn the_service_manager_hears_of_start_reload_and_stop() {
         let manager = Manager::new();
         let environment = [("NOTIFY_SOCKET", manager.path.as_str()), ("WATCHDOG_USEC", "20000")];
         let mut server = Server::start(arguments, &environment);
-        assert_eq!(manager.hear(), "READY=1", "{arguments:?}");
-        // As often as it is waited for, since all workers answer.
+        assert_eq!(manager.receive(), "READY=1", "{arguments:?}");
+        // It comes again and again, since all workers answer.
         for _ in 0..5 {
-            assert_eq!(manager.hear(), "WATCHDOG=1", "{arguments:?}");
+            assert_eq!(manager.receive(), "WATCHDOG=1", "{arguments:?}");
         }
         server.signal("-HUP");
-        let reloading = manager.hear_news();
+        let reloading = manager.receive_other();
         assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
         let said = match arguments[0] {
             "serve" => "settings and pages were read anew",
             _ => "a counter has nothing to read anew",
         };
-        assert_eq!(manager.hear_news(), format!("READY=1\nSTATUS={said}"));
+        assert_eq!(manager.receive_other(), format!("READY=1\nSTATUS={said}"));
         server.stop();
-        assert_eq!(manager.hear_news(), "STOPPING=1");
+        assert_eq!(manager.receive_other(), "STOPPING=1");
     }
 }
 
 #[test]
-fn the_service_manager_hears_why_a_reload_failed() {
+fn the_service_manager_is_told_why_a_reload_failed() {
     let stub = Stub::answering(COUNTED);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tallyring.toml");
@@ -285,7 +280,7 @@ fn the_service_manager_hears_why_a_reload_failed() {
     let arguments = ["serve", "--workers", "1", "--counter", &stub.url(), "--config", path];
     let manager = Manager::new();
     let server = Server::start(&arguments, &[("NOTIFY_SOCKET", manager.path.as_str())]);
-    assert_eq!(manager.hear(), "READY=1");
+    assert_eq!(manager.receive(), "READY=1");
     for (settings, said) in [
         (
             "\nbody-max = \"lots\"\n",
@@ -295,15 +290,15 @@ fn the_service_manager_hears_why_a_reload_failed() {
     ] {
         fs::write(&file, settings).unwrap();
         server.signal("-HUP");
-        assert!(manager.hear().starts_with("RELOADING=1\n"));
-        let heard = manager.hear();
-        assert!(heard.starts_with("READY=1\nSTATUS=") && heard.contains(&said), "{heard}");
+        assert!(manager.receive().starts_with("RELOADING=1\n"));
+        let notified = manager.receive();
+        assert!(notified.starts_with("READY=1\nSTATUS=") && notified.contains(&said), "{notified}");
     }
     assert_eq!(server.visit(), WELCOME);
 }
 
 #[test]
-fn a_watched_server_loses_no_newcomer() {
+fn a_server_with_a_watchdog_loses_no_new_client() {
     let stub = Stub::answering(COUNTED);
     let url = stub.url();
     for driver in ["auto", "epoll"] {
@@ -316,7 +311,7 @@ fn a_watched_server_loses_no_newcomer() {
         let mut server = Server::start(&arguments, &environment);
         for _ in 0..500 {
             assert_eq!(server.visit(), WELCOME, "{driver}");
-            manager.hear_all();
+            manager.discard();
         }
         assert!(server.stop().contains("500 visits welcomed"), "{driver}");
     }
@@ -332,17 +327,8 @@ fn a_service_manager_that_is_gone_stops_nothing() {
     server.stop();
 }
 
-/// `tallyring` with `socket` as the first that is handed down.
-fn handed(socket: impl Into<OwnedFd>, arguments: &[&str]) -> Command {
-    let mut command = Command::new("bash");
-    let script = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
-    command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_tallyring")]).args(arguments);
-    command.stdin(Stdio::from(socket.into()));
-    command
-}
-
-fn start_handed(socket: &TcpListener, arguments: &[&str]) -> Server {
-    let command = handed(socket.try_clone().unwrap(), arguments);
+fn start_with_socket(socket: &TcpListener, arguments: &[&str]) -> Server {
+    let command = with_socket(socket.try_clone().unwrap(), arguments);
     Server::spawn(command, tempfile::tempdir().unwrap())
 }
 
@@ -356,10 +342,10 @@ fn a_socket_that_was_handed_down_outlives_the_server() {
         let arguments = ["serve", "--workers", "2", "--driver", driver, "--counter", &url];
         let arguments = [&arguments[..], &["--admin", "off", "--listen", "127.0.0.1:1"]].concat();
         for _ in 0..3 {
-            // They come while nobody is there, and wait.
+            // They connect while no server runs, and wait.
             let mut early: Vec<_> = (0..20).map(|_| Client::connect(address)).collect();
             early.iter_mut().for_each(|client| client.send(get_request("/")));
-            let mut server = start_handed(&socket, &arguments);
+            let mut server = start_with_socket(&socket, &arguments);
             assert_eq!(server.address, address);
             for client in &mut early {
                 assert_eq!(client.response().body, WELCOME, "{driver}");
@@ -376,7 +362,7 @@ fn a_counter_serves_on_a_socket_that_was_handed_down() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut early = Client::connect(socket.local_addr().unwrap());
     early.send("POST /counter HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
-    let mut counter = start_handed(&socket, &["counter", "--store", "memory"]);
+    let mut counter = start_with_socket(&socket, &["counter", "--store", "memory"]);
     assert_eq!(early.response().body.trim_end(), "1");
     drop(early);
     counter.stop();
@@ -389,7 +375,7 @@ fn what_is_no_listening_socket_is_refused() {
     let (datagram, _other) = UnixDatagram::pair().unwrap();
     let null = fs::File::open("/dev/null").unwrap();
     for socket in [OwnedFd::from(connected), datagram.into(), null.into()] {
-        let output = handed(socket, &["serve", "--admin", "off"]).output().unwrap();
+        let output = with_socket(socket, &["serve", "--admin", "off"]).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("socket 1 of the service manager's"), "{said}");
@@ -419,13 +405,13 @@ fn an_idle_client_may_send_one_more_request() {
         server.wait_for_line("no new connections");
         assert_eq!(client.response().body, WELCOME, "{driver}");
         server.wait();
-        // And one whose request comes after the signal was heard.
+        // And one whose request comes after the signal.
         let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
         let mut client = server.client();
         assert_eq!(client.get("/").body, WELCOME);
         server.signal("-TERM");
         server.wait_for_line("no new connections");
-        // The line comes before the worker has heard it.
+        // The line comes before the worker has the command.
         let last = loop {
             let answer = client.get("/");
             assert_eq!(answer.body, WELCOME, "{driver}");
@@ -439,8 +425,8 @@ fn an_idle_client_may_send_one_more_request() {
     }
 }
 
-/// `tallyring`, whose standard error is the journal's by what `JOURNAL_STREAM` says of it: `stream`, a piece
-/// of shell.
+/// `tallyring` with `JOURNAL_STREAM` set to `stream`, an expression of the shell: it tells whether standard error is
+/// the journal.
 fn journaled(stream: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("bash");
     let script = format!("export JOURNAL_STREAM={stream}; exec \"$@\"");
@@ -492,12 +478,9 @@ fn the_journal_gets_errors_as_errors() {
 
 #[test]
 fn the_journal_gets_warnings_as_warnings() {
-    let output = Command::new("bash")
-        .args(["-c", "ulimit -n 64; exec \"$@\"", "bash", env!("CARGO_BIN_EXE_tallyring")])
-        .args(["serve", "--log-format", "journal", "--listen", "192.0.2.1:1", "--workers", "1"])
-        .args(["--counter", "http://127.0.0.1:1/", "--admin", "off"])
-        .output()
-        .unwrap();
+    let mut arguments = vec!["serve", "--log-format", "journal", "--listen", "192.0.2.1:1"];
+    arguments.extend(["--workers", "1", "--counter", "http://127.0.0.1:1/", "--admin", "off"]);
+    let output = limited("-n 64", &arguments).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.lines().any(|line| line.starts_with("<4>")), "{said}");
     assert!(said.lines().last().unwrap().starts_with("<3>"), "{said}");

@@ -1,4 +1,4 @@
-//! Settings: what `check` and `serve` refuse, and in which words; where values come from; what a start tells.
+//! Settings: what `check` and `serve` refuse, and their messages; where values come from; what a start reports.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,16 +9,16 @@ use std::{
     io::{BufRead, BufReader, Read},
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Stdio,
 };
 
-use common::{COUNTED, SORRY, Server, Stub, WELCOME, run, serve, tallyring, without_settings};
+use common::{COUNTED, Running, SORRY, Server, Stub, WELCOME, limited, run, serve, tallyring};
 use rustix::{
     fs::OFlags,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 
-/// Runs `check` or `serve` with these; its exit code and the last line that it says.
+/// Runs `check` or `serve` with these; returns the exit code and the last line of the error.
 fn refusal(command: &str, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String) {
     let mut tallyring = tallyring();
     tallyring.arg(command).args(arguments).envs(environment.iter().copied());
@@ -82,7 +82,7 @@ fn a_flag_says_what_it_got_and_what_it_takes() {
 }
 
 #[test]
-fn a_flag_or_command_that_there_is_not_is_named_with_the_nearest() {
+fn an_unknown_flag_or_command_is_answered_with_the_nearest() {
     for (arguments, expected) in [
         (&["--lisen", "80"][..], "--lisen is no argument here; did you mean --listen?"),
         (
@@ -100,7 +100,7 @@ fn a_flag_or_command_that_there_is_not_is_named_with_the_nearest() {
 }
 
 #[test]
-fn a_variable_that_is_no_setting_is_named_with_the_nearest() {
+fn an_unknown_variable_is_answered_with_the_nearest() {
     let misspelt = [("TALLYRING_COUNTER_TIMEUT", "1s")];
     let expected =
         "TALLYRING_COUNTER_TIMEUT is no setting; did you mean TALLYRING_COUNTER_TIMEOUT?";
@@ -108,7 +108,7 @@ fn a_variable_that_is_no_setting_is_named_with_the_nearest() {
     for command in ["counter", "health", "doctor"] {
         assert_eq!(refusal(command, &[], &misspelt), (2, expected.to_owned()), "{command}");
     }
-    // Those of other commands, and those that Kubernetes sets for a service of this name.
+    // Variables of other commands, and those that Kubernetes sets for a service of this name.
     let others = [
         ("TALLYRING_STORE", "memory"),
         ("TALLYRING_HEALTH_TIMEOUT", "1s"),
@@ -188,7 +188,7 @@ fn a_file_says_the_line_what_it_got_and_what_it_takes() {
         "workers = \"two\"\n",
         "line 1: workers = \"two\": it must be a number from 1 to 1024",
     );
-    // These are judged beside others, after all of the file was read.
+    // These depend on others, so they are checked after the whole file was read.
     check_file(
         "# limits\nhead-max = \"2KiB\"\ntarget-max = \"2KiB\"\n",
         "line 3: target-max = \"2KiB\": it must be a size from 1 to below head-max, which is 2KiB",
@@ -276,7 +276,7 @@ fn pages_are_found_beside_the_file_and_have_a_type() {
     fs::write(elsewhere.path().join("own"), "own").unwrap();
     let output = check.arg(&file).current_dir(elsewhere.path()).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
-    // Those of flags are found from where the program was started.
+    // Paths of flags start at the working directory.
     let own = elsewhere.path().canonicalize().unwrap().join("own");
     for (name, path, source) in [
         ("welcome", home, format!("file {} line 1", file.display())),
@@ -323,7 +323,7 @@ fn a_data_directory_that_cannot_be_used_is_refused_by_both() {
         );
         check_refused(&[&own[..], &[&path(name)]].concat(), &[], 1, &expected);
     }
-    // Nobody can make a file there, not even root.
+    // Not even root can make a file there.
     let refused =
         ["check", "serve"].map(|command| refusal(command, &[&own[..], &["/proc"]].concat(), &[]));
     assert_eq!(refused[0], refused[1]);
@@ -387,7 +387,7 @@ fn a_check_beside_a_running_server_passes_and_disturbs_nobody() {
 }
 
 #[test]
-fn an_admin_address_in_use_is_told_with_its_own_remedy() {
+fn an_admin_address_in_use_has_its_own_remedy() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let arguments =
@@ -400,7 +400,7 @@ fn an_admin_address_in_use_is_told_with_its_own_remedy() {
 }
 
 #[test]
-fn what_cannot_be_written_is_an_error_and_a_reader_that_is_gone_is_none() {
+fn a_failed_write_to_standard_output_is_an_error_and_a_closed_pipe_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().to_str().unwrap();
     let check = ["check", "--listen", "127.0.0.1:0", "--admin", "off", "--data-dir", data];
@@ -427,17 +427,8 @@ fn what_cannot_be_written_is_an_error_and_a_reader_that_is_gone_is_none() {
     }
 }
 
-/// `tallyring` with so many open files.
-fn with_open_files(limit: u64, arguments: &[&str]) -> Command {
-    let mut command = Command::new("bash");
-    command.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "bash"]);
-    command.arg(env!("CARGO_BIN_EXE_tallyring")).args(arguments);
-    without_settings(&mut command);
-    command
-}
-
 #[test]
-fn too_few_open_files_are_told_at_the_start_and_as_many_as_it_takes_are_enough() {
+fn too_few_open_files_are_refused_and_the_number_in_the_message_is_enough() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().to_str().unwrap();
     let serve =
@@ -447,7 +438,7 @@ fn too_few_open_files_are_told_at_the_start_and_as_many_as_it_takes_are_enough()
         [(&serve[..], "2 workers and the bundled counter"), (&counter, "a counter")]
     {
         let needed = |limit| {
-            let output = with_open_files(limit, arguments).output().unwrap();
+            let output = limited(&format!("-n {limit}"), arguments).output().unwrap();
             let said = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(2), "{said}");
             let (before, behind) =
@@ -460,9 +451,9 @@ fn too_few_open_files_are_told_at_the_start_and_as_many_as_it_takes_are_enough()
         };
         let enough = needed(30);
         assert_eq!(needed(enough - 1), enough);
-        let server =
-            Server::spawn(with_open_files(enough, arguments), tempfile::tempdir().unwrap());
-        // More than can be connected at a time: the idle ones make room.
+        let command = limited(&format!("-n {enough}"), arguments);
+        let server = Server::spawn(command, tempfile::tempdir().unwrap());
+        // More than can be connected at a time: idle ones are closed.
         let path = if arguments == serve { "/" } else { "/counter" };
         for _ in 0..3 {
             let clients: Vec<_> = (0..10).map(|_| (server.client(), server.get(path))).collect();
@@ -471,16 +462,6 @@ fn too_few_open_files_are_told_at_the_start_and_as_many_as_it_takes_are_enough()
                 assert_ne!(response.body, SORRY);
             }
         }
-    }
-}
-
-/// Killed when the test ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a site has beside its visits: pages that are not counted, and the files of directories.
+//! What a site serves without counting: single pages, and the files of directories.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -17,7 +17,7 @@ use common::{COUNTED, Client, Response, SORRY, Server, Stub, WELCOME, get_reques
 struct Site(tempfile::TempDir);
 
 impl Site {
-    /// With these files, each with what it holds.
+    /// With these files, each with its content.
     fn with(files: &[(&str, &str)]) -> Self {
         let site = Self(tempfile::tempdir().unwrap());
         files.iter().for_each(|(name, content)| site.write(name, content));
@@ -34,7 +34,7 @@ impl Site {
         fs::write(path, content).unwrap();
     }
 
-    /// The flags for these settings, in which `DIR` stands for the directory.
+    /// Writes these settings, with the directory in place of `DIR`; returns the path of the file.
     fn settings(&self, text: &str) -> String {
         self.write("tallyring.toml", &text.replace("DIR", self.0.path().to_str().unwrap()));
         self.path("tallyring.toml").to_str().unwrap().to_owned()
@@ -47,7 +47,7 @@ impl Site {
         (serve(&["--config", &config, "--counter", &stub.url(), "--admin", "127.0.0.1:0"]), stub)
     }
 
-    /// What `check` says of these settings; its exit code.
+    /// The exit code and output of `check` with these settings.
     fn check(&self, text: &str, flags: &[&str]) -> (i32, String) {
         let config = self.settings(text);
         let (code, output, error) = run(&[&["check", "--config", &config], flags].concat());
@@ -166,8 +166,8 @@ fn the_files_of_a_directory_are_served() {
     assert!(server.stop().contains("0 visits welcomed, 0 erred"));
 }
 
-#[test]
-fn no_path_leaves_the_directory() {
+/// A directory with hidden files, links within it and links out of it.
+fn site_with_links() -> Site {
     let site = Site::with(&[
         ("public/a.txt", "a"),
         ("public/sub/b.txt", "b"),
@@ -180,6 +180,12 @@ fn no_path_leaves_the_directory() {
     symlink("../secret", site.path("public/outside")).unwrap();
     symlink("../secrets", site.path("public/outsides")).unwrap();
     symlink("/etc/passwd", site.path("public/passwd")).unwrap();
+    site
+}
+
+#[test]
+fn no_path_leaves_the_directory() {
+    let site = site_with_links();
     let (server, _stub) = site.serve(STATIC);
     let mut client = server.client();
     for (path, body) in [
@@ -212,9 +218,6 @@ fn no_path_leaves_the_directory() {
         "/static/a.txt/",
         "//static/a.txt",
         "/static%2fa.txt",
-        "/static/outside",
-        "/static/outsides/c.txt",
-        "/static/passwd",
         "/static/.env",
         "/static/%2eenv",
         "/static/.git/config",
@@ -227,6 +230,16 @@ fn no_path_leaves_the_directory() {
     // What no path may hold is refused before it is looked up.
     for path in ["/static/a.txt%00", "/static/..\\secret", "/static/%zz", "/static/%"] {
         assert_eq!(server.get(path).status, 400, "{path}");
+    }
+}
+
+#[test]
+fn links_out_of_the_directory_are_not_served() {
+    let site = site_with_links();
+    let (server, _stub) = site.serve(STATIC);
+    let mut client = server.client();
+    for path in ["/static/outside", "/static/outsides/c.txt", "/static/passwd"] {
+        check_not_found(&mut client, path);
     }
     let (code, said) = site.check(STATIC, &[]);
     assert_eq!(code, 0);
@@ -261,12 +274,18 @@ fn a_directory_has_an_index_behind_its_slash() {
     ] {
         let moved = client.get(path);
         assert_eq!((moved.status, moved.field("location")), (301, Some(location)), "{path}");
+        assert_eq!(moved.field("cache-control"), None, "{path}");
         assert!(client.get(location).status == 200, "{location}");
     }
     for path in ["/static/no-index", "/static/no-index/", "/stati", "/static/sub//", "/static/su"] {
         check_not_found(&mut client, path);
     }
-    // For the root, no path is taken for another host.
+    let (server, _stub) = site.serve(&format!("{STATIC}cache = \"1h\"\n"));
+    for path in ["/static", "/static/sub"] {
+        let moved = server.get(path);
+        assert_eq!((moved.status, moved.field("cache-control")), (301, Some("max-age=3600")));
+    }
+    // With a directory at the root, no path is taken for another host.
     let (server, _stub) = site.serve("[[route]]\npath = \"/*\"\ndirectory = \"DIR/public\"\n");
     let mut client = server.client();
     check_found(&mut client, "/", "top");
@@ -301,7 +320,7 @@ fn the_closest_route_wins() {
     check_found(&mut client, "/img/b.txt", "b");
     check_found(&mut client, "/img/c.txt", "c");
     check_not_found(&mut client, "/img/a.txt");
-    // Nothing leads past a visit to the file that it stands for.
+    // No path leads to a file that a counted route hides.
     for path in ["/visit%2ehtml", "/%76isit.html", "/page/index.html", "/page"] {
         check_not_found(&mut client, path);
     }
@@ -388,7 +407,7 @@ fn a_part_is_sent() {
     assert_eq!((head.status, head.field("content-length")), (200, Some("10")));
     assert_eq!(ask(&mut client, "GET", "/static/empty", "Range: bytes=0-").status, 416);
     assert_eq!(ask(&mut client, "GET", "/static/empty", "Range: bytes=-1").status, 200);
-    // A part that is written as it is, among others in one go.
+    // A part that is large enough to be written without a copy, among other answers.
     let part =
         get_request("/static/large.txt").replace("\r\n\r\n", "\r\nRange: bytes=5-500004\r\n\r\n");
     client.send(
@@ -405,7 +424,7 @@ fn a_part_is_sent() {
 }
 
 #[test]
-fn files_are_read_anew_when_asked() {
+fn files_are_read_again_on_sighup() {
     let site =
         Site::with(&[("public/a.txt", "old"), ("public/goes.txt", "goes"), ("robots.txt", "old")]);
     let (server, _stub) = site.serve(&format!(
@@ -418,7 +437,7 @@ fn files_are_read_anew_when_asked() {
     site.write("robots.txt", "new");
     fs::remove_file(site.path("public/goes.txt")).unwrap();
     symlink("/etc/passwd", site.path("public/passwd")).unwrap();
-    // Nothing changes by itself.
+    // Nothing changes without SIGHUP.
     check_found(&mut client, "/static/a.txt", "old");
     check_found(&mut client, "/static/goes.txt", "goes");
     check_not_found(&mut client, "/static/comes.txt");
@@ -429,7 +448,7 @@ fn files_are_read_anew_when_asked() {
     check_found(&mut client, "/static/comes.txt", "comes");
     check_found(&mut client, "/robots.txt", "new");
     check_not_found(&mut client, "/static/goes.txt");
-    // One that cannot be read changes nothing.
+    // A file that cannot be read changes nothing.
     site.write("public/a.txt", "newer");
     fs::remove_file(site.path("robots.txt")).unwrap();
     server.signal("-HUP");
@@ -462,7 +481,7 @@ fn directories_have_a_limit_together() {
 }
 
 #[test]
-fn check_tells_what_each_route_is() {
+fn check_shows_what_each_route_is() {
     let site = Site::with(&[("public/a.txt", "12345"), ("public/sub/b.txt", "1"), ("r.txt", "1")]);
     let (code, said) = site.check(
         &format!(

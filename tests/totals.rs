@@ -7,12 +7,13 @@ mod common;
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use common::{Client, Server, Stub, WELCOME, get_request, run, serve, serve_by, tallyring};
+use common::{
+    Client, Server, Stub, WELCOME, get_request, limited, nobody, run, serve, serve_by, tallyring,
+};
 use tempfile::TempDir;
 
 /// A data directory and the paths in it.
@@ -47,7 +48,7 @@ impl Data {
         Server::start(&["counter", &flag, &directory], &[])
     }
 
-    /// Runs a command about the file, while nobody listens where it asks.
+    /// Runs a command on the file, while nobody listens at the address that it asks.
     #[track_caller]
     fn check(&self, arguments: &[&str], code: i32, words: &str) {
         let [flag, directory] = self.flags();
@@ -59,7 +60,7 @@ impl Data {
     }
 }
 
-/// Runs `tallyring`, which must say one line, with these words.
+/// Runs `tallyring`, which must print one line with these words.
 #[track_caller]
 fn check(arguments: &[&str], code: i32, words: &str) {
     let (got, out, error) = run(arguments);
@@ -87,11 +88,6 @@ fn counter_of(server: &Server) -> SocketAddr {
     server.address_after("visits go to ")
 }
 
-/// An address at which nobody listens.
-fn nobody() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 #[test]
 fn the_total_of_a_running_site_is_told() {
     let data = Data::new();
@@ -106,7 +102,7 @@ fn the_total_of_a_running_site_is_told() {
     check_total(counter, &["home.page"], "7\n");
     check_total(counter, &["nobody"], "0\n");
     check_total(counter, &["--all"], "{\"\":3,\"home.page\":7}\n");
-    // Who listens everywhere is asked on the loopback.
+    // A counter that listens on all addresses is asked on loopback.
     check_total(SocketAddr::from(([0, 0, 0, 0], counter.port())), &[], "3\n");
     let address = counter.to_string();
     for arguments in [&["home/page"][..], &[""], &["a", "--all"]] {
@@ -120,7 +116,7 @@ fn the_counter_is_found_by_the_servers_own_settings() {
     let data = Data::new();
     let server = data.site("127.0.0.1:0");
     assert_eq!(server.visit(), WELCOME);
-    let (good, bad) = (counter_of(&server).to_string(), nobody());
+    let (good, bad) = (counter_of(&server).to_string(), nobody().to_string());
     let url = |address: &str| format!("http://{address}/counter");
     let (good_url, bad_url) = (url(&good), url(&bad));
     let file = |text: &str| {
@@ -128,7 +124,7 @@ fn the_counter_is_found_by_the_servers_own_settings() {
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    // No file is here to be read in its place.
+    // A directory without a file to read instead.
     let none = Data::new();
     let ask = |flags: &[&str], variables: &[(&str, &str)]| {
         let mut command = tallyring();
@@ -144,14 +140,14 @@ fn the_counter_is_found_by_the_servers_own_settings() {
     assert_eq!(ask(&["--config", &listen], &[]), told);
     assert_eq!(ask(&["--config", &listen], &[("TALLYRING_COUNTER_LISTEN", &bad)]), silent);
     assert_eq!(ask(&[], &[("TALLYRING_CONFIG", &listen)]), told);
-    // A server with a counter of another process asks that one, and so does who wants to know.
+    // A server with a counter in another process asks that one, and so does `total`.
     assert_eq!(ask(&["--counter", &good_url], &[("TALLYRING_COUNTER_LISTEN", &bad)]), told);
     assert_eq!(ask(&[], &[("TALLYRING_COUNTER", &good_url)]), told);
     assert_eq!(ask(&["--counter", &good_url, "--counter-listen", &bad], &[]), told);
     assert_eq!(ask(&["--counter-listen", &good], &[("TALLYRING_COUNTER", &bad_url)]), told);
     let by_url = file(&format!("counter = \"{good_url}\"\ncounter-listen = \"{bad}\"\n"));
     assert_eq!(ask(&["--config", &by_url], &[]), told);
-    // Who has no place for a file can ask all the same.
+    // A user without a place for a file can ask too.
     let homeless = |listen: &str| {
         let mut command = tallyring();
         command.args(["total", "--counter-listen", listen]);
@@ -160,7 +156,7 @@ fn the_counter_is_found_by_the_servers_own_settings() {
     assert_eq!(homeless(&good).stdout, b"1\n");
     assert_eq!(homeless(&bad).status.code(), Some(1));
     assert_eq!(homeless("off").status.code(), Some(2));
-    // Its URL may name a counter, and a name given here is another one of the same server.
+    // A URL may name a counter; a name as an argument is another counter of the same server.
     assert_eq!(post(counter_of(&server), "/counter/a?by=5"), 200);
     let named = format!("{good_url}/a?by=9");
     assert_eq!(ask(&["--counter", &named], &[]).1, "5\n");
@@ -169,7 +165,7 @@ fn the_counter_is_found_by_the_servers_own_settings() {
 }
 
 #[test]
-fn where_none_runs_the_file_is_read_and_stays_as_it_is() {
+fn the_file_of_a_stopped_counter_is_read_and_stays_unchanged() {
     let data = Data::new();
     for (round, signal) in ["-TERM", "-KILL", "-KILL"].into_iter().enumerate() {
         let mut server = data.site("off");
@@ -181,7 +177,7 @@ fn where_none_runs_the_file_is_read_and_stays_as_it_is() {
         let before = fs::read(data.path("counter.redb")).unwrap();
         let expected = format!("{}\n", 2 * (round + 1));
         let [flag, directory] = data.flags();
-        for listen in ["off", &nobody()] {
+        for listen in ["off", &nobody().to_string()] {
             let all = ["total", "--counter-listen", listen, &flag, &directory];
             assert_eq!(run(&all), (0, expected.clone(), String::new()), "{signal}");
         }
@@ -196,11 +192,11 @@ fn where_none_runs_the_file_is_read_and_stays_as_it_is() {
 }
 
 #[test]
-fn a_total_that_is_nowhere_is_said_to_be() {
+fn a_missing_total_is_reported() {
     let data = Data::new();
     let file = data.text("counter.redb");
     data.check(&["total"], 1, &format!("nothing is counted yet: there is no file {file}"));
-    let nobody = nobody();
+    let nobody = nobody().to_string();
     let words = format!("nobody listens at http://{nobody}/counter, and there is no file {file}");
     data.check(&["total", "--counter-listen", &nobody], 1, &words);
     data.check(&["backup", &data.text("copy")], 1, "there is no file");
@@ -220,7 +216,7 @@ fn a_total_that_is_nowhere_is_said_to_be() {
 }
 
 #[test]
-fn who_is_no_counter_is_said_to_be_none() {
+fn a_server_that_is_no_counter_is_reported() {
     let answer = |head: &str, body: &str| {
         format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     };
@@ -233,7 +229,7 @@ fn who_is_no_counter_is_said_to_be_none() {
     ] {
         let stub = Stub::answering(&*answer.leak());
         let address = stub.address.to_string();
-        // The file would be another counter's: it is not read.
+        // The file may be another counter's, so it is not read.
         check(&["total", "--counter-listen", &address], 1, words);
     }
     for listing in ["{\"a/b\":1}", "{\"a\":-1}", "[1]", "1"] {
@@ -282,7 +278,7 @@ fn a_running_counter_is_backed_up_and_restored() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(said, format!("{copy}: 1 counted, and 41 under 1 name\n"));
     assert_eq!(server.visit(), WELCOME);
-    // What is there is kept.
+    // An existing file is kept.
     let first = fs::read(&copy).unwrap();
     let (code, said) = backup(&[&copy]);
     assert_eq!(code, 1, "{said}");
@@ -290,7 +286,7 @@ fn a_running_counter_is_backed_up_and_restored() {
     assert!(fs::read(&copy).unwrap() == first);
     assert_eq!(backup(&[&copy, "--force"]).0, 0);
     assert!(fs::read(&copy).unwrap() != first);
-    // Nor does a backup take the place of what it is a backup of.
+    // A backup does not replace the counter's file itself.
     let own = data.text("counter.redb");
     for further in [&[own.as_str()][..], &[&own, "--force"]] {
         let (code, said) = backup(further);
@@ -299,12 +295,12 @@ fn a_running_counter_is_backed_up_and_restored() {
     }
     let nowhere = data.text("none/backup.redb");
     assert!(backup(&[&nowhere]).1.contains("none"));
-    // A counter that runs is not restored under its feet.
+    // A running counter is not restored.
     assert_eq!(server.visit(), WELCOME);
     data.check(&["restore", &copy], 1, "stop the counter first");
     check_total(counter, &[], "3\n");
     server.stop();
-    // And none goes back in silence.
+    // A total does not go back without --force.
     let words = "2 counted, and 41 under 1 name, and";
     data.check(&["restore", &copy], 1, words);
     data.check(&["restore", &copy], 1, "the total would go back from 3 to 2; give --force");
@@ -316,7 +312,7 @@ fn a_running_counter_is_backed_up_and_restored() {
     assert!(server.line.contains("; 2 counted, and 41 under names, in redb:"), "{}", server.line);
     assert_eq!(server.visit(), WELCOME);
     drop(server);
-    // What was kept is a backup too; a second restore keeps another.
+    // The kept file is a backup too; a second restore keeps another.
     data.check(&["restore", &kept], 0, "3 counted, and 41 under 1 name; before, it held 3");
     assert!(data.path("counter.redb.before-restore-2").exists());
     data.check(&["total"], 0, "3");
@@ -334,7 +330,7 @@ fn a_stopped_counter_is_backed_up_from_its_file() {
     let copy = data.text("copy");
     data.check(&["backup", &copy], 0, &format!("{copy}: 7 counted"));
     data.check(&["backup", &copy], 1, "is there already");
-    // To where there is nothing yet.
+    // To a directory that does not exist yet.
     let other = Data::new();
     let [flag, _] = data.flags();
     let directory = other.text("made/for/it");
@@ -346,7 +342,7 @@ fn a_stopped_counter_is_backed_up_from_its_file() {
 }
 
 #[test]
-fn a_restore_looks_at_what_it_is_given() {
+fn a_restore_checks_the_backup() {
     let data = Data::new();
     let mut counter = data.counter();
     assert_eq!(post(counter.address, "/counter?by=7"), 200);
@@ -370,7 +366,7 @@ fn a_restore_looks_at_what_it_is_given() {
 }
 
 #[test]
-fn a_restore_mends_a_file_that_is_lost() {
+fn a_restore_replaces_a_lost_file() {
     let data = Data::new();
     let mut counter = data.counter();
     assert_eq!(post(counter.address, "/counter?by=7"), 200);
@@ -385,7 +381,7 @@ fn a_restore_mends_a_file_that_is_lost() {
         data.check(&["restore", &copy], 0, words);
         data.check(&["total"], 0, "7");
     }
-    // What is somebody else's is not replaced in silence.
+    // A foreign file is not replaced without --force.
     fs::write(&path, "my diary").unwrap();
     data.check(&["restore", &copy], 1, "is not a counter's file");
     assert_eq!(fs::read(&path).unwrap(), b"my diary");
@@ -471,13 +467,13 @@ fn the_total_is_a_metric() {
         assert_eq!(row(&server, "tallyring_commits_total"), Some(0));
         for visit in 1..=commits {
             assert_eq!(server.visit(), WELCOME);
-            // Who is welcomed is in the total already.
+            // A visitor who is welcomed is in the total already.
             assert_eq!(row(&server, "tallyring_counted_total"), Some(before + visit));
         }
         assert_eq!(row(&server, "tallyring_commits_total"), Some(commits));
         server.stop();
     }
-    // A counter of another process is not this one's to tell of.
+    // A counter in another process has no metric here.
     let stub = Stub::answering(common::COUNTED);
     let server = serve(&["--counter", &stub.url(), "--admin", "127.0.0.1:0"]);
     assert_eq!(row(&server, "tallyring_counted_total"), None);
@@ -504,13 +500,13 @@ fn an_address_in_use_names_its_setting_and_what_to_do() {
         assert!(said.contains(word), "no {word:?} in {said}");
     }
     assert!(start(&["--share-port"]).2.contains("and give the same to the server that shares"));
-    // Nothing was made for a server that does not start.
+    // A server that does not start creates nothing.
     assert_eq!(fs::read_dir(data.0.path()).unwrap().count(), 0);
     let all = [&flag, &directory, "--counter-listen", "192.0.2.1:3001"];
     let (code, _, said) = run(&[&["--listen", "127.0.0.1:0", "--admin", "off"][..], &all].concat());
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("counter-listen: ") && said.contains("or off"), "{said}");
-    // Both remedies.
+    // Both remedies work.
     let server = data.site("off");
     assert_eq!(server.visit(), WELCOME);
     let url = format!("http://{address}/counter");
@@ -521,7 +517,7 @@ fn an_address_in_use_names_its_setting_and_what_to_do() {
 }
 
 #[test]
-fn off_is_for_a_site_alone() {
+fn only_serve_takes_off() {
     for (arguments, variable) in [(&["counter", "--listen", "off"][..], ""), (&["counter"], "off")]
     {
         let mut command = tallyring();
@@ -569,19 +565,17 @@ fn a_sites_own_counter_answers_to_its_own_names_and_to_no_page() {
 }
 
 #[test]
-fn strangers_at_its_counter_keep_no_visit_waiting() {
+fn strangers_at_its_counter_delay_no_visit() {
     let data = Data::new();
     let [flag, directory] = data.flags();
-    // So few open files that a stranger's connections, if they were not limited, would take them all.
-    let script = "ulimit -n 400; exec \"$@\"";
-    let mut command = Command::new("bash");
-    command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_tallyring"), "serve"]);
-    command.args(["--workers", "1", "--listen", "127.0.0.1:0", "--admin", "off"]);
-    command.args([&flag, &directory, "--counter-listen", "127.0.0.1:0"]);
+    // So few open files that the connections of strangers would take them all, if they were not limited.
+    let mut arguments = vec!["serve", "--workers", "1", "--listen", "127.0.0.1:0"];
+    arguments.extend(["--admin", "off", &flag, &directory, "--counter-listen", "127.0.0.1:0"]);
+    let command = limited("-n 400", &arguments);
     let mut server = Server::spawn(command, tempfile::tempdir().unwrap());
     let counter = counter_of(&server);
     let mut strangers: Vec<_> = (0..500).map(|_| Client::connect(counter)).collect();
-    // Of all kinds: idle, in the middle of a head, and in want of all totals without reading them.
+    // Of all kinds: idle, in the middle of a head, and asking for all totals without reading them.
     for (number, stranger) in strangers.iter_mut().enumerate() {
         match number % 3 {
             0 => {}
@@ -593,7 +587,7 @@ fn strangers_at_its_counter_keep_no_visit_waiting() {
     for _ in 0..100 {
         assert_eq!(client.get("/").body, WELCOME);
     }
-    // And one who asks in order is answered among them: those that take their time make room.
+    // And a client that behaves is answered among them: slow ones are closed for it.
     check_total(counter, &["--timeout", "60s"], "100\n");
     drop(client);
     drop(strangers);
@@ -627,13 +621,8 @@ fn a_file_size_limit_is_told_and_leaves_nothing_behind() {
     let counter = data.counter();
     let address = counter.address.to_string();
     let backup = data.text("backup");
-    let tallyring = tallyring();
-    let program = tallyring.get_program().to_str().unwrap();
-    let command = "ulimit -c 0; ulimit -f 8; exec \"$0\" \"$@\"";
-    let mut limited = Command::new("sh");
-    limited.args(["-c", command, program, "backup", &backup, "--counter-listen", &address]);
-    common::without_settings(&mut limited);
-    let output = limited.output().unwrap();
+    let arguments = ["backup", &backup, "--counter-listen", &address];
+    let output = limited("-c 0; ulimit -f 8", &arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("backup.unfinished: File too large"), "{said}");

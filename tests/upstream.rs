@@ -1,4 +1,4 @@
-//! The counter as the server sees it: every framing, at most once, never mixed up.
+//! The counter as the server sees it: every framing, each call at most once, no answer mixed up.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     collections::HashMap,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -16,11 +16,12 @@ use std::{
 };
 
 use common::{
-    Books, COUNTED, Client, PATIENCE, SORRY, Stub, WELCOME, get_request, serve, serve_with,
+    Books, COUNTED, Client, PATIENCE, SORRY, Stub, WELCOME, get_request, serve, serve_by,
+    serve_with,
 };
 
-/// What a visitor gets when the counter answers `answer`, twice on one connection of the client, and
-/// how many connections that took.
+/// The page of a visitor when the counter answers `answer`, twice on one client connection, and how many connections
+/// to the counter that takes.
 #[track_caller]
 fn check_framing(answer: &'static str, page: &str, connections: usize) {
     let accepted = Arc::new(AtomicUsize::new(0));
@@ -43,7 +44,7 @@ fn check_framing(answer: &'static str, page: &str, connections: usize) {
 
 #[test]
 fn each_framing_of_the_response() {
-    let (kept, anew) = (1, 2);
+    let (kept, again) = (1, 2);
     check_framing(COUNTED, WELCOME, kept);
     check_framing("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", WELCOME, kept);
     check_framing("HTTP/1.1 204 No Content\r\n\r\n", WELCOME, kept);
@@ -63,8 +64,8 @@ fn each_framing_of_the_response() {
         WELCOME,
         kept,
     );
-    check_framing("HTTP/1.1 200 OK\r\n\r\nto the close", WELCOME, anew);
-    check_framing("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n1", WELCOME, anew);
+    check_framing("HTTP/1.1 200 OK\r\n\r\nto the close", WELCOME, again);
+    check_framing("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n1", WELCOME, again);
     check_framing(
         "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n1",
         WELCOME,
@@ -73,7 +74,7 @@ fn each_framing_of_the_response() {
     check_framing(
         "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1",
         WELCOME,
-        anew,
+        again,
     );
 }
 
@@ -88,7 +89,7 @@ fn a_connection_with_bytes_left_over_is_not_used_again() {
 }
 
 #[test]
-fn a_response_that_cannot_be_told_is_an_error() {
+fn a_response_without_a_clear_end_is_an_error() {
     let long: &'static str =
         Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(20_000)).into_boxed_str());
     let interims: &'static str =
@@ -125,8 +126,7 @@ fn thousands_of_visits_are_in_flight_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     socket2::SockRef::from(&listener).listen(4096).unwrap();
     let url = format!("http://{}/counter", listener.local_addr().unwrap());
-    // Answers only once all calls are there: a server that held back even one would never be
-    // answered.
+    // Answers only once all calls have arrived: a server that held back one would never get an answer.
     let counter = thread::spawn(move || {
         let mut peers: Vec<_> = listener.incoming().take(VISITS).map(Result::unwrap).collect();
         for peer in &mut peers {
@@ -171,8 +171,8 @@ fn calls_wait_in_a_bounded_queue() {
     for client in &mut clients[1..] {
         client.send(get_request("/"));
     }
-    // Which of them waits and which is refused depends on nothing but their order here: the worker
-    // reads what was sent before.
+    // Which of them waits and which is refused depends only on their order here: the worker reads first what was sent
+    // first.
     let refused = loop {
         let response = server.get("/");
         if response.status == 503 {
@@ -186,21 +186,18 @@ fn calls_wait_in_a_bounded_queue() {
     }
 }
 
-#[test]
-fn no_visit_is_counted_twice_or_mixed_up() {
-    // Each visitor has a route of its own, which names the visitor to the counter, which answers with
-    // the visitor's own status or none.
-    const VISITORS: usize = 40;
-    const VISITS: usize = 50;
-    let directory = tempfile::tempdir().unwrap();
-    let counted: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
-    let record = Arc::clone(&counted);
-    let stub = Stub::start(move |number, mut peer| {
+/// The visits that a counter has counted of each path.
+type Counted = Arc<Mutex<HashMap<String, usize>>>;
+
+/// A counter that answers each path with its own name and status, and some calls badly.
+fn counter_by_path(counted: &Counted) -> Stub {
+    let counted = Arc::clone(counted);
+    Stub::start(move |number, mut peer| {
         let mut calls = 0;
         while let Some(head) = peer.request() {
             let name = head.split(' ').nth(1).unwrap().to_owned();
             let visit = {
-                let mut counted = record.lock().unwrap();
+                let mut counted = counted.lock().unwrap();
                 let visit = counted.entry(name.clone()).or_default();
                 *visit += 1;
                 *visit
@@ -216,8 +213,7 @@ fn no_visit_is_counted_twice_or_mixed_up() {
                 2 => return peer.reset(),
                 _ => {}
             }
-            let odd = name.len() % 2 == 1;
-            let status = if odd { "200 OK" } else { "500 No" };
+            let status = if is_welcomed(&name) { "200 OK" } else { "500 No" };
             let body = format!("{name} {visit}");
             if !peer
                 .send(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
@@ -225,53 +221,56 @@ fn no_visit_is_counted_twice_or_mixed_up() {
                 return;
             }
         }
-    });
-    let mut config = String::new();
-    for visitor in 0..VISITORS {
-        let path = format!("/{visitor:x<width$}", width = 3 + visitor % 7);
-        config +=
-            &format!("[[route]]\npath = \"{path}\"\ncounter = \"http://{}{path}\"\n", stub.address);
-    }
-    let file = directory.path().join("tallyring.toml");
-    std::fs::write(&file, &config).unwrap();
-    let mut server = serve(&["--config", file.to_str().unwrap()]);
-    let paths: Vec<_> = config.lines().filter_map(|line| line.strip_prefix("path = ")).collect();
-    let welcomed: HashMap<String, usize> = thread::scope(|scope| {
-        let visitors: Vec<_> = paths
-            .iter()
-            .map(|path| {
-                let path = path.trim_matches('"').to_owned();
-                let mut client = Client::connect(server.address);
-                scope.spawn(move || {
-                    let welcomed =
-                        (0..VISITS).filter(|_| client.get(&path).body == WELCOME).count();
-                    (path, welcomed)
-                })
+    })
+}
+
+/// Whether that counter answers this path with 200.
+fn is_welcomed(path: &str) -> bool {
+    path.len() % 2 == 1
+}
+
+/// Visits each path at the same time, on a connection each; how often each was welcomed.
+fn visit_all(address: SocketAddr, paths: &[String], visits: usize) -> HashMap<String, usize> {
+    thread::scope(|scope| {
+        let visit = |path: &String| {
+            let (path, mut client) = (path.clone(), Client::connect(address));
+            scope.spawn(move || {
+                let welcomed = (0..visits).filter(|_| client.get(&path).body == WELCOME).count();
+                (path, welcomed)
             })
-            .collect();
+        };
+        let visitors: Vec<_> = paths.iter().map(visit).collect();
         visitors.into_iter().map(|visitor| visitor.join().unwrap()).collect()
-    });
+    })
+}
+
+#[test]
+fn no_visit_is_counted_twice_or_mixed_up() {
+    // Each visitor has a route of its own, which names the visitor to the counter.
+    const VISITORS: usize = 40;
+    const VISITS: usize = 50;
+    let counted = Counted::default();
+    let stub = counter_by_path(&counted);
+    let path = |visitor| format!("/{visitor:x<width$}", width = 3 + visitor % 7);
+    let paths: Vec<String> = (0..VISITORS).map(path).collect();
+    let route = |path: &String| {
+        format!("[[route]]\npath = \"{path}\"\ncounter = \"http://{}{path}\"\n", stub.address)
+    };
+    let mut server = serve_by(&paths.iter().map(route).collect::<String>(), &[]);
+    let welcomed = visit_all(server.address, &paths, VISITS);
     let counted = counted.lock().unwrap();
-    let mut total = 0;
-    for path in paths.iter().map(|path| path.trim_matches('"')) {
+    for path in &paths {
         let (counted, welcomed) = (counted.get(path).copied().unwrap_or(0), welcomed[path]);
         // At most once each; and an answer that was meant for another would have welcomed here.
         assert!(counted <= VISITS, "{path}: {counted} counted of {VISITS}");
         assert!(welcomed <= counted, "{path}: {welcomed} welcomed, {counted} counted");
-        if path.len() % 2 == 0 {
-            assert_eq!(welcomed, 0, "{path} was welcomed by another's answer");
-        }
-        total += welcomed;
+        assert!(welcomed == 0 || is_welcomed(path), "{path} was welcomed by another's answer");
     }
+    let total: usize = welcomed.values().sum();
     assert!(total > 0);
-    let line = server.stop();
-    let erred = VISITORS * VISITS - total;
-    let books = Books::read(&line);
-    assert_eq!(
-        (books.welcomed, books.erred, books.refused),
-        (total as u64, erred as u64, 0),
-        "{line}"
-    );
+    let books = server.stop_with_books();
+    let (welcomed, erred) = (total as u64, (VISITORS * VISITS - total) as u64);
+    assert_eq!(books, Books { welcomed, erred, refused: 0, abandoned: 0 });
 }
 
 #[test]
@@ -315,8 +314,8 @@ fn visits_whose_client_leaves_are_in_a_book() {
         arrived.recv_timeout(PATIENCE).unwrap();
         admin.wait_for_metric("tallyring_visits_in_flight{peer=\"client\"", VISITS);
         client.reset();
-        // The first answer finds nobody. Those that wait behind it are not registered any more, but for
-        // the one that had the connection by then.
+        // The first answer has no client any more. Calls that wait behind it are not sent, except one that had the
+        // connection by then.
         permit.send(()).unwrap();
         admin.wait_for_metric("tallyring_visits_in_flight{peer=\"client\"", 0);
         drop(permit);

@@ -17,10 +17,7 @@ use common::{
 
 fn with_counter(flags: &[&str]) -> (Server, Stub) {
     let stub = Stub::answering(COUNTED);
-    let url = stub.url();
-    let mut all = vec!["--counter", &url];
-    all.extend(flags);
-    (serve(&all), stub)
+    (serve_with(&stub, flags), stub)
 }
 
 #[test]
@@ -194,7 +191,7 @@ fn a_beacon_is_read_to_its_end_and_discarded() {
         chunked("0\r\n\r\n"),
         chunked("5;a=b\r\nhello\r\n1\r\n!\r\n0\r\nSum: 1\r\n\r\n"),
     ] {
-        // The next request stands right behind: its bytes are not taken for the body's.
+        // The next request follows directly: its bytes are not taken for the body's.
         client.send(request + &get_request("/nothing"));
         assert_eq!(client.response().body, WELCOME);
         assert_eq!(client.response().status, 404);
@@ -245,7 +242,7 @@ fn routes_have_their_own_counters_and_pages() {
     assert_eq!((sorry.status, sorry.body.as_str()), (200, "{}"));
     assert_eq!(sorry.field("content-type"), Some("application/json"));
 
-    // Pages are read anew when asked; ones that cannot be read change nothing.
+    // Pages are read again on SIGHUP; those that cannot be read change nothing.
     let large = "x".repeat(100_000);
     fs::write(path("hello.html"), &large).unwrap();
     server.signal("-HUP");
@@ -290,11 +287,7 @@ fn both_drivers_and_both_protocols_serve() {
 fn slow_clients_are_told_or_closed() {
     let stub = Stub::answering(COUNTED);
     let times = ["--head-timeout", "1s", "--body-timeout", "1s", "--idle-timeout", "2s"];
-    let mut flags = vec!["--counter"];
-    let url = stub.url();
-    flags.push(&url);
-    flags.extend(times);
-    let server = serve(&flags);
+    let server = serve_with(&stub, &times);
     let mut slow_head = server.client();
     slow_head.send("GET / HTTP/1.1\r\n");
     assert_eq!(slow_head.response().status, 408);
@@ -304,7 +297,7 @@ fn slow_clients_are_told_or_closed() {
     let mut idle = server.client();
     assert_eq!(idle.get("/").body, WELCOME);
     assert!(idle.is_closed());
-    // One who sends nothing is not answered either.
+    // A client that sends nothing is not answered either.
     assert!(Client::connect(server.address).is_closed());
 }
 
@@ -312,9 +305,8 @@ fn slow_clients_are_told_or_closed() {
 fn a_slow_client_that_goes_on_sending_can_read_why_it_was_refused() {
     let stub = Stub::answering(COUNTED);
     for driver in ["io_uring", "epoll"] {
-        let flags = ["--counter", &stub.url(), "--driver", driver];
-        let server =
-            serve(&[&flags[..], &["--head-timeout", "1s", "--body-timeout", "1s"]].concat());
+        let times = ["--head-timeout", "1s", "--body-timeout", "1s"];
+        let server = serve_with(&stub, &[&["--driver", driver], &times[..]].concat());
         for begun in
             ["GET / HTTP/1.1\r\nX: ", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n"]
         {
@@ -359,7 +351,7 @@ fn a_client_that_sends_without_end_leaves_others_their_turn() {
 }
 
 #[test]
-fn the_longest_idle_client_gives_its_place_up() {
+fn the_longest_idle_client_is_closed_for_another() {
     let stub = Stub::answering(COUNTED);
     let server = serve(&["--counter", &stub.url(), "--workers", "1", "--connections-max", "2"]);
     let mut first = server.client();
@@ -382,19 +374,19 @@ fn a_client_that_becomes_idle_makes_room_for_one_that_waits() {
     second.send(get_request("/"));
     gate.open();
     assert_eq!(first.response().body, WELCOME);
-    // The first keeps its connection open for as long as it can.
+    // The first client keeps its connection open.
     assert_eq!(second.response().body, WELCOME);
     assert!(first.is_closed());
 }
 
 #[test]
 fn a_client_whose_request_has_begun_is_not_idle() {
-    // By epoll, where what has arrived stays in the socket until it is asked for. A ring may hold it in
-    // a completion that nobody has seen yet, for a moment in which the client passes for idle.
+    // With epoll, where received bytes stay in the socket until they are read. A ring may hold them in a completion
+    // that was not processed yet; for that moment the client is taken for idle.
     let stub = Stub::answering(COUNTED);
     let flags = ["--workers", "1", "--connections-max", "1", "--driver", "epoll"];
     let server = serve_with(&stub, &flags);
-    // It accepts nobody: when it goes on, both are there, and what they have sent.
+    // It accepts nobody meanwhile: when it continues, both clients are there with their bytes.
     let (mut first, mut second) = server.while_stopped(|| {
         let (mut first, mut second) = (server.client(), server.client());
         first.send("GET / HTTP/1.1\r\n");

@@ -282,7 +282,9 @@ impl State {
                 false => ("body", self.deadlines.body),
             };
             if self.strict && begins && pause > most + SPARE && !self.is_answered() {
-                self.wrong(format_args!("took {pause:?} over a {what}, and was not told that it is too slow"));
+                self.wrong(format_args!(
+                    "took {pause:?} over a {what}, and was not told that it is too slow"
+                ));
             }
         }
         stream.send(bytes[from..].to_vec()).await.ok()?;

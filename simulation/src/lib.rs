@@ -27,7 +27,7 @@ mod http;
 mod listener;
 #[path = "edge/log.rs"]
 mod log;
-#[path = "../../src/metrics.rs"]
+#[path = "../../src/metrics/mod.rs"]
 mod metrics;
 #[path = "../../src/plural.rs"]
 mod plural;

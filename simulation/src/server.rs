@@ -139,7 +139,8 @@ impl Server {
     /// Starts the workers and lets them serve.
     pub fn start(plan: &Plan) -> Self {
         let reports = Rc::new(RefCell::new(vec![Reports::default(); plan.workers]));
-        let mut server = Self { orders: Vec::new(), metrics: Vec::new(), upstreams: Rc::default(), reports };
+        let mut server =
+            Self { orders: Vec::new(), metrics: Vec::new(), upstreams: Rc::default(), reports };
         for number in 0..plan.workers {
             server.start_worker(plan, number);
         }

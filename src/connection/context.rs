@@ -1,5 +1,5 @@
-//! What the connections of one worker have in common: their table, their buffers, their limits and
-//! metrics. And the handle by which each connection has its place in the table.
+//! What the connections of one worker have in common: their table, their buffers, their limits and metrics. And the
+//! handle of a connection in that table.
 
 use std::{cell::Cell, os::fd::RawFd, rc::Rc, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// What the clients of one worker may do.
+/// The limits of the clients of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientLimits {
     /// The size of a request head.
@@ -35,7 +35,7 @@ pub struct ClientLimits {
     pub body_timeout: Duration,
     /// Between two requests.
     pub idle_timeout: Duration,
-    /// Until the client takes some of what is written.
+    /// Until a write makes progress.
     pub write_timeout: Duration,
     /// For one more request of a client that is idle when the server is about to stop.
     pub drain_idle_timeout: Duration,
@@ -75,8 +75,8 @@ impl ClientContext {
         self.limits.get()
     }
 
-    /// From now on, the clients may do this. A head that grows is judged by it, and a wait that has begun ends by
-    /// it; a body under way is not. Clients beyond the new number stay until somebody wants their place.
+    /// Applies new limits, also to heads that are not whole and to waits that have begun, but not to a body that is
+    /// being read. Clients beyond the new number stay until another client needs their place.
     pub fn set_limits(&self, limits: ClientLimits) {
         self.limits.set(limits);
         self.read_buffers.set_large_bytes(limits.head.head_bytes_max);
@@ -98,12 +98,12 @@ impl ClientContext {
         &self.metrics
     }
 
-    /// Whether no request is taken after those that have begun.
+    /// Whether the worker takes no more requests after those that have begun.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
-    /// Whether a client that begins a request is told that it is the last, since it has to make room.
+    /// Whether the request that a client begins is its last one, because another client needs its place.
     pub fn closes_for_newcomer(&self) -> bool {
         let closes = self.table.take_slot_wanted();
         if closes {
@@ -112,20 +112,20 @@ impl ClientContext {
         closes
     }
 
-    /// Gives a connection that was accepted its place. Its socket stays open until the handle is dropped.
+    /// Adds a connection that was accepted. Its socket stays open until the handle is dropped.
     pub fn register(self: &Rc<Self>, socket: RawFd) -> ClientHandle {
         self.metrics.accepted.increment();
         self.metrics.connections.increment();
         ClientHandle { context: Rc::clone(self), key: self.table.insert(socket) }
     }
 
-    /// Waits until another connection is allowed, and makes a client leave for it if one may be made to.
-    /// `look` is called each time around; no wait is longer than a tick. Ends at once while the worker drains.
+    /// Waits until another connection is allowed, and closes a client for it where possible. `look` is called before
+    /// each wait, which is at most a tick long. Returns at once while the worker drains.
     pub async fn wait_for_capacity(&self, mut look: impl FnMut()) {
         let since = clock::now();
         while !self.table.has_capacity() && !self.is_draining() {
             look();
-            // What was received at the same time is read first: it tells who is not idle.
+            // What arrived at the same time is read first: it shows which clients are not idle.
             budget::pause().await;
             if !self.table.has_capacity() {
                 self.evict(since);
@@ -134,7 +134,7 @@ impl ClientContext {
         }
     }
 
-    /// Closes one client, if one may be closed, for a newcomer who waits since `since`: see
+    /// Closes one client, if one may be closed, for a newcomer who has waited since `since`: see
     /// [`ConnectionTable::evict`].
     pub fn evict(&self, since: Moment) {
         let now = clock::now();
@@ -143,8 +143,8 @@ impl ClientContext {
         }
     }
 
-    /// Takes one more request from each client, which is told that it was the last; those that send
-    /// none are closed when the time for it is up.
+    /// Takes one more request from each client, and tells it that this was the last. Clients that send none are
+    /// closed when the time for it has passed.
     ///
     /// HTTP/1.1 has no other way to say so: a connection that is closed at once may already have a
     /// request on its way, which would be lost (RFC 9112 section 9.5).
@@ -161,7 +161,7 @@ impl ClientContext {
         }
     }
 
-    /// Ends the waits whose time is up.
+    /// Ends the waits whose deadlines have passed.
     pub fn expire(&self) {
         self.table.expire(clock::now());
     }
@@ -173,27 +173,27 @@ impl ClientHandle {
         &self.context
     }
 
-    /// The client is waited for. A wait for the rest of something goes on from its beginning.
+    /// The worker waits for the client. A wait for the rest of a head or body keeps its first deadline.
     pub fn arm_deadline(&self, phase: Phase) {
         self.context.table.arm_deadline(self.key, phase, clock::now());
     }
 
-    /// The client waits for us.
+    /// The client waits for the worker.
     pub fn disarm_deadline(&self) {
         self.context.table.disarm_deadline(self.key);
     }
 
-    /// The phase whose time was up, if one was.
+    /// The phase whose deadline has passed, if one has.
     pub fn expired_phase(&self) -> Option<Phase> {
         self.context.table.expired_phase(self.key)
     }
 
-    /// Whether bytes have arrived that nobody has read.
+    /// Whether bytes have arrived that were not read.
     pub fn has_unread(&self) -> bool {
         self.context.table.has_unread(self.key)
     }
 
-    /// What ends a read of the rest of a request when its time is up.
+    /// Cancels a read of the rest of a request when its deadline passes.
     pub fn cancel_handle(&self) -> CancelHandle {
         self.context.table.cancel_handle(self.key)
     }

@@ -1,31 +1,23 @@
-//! One client: its requests are read, answered in order and written; it ends when either side closes,
-//! a limit is passed or a deadline ends.
+//! One client: reads its requests and writes the answers in order. The connection ends when either side closes, a
+//! limit is exceeded or a deadline passes.
 //!
-//! Knows HTTP and its peer's pace; what a request means is its [`Service`]'s to say.
+//! Knows HTTP and the deadlines of its client; what a request means is known to its [`Service`] only.
 //!
-//! A worker holds many thousands of these futures, so they are kept small: on the way of a visit,
-//! functions return an async block, which keeps its arguments once where an async fn keeps them twice,
-//! and what is rare is boxed.
+//! A worker holds many thousands of these futures, so they are kept small: on the path of a visit, functions return
+//! an async block, which keeps its arguments once where an async fn keeps them twice, and rare cases are boxed.
 
 #![allow(clippy::manual_async_fn)]
 
 mod context;
+mod exchange;
 mod response;
 mod service;
 mod table;
 mod write_buffer;
 
-use std::{
-    future::poll_fn,
-    io,
-    os::fd::AsRawFd,
-    pin::pin,
-    rc::Rc,
-    task::{Context, Poll, ready},
-};
+use std::{future::poll_fn, io, os::fd::AsRawFd, pin::pin, rc::Rc, task::Poll};
 
 use monoio::io::{AsyncWriteRent, CancelableAsyncReadRent};
-use smallvec::SmallVec;
 
 pub use self::{
     context::{ClientContext, ClientHandle, ClientLimits},
@@ -33,8 +25,9 @@ pub use self::{
     service::Service,
 };
 use self::{
+    exchange::{Alone, ClosedBy, Exchange, Next, Started},
     table::Phase,
-    write_buffer::{Form, WriteBuffer},
+    write_buffer::Form,
 };
 use crate::{
     http::{
@@ -63,11 +56,11 @@ pub struct Connection<S> {
     received: ReadBuffer,
     scan: HeadScan,
     budget: Budget,
-    /// The form of the answer to the request whose body is being read; `None` while it is a head.
+    /// The form of the answer to the request whose body is being read; `None` while a head is being read.
     body_of: Option<Form>,
 }
 
-/// Why a conversation ends before its last answer.
+/// Why a connection ends before its last answer.
 enum End {
     /// The client is gone, or too slow to be told anything.
     Gone,
@@ -79,74 +72,6 @@ impl From<io::Error> for End {
     fn from(_: io::Error) -> Self {
         Self::Gone
     }
-}
-
-/// A request and the form that its answer is to have.
-struct Exchange<T> {
-    state: Result<T, Response>,
-    form: Form,
-}
-
-impl<A> Exchange<A> {
-    fn start<V: Service<Admitted = A>>(self, service: &V) -> Exchange<V::Pending> {
-        let state = self.state.and_then(|admitted| service.start(admitted));
-        Exchange { state, form: self.form }
-    }
-}
-
-impl<P> Exchange<P> {
-    /// Puts the answer into `buffer` once it is ready.
-    fn poll<V: Service<Pending = P>>(
-        &mut self,
-        service: &V,
-        buffer: &mut WriteBuffer,
-        context: &mut Context<'_>,
-    ) -> Poll<()> {
-        match &mut self.state {
-            Ok(pending) => {
-                let response = ready!(service.poll_response(pending, context));
-                buffer.push(&response, self.form);
-            }
-            Err(response) => buffer.push(response, self.form),
-        }
-        Poll::Ready(())
-    }
-}
-
-/// Requests that were started, in their order.
-type Started<V> = SmallVec<[Exchange<<V as Service>::Pending>; 1]>;
-
-/// What follows once all that was started is answered.
-enum Next<A> {
-    /// More requests may be whole in the read buffer.
-    Start,
-    /// The next request is not whole.
-    Read,
-    /// This request has a body, or must not run beside others.
-    Alone(Box<Alone<A>>),
-    /// There is no next request.
-    Close(ClosedBy),
-    /// The next request is not served.
-    Refuse(Box<Refusal>),
-}
-
-/// Who has said that a request is the last of its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ClosedBy {
-    /// It sends no other (RFC 9112 section 9.6).
-    Client,
-    /// The next request, or the body that is not read, may be on its way already.
-    Server,
-}
-
-struct Alone<A> {
-    exchange: Exchange<A>,
-    /// `None` when the connection goes on.
-    closed_by: Option<ClosedBy>,
-    body: BodyReader,
-    expects_continue: bool,
-    /// The body is held back by the client and not asked for. The answer closes the connection.
-    leaves_body: bool,
 }
 
 impl<S: Stream> Connection<S> {
@@ -162,7 +87,7 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Serves the client until it or the server has had enough.
+    /// Serves the client until one side closes.
     pub fn serve<V: Service>(mut self, service: Rc<V>) -> impl Future<Output = ()> {
         async move {
             if let Err(End::Refused(refusal)) = self.serve_requests(&*service).await {
@@ -204,7 +129,7 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Starts the requests that are whole, for as long as they may run beside each other.
+    /// Starts the requests that are whole, as long as they may run at the same time.
     fn start_requests<V: Service>(
         &mut self,
         service: &V,
@@ -259,8 +184,8 @@ impl<S: Stream> Connection<S> {
         Next::Start
     }
 
-    /// Writes the answers in the order of their requests: as many in one write as are ready, but
-    /// none waits for one that is not.
+    /// Writes the answers in the order of their requests. Those that are ready share a write, but do not wait for one
+    /// that is not.
     fn write_responses<V: Service>(
         &mut self,
         service: &V,
@@ -325,7 +250,7 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Gives the client its time for the next head, or for the rest of it; says for which.
+    /// Starts the deadline for the next head, or for the rest of it; returns which of them.
     fn arm_read_deadline(&self) -> Phase {
         let waits_for_first_byte = self.received.unread().is_empty();
         let drains = self.client.context().is_draining();
@@ -350,7 +275,7 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Receives more of a request that has begun; `too_slow` is for whose time was up.
+    /// Receives more of a request that has begun; `too_slow` is the answer when the deadline passes.
     async fn receive_rest(&mut self, too_slow: Refusal) -> Result<(), End> {
         let cancel = self.client.cancel_handle();
         let buffers = self.client.context().read_buffers();
@@ -366,7 +291,7 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Tells the client what was wrong, then sees to it that the answer arrives.
+    /// Tells the client what was wrong, then makes sure that the answer arrives.
     async fn refuse(&mut self, refusal: Refusal) {
         self.client.context().metrics().bad_requests.increment();
         // RFC 9110 section 9.3.2: no content in an answer to a HEAD. A client would take it for the

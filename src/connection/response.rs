@@ -1,5 +1,4 @@
-//! An answer as the service gives it: a status, fields and content. How it goes over the wire is the
-//! connection's to say.
+//! An answer as the service gives it: a status, fields and content. The connection decides how it goes over the wire.
 
 use std::{
     cell::{Ref, RefCell},
@@ -33,7 +32,7 @@ struct Http1Head {
 }
 
 impl Response {
-    /// An answer with these fields, beside those that say how long it is and when it was sent.
+    /// An answer with these fields; those for its length and date are added.
     pub fn new(
         status: StatusCode,
         fields: Vec<(HeaderName, HeaderValue)>,
@@ -42,8 +41,8 @@ impl Response {
         Self::with_parts(status, fields, content.into(), true)
     }
 
-    /// An answer whose status says that it has no content, such as 304. It has no length either: that would be the
-    /// one of the content of another answer (RFC 9110 section 8.6).
+    /// An answer whose status says that it has no content, such as 304. It has no length field either, which would
+    /// describe the content of another answer (RFC 9110 section 8.6).
     pub fn without_length(status: StatusCode, fields: Vec<(HeaderName, HeaderValue)>) -> Self {
         Self::with_parts(status, fields, Bytes::new(), false)
     }

@@ -13,17 +13,17 @@ use crate::http::request::Request;
 ///              +---> Response       +---> Response        (known at once)
 /// ```
 ///
-/// A request is admitted when its head is whole, and started once its body is. Several requests of one
-/// client may be started before the first is answered. What is dropped on the way is given up.
+/// A request is admitted when its head is whole, and started once its body is. Several requests of one client may be
+/// started before the first is answered. A request that is dropped before its answer is given up.
 pub trait Service: 'static {
     /// A request that will be started, once its body is whole.
     type Admitted: Unpin;
-    /// A started request on the way to its answer.
+    /// A started request that has no answer yet.
     type Pending: Unpin;
-    /// What other threads tell it.
+    /// A message from another thread.
     type Message: Send + 'static;
 
-    /// Decides what is to be done. Nothing happens yet: the body may still turn out malformed.
+    /// Decides what to do. Nothing happens yet: the body may still turn out malformed.
     ///
     /// # Errors
     /// The answer, if nothing is to be done.
@@ -45,6 +45,6 @@ pub trait Service: 'static {
     /// Takes a message from another thread.
     fn on_message(&self, message: Self::Message);
 
-    /// Ends its own waits whose time is up. Called several times in each of its shortest deadlines.
+    /// Ends its own waits whose deadlines have passed. Called several times within its shortest deadline.
     fn expire(&self) {}
 }

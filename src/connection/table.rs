@@ -1,5 +1,5 @@
-//! The table of a worker's connections: what each client is waited for, until when, and who makes room
-//! for a newcomer when the table is full.
+//! The table of a worker's connections: what the worker waits for from each client, until when, and which client is
+//! closed for a newcomer when the table is full.
 //!
 //! ```text
 //!            first byte            head whole        body whole
@@ -40,15 +40,15 @@ use crate::runtime::{
 /// How long a client that was refused may take to close its side.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// At the limit of connections, how long a client may take over what it is waited for while others wait to be
-/// let in. With the tick at which this is looked at, a newcomer waits less than a second.
+/// At the limit of connections, how long a client that is not idle keeps its place in a phase while newcomers wait.
+/// It is checked each tick, so a newcomer waits less than a second.
 const SHARE: Duration = Duration::from_millis(800);
 
-/// How long a client stays idle before it makes room, if nobody has waited for [`SHARE`]: one that has just come, or
-/// has just been answered, is about to send a request.
+/// How long an idle client keeps its place while no newcomer has waited for [`SHARE`]: one that has just connected,
+/// or has just been answered, is about to send a request.
 const IDLE_SHARE: Duration = Duration::from_millis(100);
 
-/// What a client is waited for.
+/// What the worker waits for from a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 pub enum Phase {
     /// The first byte of a request.
@@ -57,7 +57,7 @@ pub enum Phase {
     Head,
     /// The rest of a request body.
     Body,
-    /// Room for an answer.
+    /// Progress of a write.
     Write,
     /// The close, after a refusal.
     Linger,
@@ -66,7 +66,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The phases, other than idle, in which a client keeps others out: it could be done with them.
+    /// The phases, other than idle, in which a slow client may be closed for a newcomer.
     const BUSY: [Self; 4] = [Self::Head, Self::Body, Self::Write, Self::Linger];
 
     fn timeout(self, limits: &ClientLimits) -> Duration {
@@ -85,12 +85,12 @@ impl Phase {
 pub struct ConnectionTable {
     entries: RefCell<Deadlines<Entry, Phase>>,
     connections_max: Cell<usize>,
-    /// What ends the reads of the rest of a request: few clients are in the middle of one.
+    /// They cancel the reads of the rest of a request. Few clients are in the middle of one.
     cancellers: RefCell<SparseSecondaryMap<Key, Canceller>>,
-    /// A newcomer has waited for long, and all clients are on the way of a request: the next one that begins is
-    /// told that it is the last of its connection.
+    /// A newcomer has waited for long, and all clients have requests in progress: the next request that begins is the
+    /// last of its connection.
     slot_wanted: Cell<bool>,
-    /// Who waits for a client to leave, or for a chance to make one leave: accept loops, and the drain.
+    /// Of the accept loops and the drain, which wait for a client to leave or to become idle.
     waiting: RefCell<Vec<Waker>>,
 }
 
@@ -112,8 +112,7 @@ impl ConnectionTable {
         }
     }
 
-    /// From now on these limits hold, for those that are waited for already too. Those that are connected beyond
-    /// a smaller number stay.
+    /// Applies new limits, also to waits that have begun. Connections beyond a smaller number stay.
     pub fn set_limits(&self, limits: &ClientLimits) {
         let mut entries = self.entries.borrow_mut();
         for queue in 0..Phase::LENGTH {
@@ -149,7 +148,7 @@ impl ConnectionTable {
         self.wake_waiting();
     }
 
-    /// The client is waited for from `now` on. A wait for the rest of something goes on from its beginning.
+    /// The worker waits for the client from `now` on. A wait for the rest of a head or body keeps its first deadline.
     pub fn arm_deadline(&self, key: Key, phase: Phase, now: Moment) {
         let mut entries = self.entries.borrow_mut();
         let continues = matches!(phase, Phase::Head | Phase::Body);
@@ -159,27 +158,27 @@ impl ConnectionTable {
         entries.arm(key, phase, now);
         drop(entries);
         if phase == Phase::Idle {
-            // Whoever waits for capacity may have this client's place.
+            // An accept loop that waits for capacity may close this client.
             self.wake_waiting();
         }
     }
 
-    /// The client waits for us.
+    /// The client waits for the worker.
     pub fn disarm_deadline(&self, key: Key) {
         self.entries.borrow_mut().disarm(key);
     }
 
-    /// The phase whose time was up, if one was.
+    /// The phase whose deadline has passed, if one has.
     pub fn expired_phase(&self, key: Key) -> Option<Phase> {
         self.entries.borrow().get(key)?.expired
     }
 
-    /// Whether bytes have arrived that nobody has read.
+    /// Whether bytes have arrived that were not read.
     pub fn has_unread(&self, key: Key) -> bool {
         self.entries.borrow().get(key).is_some_and(|entry| has_unread(entry.socket))
     }
 
-    /// What ends a read of the rest of a request when its time is up.
+    /// Cancels a read of the rest of a request when its deadline passes.
     pub fn cancel_handle(&self, key: Key) -> CancelHandle {
         let canceller = Canceller::new();
         let handle = canceller.handle();
@@ -192,17 +191,17 @@ impl ConnectionTable {
         self.cancellers.borrow_mut().remove(key);
     }
 
-    /// Whether a client that begins a request is told that it is the last, since it has to make room. True once
+    /// Whether the request that begins is the last of its connection, because a newcomer needs the place. True once
     /// for each newcomer.
     pub fn take_slot_wanted(&self) -> bool {
         self.slot_wanted.get() && self.slot_wanted.replace(false)
     }
 
-    /// Closes one client to make room for a newcomer who has waited for `waited`: the one that has been idle
-    /// longest, else the one that has used most of its time for a head, a body, a write or the close; whether
-    /// one was closed. Each has a share of time before, [`IDLE_SHARE`] or [`SHARE`], unless the newcomer has
-    /// waited for `SHARE`. Those that wait for their answer stay; but if there is nobody else, the next request
-    /// that begins is the last of its connection.
+    /// Closes one client for a newcomer who has waited for `waited`; returns whether one was closed. It is the client
+    /// that has been idle longest, else the one that has used most of its time for a head, a body, a write or the
+    /// close. Each keeps its place for [`IDLE_SHARE`] or [`SHARE`], unless the newcomer has waited for `SHARE`.
+    /// Clients that wait for their answer stay; if there are no others, the next request that begins is the last of
+    /// its connection.
     pub fn evict(&self, waited: Duration, now: Moment) -> bool {
         let patient = waited < SHARE;
         let mut entries = self.entries.borrow_mut();
@@ -222,7 +221,7 @@ impl ConnectionTable {
         }
     }
 
-    /// Gives those that are idle the shorter time of a drain for one last request.
+    /// Gives idle clients the shorter time of a drain for one last request.
     pub fn drain(&self, now: Moment) {
         let mut entries = self.entries.borrow_mut();
         while let Some(key) = entries.first(Phase::Idle) {
@@ -230,12 +229,12 @@ impl ConnectionTable {
         }
     }
 
-    /// Ends the waits whose time is up at `now`. The sockets are shut down, so that the pending operations
-    /// end by themselves, which cannot race with their completion.
+    /// Ends the waits whose deadlines have passed at `now`. The sockets are shut down, so that the pending operations
+    /// end by themselves: a cancel would race with their completion.
     ///
-    /// A client that is to be told that it was too slow may still be sending, and the kernel resets a
-    /// connection that receives more when both of its sides are shut (RFC 1122 section 4.2.2.13):
-    /// its read is cancelled instead, and awaited all the same.
+    /// A client that gets an answer because it was too slow may still be sending, and the kernel resets a connection
+    /// that receives more when both of its sides are shut (RFC 1122 section 4.2.2.13): its read is cancelled instead,
+    /// and still awaited.
     pub fn expire(&self, now: Moment) {
         let mut entries = self.entries.borrow_mut();
         while let Some((phase, key)) = entries.pop_expired(now) {
@@ -277,10 +276,10 @@ impl ConnectionTable {
     }
 }
 
-/// Closes the client that has been idle longest, if it may be closed; whether it was.
+/// Closes the client that has been idle longest, if it may be closed; returns whether it was.
 ///
-/// One whose request has begun to arrive is not idle, though nobody has read of it yet: it has the
-/// time for a head from now on.
+/// A client whose request has begun to arrive is not idle, even if nothing of it was read: its time for a head starts
+/// now.
 fn evict_idle(entries: &mut Deadlines<Entry, Phase>, now: Moment, patient: bool) -> bool {
     while let Some((key, _, idle)) = entries.oldest(Phase::Idle, now) {
         let Some(entry) = entries.get(key) else { return false };
@@ -299,7 +298,7 @@ fn evict_idle(entries: &mut Deadlines<Entry, Phase>, now: Moment, patient: bool)
     false
 }
 
-/// Closes a client that is not idle; what it may still say or hear is lost.
+/// Closes a client that is not idle; what it still sends, or has not received, is lost.
 fn close(entries: &mut Deadlines<Entry, Phase>, key: Key) -> bool {
     let Some(entry) = entries.get(key) else { return false };
     shut_down(entry.socket, Shutdown::Both);
@@ -313,6 +312,6 @@ fn has_unread(socket: RawFd) -> bool {
 }
 
 fn shut_down(socket: RawFd, side: Shutdown) {
-    // An error means that the peer was faster.
+    // An error means that the peer has closed already.
     let _ = shutdown(socket, side);
 }

@@ -1,8 +1,14 @@
-//! How answers are gathered into writes, and what becomes of a buffer whose write fails, on a stream
-//! that records them.
+//! How answers are gathered into writes, and that no buffer carries bytes from one client to another, on a stream
+//! that records what is written.
 
 use std::{
-    cell::RefCell, collections::VecDeque, os::fd::RawFd, sync::Arc, task::Waker, time::Duration,
+    cell::RefCell,
+    collections::VecDeque,
+    os::fd::RawFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,16 +23,28 @@ use super::*;
 use crate::http::{HeadLimits, request::Request};
 
 /// A stream that gives these pieces, one a read, and records what was written.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Recorder(Rc<RefCell<Record>>);
 
 #[derive(Default)]
 struct Record {
     pieces: VecDeque<Vec<u8>>,
+    /// A piece may be larger than the buffer that it is read into, so that it is received at once.
+    grows_buffers: bool,
+    last_read: LastRead,
     /// How much each write had.
     writes: Vec<usize>,
     written: Vec<u8>,
     fault: Option<Fault>,
+}
+
+/// What happens to a read when all pieces were read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum LastRead {
+    #[default]
+    EndOfStream,
+    Error,
+    NeverEnds,
 }
 
 /// What happens to the write that would pass this many bytes.
@@ -44,6 +62,12 @@ enum FaultKind {
 }
 
 impl Recorder {
+    /// A stream that gives each piece in one read.
+    fn whole(pieces: Vec<Vec<u8>>) -> Self {
+        let pieces = pieces.into();
+        Self(Rc::new(RefCell::new(Record { pieces, grows_buffers: true, ..Record::default() })))
+    }
+
     fn of(pieces: &[&[u8]], fault: Option<Fault>) -> Self {
         let pieces = pieces.iter().map(|piece| piece.to_vec()).collect();
         Self(Rc::new(RefCell::new(Record { pieces, fault, ..Record::default() })))
@@ -71,9 +95,24 @@ impl AsRawFd for Recorder {
 
 impl AsyncReadRent for Recorder {
     async fn read<T: IoBufMut>(&mut self, mut buf: T) -> BufResult<usize, T> {
-        let piece = self.0.borrow_mut().pieces.pop_front().unwrap_or_default();
+        let piece = self.0.borrow_mut().pieces.pop_front();
+        let Some(mut piece) = piece else {
+            let end = poll_fn(|_| match self.0.borrow().last_read {
+                LastRead::EndOfStream => Poll::Ready(Ok(0)),
+                LastRead::Error => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                LastRead::NeverEnds => Poll::Pending,
+            });
+            return (end.await, buf);
+        };
         let slice = (&mut buf as &mut dyn std::any::Any).downcast_mut::<SliceMut<Vec<u8>>>();
-        slice.expect("a read buffer reads into a slice").get_mut().extend_from_slice(&piece);
+        let slice = slice.expect("a read buffer reads into a slice");
+        let mut record = self.0.borrow_mut();
+        let room = if record.grows_buffers { usize::MAX } else { slice.end() - slice.begin() };
+        if piece.len() > room {
+            record.pieces.push_front(piece.split_off(room));
+        }
+        slice.get_mut().extend_from_slice(&piece);
+        drop(record);
         (Ok(piece.len()), buf)
     }
 
@@ -133,11 +172,11 @@ impl AsyncWriteRent for Recorder {
     }
 }
 
-/// Answers `/N` with N bytes; those to `/wait…` once they are let go.
+/// Answers `/N` with N bytes, and `/wait…` once it is released.
 #[derive(Default)]
 struct Echo {
     held: RefCell<VecDeque<Waker>>,
-    let_go: std::cell::Cell<bool>,
+    released: std::cell::Cell<bool>,
     started: std::cell::Cell<usize>,
 }
 
@@ -162,7 +201,7 @@ impl Service for Echo {
     }
 
     fn poll_response(&self, asked: &mut Asked, context: &mut Context<'_>) -> Poll<Response> {
-        if asked.waits && !self.let_go.get() {
+        if asked.waits && !self.released.get() {
             self.held.borrow_mut().push_back(context.waker().clone());
             return Poll::Pending;
         }
@@ -173,16 +212,19 @@ impl Service for Echo {
 }
 
 fn clients() -> Rc<ClientContext> {
-    let minute = Duration::from_secs(60);
+    clients_with_timeout(Duration::from_secs(60))
+}
+
+fn clients_with_timeout(timeout: Duration) -> Rc<ClientContext> {
     let limits = ClientLimits {
         head: HeadLimits { head_bytes_max: 4096, head_fields_max: 10, target_bytes_max: 256 },
         body_bytes_max: 1024,
         connections_max: 10,
-        head_timeout: minute,
-        body_timeout: minute,
-        idle_timeout: minute,
-        write_timeout: minute,
-        drain_idle_timeout: minute,
+        head_timeout: timeout,
+        body_timeout: timeout,
+        idle_timeout: timeout,
+        write_timeout: timeout,
+        drain_idle_timeout: timeout,
     };
     ClientContext::new(limits, Arc::default())
 }
@@ -208,8 +250,7 @@ fn answers_bytes<const N: usize>(contents: [usize; N]) -> usize {
 /// The writes that serving `pieces` took.
 #[track_caller]
 fn check_writes(pieces: Vec<Vec<u8>>, expected: &[usize]) {
-    let stream = Recorder::default();
-    stream.0.borrow_mut().pieces = pieces.into();
+    let stream = Recorder::whole(pieces);
     let connection = Connection::new(stream.clone(), clients().register(-1));
     let serving = pin!(connection.serve(Rc::new(Echo::default())));
     let done = serving.poll(&mut Context::from_waker(Waker::noop()));
@@ -239,17 +280,16 @@ fn a_write_and_a_batch_are_bounded() {
 
 #[test]
 fn no_answer_waits_for_one_that_is_not_ready() {
-    let stream = Recorder::default();
-    stream.0.borrow_mut().pieces.push_back(requests(&["/10", "/wait", "/20", "/wait", "/30"]));
+    let stream = Recorder::whole(vec![requests(&["/10", "/wait", "/20", "/wait", "/30"])]);
     let service = Rc::new(Echo::default());
     let connection = Connection::new(stream.clone(), clients().register(-1));
     let mut serving = pin!(connection.serve(Rc::clone(&service)));
     let mut context = Context::from_waker(Waker::noop());
     assert!(serving.as_mut().poll(&mut context).is_pending());
-    // All were started; what stands before the one that waits was written.
+    // All were started; the answers before the one that waits were written.
     assert_eq!(service.started.get(), 5);
     assert_eq!(stream.0.borrow().writes, [answer_bytes(10)]);
-    service.let_go.set(true);
+    service.released.set(true);
     assert!(serving.poll(&mut context).is_ready());
     let rest = answers_bytes([0, 20, 0, 30]);
     assert_eq!(stream.0.borrow().writes, [answer_bytes(10), rest]);
@@ -257,18 +297,17 @@ fn no_answer_waits_for_one_that_is_not_ready() {
 
 #[test]
 fn what_is_not_safe_runs_alone() {
-    let stream = Recorder::default();
     let mut bytes = requests(&["/wait"]);
     bytes.extend_from_slice(b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
     bytes.extend(requests(&["/2"]));
-    stream.0.borrow_mut().pieces.push_back(bytes);
+    let stream = Recorder::whole(vec![bytes]);
     let service = Rc::new(Echo::default());
     let connection = Connection::new(stream.clone(), clients().register(-1));
     let mut serving = pin!(connection.serve(Rc::clone(&service)));
     let mut context = Context::from_waker(Waker::noop());
     assert!(serving.as_mut().poll(&mut context).is_pending());
     assert_eq!(service.started.get(), 1);
-    service.let_go.set(true);
+    service.released.set(true);
     assert!(serving.poll(&mut context).is_ready());
     assert_eq!(stream.0.borrow().writes, [0, 1, 2].map(answer_bytes));
 }
@@ -303,11 +342,7 @@ fn a_panic_costs_its_connection_alone() {
         crate::runtime::driver::build(crate::runtime::driver::Choice::Epoll).unwrap();
     let clients = clients();
     let service = Rc::new(Panics);
-    let streams = ["/panic", "/"].map(|path| {
-        let stream = Recorder::default();
-        stream.0.borrow_mut().pieces.push_back(requests(&[path]));
-        stream
-    });
+    let streams = ["/panic", "/"].map(|path| Recorder::whole(vec![requests(&[path])]));
     runtime.block_on(async {
         for stream in &streams {
             let connection = Connection::new(stream.clone(), clients.register(-1));
@@ -318,11 +353,11 @@ fn a_panic_costs_its_connection_alone() {
     assert!(streams[0].0.borrow().writes.is_empty());
     assert_eq!(streams[1].0.borrow().writes, [answer_bytes(4)]);
     assert_eq!(clients.metrics().panics.read(), 1);
-    // Its place was given up.
+    // It has left the table.
     assert_eq!(clients.metrics().connections.read(), 0);
 }
 
-/// What a client receives that is served on these clients' buffers; it leaves when its time is up.
+/// What a client receives that shares its worker with `clients`.
 fn receives(clients: &Rc<ClientContext>, pieces: &[&[u8]], fault: Option<Fault>) -> Vec<u8> {
     let stream = Recorder::of(pieces, fault);
     let connection = Connection::new(stream.clone(), clients.register(-1));
@@ -333,7 +368,7 @@ fn receives(clients: &Rc<ClientContext>, pieces: &[&[u8]], fault: Option<Fault>)
     without_dates(stream.written())
 }
 
-/// With the same in place of each date, which may be that of another second.
+/// With each date replaced, which may be of another second.
 fn without_dates(mut bytes: Vec<u8>) -> Vec<u8> {
     const FIELD: &[u8] = b"\r\ndate: ";
     const DATE_BYTES: usize = "Sun, 06 Nov 1994 08:49:37 GMT".len();
@@ -349,7 +384,7 @@ fn without_dates(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Every way to be answered, and to be refused.
+/// All kinds of answers and refusals.
 fn conversations() -> Vec<Vec<Vec<u8>>> {
     let refused = b"BAD\r\n\r\n".to_vec();
     let head = |fields: &str| format!("POST /7 HTTP/1.1\r\nHost: a\r\n{fields}\r\n").into_bytes();
@@ -389,4 +424,138 @@ fn what_one_client_did_not_take_reaches_no_other() {
             }
         }
     }
+}
+
+/// A request with this path, for which a read buffer must grow.
+fn long_request(path: &str) -> Vec<u8> {
+    let padding = "p".repeat(300);
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\nX: {padding}\r\n\r\n").into_bytes()
+}
+
+fn long_post(rest: &str) -> Vec<u8> {
+    let padding = "p".repeat(300);
+    format!("POST /7 HTTP/1.1\r\nHost: a\r\nX: {padding}\r\n{rest}").into_bytes()
+}
+
+/// A client that sends more than a small buffer holds, and how its connection ends.
+struct ReadPath {
+    name: &'static str,
+    bytes: Vec<u8>,
+    last_read: LastRead,
+    fault: Option<Fault>,
+    /// The large buffers in the pool after that: one, or none when it is freed with the connection.
+    spares: usize,
+}
+
+impl ReadPath {
+    fn new(name: &'static str, bytes: Vec<u8>, last_read: LastRead, spares: usize) -> Self {
+        Self { name, bytes, last_read, fault: None, spares }
+    }
+
+    /// Serves the client with `service`; what waits at the end is cancelled. `wait` is called before that.
+    fn serve<V: Service>(
+        &self,
+        clients: &Rc<ClientContext>,
+        service: V,
+        wait: impl FnOnce(&Recorder),
+    ) {
+        let stream = Recorder::of(&[&self.bytes], self.fault);
+        stream.0.borrow_mut().last_read = self.last_read;
+        let connection = Connection::new(stream.clone(), clients.register(-1));
+        let mut serving = pin!(connection.serve(Rc::new(service)));
+        let mut context = Context::from_waker(Waker::noop());
+        if serving.as_mut().poll(&mut context).is_pending() {
+            wait(&stream);
+            let _ = serving.poll(&mut context);
+        }
+    }
+
+    /// The pool has what it should have, all of it empty, and the next client gets its own answers only.
+    #[track_caller]
+    fn check(&self, clients: &Rc<ClientContext>) {
+        let lengths = clients.read_buffers().spare_lengths();
+        assert_eq!(lengths, vec![0; self.spares], "{}", self.name);
+        let innocent = [long_request("/10"), requests(&["/20"])].concat();
+        let expected = receives(&self::clients(), &[&innocent], None);
+        assert!(receives(clients, &[&innocent], None) == expected, "after: {}", self.name);
+    }
+}
+
+/// How a connection can end, in each phase.
+fn read_paths() -> Vec<ReadPath> {
+    use LastRead::{EndOfStream, Error, NeverEnds};
+    let path = ReadPath::new;
+    let head = long_request("/10")[..300].to_vec();
+    let body = || long_post("Content-Length: 9\r\n\r\nhalf");
+    let begun = || [long_request("/10"), head.clone()].concat();
+    let malformed = [&head[..], b"\0"].concat();
+    let too_large = format!("GET / HTTP/1.1\r\nX: {}", "p".repeat(5000)).into_bytes();
+    let last = long_post("Connection: close\r\nContent-Length: 1\r\n\r\n1");
+    let closing = [last, begun()].concat();
+    let mut paths = vec![
+        path("idle, closed", long_request("/10"), EndOfStream, 1),
+        path("idle, reset", long_request("/10"), Error, 1),
+        path("idle, cancelled", long_request("/10"), NeverEnds, 1),
+        path("head, closed", head.clone(), EndOfStream, 1),
+        path("head, reset", head.clone(), Error, 1),
+        path("head, cancelled", head.clone(), NeverEnds, 0),
+        path("second head, closed", begun(), EndOfStream, 1),
+        path("second head, cancelled", begun(), NeverEnds, 0),
+        path("body, closed", body(), EndOfStream, 1),
+        path("body, reset", body(), Error, 1),
+        path("body, cancelled", body(), NeverEnds, 1),
+        path("head, refused", [malformed.clone(), begun()].concat(), EndOfStream, 1),
+        path("head too large, refused", too_large, EndOfStream, 1),
+        path("body, refused", long_post("Transfer-Encoding: chunked\r\n\r\nx"), EndOfStream, 1),
+        path("body too large, refused", long_post("Content-Length: 9999\r\n\r\n"), EndOfStream, 1),
+        path("refused, reset", malformed, Error, 1),
+        path("last answer, closed", closing.clone(), EndOfStream, 1),
+        path("last answer, cancelled", closing, NeverEnds, 1),
+    ];
+    for (name, kind, spares) in [
+        ("write, reset", FaultKind::Error, 1),
+        ("write, nothing written", FaultKind::WritesNothing, 1),
+        ("write, cancelled", FaultKind::NeverEnds, 0),
+    ] {
+        let fault = Some(Fault { after: 5, kind });
+        paths.push(ReadPath { fault, ..path(name, begun(), EndOfStream, spares) });
+    }
+    paths
+}
+
+#[test]
+fn a_read_buffer_comes_back_empty_from_every_path() {
+    for path in read_paths() {
+        let clients = clients();
+        path.serve(&clients, Echo::default(), |_| {});
+        path.check(&clients);
+    }
+}
+
+#[test]
+fn a_read_buffer_comes_back_empty_from_a_client_that_is_too_slow() {
+    for (name, bytes) in [
+        ("slow head", long_request("/10")[..300].to_vec()),
+        ("slow body", long_post("Content-Length: 999\r\n\r\nbody")),
+    ] {
+        let clients = clients_with_timeout(Duration::ZERO);
+        let path = ReadPath::new(name, bytes, LastRead::NeverEnds, 1);
+        path.serve(&clients, Echo::default(), |stream| {
+            clients.expire();
+            // As a read that is cancelled.
+            stream.0.borrow_mut().last_read = LastRead::Error;
+        });
+        assert_eq!(clients.metrics().bad_requests.read(), 1, "{name}");
+        path.check(&clients);
+    }
+}
+
+#[test]
+fn a_read_buffer_does_not_come_back_from_a_panic() {
+    let clients = clients();
+    let bytes = [long_request("/panic"), long_request("/10")].concat();
+    let path = ReadPath::new("panic", bytes, LastRead::EndOfStream, 0);
+    let panicked = catch_unwind(AssertUnwindSafe(|| path.serve(&clients, Panics, |_| {})));
+    assert!(panicked.is_err());
+    path.check(&clients);
 }

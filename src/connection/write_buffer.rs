@@ -1,4 +1,4 @@
-//! Answers on their way to one client, gathered into as few writes as possible.
+//! Answers to one client, gathered into as few writes as possible.
 
 #![allow(clippy::manual_async_fn)]
 
@@ -24,24 +24,24 @@ const HEAD_BYTES: usize = 1024;
 /// What a write buffer has room for before it grows.
 const CAPACITY: usize = FLUSH_BYTES + DIRECT_BYTES + HEAD_BYTES;
 
-/// Write buffers that a worker keeps for the next who needs one.
+/// Free write buffers that a worker keeps.
 const SPARES_MAX: usize = 64;
 
-/// What the request has to say about the form of its answer.
+/// The form that a request demands of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
-    /// A `HEAD`: the body stays out.
+    /// For a `HEAD`: the answer is sent without its body.
     pub head_only: bool,
     /// The connection closes after this answer, and the answer says so.
     pub close: bool,
-    /// The answer says that the connection stays open, which HTTP/1.0 does not take for granted.
+    /// The answer says that the connection stays open, which is not the default in HTTP/1.0.
     pub keep_alive: bool,
 }
 
-/// A worker's write buffers. All that nobody uses are empty.
+/// A worker's free write buffers, all of them empty.
 #[derive(Debug, Default)]
 pub struct WriteBufferPool {
-    /// Boxed: each client on the way of a visit holds one.
+    /// Boxed: each client with a visit in progress holds one.
     #[allow(clippy::vec_box)]
     spares: RefCell<Vec<Box<WriteBuffer>>>,
 }
@@ -56,8 +56,8 @@ impl WriteBufferPool {
         }
     }
 
-    /// Takes a write buffer back, whatever it still holds: that was meant for a client who is gone. One that
-    /// has grown is freed, and so is one whose memory went with a write that nobody awaited.
+    /// Takes a write buffer back and empties it: what it still holds was for a client that is gone. A buffer that has
+    /// grown is freed, and so is one whose memory went with a write that was never awaited.
     fn put(&self, mut buffer: Box<WriteBuffer>) {
         buffer.clear();
         let mut spares = self.spares.borrow_mut();
@@ -79,14 +79,14 @@ impl Deref for PooledWriteBuffer<'_> {
     type Target = WriteBuffer;
 
     fn deref(&self) -> &WriteBuffer {
-        let Some(buffer) = &self.buffer else { unreachable!("it is taken out by drop alone") };
+        let Some(buffer) = &self.buffer else { unreachable!("only drop takes it") };
         buffer
     }
 }
 
 impl DerefMut for PooledWriteBuffer<'_> {
     fn deref_mut(&mut self) -> &mut WriteBuffer {
-        let Some(buffer) = &mut self.buffer else { unreachable!("it is taken out by drop alone") };
+        let Some(buffer) = &mut self.buffer else { unreachable!("only drop takes it") };
         buffer
     }
 }
@@ -117,7 +117,7 @@ impl WriteBuffer {
         self.direct = None;
     }
 
-    /// Adds an answer. To be flushed before the next one when it is [full](Self::is_full).
+    /// Adds an answer. The buffer must be flushed before the next answer when it is [full](Self::is_full).
     ///
     /// # Panics
     /// After a large body that was not flushed: the answers would be mixed.
@@ -138,8 +138,7 @@ impl WriteBuffer {
         }
     }
 
-    /// Adds the answer to a request that is not served: one line that says why, which a `HEAD` does
-    /// not get to see.
+    /// Adds the answer to a request that is not served: one line that says why, left out for a `HEAD`.
     pub fn push_refusal(&mut self, refusal: Refusal, head_only: bool) {
         let response = Response::text(refusal.status, format!("{}\n", refusal.reason));
         self.push(&response, Form { head_only, close: true, keep_alive: false });
@@ -155,7 +154,7 @@ impl WriteBuffer {
         self.gathered.is_empty() && self.direct.is_none()
     }
 
-    /// Whether it is to be flushed before an answer is added.
+    /// Whether it must be flushed before an answer is added.
     pub fn is_full(&self) -> bool {
         self.gathered.len() >= FLUSH_BYTES || self.direct.is_some()
     }
@@ -163,7 +162,7 @@ impl WriteBuffer {
     /// Writes all that was gathered.
     ///
     /// # Errors
-    /// What the stream says. The client has then received some unknown part.
+    /// The stream's error. It is unknown how much the client has received.
     pub fn flush<S: AsyncWriteRent>(
         &mut self,
         stream: &mut S,
@@ -182,7 +181,7 @@ impl WriteBuffer {
             if let Some(direct) = self.direct.take() {
                 Box::pin(write_all(stream, direct, client)).await?;
             }
-            // What is waited for next is not the client.
+            // The next wait is not for the client.
             client.disarm_deadline();
             Ok(())
         }
@@ -195,7 +194,7 @@ async fn write_all<S: AsyncWriteRent>(
     client: &ClientHandle,
 ) -> io::Result<()> {
     while !bytes.is_empty() {
-        // Anew with each part that the client takes.
+        // Starts again with each part that the client takes.
         client.arm_deadline(Phase::Write);
         let (result, unwritten) = stream.write(bytes).await;
         bytes = unwritten;
@@ -204,7 +203,7 @@ async fn write_all<S: AsyncWriteRent>(
     Ok(())
 }
 
-/// A write that writes nothing would be tried for ever.
+/// A write that writes nothing would be repeated forever.
 fn progress(written: io::Result<usize>) -> io::Result<usize> {
     match written {
         Ok(0) => Err(io::ErrorKind::WriteZero.into()),

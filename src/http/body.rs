@@ -1,4 +1,4 @@
-//! The body of a message, found and discarded: how many of the bytes at hand belong to it.
+//! The body of a message, found and discarded: how many of the received bytes belong to it.
 //!
 //! Knows the framing of RFC 9112 section 6 and 7; keeps no content.
 
@@ -30,7 +30,7 @@ const TRAILERS_REFUSED: [&[u8]; 11] = [
 /// Why a body cannot be read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// More content than the limit; what follows on the connection cannot be told from it.
+    /// More content than the limit. It is not read, so the next message cannot be found.
     #[error("the body is larger than the limit")]
     TooLarge,
     /// The chunked coding is broken.
@@ -38,7 +38,7 @@ pub enum BodyError {
     Malformed(&'static str),
 }
 
-/// How far the bytes at hand brought a body.
+/// How far the received bytes advanced a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes of the input that belong to the body.
@@ -86,7 +86,7 @@ impl BodyReader {
         matches!(self.framing, Framing::Sized { left: 0 })
     }
 
-    /// How much is to come, where the length was told.
+    /// How much is left, if the length is known.
     pub const fn content_length(&self) -> Option<u64> {
         match self.framing {
             Framing::Sized { left } => Some(left),
@@ -94,7 +94,7 @@ impl BodyReader {
         }
     }
 
-    /// Whether the end of the connection is the end of this body, and no cut.
+    /// Whether the body ends where the connection does.
     pub const fn ends_with_connection(&self) -> bool {
         matches!(self.framing, Framing::ToClose)
     }
@@ -102,8 +102,8 @@ impl BodyReader {
     /// Takes what belongs to the body from the start of `bytes`, which may be empty.
     ///
     /// # Errors
-    /// When the content exceeds the limit, as soon as its length or the size of a chunk says so, or when
-    /// the chunked coding is broken. The reader is of no use after that, and neither is the connection.
+    /// When the content exceeds the limit, as soon as its length or the size of a chunk says so, or when the
+    /// chunked coding is broken. Neither the reader nor the connection can be used after that.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Progress, BodyError> {
         match &mut self.framing {
             Framing::Sized { left } if *left > self.content_left => Err(BodyError::TooLarge),

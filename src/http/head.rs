@@ -6,7 +6,7 @@ use super::Refusal;
 /// at once however the peer splits them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EndScan {
-    /// Bytes already searched. Heads are far smaller than this can tell.
+    /// Bytes already searched. Heads are far smaller than its maximum.
     searched: u32,
     /// Where the line being searched began.
     line_start: u32,

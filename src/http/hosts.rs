@@ -1,8 +1,8 @@
-//! Which hosts a server answers to that is not for the public: the admin listener, the counter.
+//! The hosts that a private server answers to: the admin listener, the counter.
 //!
-//! A web page can have its own name point to 127.0.0.1 and then talk, as its own origin, to whatever
-//! listens there (DNS rebinding). Its requests still carry the name that it was loaded by. So a server
-//! that answers only to names that nobody else can own, and to addresses, is out of its reach.
+//! A web page can have its own name point to 127.0.0.1 and then talk, as its own origin, to whatever listens there
+//! (DNS rebinding). Its requests still carry the name that it was loaded by. So the page cannot reach a server that
+//! answers only to addresses and to names that nobody else can own.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -67,8 +67,8 @@ impl Hosts {
         Self { own: own.to_canonical(), more }
     }
 
-    /// Whether a request for `host`, as [`Request`](super::request::Request) has it, is to be answered.
-    /// One without a host is: no browser sends such.
+    /// Whether a request for `host`, as [`Request`](super::request::Request) has it, is to be answered. One without a
+    /// host is: browsers always send it.
     pub fn allow(&self, host: Option<&[u8]>) -> bool {
         let Some(host) = host.map(without_port) else { return true };
         match address(host) {
@@ -90,7 +90,7 @@ impl Hosts {
     }
 }
 
-/// RFC 6761 section 6.3: `localhost` and the names below it are loopback, whoever is asked.
+/// RFC 6761 section 6.3: `localhost` and the names below it are always loopback.
 fn is_localhost(name: &[u8]) -> bool {
     const LOCALHOST: &[u8] = b"localhost";
     let above = name.len().checked_sub(LOCALHOST.len());
@@ -99,14 +99,14 @@ fn is_localhost(name: &[u8]) -> bool {
     })
 }
 
-/// RFC 3986 section 3.2.2: an address, of IPv6 in brackets. What IPv6 maps of IPv4 is IPv4.
+/// RFC 3986 section 3.2.2: an address, of IPv6 in brackets. An IPv4-mapped address of IPv6 is read as IPv4.
 fn address(host: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(host).ok()?;
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
-/// The host of a valid `Host` field: what stands before the last colon that is not within brackets.
+/// The host of a valid `Host` field: what is before the last colon that is not within brackets.
 fn without_port(host: &[u8]) -> &[u8] {
     match host.iter().rposition(|&byte| byte == b':' || byte == b']') {
         Some(place) if host[place] == b':' => &host[..place],

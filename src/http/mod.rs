@@ -1,8 +1,8 @@
 //! The wire format of HTTP/1.x, pure: bytes in, value out; value in, bytes out.
 //!
-//! Nothing here does I/O, reads a clock or knows a socket. A peer's bytes are judged by the rules of
-//! RFC 9110 and RFC 9112 in [`request`], [`response`] and [`body`]; what tallyring says itself is
-//! rendered by monoio-http's encoder in [`render`].
+//! Nothing here does I/O, reads a clock or knows a socket. A peer's bytes are judged by the rules of RFC 9110 and RFC
+//! 9112 in [`request`], [`response`] and [`body`]; what tallyring sends is rendered by monoio-http's encoder in
+//! [`render`].
 
 pub mod body;
 mod head;
@@ -77,10 +77,40 @@ const TOKEN_BYTES: [bool; 256] = {
     table
 };
 
-/// The elements of a comma-separated list (RFC 9110 section 5.6.1), without surrounding whitespace;
-/// empty elements are passed on, since some fields refuse them.
+/// The elements of a comma-separated list (RFC 9110 section 5.6.1), without surrounding whitespace; empty elements
+/// are included, since some fields refuse them.
 pub(crate) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// The options in `Connection` fields that decide whether a connection persists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ConnectionOptions {
+    close: bool,
+    keep_alive: bool,
+}
+
+impl ConnectionOptions {
+    /// Those of a message without the field.
+    pub(crate) const NONE: Self = Self { close: false, keep_alive: false };
+
+    /// Notes the value of a field.
+    #[inline]
+    pub(crate) fn note(&mut self, value: &[u8]) {
+        for option in list_elements(value) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    /// Whether the connection may carry another request: RFC 9112 section 9.3, in its order.
+    pub(crate) const fn is_persistent(self, version: Version) -> bool {
+        match version {
+            _ if self.close => false,
+            Version::Http11 => true,
+            Version::Http10 => self.keep_alive,
+        }
+    }
 }
 
 /// RFC 9110 section 8.6: `Content-Length = 1*DIGIT`. A list, a sign, a space or more than 19 digits

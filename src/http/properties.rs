@@ -1,7 +1,17 @@
 //! Properties of the parsers that hold for every input: any split reads the same, nothing panics,
 //! what is accepted obeys the rules, and an independent parser reads it the same.
 
-use proptest::prelude::*;
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use proptest::{prelude::*, sample::select};
 
 use super::{
     HeadLimits, Refusal, Version,
@@ -16,7 +26,7 @@ const BODY_MAX: u64 = 64;
 
 /// Pieces that heads are made of, right and wrong; random bytes alone rarely get past the first one.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
-    let known = prop::sample::select(vec![
+    let known = select(vec![
         "GET ",
         "POST ",
         "HEAD ",
@@ -95,65 +105,69 @@ fn request_bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![right, damaged, pieces]
 }
 
+const REQUEST_LINES: [&str; 3] =
+    ["GET / HTTP/1.1", "POST /a?b HTTP/1.0", "POST http://a/b HTTP/1.2"];
+
+const FAULTY_REQUEST_LINES: [&str; 11] = [
+    "FOO / HTTP/1.1",
+    "CONNECT a:80 HTTP/1.1",
+    "GET / HTTP/2.0",
+    "FOO /# HTTP/0.9",
+    "GET /# HTTP/1.1",
+    "GET  / HTTP/1.1",
+    "GET /\x7f HTTP/1.1",
+    "GET / http/1.1",
+    "GET /\r HTTP/1.1",
+    "GET /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa HTTP/1.1",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1",
+];
+
+const FIELDS: [&str; 7] = [
+    "X: y",
+    "Connection: close",
+    "Expect: 100-continue",
+    "Origin: http://a",
+    "Content-Type: a/b",
+    "Transfer-Encoding: chunked",
+    "Content-Length: 5",
+];
+
+const FAULTY_FIELDS: [&str; 21] = [
+    "X : y",
+    " X: y",
+    ": y",
+    "X",
+    "X: y\0",
+    "X: y\rz",
+    "X: y\nY: z",
+    "\rX: y",
+    "X: y\r",
+    "Host: a/b",
+    "Host: a\r\nHost: a",
+    "Expect: tea",
+    "Content-Type: a\r\nContent-Type: a",
+    "Content-Length: 5x",
+    "Content-Length: 5\r\nContent-Length: 5",
+    "Content-Length: 5\r\nTransfer-Encoding: chunked",
+    "Content-Length: 99999",
+    "Transfer-Encoding: gzip",
+    "Transfer-Encoding: gzip, chunked\r\nContent-Length: 5",
+    "Transfer-Encoding: chunked, gzip",
+    "A:\r\nA:\r\nA:\r\nA:\r\nA:\r\nA:\r\nA:\r\nA:\r\nA:",
+];
+
 /// A request with two faults or more, among lines that are right.
 fn faulty_request_bytes() -> impl Strategy<Value = Vec<u8>> {
-    let request_line = prop::sample::select(vec![
-        "GET / HTTP/1.1",
-        "POST /a?b HTTP/1.0",
-        "POST http://a/b HTTP/1.2",
-    ]);
-    let faulty_request_line = prop::sample::select(vec![
-        "FOO / HTTP/1.1",
-        "CONNECT a:80 HTTP/1.1",
-        "GET / HTTP/2.0",
-        "FOO /# HTTP/0.9",
-        "GET /# HTTP/1.1",
-        "GET  / HTTP/1.1",
-        "GET /\x7f HTTP/1.1",
-        "GET / http/1.1",
-        "GET /\r HTTP/1.1",
-        "GET /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa HTTP/1.1",
-        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1",
-    ]);
-    let field = prop::sample::select(vec![
-        "X: y",
-        "Connection: close",
-        "Expect: 100-continue",
-        "Origin: http://a",
-        "Content-Type: a/b",
-        "Transfer-Encoding: chunked",
-        "Content-Length: 5",
-    ]);
-    let faulty_field = prop::sample::select(vec![
-        "X : y",
-        " X: y",
-        ": y",
-        "X",
-        "X: y\0",
-        "X: y\rz",
-        "X: y\nY: z",
-        "\rX: y",
-        "X: y\r",
-        "Host: a/b",
-        "Host: a\r\nHost: a",
-        "Expect: tea",
-        "Content-Type: a\r\nContent-Type: a",
-        "Content-Length: 5x",
-        "Content-Length: 5\r\nContent-Length: 5",
-        "Content-Length: 5\r\nTransfer-Encoding: chunked",
-        "Content-Length: 99999",
-        "Transfer-Encoding: gzip",
-        "Transfer-Encoding: gzip, chunked\r\nContent-Length: 5",
-        "Transfer-Encoding: chunked, gzip",
-        "A:\r\nA:\r\nA:\r\nA:\r\nA:\r\nA:\r\nA:\r\nA:\r\nA:",
-    ]);
     let line = prop_oneof![
-        3 => (Just(false), field.prop_map(str::to_owned)),
-        1 => (Just(true), faulty_field.prop_map(str::to_owned)),
+        3 => (Just(false), select(&FIELDS).prop_map(str::to_owned)),
+        1 => (Just(true), select(&FAULTY_FIELDS).prop_map(str::to_owned)),
         1 => (Just(true), (500..600usize).prop_map(|bytes| format!("X: {}", "a".repeat(bytes)))),
     ];
-    let request_line = prop_oneof![(Just(false), request_line), (Just(true), faulty_request_line),];
-    let host = prop::sample::select(vec![(false, "Host: h\r\n"), (true, "")]);
+    let request_line = prop_oneof![
+        (Just(false), select(&REQUEST_LINES)),
+        (Just(true), select(&FAULTY_REQUEST_LINES)),
+    ];
+    let host = select(vec![(false, "Host: h\r\n"), (true, "")]);
     let lines = prop::collection::vec(line, 0..6);
     (request_line, host, lines).prop_filter_map("it has not two faults", |(first, host, lines)| {
         let needs_host = !first.1.contains("HTTP/1.0");
@@ -167,7 +181,7 @@ fn faulty_request_bytes() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Reads with the bytes growing as `cuts` say; what came of the last read.
+/// Reads while the bytes grow as `cuts` say; the result of the last read.
 fn parse_in_steps<T: PartialEq>(
     bytes: &[u8],
     cuts: &[prop::sample::Index],
@@ -209,68 +223,58 @@ fn of_a_known_version(head: &[u8]) -> Vec<u8> {
     head
 }
 
+/// Gives the request, then the end of the stream; discards what is written.
+struct Pipe(io::Cursor<Vec<u8>>);
+
+impl hyper::rt::Read for Pipe {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        mut buffer: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let at = usize::try_from(self.0.position()).unwrap();
+        let rest = &self.0.get_ref()[at..];
+        let count = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..count]);
+        self.0.set_position((at + count) as u64);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl hyper::rt::Write for Pipe {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
 /// What hyper, on its own, makes of a request: its method and path, or that it refuses.
 fn read_by_hyper(bytes: &[u8]) -> Option<(String, String)> {
-    use std::{cell::RefCell, convert::Infallible, io::Cursor, rc::Rc};
-
-    use hyper::{Response, server::conn::http1, service::service_fn};
-
-    /// The request, then the end; what is written is of no interest.
-    struct Pipe(Cursor<Vec<u8>>);
-
-    impl hyper::rt::Read for Pipe {
-        fn poll_read(
-            mut self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-            mut buffer: hyper::rt::ReadBufCursor<'_>,
-        ) -> std::task::Poll<std::io::Result<()>> {
-            let at = usize::try_from(self.0.position()).unwrap();
-            let rest = &self.0.get_ref()[at..];
-            let count = rest.len().min(buffer.remaining());
-            buffer.put_slice(&rest[..count]);
-            self.0.set_position((at + count) as u64);
-            std::task::Poll::Ready(Ok(()))
-        }
-    }
-
-    impl hyper::rt::Write for Pipe {
-        fn poll_write(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-            bytes: &[u8],
-        ) -> std::task::Poll<std::io::Result<usize>> {
-            std::task::Poll::Ready(Ok(bytes.len()))
-        }
-
-        fn poll_flush(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<std::io::Result<()>> {
-            std::task::Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<std::io::Result<()>> {
-            std::task::Poll::Ready(Ok(()))
-        }
-    }
-
     let seen = Rc::new(RefCell::new(None));
     let note = Rc::clone(&seen);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         note.borrow_mut().get_or_insert_with(|| {
             (request.method().as_str().to_owned(), request.uri().path().to_owned())
         });
-        async { Ok::<_, Infallible>(Response::new(String::new())) }
+        async { Ok::<_, Infallible>(hyper::Response::new(String::new())) }
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
-        .serve_connection(Pipe(Cursor::new(bytes.to_vec())), service);
-    // Nothing here ever waits, so one poll goes as far as it goes.
-    let connection = std::pin::pin!(connection);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        .serve_connection(Pipe(io::Cursor::new(bytes.to_vec())), service);
+    // Nothing here waits, so one poll is enough.
+    let connection = pin!(connection);
+    let mut context = Context::from_waker(Waker::noop());
     let _ = connection.poll(&mut context);
     seen.borrow_mut().take()
 }
@@ -393,7 +397,7 @@ proptest! {
     ) {
         let whole = read_request(&bytes, &mut Default::default());
         prop_assert!(whole.is_err(), "{:?}", whole);
-        // Where it breaks off is a fault more, or less.
+        // Cut off, it has a fault more or less.
         for bytes in [&bytes[..], &bytes[..end.index(bytes.len() + 1)]] {
             let whole = read_request(bytes, &mut Default::default());
             for split in 0..bytes.len() {

@@ -1,4 +1,4 @@
-//! What tallyring says itself, encoded by monoio-http: answers to visitors, calls to the counter.
+//! What tallyring sends, encoded by monoio-http: answers to visitors, calls to the counter.
 //!
 //! A message is rendered once and its bytes are written many times.
 
@@ -26,8 +26,8 @@ use monoio_http::{common::body::HttpBody, h1::codec::encoder::GenericEncoder};
 /// `text/plain` as every text of tallyring's own is served.
 pub const TEXT_PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// A response in bytes, but for what depends on the request: whether the connection stays open, and
-/// whether a `HEAD` leaves out the body.
+/// A response in bytes, without what depends on the request: whether the connection stays open, and whether a `HEAD`
+/// leaves out the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
     /// The status line and the fields, each with its line end, without the empty line at the end.
@@ -55,13 +55,13 @@ pub fn response(
         response.headers_mut().insert(header::DATE, date);
     }
     let Encoded { mut bytes, passed_over } = encode(response);
-    // The encoder ends the head with an empty line, and the body stands behind it.
+    // The encoder ends the head with an empty line, and the body follows it.
     bytes.truncate(bytes.len() + passed_over - body.len() - b"\r\n".len());
     Rendered { head: bytes.into(), body }
 }
 
-/// Renders a response whose status says that it has no content, such as 304: without a length, since that of
-/// RFC 9110 section 8.6 would be the content's of another answer.
+/// Renders a response whose status says that it has no content, such as 304: without a length, which would describe
+/// the content of another answer (RFC 9110 section 8.6).
 pub fn without_content(
     status: StatusCode,
     fields: &[(HeaderName, HeaderValue)],
@@ -99,8 +99,8 @@ fn extend(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
 #[derive(Default)]
 struct Encoded {
     bytes: Vec<u8>,
-    /// Bytes of a body that is too large for the encoder's own buffer, which it would write as it is. They
-    /// are not copied: a page of many MiB is rendered anew for each second's `Date`.
+    /// Bytes of a body that is too large for the encoder's own buffer, which it would write as it is. They are not
+    /// copied: a page of many MiB is rendered again for each second's `Date`.
     passed_over: usize,
 }
 
@@ -112,7 +112,7 @@ where
     let mut encoder = GenericEncoder::new(memory.clone());
     {
         let sent = pin!(encoder.send_and_flush(message));
-        // Memory never makes a writer wait, so the first poll is the last.
+        // A write to memory never waits, so the first poll is the last.
         let Poll::Ready(result) = sent.poll(&mut Context::from_waker(Waker::noop())) else {
             unreachable!("a write to memory does not wait");
         };

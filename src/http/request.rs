@@ -14,7 +14,7 @@ use self::{
     line::RequestLine,
 };
 use super::{
-    HEAD_FIELDS_CAP, HeadLimits, Refusal, Version,
+    ConnectionOptions, HEAD_FIELDS_CAP, HeadLimits, Refusal, Version,
     body::{self, BodyReader},
     content_length,
     head::{self, EndScan},
@@ -24,7 +24,7 @@ use super::{
 /// The longest method that is read; the registered ones have at most 17 bytes.
 const METHOD_BYTES_MAX: usize = 32;
 
-/// The methods that are told apart. They are case-sensitive (RFC 9110 section 9.1).
+/// The methods that are distinguished. They are case-sensitive (RFC 9110 section 9.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// `GET`.
@@ -35,7 +35,7 @@ pub enum Method {
     Post,
     /// `OPTIONS`: what a resource takes.
     Options,
-    /// `PUT`, `DELETE`, `TRACE` or `PATCH`: known, and taken by nothing here.
+    /// `PUT`, `DELETE`, `TRACE` or `PATCH`: known, but no route takes it.
     Other,
 }
 
@@ -52,8 +52,8 @@ impl Method {
         }
     }
 
-    /// RFC 9110 section 9.2.1: whether the client asks for no change of state, so that requests
-    /// pipelined after it may be begun before it is answered (RFC 9112 section 9.3.2).
+    /// RFC 9110 section 9.2.1: whether the client asks for no change of state, so that requests pipelined after it
+    /// may start before it is answered (RFC 9112 section 9.3.2).
     pub const fn is_safe(self) -> bool {
         matches!(self, Self::Get | Self::Head | Self::Options)
     }
@@ -77,13 +77,13 @@ pub struct Request<'a> {
     pub method: Method,
     /// The path of the target as sent, without the query: `/…`, or `*` for `OPTIONS *`.
     pub path: &'a str,
-    /// What stands after the first `?` of the target.
+    /// What follows the first `?` of the target.
     pub query: Option<&'a str>,
-    /// Whom the request is for, with the port if it was given: the target's authority, else the `Host`
-    /// field (RFC 9112 section 3.2.2). Only HTTP/1.0 may leave it out.
+    /// The host of the request, with the port if it was given: the target's authority, else the `Host` field (RFC
+    /// 9112 section 3.2.2). Only HTTP/1.0 may leave it out.
     pub host: Option<&'a [u8]>,
-    /// Whether it has an `Origin` field, as what a browser sends for a page of another site does
-    /// (RFC 6454 section 7).
+    /// Whether it has an `Origin` field, as the requests do that a browser sends for a page of another site (RFC 6454
+    /// section 7).
     pub has_origin: bool,
     /// The `Accept` field, the first where there are several: what the client would like to read.
     pub accept: Option<&'a [u8]>,
@@ -93,7 +93,7 @@ pub struct Request<'a> {
     pub persistent: bool,
     /// Whether the client waits for a `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// All its fields as they were sent, for who needs one that few requests have.
+    /// All fields as they were sent, for services that need one that few requests have.
     pub fields: FieldLines<'a>,
     /// The body that follows the head.
     pub body: BodyReader,
@@ -104,12 +104,12 @@ pub struct Request<'a> {
 pub struct Whole<'a> {
     /// What it asks.
     pub request: Request<'a>,
-    /// Its length in bytes, with empty lines that came before it; the body follows.
+    /// Its length in bytes, with empty lines before it; the body follows.
     pub head_bytes: usize,
 }
 
-/// Reads a request head from the start of `bytes`, which grow from call to call; `scan` remembers
-/// what was already judged and starts at its default for each head. `None` while it is not whole.
+/// Reads a request head from the start of `bytes`, which grow from call to call; `scan` remembers what was checked
+/// already and starts at its default for each head. `None` while it is not whole.
 ///
 /// # Errors
 /// A [`Refusal`] as soon as the bytes cannot become a request that is served: the same one however the
@@ -149,9 +149,9 @@ fn find_end(bytes: &[u8], scan: &HeadScan) -> Result<Option<usize>, Refusal> {
     head::search(bytes, &mut EndScan::after(searched, line_start)?)
 }
 
-/// A head that came whole is parsed as a whole, and one that is refused is judged once more: a head with
-/// several faults gets the answer that it would get if it came a byte at a time. `last` is for faults that
-/// only the end of the head shows.
+/// A head that came whole is parsed as a whole. If it is refused, it is checked once more: a head with several faults
+/// gets the answer that it would get if it came a byte at a time. `last` is for faults that only the end of the head
+/// shows.
 #[cold]
 fn first_fault(head: &[u8], limits: &HeadLimits, last: Refusal) -> Refusal {
     let mut scan = HeadScan::default();
@@ -164,7 +164,7 @@ fn first_fault(head: &[u8], limits: &HeadLimits, last: Refusal) -> Refusal {
     }
 }
 
-/// Whether a request that begins in `bytes`, whole or not, blameless or not, is a `HEAD`.
+/// Whether a request that begins in `bytes`, whole or not, valid or not, is a `HEAD`.
 pub fn is_head(bytes: &[u8]) -> bool {
     bytes[empty_lines(bytes)..].starts_with(b"HEAD ")
 }
@@ -206,7 +206,7 @@ fn parse_newer<'a>(
     limits: &HeadLimits,
     body_bytes_max: u64,
 ) -> Result<Request<'a>, Refusal> {
-    // httparse has judged nothing behind the version, so this does.
+    // httparse has checked nothing behind the version.
     HeadScan::default().judge(head, limits)?;
     let message = &head[empty_lines(head)..];
     let (line, rest) = message.split_at(memchr::memchr(b'\r', message).unwrap_or(message.len()));
@@ -223,8 +223,8 @@ fn parse_newer<'a>(
     }
 }
 
-/// Reads a head that obeys the grammar. What a line alone makes wrong comes first, as it does in a head that
-/// grows; then what the head as a whole does, and of that what is malformed before what is not served.
+/// Reads a head that obeys the grammar. Faults of single lines are reported first, as in a head that grows; then
+/// faults of the whole head, malformed before not served.
 fn read<'a>(
     head: &'a [u8],
     line: RequestLine<'a>,
@@ -249,12 +249,7 @@ fn read<'a>(
         has_origin: fields.has_origin,
         accept: fields.accept,
         version,
-        persistent: match version {
-            // RFC 9112 section 9.3, in this order.
-            _ if fields.close => false,
-            Version::Http11 => true,
-            Version::Http10 => fields.keep_alive,
-        },
+        persistent: fields.connection.is_persistent(version),
         // RFC 9110 section 10.1.1: a 100-continue expectation in an HTTP/1.0 request is ignored.
         expects_continue: fields.expects_continue && version == Version::Http11,
         body: fields.body(body_bytes_max)?,

@@ -4,10 +4,10 @@ use std::mem::MaybeUninit;
 
 pub use super::head::EndScan as HeadScan;
 use super::{
-    HEAD_FIELDS_CAP, HeadLimits, Version, body::BodyReader, content_length, head, list_elements,
+    ConnectionOptions, HEAD_FIELDS_CAP, HeadLimits, Version, body::BodyReader, content_length, head,
 };
 
-/// Why the bytes from the counter are no response. The connection is of no use after that.
+/// Why the bytes from the counter are no response. The connection cannot be used after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the counter's response is malformed: {0}")]
 pub struct Malformed(pub &'static str);
@@ -30,25 +30,20 @@ impl Response {
     pub const fn is_interim(&self) -> bool {
         self.status < 200
     }
-
-    /// RFC 9110 section 15.3: the request was received, understood and accepted.
-    pub const fn is_success(&self) -> bool {
-        matches!(self.status, 200..=299)
-    }
 }
 
 /// Reads the head of a response to a `POST` from the start of `bytes`, which grow from call to call;
 /// `scan` starts at its default for each head. `None` while it is not whole.
 ///
 /// # Errors
-/// [`Malformed`] when the bytes cannot become a response whose end can be told.
+/// [`Malformed`] when the bytes cannot become a response with a clear end.
 pub fn parse(
     bytes: &[u8],
     scan: &mut HeadScan,
     limits: &HeadLimits,
     body_bytes_max: u64,
 ) -> Result<Option<Response>, Malformed> {
-    // Bytes that cannot begin a status line are not waited on.
+    // Bytes that cannot begin a status line are refused at once.
     let start = &bytes[..bytes.len().min(5)];
     if !b"HTTP/".starts_with(start) {
         return Err(Malformed("it does not begin with HTTP/"));
@@ -100,11 +95,7 @@ fn parse_head(
     }
     let fields = Fields::collect(parsed.headers)?;
     let body = fields.body(status, version, body_bytes_max)?;
-    let persistent = match version {
-        _ if fields.close || body.ends_with_connection() => false,
-        Version::Http11 => true,
-        Version::Http10 => fields.keep_alive,
-    };
+    let persistent = fields.connection.is_persistent(version) && !body.ends_with_connection();
     Ok(Response { status, head_bytes: head.len(), body, persistent })
 }
 
@@ -112,8 +103,7 @@ fn parse_head(
 struct Fields {
     content_length: Option<u64>,
     chunked: bool,
-    close: bool,
-    keep_alive: bool,
+    connection: ConnectionOptions,
 }
 
 impl Fields {
@@ -122,10 +112,7 @@ impl Fields {
         for header in headers {
             match header.name.len() {
                 10 if header.name.eq_ignore_ascii_case("connection") => {
-                    for option in list_elements(header.value) {
-                        fields.close |= option.eq_ignore_ascii_case(b"close");
-                        fields.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                    }
+                    fields.connection.note(header.value);
                 }
                 14 if header.name.eq_ignore_ascii_case("content-length") => {
                     let length = content_length(header.value)

@@ -1,4 +1,4 @@
-//! Where a request is aimed: its target and its host.
+//! The target of a request, and its host.
 
 use super::{Refusal, request::Method};
 
@@ -20,8 +20,8 @@ pub(super) fn is_host(value: &[u8]) -> bool {
             None => (value, None),
         },
     };
-    // RFC 3986 section 3.2.2: `reg-name = *( unreserved / pct-encoded / sub-delims )`, of which the
-    // comma is left out: a Host that looks like a list is two hosts to somebody.
+    // RFC 3986 section 3.2.2: `reg-name = *( unreserved / pct-encoded / sub-delims )`, of which the comma is left
+    // out: some readers take a Host that looks like a list for two hosts.
     let is_name_byte =
         |&byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte);
     !host.is_empty() && host.iter().all(is_name_byte) && port.is_none_or(is_port)
@@ -87,9 +87,8 @@ fn absolute(target: &str) -> Option<(&str, &str)> {
     Some(rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())))
 }
 
-/// RFC 3986 section 3.3, as far as it guards against readers that disagree: percent signs begin an
-/// escape, none escapes a control character, no backslash passes for a slash, and backticks, which no
-/// client leaves as they are, are refused.
+/// RFC 3986 section 3.3, as far as readers could disagree: a percent sign must begin an escape, no control character
+/// may be escaped, and a backslash, which some take for a slash, and a backtick, which clients escape, are refused.
 fn is_path(path: &[u8]) -> bool {
     if memchr::memchr3(b'%', b'\\', b'`', path).is_none() {
         return true;

@@ -1,4 +1,4 @@
-//! Binding: all sockets of an address before any is accepted from, one for each worker.
+//! Binding: one socket for each worker and address, all before any connection is accepted.
 
 use std::{
     io,
@@ -13,25 +13,25 @@ use super::{
     holder::{self, Connection, Holder},
 };
 
-/// Connections that the kernel completes ahead of accept(2); it takes the smaller of this and
+/// Connections that the kernel completes ahead of accept(2); the kernel takes the smaller of this and
 /// `net.core.somaxconn`.
 pub const BACKLOG: i32 = 4096;
 
-/// How often, and how far apart, an address in use is looked at before it is given up.
-const LOOKS: u32 = 20;
-const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// How often an address in use is tried, and the pause between tries.
+const TRIES_MAX: u32 = 20;
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody listens there already.
+    /// Another socket listens there already.
     #[error("cannot listen on {address}: another process listens there already")]
     InUse {
         /// The address asked for.
         address: SocketAddr,
     },
-    /// Nobody listens there, but a connection has its end there, which no socket option gets past: it
-    /// was opened from this machine without `SO_REUSEADDR`.
+    /// No socket listens there, but a connection uses the port, and no socket option helps against that: it was
+    /// opened from this machine without `SO_REUSEADDR`.
     #[error(
         "cannot listen on {address}: the port is in use by a connection ({connection}), not by a \
          listener; try again when that has ended, and keep the port from outgoing connections by \
@@ -44,7 +44,7 @@ pub enum BindError {
         /// The one that was found.
         connection: Connection,
     },
-    /// Neither.
+    /// Neither: a socket is bound to the port.
     #[error(
         "cannot listen on {address}: another socket is bound to the port, and neither listens nor is \
          connected"
@@ -82,7 +82,7 @@ impl BindError {
     fn new(address: SocketAddr, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::AddrInUse => match holder::of(address) {
-                // Where the system does not tell, what is most likely.
+                // Where the system does not tell, the most likely case.
                 Some(Holder::Listener) | None => Self::InUse { address },
                 Some(Holder::Connection(connection)) => Self::Connected { address, connection },
                 Some(Holder::Other) => Self::Bound { address },
@@ -97,52 +97,50 @@ impl BindError {
 /// Binds `address` once for each of `count` workers. All sockets listen when this returns; port 0
 /// becomes one free port for all.
 ///
-/// Unless `share` allows others there, the first socket listens without `SO_REUSEPORT`. The kernel lets
-/// no such socket listen beside another one, nor another one beside it, whoever their users are
-/// (`inet_csk_get_port`, which listen(2) asks once more, holding the port's lock): of several starts at
-/// the same moment one comes through. Only then is the option set, and the other sockets join the first,
-/// which is never closed: a start that comes later finds it listening. From then on processes of the same
-/// user can join too, if they ask for that.
+/// Unless `share` allows others there, the first socket listens without `SO_REUSEPORT`. The kernel lets no such
+/// socket listen beside another one, nor another one beside it, whoever their users are (`inet_csk_get_port`, which
+/// listen(2) asks once more, holding the port's lock): of several starts at the same moment one succeeds. Only then
+/// is the option set, and the other sockets join the first, which is never closed: a later start finds it listening.
+/// From then on processes of the same user can join too, if they ask for that.
 ///
 /// # Errors
-/// When the address cannot be had, or another process listens there and `share` does not allow it.
+/// When the address cannot be bound, or another process listens there and `share` does not allow it.
 pub fn bind(address: SocketAddr, count: usize, share: bool) -> Result<Vec<Listener>, BindError> {
     let fail = |error| BindError::new(address, error);
-    let first = listen_patiently(address, share).map_err(fail)?;
+    let first = listen_with_retries(address, share).map_err(fail)?;
     first.set_reuse_port(true).map_err(fail)?;
     let first = StdListener::from(first);
     let address = first.local_addr().map_err(fail)?;
     let mut sockets = vec![first];
     for _ in 1..count {
-        sockets.push(listen_patiently(address, true).map_err(fail)?.into());
+        sockets.push(listen_with_retries(address, true).map_err(fail)?.into());
     }
     let after = if share { After::Share } else { After::Close };
     Ok(sockets.into_iter().map(|socket| Listener { socket, address, after }).collect())
 }
 
-/// Whether `address` could be listened on, as far as a socket shows that is bound and does not listen: one that
-/// is in nobody's way, but that of port 0.
+/// Whether `address` can be bound. The socket does not listen, so it disturbs no other socket.
 ///
 /// # Errors
-/// When it could not.
+/// When it cannot.
 pub fn probe(address: SocketAddr, share: bool) -> Result<(), BindError> {
     let bound = prepare(address, share)
         .and_then(|socket| socket.bind(&SockAddr::from(address)).map(|()| socket));
     bound.map(drop).map_err(|error| BindError::new(address, error))
 }
 
-/// Listens on `address`; looks more than once at one that is in use. A process that was killed keeps its
-/// sockets until the kernel has taken its rings down, which happens after the process is gone. And a
-/// listen(2) that is about to fail makes another one fail that comes at the same moment.
+/// Listens on `address`, with retries while it is in use. A process that was killed keeps its sockets until the
+/// kernel has freed its rings, which happens after the process is gone. And a listen(2) that is about to fail makes
+/// another one fail at the same moment.
 // Before any worker runs.
 #[allow(clippy::disallowed_methods)]
-fn listen_patiently(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
-    let mut looks = 1;
+fn listen_with_retries(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let mut tries = 1;
     loop {
         match listen(address, reuse_port) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && looks < LOOKS => {
-                looks += 1;
-                std::thread::sleep(LOOK_PAUSE);
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < TRIES_MAX => {
+                tries += 1;
+                std::thread::sleep(RETRY_PAUSE);
             }
             result => return result,
         }
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_finds_what_a_bind_would_and_is_in_nobodys_way() {
+    fn a_probe_finds_what_a_bind_would_and_disturbs_nobody() {
         let first = bind(LOOPBACK.parse().unwrap(), 2, false).unwrap();
         let address = first[0].address;
         assert!(matches!(probe(address, false), Err(BindError::InUse { .. })));
@@ -208,8 +206,8 @@ mod tests {
         assert!(matches!(elsewhere, Err(BindError::NotHere { .. })), "{elsewhere:?}");
     }
 
-    /// A port that nobody else is given, and that anybody can listen on who asks for it: a socket that
-    /// is bound and does not listen is in the way of port 0 alone.
+    /// A port that no other process gets from the kernel, but on which a process can listen that names it: the socket
+    /// is bound and does not listen.
     fn reserve() -> (Socket, SocketAddr) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
@@ -219,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_starts_at_the_same_moment_one_comes_through() {
+    fn one_of_many_simultaneous_starts_succeeds() {
         const STARTS: usize = 8;
         for _ in 0..3 {
             let (_reserved, address) = reserve();
@@ -258,7 +256,7 @@ mod tests {
             check_refused(wanted, &format!("in use by a connection ({address} to {peer}), not by"));
         }
         let (mut accepted, _) = other_end.accept().unwrap();
-        // Who closes first keeps the port for a minute.
+        // The side that closes first keeps the port for a minute.
         drop(outgoing);
         assert_eq!(io::Read::read(&mut accepted, &mut [0]).unwrap(), 0);
         drop(accepted);
@@ -288,7 +286,7 @@ mod tests {
     fn both_protocols_can_have_the_same_port() {
         let v4 = bind("0.0.0.0:0".parse().unwrap(), 1, false).unwrap();
         let port = v4[0].address.port();
-        // A machine without IPv6 says so; that is not the subject here.
+        // A machine without IPv6 fails, which is not tested here.
         match bind(SocketAddr::new("::".parse().unwrap(), port), 1, false) {
             Ok(_) => {}
             Err(BindError::InUse { .. }) => panic!("the IPv6 socket took the IPv4 port"),

@@ -1,5 +1,5 @@
-//! Who holds a port that cannot be listened on: the kernel's own list of TCP sockets (`/proc/net/tcp`,
-//! proc_net(5)), asked once a start has failed.
+//! Who holds a port that cannot be listened on: the kernel's own list of TCP sockets (`/proc/net/tcp`, proc_net(5)),
+//! read after a start has failed.
 
 use std::{
     fmt,
@@ -17,9 +17,9 @@ const LISTEN: u8 = 10;
 pub(super) enum Holder {
     /// A socket that listens.
     Listener,
-    /// A connection, and none that listens: its other end had the port given or chosen for its own.
+    /// A connection, and no socket that listens.
     Connection(Connection),
-    /// A socket that is bound and does nothing, or whoever is gone by now.
+    /// A socket that is bound and does nothing, or a holder that is gone by now.
     Other,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Connection {
     }
 }
 
-/// Who keeps `address` from being listened on; `None` where the system does not tell.
+/// Who prevents listening on `address`; `None` where the system does not tell.
 pub(super) fn of(address: SocketAddr) -> Option<Holder> {
     let (mut own, mut other) = (Vec::new(), Vec::new());
     if address.is_ipv4() {
@@ -56,17 +56,17 @@ fn judge(rows: &[Row]) -> Option<Holder> {
     if rows.iter().any(|row| row.state == LISTEN) {
         return Some(Holder::Listener);
     }
-    // One that lasts, before one that is gone in a minute.
+    // One that lasts comes before one that is gone in a minute.
     let Row { local, peer, state } =
         *rows.iter().find(|row| row.state != TIME_WAIT).or(rows.first())?;
     Some(Holder::Connection(Connection { local, peer, has_ended: state == TIME_WAIT }))
 }
 
-/// The sockets of a list that stand in the way of `address`.
+/// The sockets of a list that conflict with `address`.
 fn rows(path: &str, address: SocketAddr) -> Option<impl Iterator<Item = Row>> {
     let lines = BufReader::new(File::open(path).ok()?).lines();
     let rows = lines.map_while(Result::ok).filter_map(|line| Row::parse(&line));
-    Some(rows.filter(move |row| row.is_in_the_way_of(address)))
+    Some(rows.filter(move |row| row.conflicts_with(address)))
 }
 
 /// A socket of a list.
@@ -78,7 +78,7 @@ struct Row {
 }
 
 impl Row {
-    /// `sl local_address rem_address st …`; the line of headings is none.
+    /// `sl local_address rem_address st …`; `None` for the line of headings.
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let (local, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
@@ -86,17 +86,18 @@ impl Row {
         Some(Self { local: parse_address(local)?, peer: parse_address(peer)?, state })
     }
 
-    fn is_in_the_way_of(&self, address: SocketAddr) -> bool {
+    fn conflicts_with(&self, address: SocketAddr) -> bool {
         let (held, wanted) = (self.local.ip(), address.ip());
         let either_is_any = held.is_unspecified() || wanted.is_unspecified();
         let same_family = held.is_ipv4() == wanted.is_ipv4();
-        // The wildcard of IPv6 may stand for IPv4 too; an address of IPv6 does not.
+        // The wildcard of IPv6 may cover IPv4 too; an address of IPv6 does not.
         let covers = same_family || (wanted.is_ipv4() && held.is_unspecified());
         self.local.port() == address.port() && covers && (either_is_any || held == wanted)
     }
 }
 
-/// `0100007F:0BB8`: words of 32 bits as they lie in memory, and a port. What IPv6 maps of IPv4 is IPv4.
+/// `0100007F:0BB8`: words of 32 bits as they are in memory, and a port. An IPv4-mapped address of IPv6 is read as
+/// IPv4.
 fn parse_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let word = |place: usize| {
@@ -150,22 +151,22 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_in_the_way(held: &str, wanted: &str, expected: bool) {
+    fn check_conflict(held: &str, wanted: &str, expected: bool) {
         let wanted = wanted.parse().unwrap();
-        assert_eq!(row(held, LISTEN).is_in_the_way_of(wanted), expected, "{held}, {wanted}");
+        assert_eq!(row(held, LISTEN).conflicts_with(wanted), expected, "{held}, {wanted}");
     }
 
     #[test]
-    fn an_address_is_in_the_way_of_itself_and_of_the_wildcard() {
-        check_in_the_way("127.0.0.1:80", "127.0.0.1:80", true);
-        check_in_the_way("127.0.0.1:80", "0.0.0.0:80", true);
-        check_in_the_way("0.0.0.0:80", "127.0.0.1:80", true);
-        check_in_the_way("[::]:80", "127.0.0.1:80", true);
-        check_in_the_way("[::1]:80", "[::]:80", true);
-        check_in_the_way("127.0.0.1:80", "127.0.0.1:81", false);
-        check_in_the_way("127.0.0.1:80", "127.0.0.2:80", false);
-        check_in_the_way("[::1]:80", "0.0.0.0:80", false);
-        check_in_the_way("127.0.0.1:80", "[::]:80", false);
+    fn an_address_conflicts_with_itself_and_the_wildcard() {
+        check_conflict("127.0.0.1:80", "127.0.0.1:80", true);
+        check_conflict("127.0.0.1:80", "0.0.0.0:80", true);
+        check_conflict("0.0.0.0:80", "127.0.0.1:80", true);
+        check_conflict("[::]:80", "127.0.0.1:80", true);
+        check_conflict("[::1]:80", "[::]:80", true);
+        check_conflict("127.0.0.1:80", "127.0.0.1:81", false);
+        check_conflict("127.0.0.1:80", "127.0.0.2:80", false);
+        check_conflict("[::1]:80", "0.0.0.0:80", false);
+        check_conflict("127.0.0.1:80", "[::]:80", false);
     }
 
     #[test]

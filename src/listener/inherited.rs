@@ -1,7 +1,7 @@
 //! Sockets that a service manager has opened and handed down (sd_listen_fds(3)).
 //!
-//! They stay open in the manager while no process serves them: who connects during a restart waits in
-//! the kernel's queue for the next process, and is refused by nobody.
+//! They stay open in the manager while no process serves them: a client that connects during a restart waits in the
+//! kernel's queue for the next process, and is not refused.
 
 use std::{env, io, net::TcpListener as StdListener, process, sync::OnceLock};
 
@@ -25,7 +25,7 @@ pub struct InheritError {
 
 /// Whether [`take`] finds any, or has found some.
 pub fn are_expected() -> bool {
-    // `take` takes the variables away that say so.
+    // `take` removes the variables that tell so.
     static EXPECTED: OnceLock<bool> = OnceLock::new();
     *EXPECTED.get_or_init(are_announced)
 }
@@ -39,8 +39,8 @@ fn are_announced() -> bool {
     ours && number("LISTEN_FDS").is_some_and(|count| count > 0)
 }
 
-/// The listening sockets that were handed to this process, none if it was not started that way.
-/// To be called once: the sockets are the caller's from then on.
+/// The listening sockets that were handed to this process, none if it was not started that way. Called once: the
+/// sockets belong to the caller from then on.
 ///
 /// # Errors
 /// When one is no listening TCP socket.
@@ -62,8 +62,8 @@ pub fn take() -> Result<Vec<StdListener>, InheritError> {
     Ok(sockets)
 }
 
-/// Lets `count` workers accept from one socket: the kernel wakes one ring for each connection
-/// (`IORING_OP_ACCEPT` waits exclusively), and whoever is late finds that there is nothing.
+/// Lets `count` workers accept from one socket: the kernel wakes one ring for each connection (`IORING_OP_ACCEPT`
+/// waits exclusively), and a worker that is late finds nothing.
 ///
 /// # Errors
 /// When there are no more descriptors.

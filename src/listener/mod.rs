@@ -1,7 +1,7 @@
 //! The listening sockets: one for each worker and address, and how connections are accepted from them.
 //!
-//! Knows addresses, how the kernel shares connections out, and who goes on listening when this process
-//! stops; what a connection says is not its business.
+//! Knows addresses, how the kernel distributes connections, and what becomes of an address when this process stops;
+//! nothing of what a connection says.
 
 mod bind;
 mod holder;
@@ -28,14 +28,13 @@ use socket2::{SockFilter, SockRef};
 pub use self::bind::{BACKLOG, BindError, bind, probe};
 use crate::runtime::{budget::Budget, clock, host};
 
-/// The first and the longest pause after an accept(2) that failed for want of resources.
+/// The first and the longest pause after an accept(2) that failed for lack of resources.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// How long a handshake that has begun is waited for before a shared address is given up: two round
-/// trips to the far side of the world. Shorter than the second after which a client repeats a SYN that
-/// nobody answered, so that the repeated one finds the others.
+/// How long a handshake that has begun may take before a shared socket closes: two round trips around the world. Less
+/// than the second after which a client repeats an unanswered SYN, so that the repeated one reaches another socket.
 const HANDSHAKE: Duration = Duration::from_millis(500);
-/// How often the queue is looked at meanwhile.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often the queue is checked meanwhile.
+const QUEUE_TICK: Duration = Duration::from_millis(10);
 
 /// A socket that one worker accepts from.
 #[derive(Debug)]
@@ -44,18 +43,18 @@ pub struct Listener {
     pub socket: StdListener,
     /// Where.
     pub address: SocketAddr,
-    /// What is to become of the address when this process stops.
+    /// What becomes of the address when this process stops.
     pub after: After,
 }
 
 /// What becomes of an address when this process stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum After {
-    /// It is closed: who comes then is refused.
+    /// It closes: later clients are refused.
     Close,
-    /// Other processes may listen there, to whom the kernel sends those who come then.
+    /// Other processes may listen there, and the kernel sends them later clients.
     Share,
-    /// The socket stays open in the service manager; who comes then waits for the next process.
+    /// The socket stays open in the service manager; later clients wait for the next process.
     Leave,
 }
 
@@ -76,8 +75,8 @@ pub enum Accepted {
     Connection(TcpStream),
     /// Nothing: it was interrupted, or the client gave up while it was queued.
     Nothing,
-    /// The process or the system lacks what a connection takes, such as open files. The next try would fail
-    /// at once, for ever: it is to be made after this pause.
+    /// The process or the system lacks what a connection takes, such as open files. A try without this pause would
+    /// fail at once again.
     Exhausted(io::Error, Duration),
 }
 
@@ -118,12 +117,12 @@ impl Acceptor {
     async fn judge(&mut self, error: io::Error) -> io::Result<Accepted> {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ECANCELED | Errno::ECONNABORTED | Errno::EINTR) => Ok(Accepted::Nothing),
-            // This is no listening socket, and will not be one: nothing is ever accepted here.
+            // This is no listening socket: nothing will ever be accepted here.
             Some(Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK) => Err(error),
-            // Only a socket that others have too is set nonblocking under a ring, by a worker of
-            // theirs or ours that waits on epoll: then nothing is left but to look again.
+            // A ring's socket is nonblocking only if it is shared, with a worker or a process that uses epoll: then
+            // the worker has to poll.
             Some(Errno::EAGAIN) => {
-                monoio::time::sleep(LOOK).await;
+                monoio::time::sleep(QUEUE_TICK).await;
                 Ok(Accepted::Nothing)
             }
             _ => {
@@ -134,32 +133,32 @@ impl Acceptor {
         }
     }
 
-    /// Closes the socket, but for the connections that the kernel has already queued: these are given to
-    /// `serve`, since a close would reset them.
+    /// Closes the socket, after giving the connections that the kernel has queued to `serve`, since a close would
+    /// reset them.
     ///
     /// # Errors
     /// When the socket fails.
     pub async fn close(self, mut serve: impl FnMut(TcpStream)) -> io::Result<()> {
         match self.after {
-            // The queue is the next process's.
+            // The queue belongs to the next process.
             After::Leave => return Ok(()),
             After::Share if !kernel_migrates() => {
                 self.queue.set_nonblocking(true)?;
-                turn_newcomers_away(&self.queue)?;
+                drop_new_handshakes(&self.queue)?;
                 let end = clock::now().after(HANDSHAKE);
                 while clock::now() < end {
-                    empty(&self.queue, &mut serve)?;
-                    monoio::time::sleep(LOOK).await;
+                    serve_queued(&self.queue, &mut serve)?;
+                    monoio::time::sleep(QUEUE_TICK).await;
                 }
             }
             After::Share | After::Close => self.queue.set_nonblocking(true)?,
         }
-        empty(&self.queue, &mut serve)
+        serve_queued(&self.queue, &mut serve)
     }
 }
 
 /// Serves the connections that are queued.
-fn empty(queue: &StdListener, serve: &mut impl FnMut(TcpStream)) -> io::Result<()> {
+fn serve_queued(queue: &StdListener, serve: &mut impl FnMut(TcpStream)) -> io::Result<()> {
     while let Ok((stream, _)) = queue.accept() {
         stream.set_nonblocking(monoio::utils::is_legacy())?;
         serve(TcpStream::from_std(stream)?);
@@ -167,19 +166,18 @@ fn empty(queue: &StdListener, serve: &mut impl FnMut(TcpStream)) -> io::Result<(
     Ok(())
 }
 
-/// Whether the kernel moves the connections that wait in the queue of a closed socket to others that
-/// share its address (Linux 5.14). Asked when it matters, since it can be set at any time; /proc does
-/// not make a worker wait.
+/// Whether the kernel moves the connections that wait in the queue of a closed socket to others that share its
+/// address (Linux 5.14). Read when it matters, since it can change at any time; a read of /proc does not block.
 fn kernel_migrates() -> bool {
     host::sysctl("net.ipv4.tcp_migrate_req").is_some_and(|value| value != "0")
 }
 
-/// Lets no further handshake begin at this socket, while those that have begun can end.
+/// Drops the SYNs of new handshakes at this socket, while handshakes that have begun can complete.
 ///
-/// The kernel goes on sending this socket its share of newcomers until it is closed, and a close drops
-/// the handshakes that have begun: their clients believe to be connected and are reset. A SYN that is
-/// not answered costs its client a second, after which it is sent again, to the others by then.
-fn turn_newcomers_away(queue: &StdListener) -> io::Result<()> {
+/// The kernel sends this socket its share of new connections until it is closed, and a close drops the handshakes
+/// that have begun: their clients believe that they are connected, and are reset. An unanswered SYN costs its client
+/// a second, after which it is repeated and reaches another socket.
+fn drop_new_handshakes(queue: &StdListener) -> io::Result<()> {
     // Where the filter reads: the TCP header is at the start, its flags in the byte 13.
     const LOAD_BYTE: u16 = 0x30;
     const AND: u16 = 0x54;

@@ -1,9 +1,9 @@
-//! Lets others run beside a task whose operations are all ready at once.
+//! Lets other tasks run beside one whose operations are all ready at once.
 //!
-//! On epoll an operation that can complete does so where it is polled first, so that a client that sends
-//! without end would keep its task running for ever: no other task, no event and no timer of its worker
-//! would have a turn. A task that wakes itself is no remedy: it runs before all others. On a ring every
-//! operation waits for its completion, and nothing here ever pauses.
+//! On epoll an operation that can complete does so where it is polled first, so a client that sends without end would
+//! keep its task running forever: no other task, event or timer of its worker would run. A task that wakes itself
+//! does not help: it runs before all others. On a ring every operation waits for its completion, and nothing here
+//! ever pauses.
 
 #![allow(clippy::manual_async_fn)]
 
@@ -11,11 +11,11 @@ use std::{future::poll_fn, pin::Pin, time::Duration};
 
 /// Operations in a row that may be ready at once.
 const READY_MAX: u8 = 64;
-/// The shortest time that monoio's timers know. They fire when the worker has nothing else to do, so
-/// that all others have had their turn by then.
+/// The shortest time that monoio's timers know. They fire when the worker has nothing else to do, so all other tasks
+/// have run by then.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Lets all others have their turn.
+/// Lets all other tasks run.
 // Boxed: a timer makes the task that holds it larger and 128-byte aligned.
 pub fn pause() -> Pin<Box<impl Future<Output = ()>>> {
     Box::pin(monoio::time::sleep(PAUSE))

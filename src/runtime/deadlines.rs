@@ -1,8 +1,7 @@
 //! Deadlines of many entries: each waits in one of a few queues, and each queue has one time-out.
 //!
-//! All that wait in one queue wait equally long, so each queue is in the order of its deadlines and
-//! its first entry is the one that expires next. To arm, disarm and expire costs the same whatever the
-//! number of entries. Knows nothing of what is waited for.
+//! All entries of one queue wait equally long, so each queue is in the order of its deadlines and its first entry is
+//! the one that expires next. To arm, disarm and expire takes constant time. Knows nothing of what is waited for.
 
 use std::time::Duration;
 
@@ -43,8 +42,7 @@ impl<T, Q: EnumArray<Queue> + Copy> Deadlines<T, Q> {
         Self { entries: SlotMap::new(), queues: EnumMap::from_fn(queue) }
     }
 
-    /// From now on entries of `queue` wait this long, those that wait already too: they are still in the order of
-    /// their deadlines.
+    /// Sets the time-out of `queue`, also for entries that wait already: they stay in the order of their deadlines.
     pub fn set_timeout(&mut self, queue: Q, timeout: Duration) {
         self.queues[queue].timeout = timeout;
     }
@@ -93,7 +91,7 @@ impl<T, Q: EnumArray<Queue> + Copy> Deadlines<T, Q> {
         }
     }
 
-    /// Takes an entry out of its queue: it waits for nothing.
+    /// Takes an entry out of its queue.
     pub fn disarm(&mut self, key: Key) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let Some((queue, _)) = entry.armed.take() else { return };
@@ -124,7 +122,7 @@ impl<T, Q: EnumArray<Queue> + Copy> Deadlines<T, Q> {
         Some((key, waited.as_secs_f64() / timeout.as_secs_f64(), waited))
     }
 
-    /// Takes an entry whose time is up out of its queue.
+    /// Takes an entry whose deadline has passed out of its queue.
     pub fn pop_expired(&mut self, now: Moment) -> Option<(Q, Key)> {
         let expired = self.queues.values().find_map(|queue| {
             let key = queue.first?;
@@ -188,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_waits_anew_goes_to_the_end() {
+    fn an_entry_that_is_armed_again_goes_to_the_end() {
         let mut deadlines = deadlines();
         let [a, b, c] = ["a", "b", "c"].map(|value| deadlines.insert(value));
         for key in [a, b, c] {

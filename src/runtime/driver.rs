@@ -1,9 +1,9 @@
 //! What a worker waits on: io_uring with the best flags this kernel takes, or epoll.
 //!
-//! A ladder: each rung is tried on the thread that will run it, because that thread becomes the only
-//! one that may submit. Ring memory is charged to the user as it is asked for, and the kernel gives it
-//! back some time after a ring is closed: so one thread of the process tries at a time, a refusal for
-//! want of memory is tried again, and what one thread was refused no later one asks for.
+//! Setups are tried from the best to the simplest, on the thread that will run the ring, because only that thread may
+//! submit. Ring memory is charged to the user, and the kernel gives it back some time after a ring is closed. So one
+//! thread of the process tries at a time, a setup that lacks memory is retried, and no thread tries what an earlier
+//! one was refused.
 
 use std::{
     fmt, io,
@@ -16,19 +16,18 @@ use io_uring::{IoUring, Probe, opcode};
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDriver};
 use nix::errno::Errno;
 
-/// Submission queue entries, most first. A full queue is flushed by a system call in the midst of a
-/// round of tasks, so there is room for what most rounds begin; the last is one that finds room in the
-/// 64 KiB that older systems let a user lock.
+/// Submission queue entries, most first. A full queue costs a system call in the middle of a round of tasks, so there
+/// is room for what most rounds begin; the last size fits into the 64 KiB that older systems let a user lock.
 const ENTRIES: [u32; 4] = [4096, 1024, 256, 64];
-/// Completions that may wait for each submission entry: connections keep a read posted each, and
-/// those can all complete in one round.
+/// Completions that may wait for each submission entry: each connection keeps a read posted, and all of these can
+/// complete in one round.
 const COMPLETIONS_PER_ENTRY: u32 = 4;
-/// How often a rung is tried before want of memory is believed, and the pause before each new try. The
-/// memory of a closed ring, be it of a refused try or of a predecessor, comes back some time later: on
-/// Linux 6.18 after 16 ms in the median and 36 at most of 200 tries.
+/// How often a setup that lacks memory is tried, and the pause before each retry. The memory of a closed ring, of a
+/// refused try or of an earlier process, comes back some time later: on Linux 6.18 after 16 ms in the median and 36
+/// ms at most of 200 tries.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(25);
-/// What monoio asks of a ring for sockets, wakes and timers.
+/// The operations that monoio needs for sockets, wakes and timers.
 const OPERATIONS: [u8; 9] = [
     opcode::Accept::CODE,
     opcode::AsyncCancel::CODE,
@@ -44,12 +43,12 @@ const OPERATIONS: [u8; 9] = [
 /// Which driver the operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
-    /// io_uring where it is to be had, else epoll.
+    /// io_uring where it is available, else epoll.
     Auto,
     /// io_uring or nothing.
     #[value(name = "io_uring")]
     IoUring,
-    /// epoll, even where io_uring is to be had.
+    /// epoll, even where io_uring is available.
     Epoll,
 }
 
@@ -68,16 +67,16 @@ impl fmt::Display for Choice {
 pub struct Ring {
     /// Entries of the submission queue.
     pub entries: u32,
-    /// `IORING_SETUP_COOP_TASKRUN` (Linux 5.19) and `IORING_SETUP_SINGLE_ISSUER` (Linux 6.0):
-    /// completions are worked off when the worker enters the kernel anyway, without an interrupt,
-    /// and without locks against other submitters.
+    /// `IORING_SETUP_COOP_TASKRUN` (Linux 5.19) and `IORING_SETUP_SINGLE_ISSUER` (Linux 6.0): completions are
+    /// processed when the worker enters the kernel anyway, without an interrupt, and without locks against other
+    /// submitters.
     pub flags: bool,
 }
 
 /// What a runtime was built on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Driver {
-    /// io_uring. Why a higher rung was not to be had, when it was not.
+    /// io_uring, and why a better setup was refused, if one was.
     IoUring(Ring, Option<String>),
     /// epoll, and why.
     Epoll(String),
@@ -112,8 +111,8 @@ impl fmt::Display for Driver {
 /// Why no runtime could be built.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
-    /// Only io_uring would do, and it is not to be had.
-    #[error("io_uring is not to be had here: {0}; use --driver auto to serve on epoll instead")]
+    /// io_uring was required, and it is unavailable.
+    #[error("io_uring is unavailable: {0}; use --driver auto to serve on epoll instead")]
     NoIoUring(String),
     /// Not even epoll.
     #[error("no epoll runtime could be built: {0}")]
@@ -138,10 +137,10 @@ impl AnyRuntime {
     }
 }
 
-/// Builds the best runtime to be had on this thread, which must be the one that runs it.
+/// Builds the best runtime that is available on this thread, which must be the one that runs it.
 ///
 /// # Errors
-/// When neither is to be had, or io_uring is not and `choice` allows nothing else.
+/// When neither driver is available, or io_uring is not and `choice` allows nothing else.
 pub fn build(choice: Choice) -> Result<(AnyRuntime, Driver), DriverError> {
     let reason = match choice {
         Choice::Epoll => String::from("chosen by --driver epoll"),
@@ -164,37 +163,37 @@ pub fn build(choice: Choice) -> Result<(AnyRuntime, Driver), DriverError> {
 
 type RingRuntime = Runtime<TimeDriver<IoUringDriver>>;
 
-/// A rung that holds, and why no higher one does.
-type Rung = (Ring, Option<String>);
+/// A setup that works, and why a better one does not.
+type Setup = (Ring, Option<String>);
 
-/// What the thread before has found: the rung that held, or why none does.
-static LADDER: Mutex<Option<Result<Rung, String>>> = Mutex::new(None);
+/// What the last thread has found: the setup that works, or why none does.
+static LAST_SETUP: Mutex<Option<Result<Setup, String>>> = Mutex::new(None);
 
-/// Goes down the ladder from where the last thread stood; why none holds, when none does.
-fn build_ring() -> Result<(RingRuntime, Rung), String> {
-    let mut ladder = LADDER.lock().unwrap_or_else(PoisonError::into_inner);
-    let top = ladder.take().unwrap_or_else(|| match patiently(probe) {
+/// Builds a ring, starting with the setup that the last thread found; or the reason why none works.
+fn build_ring() -> Result<(RingRuntime, Setup), String> {
+    let mut last = LAST_SETUP.lock().unwrap_or_else(PoisonError::into_inner);
+    let top = last.take().unwrap_or_else(|| match retry(probe) {
         Ok(()) => Ok((Ring { entries: ENTRIES[0], flags: true }, None)),
         Err(error) => Err(explain(&error)),
     });
-    let built = top.and_then(|rung| descend(rung, |ring| patiently(|| build_rung(ring))));
-    *ladder = Some(built.as_ref().map(|(_, rung)| rung.clone()).map_err(String::clone));
+    let built = top.and_then(|setup| build_best(setup, |ring| retry(|| build_with(ring))));
+    *last = Some(built.as_ref().map(|(_, setup)| setup.clone()).map_err(String::clone));
     built
 }
 
-/// Builds on this rung, or the first lower one that holds.
-fn descend<R>(
-    (mut ring, mut shortfall): Rung,
+/// Builds with this setup, or the first simpler one that works.
+fn build_best<R>(
+    (mut ring, mut shortfall): Setup,
     build: impl Fn(Ring) -> io::Result<R>,
-) -> Result<(R, Rung), String> {
+) -> Result<(R, Setup), String> {
     loop {
         let error = match build(ring) {
             Ok(built) => return Ok((built, (ring, shortfall))),
             Err(error) => error,
         };
         let reason = explain(&error);
-        let lower = match error.raw_os_error().map(Errno::from_raw) {
-            // Refused whatever the setup.
+        let simpler = match error.raw_os_error().map(Errno::from_raw) {
+            // Refused with any setup.
             Some(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => return Err(reason),
             // The kernel does not know the flags: fewer entries do not help.
             Some(Errno::EINVAL) if ring.flags => Some(Ring { flags: false, ..ring }),
@@ -203,15 +202,15 @@ fn descend<R>(
                 .find(|&entries| entries < ring.entries)
                 .map(|entries| Ring { entries, ..ring }),
         };
-        let Some(lower) = lower else { return Err(shortfall.unwrap_or(reason)) };
+        let Some(simpler) = simpler else { return Err(shortfall.unwrap_or(reason)) };
         shortfall.get_or_insert(reason);
-        ring = lower;
+        ring = simpler;
     }
 }
 
-/// Tries again, some times, what is refused for want of memory. The thread has no tasks yet.
+/// Retries what is refused for lack of memory. The thread has no tasks yet.
 #[allow(clippy::disallowed_methods)]
-fn patiently<R>(build: impl Fn() -> io::Result<R>) -> io::Result<R> {
+fn retry<R>(build: impl Fn() -> io::Result<R>) -> io::Result<R> {
     for _ in 1..TRIES {
         match build() {
             Err(error) if error.raw_os_error() == Some(Errno::ENOMEM as i32) => {
@@ -223,7 +222,7 @@ fn patiently<R>(build: impl Fn() -> io::Result<R>) -> io::Result<R> {
     build()
 }
 
-/// A kernel may have rings and lack an operation that monoio needs, or the question for them.
+/// A kernel may have rings but lack an operation that monoio needs, or the probe for operations.
 fn probe() -> io::Result<()> {
     let mut probe = Probe::new();
     let asked = IoUring::new(2)?.submitter().register_probe(&mut probe);
@@ -234,14 +233,14 @@ fn probe() -> io::Result<()> {
     }
 }
 
-fn build_rung(ring: Ring) -> io::Result<RingRuntime> {
-    let mut setup = IoUring::builder();
-    setup.setup_cqsize(ring.entries * COMPLETIONS_PER_ENTRY);
+fn build_with(ring: Ring) -> io::Result<RingRuntime> {
+    let mut builder = IoUring::builder();
+    builder.setup_cqsize(ring.entries * COMPLETIONS_PER_ENTRY);
     if ring.flags {
-        setup.setup_coop_taskrun().setup_single_issuer();
+        builder.setup_coop_taskrun().setup_single_issuer();
     }
     RuntimeBuilder::<IoUringDriver>::new()
-        .uring_builder(setup)
+        .uring_builder(builder)
         .with_entries(ring.entries)
         .enable_timer()
         .build()
@@ -275,36 +274,36 @@ mod tests {
 
     use super::*;
 
-    /// Goes down from the top where `build` is what a kernel answers; the rungs tried, and the outcome.
-    fn descend_where(
+    /// Starts with the best setup, where `build` is the kernel's answer; the setups tried, and the outcome.
+    fn build_best_where(
         build: impl Fn(Ring) -> Result<(), Errno>,
-    ) -> (Vec<Ring>, Result<Rung, String>) {
+    ) -> (Vec<Ring>, Result<Setup, String>) {
         let tried = RefCell::new(Vec::new());
         let top = Ring { entries: ENTRIES[0], flags: true };
-        let outcome = descend((top, None), |ring| {
+        let outcome = build_best((top, None), |ring| {
             tried.borrow_mut().push(ring);
             build(ring).map_err(io::Error::from)
         });
-        (tried.into_inner(), outcome.map(|((), rung)| rung))
+        (tried.into_inner(), outcome.map(|((), setup)| setup))
     }
 
     #[test]
-    fn epoll_is_always_to_be_had() {
+    fn epoll_is_always_available() {
         let (mut runtime, driver) = build(Choice::Epoll).unwrap();
         assert_eq!(driver.name(), "epoll");
         assert!(runtime.block_on(async { monoio::utils::is_legacy() }));
     }
 
     #[test]
-    fn little_memory_makes_smaller_rings_and_then_none() {
+    fn with_little_memory_rings_are_smaller_or_refused() {
         let (tried, outcome) =
-            descend_where(|ring| if ring.entries > 256 { Err(Errno::ENOMEM) } else { Ok(()) });
+            build_best_where(|ring| if ring.entries > 256 { Err(Errno::ENOMEM) } else { Ok(()) });
         assert_eq!(tried.iter().map(|ring| ring.entries).collect::<Vec<_>>(), [4096, 1024, 256]);
         let (ring, shortfall) = outcome.unwrap();
         assert_eq!(ring, Ring { entries: 256, flags: true });
         assert!(shortfall.unwrap().contains("ENOMEM"));
 
-        let (tried, outcome) = descend_where(|_| Err(Errno::ENOMEM));
+        let (tried, outcome) = build_best_where(|_| Err(Errno::ENOMEM));
         assert_eq!(tried.len(), ENTRIES.len());
         assert!(tried.iter().all(|ring| ring.flags), "{tried:?}");
         assert!(outcome.unwrap_err().contains("ENOMEM"));
@@ -313,7 +312,7 @@ mod tests {
     #[test]
     fn unknown_flags_are_left_out() {
         let (tried, outcome) =
-            descend_where(|ring| if ring.flags { Err(Errno::EINVAL) } else { Ok(()) });
+            build_best_where(|ring| if ring.flags { Err(Errno::EINVAL) } else { Ok(()) });
         assert_eq!(tried.len(), 2);
         let (ring, shortfall) = outcome.unwrap();
         assert_eq!(ring, Ring { entries: ENTRIES[0], flags: false });
@@ -321,20 +320,20 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_io_uring_ends_the_descent() {
+    fn a_refusal_of_io_uring_ends_the_search() {
         for errno in [Errno::EPERM, Errno::EACCES, Errno::ENOSYS] {
-            let (tried, outcome) = descend_where(|_| Err(errno));
+            let (tried, outcome) = build_best_where(|_| Err(errno));
             assert_eq!((tried.len(), outcome.is_err()), (1, true));
         }
     }
 
     #[test]
-    fn only_want_of_memory_is_waited_for() {
+    fn only_lack_of_memory_is_retried() {
         for (errno, refusals, tries) in
             [(Errno::ENOMEM, 2, 3), (Errno::ENOMEM, 9, TRIES), (Errno::EPERM, 1, 1)]
         {
             let tried = Cell::new(0);
-            let outcome = patiently(|| {
+            let outcome = retry(|| {
                 tried.set(tried.get() + 1);
                 if tried.get() > refusals { Ok(()) } else { Err(errno.into()) }
             });

@@ -15,8 +15,8 @@ pub fn parallelism() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// The open files that this process may have. The soft limit is raised to the hard one first: it is
-/// low for the sake of programs that use select(2), which this one does not.
+/// The open files that this process may have. The soft limit is raised to the hard one first: it is low for programs
+/// that use select(2), which this one does not.
 pub fn open_files() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum

@@ -1,5 +1,5 @@
-//! Whether all parts of a worker that it cannot live without still run: its accept loops and its deadlines.
-//! Each is asked to show it by going once around its loop.
+//! Whether all essential parts of a worker still run: its accept loops and its deadlines. Each shows it by going
+//! around its loop once after it was asked.
 
 use std::cell::{Cell, RefCell};
 
@@ -14,11 +14,11 @@ pub struct Liveness {
     round: Cell<u64>,
     /// Parts that have not shown themselves in this round.
     missing: Cell<usize>,
-    /// Ends what a part waits on for longer than it may, so that it goes around.
+    /// Interrupts what a part waits on, so that it goes around its loop.
     canceller: RefCell<Canceller>,
 }
 
-/// The round in which a part has shown itself last.
+/// The last round in which a part has shown itself.
 #[derive(Debug, Default)]
 pub struct Shown(u64);
 
@@ -47,13 +47,13 @@ impl Liveness {
         self.interrupt();
     }
 
-    /// Ends what the parts wait on.
+    /// Interrupts what the parts wait on.
     pub fn interrupt(&self) {
         let canceller = self.canceller.take();
         self.canceller.replace(canceller.cancel());
     }
 
-    /// What a part waits with, anew each time around.
+    /// The handle for a part's next wait, a new one each time around.
     pub fn handle(&self) -> CancelHandle {
         self.canceller.borrow().handle()
     }
@@ -94,7 +94,7 @@ mod tests {
             liveness.show(&mut b);
             assert_eq!(rounds.get(), round + 1);
         }
-        // A round that is asked for anew begins anew.
+        // A new round begins again with all parts.
         liveness.ask();
         liveness.show(&mut a);
         liveness.ask();

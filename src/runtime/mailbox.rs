@@ -1,7 +1,7 @@
-//! Word from another thread to a worker: a queue of values and a socket pair that wakes the ring.
+//! Messages from other threads to a worker: a queue of values and a socket pair that wakes the ring.
 //!
-//! monoio's own cross-thread wakes cost every worker about 1 % of its CPU whether used or not; this
-//! costs nothing until somebody writes. It is for rare events, never on the path of a visit.
+//! monoio's own cross-thread wakes cost every worker about 1 % of its CPU whether used or not; this costs nothing
+//! until a message is sent. It is for rare events, never on the path of a visit.
 
 use std::{
     io::{self, Write},
@@ -15,41 +15,41 @@ use std::{
 
 use monoio::io::AsyncReadRent;
 
-/// Where any thread puts values.
+/// Sends values, from any thread.
 #[derive(Debug)]
 pub struct Sender<T> {
     values: mpsc::Sender<T>,
-    bell: Arc<Bell>,
+    notifier: Arc<Notifier>,
 }
 
 #[derive(Debug)]
-struct Bell {
+struct Notifier {
     socket: UnixStream,
-    rung: Rung,
+    pending: Pending,
 }
 
-/// Whether a byte is on its way that the receiver has not yet answered.
-type Rung = Arc<AtomicBool>;
+/// Whether a byte was sent that the receiver has not read.
+type Pending = Arc<AtomicBool>;
 
-/// Where one worker takes them. It can be made on any thread and is then moved to its worker.
+/// Receives them, on one worker. It can be made on any thread and is then moved to its worker.
 #[derive(Debug)]
 pub struct Receiver<T> {
     values: mpsc::Receiver<T>,
     socket: UnixStream,
-    rung: Rung,
+    pending: Pending,
 }
 
 /// A receiver that was opened on its worker's runtime.
 pub struct Open<T> {
     values: mpsc::Receiver<T>,
     socket: monoio::net::UnixStream,
-    rung: Rung,
+    pending: Pending,
     buffer: Vec<u8>,
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { values: self.values.clone(), bell: Arc::clone(&self.bell) }
+        Self { values: self.values.clone(), notifier: Arc::clone(&self.notifier) }
     }
 }
 
@@ -60,22 +60,22 @@ impl<T> Clone for Sender<T> {
 pub fn channel<T>() -> io::Result<(Sender<T>, Receiver<T>)> {
     let (near, far) = UnixStream::pair()?;
     near.set_nonblocking(true)?;
-    let rung = Rung::default();
+    let pending = Pending::default();
     let (sender, values) = mpsc::channel();
-    let receiver = Receiver { values, socket: far, rung: Arc::clone(&rung) };
-    let bell = Arc::new(Bell { socket: near, rung });
-    Ok((Sender { values: sender, bell }, receiver))
+    let receiver = Receiver { values, socket: far, pending: Arc::clone(&pending) };
+    let notifier = Arc::new(Notifier { socket: near, pending });
+    Ok((Sender { values: sender, notifier }, receiver))
 }
 
 impl<T> Sender<T> {
-    /// Puts a value in; false when the receiver is gone. Never blocks.
+    /// Sends a value; false when the receiver is gone. Never blocks.
     pub fn send(&self, value: T) -> bool {
         if self.values.send(value).is_err() {
             return false;
         }
-        if !self.bell.rung.swap(true, Ordering::AcqRel) {
+        if !self.notifier.pending.swap(true, Ordering::AcqRel) {
             // One byte on an empty socket: it can fail only when the receiver is gone.
-            return (&self.bell.socket).write_all(&[1]).is_ok();
+            return (&self.notifier.socket).write_all(&[1]).is_ok();
         }
         true
     }
@@ -87,10 +87,10 @@ impl<T> Receiver<T> {
     /// # Errors
     /// When the runtime cannot take the socket.
     pub fn open(self) -> io::Result<Open<T>> {
-        // The epoll driver waits by itself; the ring must not be told that nothing is there.
+        // The epoll driver needs a nonblocking socket; a ring waits on a blocking one.
         self.socket.set_nonblocking(monoio::utils::is_legacy())?;
         let socket = monoio::net::UnixStream::from_std(self.socket)?;
-        Ok(Open { values: self.values, socket, rung: self.rung, buffer: vec![0; 1] })
+        Ok(Open { values: self.values, socket, pending: self.pending, buffer: vec![0; 1] })
     }
 }
 
@@ -98,7 +98,7 @@ impl<T> Open<T> {
     /// The next value; `None` when all senders are gone.
     ///
     /// # Errors
-    /// When the socket fails by which it is woken: no value would be heard of any more.
+    /// When the socket that wakes it fails: no value would be noticed any more.
     pub async fn receive(&mut self) -> io::Result<Option<T>> {
         loop {
             match self.values.try_recv() {
@@ -108,12 +108,12 @@ impl<T> Open<T> {
             }
             let (result, buffer) = self.socket.read(std::mem::take(&mut self.buffer)).await;
             self.buffer = buffer;
-            // Answered before the queue is looked at: a value put in after this rings again. A swap,
-            // since a mere store could pass the look at the queue that follows it.
-            self.rung.swap(false, Ordering::AcqRel);
+            // Reset before the queue is checked, so that a value sent after this sends a byte again. A swap, since a
+            // plain store could be reordered behind the check.
+            self.pending.swap(false, Ordering::AcqRel);
             match result {
                 Ok(1..) => {}
-                // The last sender is gone, after what it may have put in.
+                // The last sender is gone, after a value that it may have sent.
                 Ok(0) => return Ok(self.values.try_recv().ok()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -1,5 +1,5 @@
-//! What tasks on a worker run on and with: the driver, tasks and their panics, the clock, deadlines, the mailbox
-//! that other threads reach a worker by, the cooperative budget, and the buffers that are read into.
+//! What tasks on a worker use: the driver, panics of tasks, the clock, deadlines, the mailbox for messages from other
+//! threads, the cooperative budget, and read buffers.
 //!
 //! Knows nothing of HTTP.
 

@@ -1,4 +1,4 @@
-//! What a peer has sent and nobody has read yet, and the buffers that it is received into.
+//! Bytes that were received and not read yet, and the buffers that they are received into.
 //!
 //! A connection that waits holds a small buffer; one that receives more borrows a large one from its
 //! worker for as long as it needs it. Knows nothing of what the bytes say.
@@ -15,29 +15,28 @@ use monoio::{
     io::{AsyncReadRent, CancelHandle, CancelableAsyncReadRent},
 };
 
-/// The buffer of a connection that waits. Requests of most programs fit; those of browsers take a
-/// second read, into a large buffer. What a chunk of 208 bytes has room for in glibc's malloc.
+/// The buffer of a connection that waits. Requests of most programs fit; those of browsers take a second read, into a
+/// large buffer. It fills a chunk of 208 bytes of glibc's malloc.
 const SMALL_BYTES: usize = 200;
-/// Large buffers that a worker keeps for the next who needs one.
+/// Free large buffers that a worker keeps.
 const SPARES_MAX: usize = 64;
 
-/// A worker's large buffers. Each has room for `large_bytes`.
+/// A worker's free large buffers. Each has room for `large_bytes`.
 #[derive(Debug)]
 pub struct ReadBufferPool {
     large_bytes: Cell<usize>,
-    /// Each of the size that large buffers have now.
+    /// All of the present size.
     spares: RefCell<Vec<Vec<u8>>>,
 }
 
 impl ReadBufferPool {
-    /// No buffers yet; those to come have room for `large_bytes`.
+    /// No buffers yet; new ones have room for `large_bytes`.
     pub fn new(large_bytes: usize) -> Self {
         let spares = RefCell::new(Vec::with_capacity(SPARES_MAX));
         Self { large_bytes: Cell::new(large_bytes), spares }
     }
 
-    /// Those to come have room for `large_bytes`. Those that are borrowed keep their size, and are dropped when
-    /// they are given back.
+    /// Sets the size of new buffers. Borrowed ones keep their size, and are dropped when they are given back.
     pub fn set_large_bytes(&self, large_bytes: usize) {
         if self.large_bytes.replace(large_bytes) != large_bytes {
             self.spares.borrow_mut().clear();
@@ -50,13 +49,19 @@ impl ReadBufferPool {
         spare.unwrap_or_else(|| Vec::with_capacity(self.large_bytes.get()))
     }
 
-    /// Takes a buffer back. One of another than the common size is dropped.
+    /// Takes a buffer back, and empties it. One of another size is dropped.
     pub fn give_back(&self, mut buffer: Vec<u8>) {
         let mut spares = self.spares.borrow_mut();
         if spares.len() < SPARES_MAX && buffer.capacity() == self.large_bytes.get() {
             buffer.clear();
             spares.push(buffer);
         }
+    }
+
+    /// How many bytes each spare buffer holds: none.
+    #[cfg(test)]
+    pub fn spare_lengths(&self) -> Vec<usize> {
+        self.spares.borrow().iter().map(Vec::len).collect()
     }
 }
 
@@ -86,8 +91,8 @@ impl ReadBuffer {
     /// stream.
     ///
     /// # Errors
-    /// What the stream says; `OutOfMemory` when the unread bytes fill a large buffer, which the
-    /// limits on what may stay unread rule out.
+    /// The stream's error; `OutOfMemory` when the unread bytes fill a large buffer, which the limits on
+    /// unread bytes prevent.
     pub fn fill<R: AsyncReadRent>(
         &mut self,
         stream: &mut R,
@@ -101,11 +106,11 @@ impl ReadBuffer {
         }
     }
 
-    /// Receives like [`fill`](Self::fill), until `cancel` is cancelled; then it ends with an error or,
-    /// where bytes had come before, with those.
+    /// Receives like [`fill`](Self::fill), until `cancel` is cancelled; then it ends with an error or, if bytes had
+    /// arrived before, with those.
     ///
     /// # Errors
-    /// As `fill`; `ECANCELED` where it was cancelled.
+    /// As `fill`; `ECANCELED` when it was cancelled.
     pub async fn fill_until<R: CancelableAsyncReadRent>(
         &mut self,
         stream: &mut R,
@@ -118,8 +123,8 @@ impl ReadBuffer {
         result
     }
 
-    /// The room that was made, which the kernel owns until the read has ended. It is no `Result`: what `?` is
-    /// used on within the statement of an await stays in the future of each connection.
+    /// The room that was made, which the kernel owns until the read has ended. Not a `Result`: a value to which `?`
+    /// is applied in the statement of an await stays in the future of each connection.
     fn lend(&mut self) -> SliceMut<Vec<u8>> {
         let bytes = mem::take(&mut self.bytes);
         let (held, room) = (bytes.len(), bytes.capacity());
@@ -151,11 +156,11 @@ impl ReadBuffer {
         if self.small.capacity() == 0 {
             self.small = outgrown;
         }
-        // Else it was a large one of the time before large buffers became larger: it is dropped.
+        // Else it is a large buffer of an earlier, smaller size: it is dropped.
         Ok(())
     }
 
-    /// Gives a large buffer back that holds nothing.
+    /// Gives an empty large buffer back.
     fn shrink(&mut self, pool: &ReadBufferPool) {
         if self.small.capacity() > 0 {
             let mut small = mem::take(&mut self.small);
@@ -164,8 +169,8 @@ impl ReadBuffer {
         }
     }
 
-    /// Gives the large buffer back, if there is one. To be called before the read buffer is dropped, so
-    /// that the next connection finds it.
+    /// Gives the large buffer back, if there is one. Called before the read buffer is dropped, so that another
+    /// connection can use the large one.
     pub fn release(&mut self, pool: &ReadBufferPool) {
         self.bytes.clear();
         self.read = 0;
@@ -254,7 +259,7 @@ mod tests {
         fill(&mut read_buffer, &mut stream, &pool).unwrap();
         fill(&mut read_buffer, &mut stream, &pool).unwrap();
         pool.give_back(pool.take());
-        // A large buffer that is full goes on as one of the new size, and the small one is kept for later.
+        // A full large buffer is replaced by one of the new size, and the small one is kept.
         pool.set_large_bytes(3000);
         assert_eq!(pool.spares.borrow().len(), 0);
         assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), 2000);
@@ -263,7 +268,7 @@ mod tests {
             (read_buffer.bytes.capacity(), read_buffer.small.capacity()),
             (3000, SMALL_BYTES)
         );
-        // One that is larger than the new size is used up, and dropped.
+        // One that is larger than the new size is used to its end, and dropped.
         pool.set_large_bytes(2000);
         let full = fill(&mut read_buffer, &mut stream, &pool).unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::OutOfMemory);
@@ -273,6 +278,24 @@ mod tests {
         assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), 0);
         assert_eq!(pool.spares.borrow().len(), 0);
         assert_eq!((read_buffer.bytes.capacity(), pool.take().capacity()), (SMALL_BYTES, 2000));
+    }
+
+    #[test]
+    fn a_buffer_that_is_given_back_is_empty() {
+        let mut unread = ReadBuffer::default();
+        let (pool, mut stream) = (ReadBufferPool::new(1000), Pieces([vec![b'x'; 500]].into()));
+        fill(&mut unread, &mut stream, &pool).unwrap();
+        fill(&mut unread, &mut stream, &pool).unwrap();
+        unread.consume(1);
+        unread.release(&pool);
+        assert!(unread.unread().is_empty());
+        pool.give_back({
+            let mut buffer = Vec::with_capacity(1000);
+            buffer.extend_from_slice(b"secret");
+            buffer
+        });
+        assert_eq!(pool.spare_lengths(), [0, 0]);
+        assert!(pool.take().is_empty());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Tasks on a worker, and what becomes of one that panics: it is logged and counted, and it alone
-//! ends. But where the process is of no use without it, the process ends.
+//! Tasks on a worker. A panic is logged and counted, and ends its task only; the panic of an essential task ends the
+//! process.
 
 use std::{
     any::Any,
@@ -14,8 +14,8 @@ use futures_util::FutureExt;
 use super::fatal::end_process;
 use crate::metrics::WorkerMetrics;
 
-/// From now on what panics say goes to the log, whose lines wait for nobody. The standard library would write
-/// it to standard error, where a reader who does not read would stop the worker.
+/// From now on panic messages go to the log, which never blocks. The standard library would write them to standard
+/// error, where a reader that does not read would stop the worker.
 pub fn log_panics() {
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -44,8 +44,8 @@ where
     monoio::spawn(guarded)
 }
 
-/// Runs a task that its worker cannot live without. A panic in it, or an error, ends the process: a worker
-/// that is half alive would keep its listeners and answer nobody.
+/// Runs an essential task of a worker. A panic in it, or an error, ends the process: the worker would keep its
+/// listeners and answer nobody.
 pub fn spawn_essential<F>(name: &'static str, task: F) -> monoio::task::JoinHandle<()>
 where
     F: Future<Output = io::Result<()>> + 'static,
@@ -57,7 +57,7 @@ where
     }))
 }
 
-/// Starts a thread that the process cannot live without: a panic in it ends the process.
+/// Starts an essential thread: a panic in it ends the process.
 ///
 /// # Errors
 /// When the thread cannot be started.

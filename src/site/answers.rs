@@ -1,4 +1,4 @@
-//! Answers that are said again and again: each worker has them ready.
+//! Answers that many requests share: each worker has them ready.
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
@@ -26,7 +26,7 @@ pub struct Pages {
     pub sorry: Page,
 }
 
-/// What a route of visits can say.
+/// The answers of a route whose requests are visits.
 pub(super) struct Answers {
     pub(super) welcome: Response,
     pub(super) sorry: Response,
@@ -46,7 +46,7 @@ impl Answers {
 }
 
 fn page(status: StatusCode, page: &Page) -> Response {
-    // A visit that a cache answers is a visit that nobody counts.
+    // A visit that a cache answers is not counted.
     let fields = vec![
         (header::CONTENT_TYPE, page.content_type.clone()),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -63,7 +63,7 @@ pub(super) fn overloaded() -> Response {
     Response::new(StatusCode::SERVICE_UNAVAILABLE, fields, text)
 }
 
-/// For a method that is none of those that a route takes.
+/// For a method that a route does not take.
 pub(super) fn not_allowed(methods: &[Method]) -> Response {
     let mut fields = render::text_fields();
     fields.push((header::ALLOW, allowed(methods)));
@@ -71,7 +71,7 @@ pub(super) fn not_allowed(methods: &[Method]) -> Response {
     Response::new(StatusCode::METHOD_NOT_ALLOWED, fields, text)
 }
 
-/// For who asks what a route takes.
+/// For `OPTIONS`: what a route takes.
 pub(super) fn options(methods: &[Method]) -> Response {
     Response::allow(StatusCode::OK, allowed(methods))
 }

@@ -1,5 +1,5 @@
-//! Requests with conditions (RFC 9110 section 13) and for a part (section 14), as pure functions: what is to be
-//! sent of a representation that is known by its validators and its length.
+//! Requests with conditions (RFC 9110 section 13) and for a part (section 14), as pure functions: what to send of a
+//! representation, given its validators and its length.
 
 use std::{ops::Range, time::UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::http::request::{FieldLines, Method};
 
-/// What the conditions of a request are about.
+/// The representation to which the conditions of a request apply.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Selected<'a> {
     /// Its entity tag, which is a strong one, with its quotes.
@@ -18,7 +18,7 @@ pub(super) struct Selected<'a> {
     pub(super) length: usize,
 }
 
-/// What is to be sent.
+/// What to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// 200 with all of it.
@@ -27,7 +27,7 @@ pub(super) enum Verdict {
     Part(Range<usize>),
     /// 304: the client has it.
     NotModified,
-    /// 412: it is not what the client takes it for.
+    /// 412: it is not the version that the client expects.
     PreconditionFailed,
     /// 416: it has no such part.
     NotSatisfiable,
@@ -36,7 +36,7 @@ pub(super) enum Verdict {
 /// The values of one field: most requests have at most one.
 type Values<'a> = SmallVec<[&'a [u8]; 1]>;
 
-/// The fields of a request that make its answer depend on what is there.
+/// The fields of a request that make its answer depend on the representation.
 #[derive(Debug, Default)]
 pub(super) struct Conditions<'a> {
     if_match: Values<'a>,
@@ -92,15 +92,15 @@ impl<'a> Conditions<'a> {
         }
     }
 
-    /// RFC 9110 section 13.1.5. A date never applies: only who has no entity tag may send one, and all that is
-    /// served here has one.
+    /// RFC 9110 section 13.1.5. A date never applies: only a client without an entity tag may send one, and
+    /// everything served here has one.
     fn range_applies(&self, etag: &[u8]) -> bool {
         self.if_range.is_empty() || only(&self.if_range) == Some(etag)
     }
 }
 
-/// The value of a field that must not be repeated; one that is repeated is ignored, since nobody knows which
-/// of its values is meant.
+/// The value of a field that must not be repeated; one that is repeated is ignored, since it is unclear which value
+/// is meant.
 fn only<'a>(values: &[&'a [u8]]) -> Option<&'a [u8]> {
     match values {
         [value] => Some(value),
@@ -108,9 +108,8 @@ fn only<'a>(values: &[&'a [u8]]) -> Option<&'a [u8]> {
     }
 }
 
-/// Whether what was last modified then is newer than the date of a field; `None` where the field is missing,
-/// repeated or no date, or nobody knows when it was modified: it is ignored then (RFC 9110 sections 13.1.3 and
-/// 13.1.4).
+/// Whether something modified at this time is newer than the date of a field; `None` when the field is missing,
+/// repeated or no date, or the time is unknown: the field is ignored then (RFC 9110 sections 13.1.3 and 13.1.4).
 fn is_newer(modified: Option<u64>, dates: &[&[u8]]) -> Option<bool> {
     let date = httpdate::parse_http_date(str::from_utf8(only(dates)?).ok()?).ok()?;
     Some(modified? > date.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
@@ -125,8 +124,8 @@ enum Comparison {
     Weak,
 }
 
-/// Whether a list, which may be split over several fields, has this strong entity tag, or is `*`. What follows
-/// a malformed member is not read.
+/// Whether a list, which may be split over several fields, has this strong entity tag, or is `*`. The rest of the
+/// list after a malformed member is not read.
 fn lists(values: &[&[u8]], etag: &[u8], comparison: Comparison) -> bool {
     if only(values) == Some(b"*") {
         return true;
@@ -192,7 +191,7 @@ fn spec(field: &[u8]) -> Option<Spec> {
     Some(Spec { first: number(first)?, last: number(last)? })
 }
 
-/// A number that may be missing; one that is too large to tell is beyond every length.
+/// A number that may be missing; one that is too large to represent is beyond every length.
 fn number(digits: &str) -> Option<Option<usize>> {
     match digits {
         "" => Some(None),

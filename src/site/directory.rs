@@ -1,5 +1,5 @@
-//! A directory whose files are served, as a value in memory. It is read at the start and on SIGHUP; a request
-//! is a look into a map of exact names, so that no path can lead out of it, whatever it says.
+//! A directory whose files are served, as a value in memory. It is read at the start and on SIGHUP; a request is a
+//! lookup in a map of exact names, so that no path can lead out of the directory.
 
 use std::{
     borrow::Cow,
@@ -17,23 +17,25 @@ use super::files::File;
 
 /// The file that is served for a directory.
 const INDEX: &[u8] = b"index.html";
-/// How deep directories may lie in each other: beyond any use, and what links into each other end at.
+/// How deep directories may be nested: deeper than anybody needs, and an end for links to each other.
 const DEPTH_MAX: usize = 64;
 
-/// Files by their names, with a `/` between the directories that they lie in and them.
+/// Files by their path within the directory, with `/` between its parts.
 #[derive(Debug, Default)]
 pub struct Directory {
     files: HashMap<Box<[u8]>, File>,
     bytes: usize,
+    /// The `Cache-Control` field of its answers.
+    cache: Option<HeaderValue>,
 }
 
-/// What a path below a directory's leads to.
-#[derive(Debug, PartialEq, Eq)]
+/// What a path within a directory leads to.
+#[derive(Debug)]
 pub(super) enum Found<'a> {
     /// This file.
     File(&'a File),
-    /// A directory that has an index: its path ends in `/`, so that the links on its page lead into it.
-    Directory,
+    /// A directory that has an index, in this one: its path ends in `/`, so that relative links on its page work.
+    Directory(&'a Directory),
     /// Nothing.
     Nothing,
 }
@@ -43,22 +45,22 @@ pub(super) enum Found<'a> {
 pub struct Room {
     /// Bytes of files.
     pub bytes: usize,
-    /// Files, and directories that they lie in.
+    /// Files, and the directories that contain them.
     pub entries: usize,
 }
 
 /// Why a directory is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The system says so of this path.
+    /// A system call failed on this path.
     #[error("cannot read {0}: {1}")]
     Io(PathBuf, io::Error),
-    /// It has so many bytes.
+    /// Its files have too many bytes.
     #[error("{bytes} bytes in {files} files")]
     TooLarge {
-        /// Those of all its files.
+        /// The bytes of all files.
         bytes: u64,
-        /// How many these are.
+        /// How many files there are.
         files: usize,
     },
     /// It has more files and directories than there is room for.
@@ -67,9 +69,9 @@ pub enum ReadError {
 }
 
 impl Directory {
-    /// Reads all regular files of a directory but those that `hidden` names, and takes what they need off `room`.
-    /// Files and directories whose names begin with a dot are passed over, and so are links that lead out, of
-    /// which `notes` tell.
+    /// Reads all regular files of a directory except those in `hidden`, and subtracts what they need from `room`.
+    /// Files and directories whose names begin with a dot are skipped, and so are links that lead out, which are
+    /// added to `notes`.
     ///
     /// # Errors
     /// When there is not room enough, or one cannot be read.
@@ -90,11 +92,11 @@ impl Directory {
         listing.add_directory(&root, &[], &mut Vec::new())?;
         let Listing { files, bytes, entries, .. } = listing;
         let too_large = |bytes| ReadError::TooLarge { bytes, files: files.len() };
-        // All is known before the first is read: who has to make room is told how much.
+        // Checked before the first file is read, so that the error tells how much room is needed.
         if bytes > room.bytes as u64 {
             return Err(too_large(bytes));
         }
-        let mut directory = Self::default();
+        let mut directory = Self { cache: cache.cloned(), ..Self::default() };
         for (name, path) in &files {
             let within = path.strip_prefix(&root).unwrap_or(path);
             let room = room.bytes - directory.bytes;
@@ -103,7 +105,7 @@ impl Directory {
                     directory.bytes += file.content().len();
                     directory.files.insert(name.as_slice().into(), file);
                 }
-                // It went after it was listed.
+                // It was removed after it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
                     return Err(too_large(bytes));
@@ -125,26 +127,31 @@ impl Directory {
         self.bytes
     }
 
-    /// What `path` leads to, which is what follows the directory's own in a request's, as it was sent.
+    /// What `path` leads to: the part of a request's path behind the directory's own, as it was sent.
     pub(super) fn find(&self, path: &str) -> Found<'_> {
         let Some(name) = file_name(path) else { return Found::Nothing };
         if let Some(file) = self.files.get(&*name) {
             return Found::File(file);
         }
         match self.files.contains_key(&*[&name, &b"/"[..], INDEX].concat()) {
-            true => Found::Directory,
+            true => Found::Directory(self),
             false => Found::Nothing,
         }
     }
 
-    /// Whether it has a page of its own.
+    /// The `Cache-Control` field of its answers.
+    pub(super) fn cache(&self) -> Option<&HeaderValue> {
+        self.cache.as_ref()
+    }
+
+    /// Whether it has an index itself.
     pub(super) fn has_index(&self) -> bool {
         self.files.contains_key(INDEX)
     }
 }
 
-/// The name of the file that a path stands for, with its escapes decoded once. An escaped `/` would be taken
-/// for one that parts directories, and NUL is in no name: such a path stands for none.
+/// The name of the file that a path means, with its escapes decoded once. An escaped `/` would be taken for a
+/// separator, and no name contains NUL: such a path means no file.
 pub fn file_name(path: &str) -> Option<Cow<'_, [u8]>> {
     let mut name = Cow::Borrowed(path.as_bytes());
     if memchr::memchr(b'%', path.as_bytes()).is_some() {
@@ -172,7 +179,7 @@ fn decoded(mut path: &[u8]) -> Option<Vec<u8>> {
     Some(name)
 }
 
-/// What is found in a directory and in those that lie in it.
+/// What is found in a directory and the directories below it.
 struct Listing<'a> {
     /// Its canonical path, which nothing leads out of.
     root: &'a Path,
@@ -187,8 +194,8 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    /// Adds what lies in the directory at this canonical path, whose files have names that begin with `prefix`.
-    /// `above` are the directories on the way to it, so that one in itself, by a link, is noticed.
+    /// Adds what is in the directory at this canonical path; its files have names that begin with `prefix`. `above`
+    /// has the directories above it, so that a link to one of them is noticed.
     fn add_directory(
         &mut self,
         path: &Path,
@@ -228,7 +235,7 @@ impl Listing<'_> {
             self.files.push((name, found));
         } else if metadata.is_dir() {
             if above.contains(&found) || above.len() >= DEPTH_MAX {
-                self.pass_over(path, "the directory lies in itself, or too deep");
+                self.skip(path, "the directory lies in itself, or too deep");
                 return Ok(());
             }
             self.add_directory(&found, &[&name, &b"/"[..]].concat(), above)?;
@@ -236,14 +243,14 @@ impl Listing<'_> {
         Ok(())
     }
 
-    /// The canonical path and what is there; `None` where that is nothing to be served.
+    /// The canonical path and what is there; `None` when there is nothing to serve.
     fn follow(
         &mut self,
         path: &Path,
         is_link: bool,
     ) -> Result<Option<(PathBuf, fs::Metadata)>, ReadError> {
         let found = match is_link {
-            // What lies in a canonical directory and is no link has a canonical path.
+            // An entry of a canonical directory has a canonical path unless it is a link.
             false => Ok(path.to_owned()),
             true => fs::canonicalize(path),
         };
@@ -253,15 +260,15 @@ impl Listing<'_> {
         });
         match found {
             Ok((found, _)) if !found.starts_with(self.root) => {
-                self.pass_over(path, "the link leads out of the directory");
+                self.skip(path, "the link leads out of the directory");
                 Ok(None)
             }
             Ok(found) => Ok(Some(found)),
             Err(error) if is_link => {
-                self.pass_over(path, &format!("the link leads nowhere ({error})"));
+                self.skip(path, &format!("the link leads nowhere ({error})"));
                 Ok(None)
             }
-            // It went after it was listed.
+            // It was removed after it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(ReadError::Io(path.to_owned(), error)),
         }
@@ -272,7 +279,7 @@ impl Listing<'_> {
         Ok(())
     }
 
-    fn pass_over(&mut self, path: &Path, reason: &str) {
+    fn skip(&mut self, path: &Path, reason: &str) {
         self.notes.push(format!("{} is not served: {reason}", path.display()));
     }
 }
@@ -314,7 +321,7 @@ mod tests {
     fn check(directory: &Directory, path: &str, expected: Option<&str>) {
         let found = match directory.find(path) {
             Found::File(file) => Some(str::from_utf8(file.content()).unwrap()),
-            Found::Directory => Some("/"),
+            Found::Directory(_) => Some("/"),
             Found::Nothing => None,
         };
         assert_eq!(found, expected, "{path}");
@@ -406,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_passed_over() {
+    fn what_is_no_file_is_skipped() {
         let site = site();
         let public = site.path().join("public");
         nix::unistd::mkfifo(&public.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -431,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_needed_for_all_of_it() {
+    fn a_directory_needs_room_for_all_of_it() {
         let site = site();
         let path = site.path().join("public");
         let read =
@@ -458,7 +465,7 @@ mod tests {
                 directory.files.insert(name.as_bytes().into(), file);
             }
             if let Found::File(file) = directory.find(&path) {
-                // What was found has as many slashes as were sent, and no escape made one.
+                // The name has as many slashes as the path, so none came from an escape.
                 let slashes = |text: &[u8]| text.iter().filter(|&&byte| byte == b'/').count();
                 proptest::prop_assert_eq!(slashes(file.content()), slashes(path.as_bytes()));
             }

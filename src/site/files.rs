@@ -1,5 +1,5 @@
-//! Content that is not counted, as a value in memory: read once, and answered from then on without a look at
-//! the disk. All workers share it.
+//! Content that is not counted, as a value in memory: read once, then served without touching the disk. All workers
+//! share it.
 
 use std::{
     fs, io,
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// A content, its type and what tells its versions apart.
+/// A content, its type and its validators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
     content: Bytes,
@@ -35,11 +35,11 @@ pub struct File {
     cache: Option<HeaderValue>,
 }
 
-/// How a file is opened. Not blocking: what was a file a moment ago may be a pipe.
+/// How a file is opened. Not blocking: a file may have become a pipe since it was listed.
 const FILE: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-/// How caches may use a content without asking again: for so long.
+/// The `Cache-Control` field that lets caches use a content for so long without asking again.
 pub fn cache_for(max_age: Duration) -> HeaderValue {
     let text = format!("max-age={}", max_age.as_secs());
     // Visible ASCII, which every field value may be.
@@ -47,7 +47,7 @@ pub fn cache_for(max_age: Duration) -> HeaderValue {
 }
 
 impl File {
-    /// A text that stands in the settings.
+    /// A text from the settings.
     pub fn text(text: String, cache: Option<HeaderValue>) -> Self {
         Self::new(text.into(), TEXT_PLAIN, None, cache)
     }
@@ -61,11 +61,11 @@ impl File {
         Self::read_open(rustix::fs::open(path, FILE, Mode::empty())?, path, bytes_max, cache)
     }
 
-    /// Reads a file in a directory that is open, and in no other: not even one of those on the way to it, which may
-    /// have become a link since they were looked at, leads out.
+    /// Reads a file below an open directory. No link is followed, not even one that has replaced a directory on the
+    /// path since the path was listed.
     ///
     /// # Errors
-    /// Those of [`read`](Self::read), and when there is a link on the way.
+    /// Those of [`read`](Self::read), and when there is a link on the path.
     pub(super) fn read_within(
         directory: BorrowedFd<'_>,
         path: &Path,
@@ -97,7 +97,7 @@ impl File {
         let mut content = Vec::with_capacity(
             usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(bytes_max),
         );
-        // One byte more tells whether it has more: it may grow while it is read.
+        // One byte more shows whether it is too large: it may grow while it is read.
         file.take(bytes_max as u64 + 1).read_to_end(&mut content)?;
         if content.len() > bytes_max {
             return Err(io::ErrorKind::FileTooLarge.into());
@@ -118,7 +118,7 @@ impl File {
         Self { content, content_type, etag, modified, cache }
     }
 
-    /// The same content as another type than that of its extension.
+    /// The same content with this type, not that of its extension.
     pub fn with_type(self, content_type: HeaderValue) -> Self {
         Self { content_type, ..self }
     }
@@ -128,7 +128,7 @@ impl File {
         &self.content
     }
 
-    /// The answer to a `GET` or `HEAD` of it; whether it is a `HEAD` makes a difference to ranges only.
+    /// The answer to a `GET` or `HEAD` of it, which differ in ranges only.
     pub(super) fn answer(&self, request: &Request<'_>) -> Response {
         let selected = Selected {
             etag: self.etag.as_bytes(),
@@ -188,16 +188,16 @@ impl File {
     }
 }
 
-/// A strong entity tag (RFC 9110 section 8.8.3) of the content alone: the same on every server that has it,
-/// after a restart and by another compiler too. So the hash has fixed keys and a fixed definition, which the
-/// one of the standard library does not promise.
+/// A strong entity tag (RFC 9110 section 8.8.3) of the content alone: the same on every server that has it, after a
+/// restart and by another compiler too. So the hash has fixed keys and a fixed definition, which the standard library
+/// does not promise for its own.
 fn entity_tag(content: &[u8]) -> HeaderValue {
     let hash = SipHasher13::new().hash(content).as_u128();
     // Visible ASCII, which every field value may be.
     HeaderValue::try_from(format!("\"{hash:032x}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-/// The type of a file by its extension: bytes for one that nobody knows, text where there is none.
+/// The type of a file by its extension: bytes for an unknown one, text where there is none.
 pub fn content_type(path: &Path) -> HeaderValue {
     if path.extension().is_none() {
         return TEXT_PLAIN;
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_tag_is_the_contents_on_every_machine() {
-        // Fixed for ever: a client that has it finds it unchanged on another server.
+        // Never to change: a client may send it to another server.
         assert_eq!(entity_tag(b"User-agent: *\n"), "\"b8592c91473474518d74d5b9ad4d506e\"");
         assert_ne!(entity_tag(b""), entity_tag(b"\0"));
     }
@@ -267,7 +267,7 @@ mod tests {
         let public = fs::File::open(directory.path().join("public")).unwrap();
         let read = |path: &str| File::read_within(public.as_fd(), Path::new(path), 99, None);
         assert_eq!(read("sub/a").unwrap().content(), "public/sub");
-        // What was a directory when it was listed.
+        // It was a directory when it was listed.
         let sub = directory.path().join("public/sub");
         fs::rename(&sub, directory.path().join("away")).unwrap();
         std::os::unix::fs::symlink("../secret", &sub).unwrap();

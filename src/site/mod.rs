@@ -43,14 +43,14 @@ use crate::{
     upstream::{NotBegun, Upstream, UpstreamLimits},
 };
 
-/// What the site is told while it serves.
+/// A message to a site that serves.
 #[derive(Debug)]
 pub enum Message {
-    /// Other routes, in place of all that there are. Visits under way end with their own route.
+    /// New routes, in place of all others. Visits in progress keep their own route.
     Routes(Arc<RouteSet>),
-    /// Other limits of all counters.
+    /// New limits of all counters.
     Limits(UpstreamLimits),
-    /// Where a counter is, by its place among the site's.
+    /// The addresses of a counter, by its place among the site's.
     Addresses(usize, Vec<SocketAddr>),
 }
 
@@ -59,8 +59,8 @@ pub struct Site {
     upstreams: Vec<Rc<Upstream>>,
     table: RefCell<Table>,
     metrics: Arc<WorkerMetrics>,
-    /// Told of visits that fail.
-    tell: Box<dyn Fn(Failures)>,
+    /// Called with reports of visits that fail.
+    report: Box<dyn Fn(Failures)>,
     not_found: Response,
     overloaded: Response,
     any_resource: Response,
@@ -68,10 +68,10 @@ pub struct Site {
     file_not_allowed: Response,
 }
 
-/// What a content that is not counted takes.
+/// The methods of content that is not counted.
 const FILE_METHODS: [Method; 2] = [Method::Get, Method::Head];
 
-// Each client on the way of a visit has one.
+// Each client with a visit in progress has one.
 const _: () = assert!(size_of::<Registration>() <= 24);
 
 impl Site {
@@ -80,13 +80,13 @@ impl Site {
         upstreams: Vec<Rc<Upstream>>,
         routes: &RouteSet,
         metrics: Arc<WorkerMetrics>,
-        tell: Box<dyn Fn(Failures)>,
+        report: Box<dyn Fn(Failures)>,
     ) -> Self {
         Self {
             table: RefCell::new(Table::new(routes, &upstreams, &Table::default())),
             upstreams,
             metrics,
-            tell,
+            report,
             not_found: Response::text(404, "there is no such page\n"),
             overloaded: answers::overloaded(),
             any_resource: Response::new(StatusCode::OK, vec![], Bytes::new()),
@@ -95,34 +95,35 @@ impl Site {
         }
     }
 
-    /// Notes how a visit of `route` ended.
+    /// Notes how a visit of `route` ended, and reports it if that is due.
     fn note(&self, route: &VisitRoute, outcome: Result<(), Failure>) {
-        route.counter.note(outcome).into_iter().for_each(&self.tell);
+        route.counter.note(outcome).into_iter().for_each(&self.report);
     }
 
-    /// The answer to a request for which this was found outside of the visits. One for a file is counted as such,
-    /// even if its body, which nobody sends, turns out malformed later.
+    /// The answer to a request that is no visit and leads to `found`. A request for a file is counted as such, even
+    /// if its body, which few requests have, turns out to be malformed later.
     fn answer_uncounted(&self, found: &Found<'_>, request: &Request<'_>) -> Response {
         let answer = match (found, request.method) {
             (Found::Nothing, _) => return self.not_found.clone(),
             (_, Method::Options) => return self.file_options.clone(),
             (_, method) if !FILE_METHODS.contains(&method) => return self.file_not_allowed.clone(),
             (Found::File(file), _) => file.answer(request),
-            (Found::Directory, _) => add_slash(request),
+            (Found::Directory(directory), _) => add_slash(request, directory.cache()),
         };
         self.metrics.uncounted.increment();
         answer
     }
 }
 
-/// Sends the client to the same path with a `/` at its end. The path begins with that of a route, and names a
-/// directory: none that begins with `//`, which would be another host.
-fn add_slash(request: &Request<'_>) -> Response {
+/// Sends the client to the same path with a `/` at its end. The path begins with that of a route, so it does not
+/// begin with `//`, which would name another host.
+fn add_slash(request: &Request<'_>, cache: Option<&HeaderValue>) -> Response {
     let query = request.query.map_or_else(String::new, |query| format!("?{query}"));
     let location = HeaderValue::try_from(format!("{}/{query}", request.path));
     let mut fields = render::text_fields();
     // A target is visible ASCII, which every field value may be.
     fields.extend(location.map(|location| (header::LOCATION, location)));
+    fields.extend(cache.map(|cache| (header::CACHE_CONTROL, cache.clone())));
     let text = "the page of a directory is at its path with a / at the end\n";
     Response::new(StatusCode::MOVED_PERMANENTLY, fields, text)
 }
@@ -192,7 +193,7 @@ impl Service for Site {
     fn expire(&self) {
         let now = clock::now();
         let table = self.table.borrow();
-        table.counters().iter().filter_map(|counter| counter.news(now)).for_each(&self.tell);
+        table.counters().iter().filter_map(|counter| counter.report(now)).for_each(&self.report);
         self.upstreams.iter().for_each(|upstream| upstream.expire());
     }
 }

@@ -1,4 +1,4 @@
-//! The routes of a site: as all workers are given them, and as each looks paths up in them.
+//! The routes of a site: as all workers share them, and as each worker looks paths up.
 
 use std::{cmp::Ordering, rc::Rc, sync::Arc};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{http::request::Method, upstream::Upstream};
 
-/// What holds for all routes.
+/// What applies to all routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// What counts as a visit that was registered.
@@ -25,7 +25,7 @@ pub struct Rules {
 /// All that a site serves. Workers share it and make a [`Table`] of it each.
 #[derive(Debug)]
 pub struct RouteSet {
-    /// What holds for all of them.
+    /// What applies to all of them.
     pub rules: Rules,
     /// The routes, each with a path of its own.
     pub routes: Vec<Route>,
@@ -34,8 +34,8 @@ pub struct RouteSet {
 /// A path, and what its requests get.
 #[derive(Debug)]
 pub struct Route {
-    /// The path, compared to the request's as it was sent. That of a directory ends in `/*`, and stands for all
-    /// that begin with what is before the `*`.
+    /// The path, compared to the request's as it was sent. That of a directory ends in `/*`, and matches all paths
+    /// that begin with the part before the `*`.
     pub path: String,
     /// What is served.
     pub kind: RouteKind,
@@ -72,7 +72,7 @@ pub struct Visits {
 pub(super) struct Table {
     /// In the order of [`compare`].
     exact: Vec<(Box<str>, Place)>,
-    /// By the path that the paths of their files begin with, which ends in `/`; the longest first.
+    /// By the prefix of their files' paths, which ends in `/`; the longest first.
     directories: Vec<(Box<str>, Arc<Directory>)>,
     /// The counters of the visits, each once.
     counters: Vec<Rc<Counter>>,
@@ -109,7 +109,7 @@ impl VisitRoute {
 }
 
 impl Table {
-    /// The table of `set`. Counters that `before` has are taken over with what is known of their visits.
+    /// The table of `set`. Counters that `before` has are kept, with what is known of their visits.
     pub(super) fn new(set: &RouteSet, upstreams: &[Rc<Upstream>], before: &Self) -> Self {
         let mut table = Self::default();
         for route in &set.routes {
@@ -155,7 +155,7 @@ impl Table {
         counter
     }
 
-    /// The route that has `path` for itself.
+    /// The route that has exactly `path`.
     pub(super) fn find(&self, path: &str) -> Option<&Place> {
         let found = self.exact.binary_search_by(|(known, _)| compare(known, path));
         found.ok().map(|place| &self.exact[place].1)
@@ -169,7 +169,7 @@ impl Table {
                 return directory.find(rest);
             }
             if prefix.strip_suffix('/') == Some(path) && directory.has_index() {
-                return Found::Directory;
+                return Found::Directory(directory);
             }
         }
         Found::Nothing
@@ -180,7 +180,7 @@ impl Table {
     }
 }
 
-/// By length first: most paths differ in it, and to find that out takes no look at their bytes.
+/// By length first: most paths differ in it, and that takes no comparison of bytes.
 fn compare(one: &str, other: &str) -> Ordering {
     (one.len(), one).cmp(&(other.len(), other))
 }

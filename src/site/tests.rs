@@ -1,4 +1,4 @@
-//! Routes that are replaced while visits of theirs are under way.
+//! Routes that are replaced while their visits are in progress.
 
 use std::{
     future::poll_fn,
@@ -86,7 +86,7 @@ async fn answer(site: &Site, registration: &mut Registration) -> Bytes {
 /// A visit that is being registered.
 fn start(site: &Site, admitted: Result<Rc<VisitRoute>, Response>) -> Registration {
     let started = admitted.and_then(|route| site.start(route));
-    started.unwrap_or_else(|response| panic!("it is under way, not {response:?}"))
+    started.unwrap_or_else(|response| panic!("it is in progress, not {response:?}"))
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_visit_ends_with_the_route_that_it_began_with() {
         assert_eq!(answer(&site, &mut last).await, "gone");
         assert_eq!((metrics.started.read(), metrics.welcomed.read()), (3, 3));
 
-        // What has a visit left stays, and goes with the last.
+        // A route with a visit left stays, and is freed with the last.
         assert!(old.upgrade().is_some());
         drop(underway);
         assert!(old.upgrade().is_some());

@@ -1,5 +1,4 @@
-//! Visits on the way to their books: the counter that registers them, how each ends, and what is told of
-//! those that fail.
+//! Visits: the counter that registers them, how each ends, and reports of those that fail.
 
 use std::{
     cell::RefCell,
@@ -37,20 +36,20 @@ impl Accept {
     }
 }
 
-/// What became of the visits of one counter since the site last told of it, while some failed.
+/// What became of the visits of one counter since the last report, while some failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failures {
     /// The counter, by its URL.
     pub counter: Arc<str>,
-    /// Visits that were not registered, and why the last was not.
+    /// Visits that were not registered.
     pub failed: u64,
-    /// Why the last of them failed; one that was not tried says nothing new.
+    /// Why the last of them failed that was tried.
     pub cause: Option<Failure>,
     /// Whether the last visit was registered.
     pub registered: bool,
 }
 
-/// One worker's side of one counter's URL: the call that registers a visit there, and how its visits fare.
+/// One worker's side of one counter's URL: the call that registers a visit there, and how its visits end.
 pub struct Counter {
     upstream: Rc<Upstream>,
     call: CallBytes,
@@ -63,12 +62,12 @@ impl Counter {
         Self { upstream, call: Rc::new(call), watch: RefCell::new(Watch::new(url)) }
     }
 
-    /// Whether it is this one. (URLs are shown without their secrets, so they do not tell.)
+    /// Whether it is this one. The URL does not tell, since it is shown without its secrets.
     pub(super) fn is(&self, upstream: &Rc<Upstream>, call: &Bytes) -> bool {
         Rc::ptr_eq(&self.upstream, upstream) && *self.call == *call
     }
 
-    /// Notes how a visit ended; what is to be told of it.
+    /// Notes how a visit ended; returns a report if one is due.
     pub(super) fn note(&self, outcome: Result<(), Failure>) -> Option<Failures> {
         let mut watch = self.watch.borrow_mut();
         match outcome {
@@ -84,28 +83,28 @@ impl Counter {
         }
     }
 
-    /// What is to be told now of visits that ended before.
-    pub(super) fn news(&self, now: Moment) -> Option<Failures> {
+    /// The report of earlier visits, if one is due.
+    pub(super) fn report(&self, now: Moment) -> Option<Failures> {
         self.watch.borrow_mut().take(now)
     }
 }
 
-/// Watches the visits of one counter, and tells of those that fail: of the first at once, of others once in
-/// each [`TELL_INTERVAL`].
+/// Watches the visits of one counter, and reports those that fail: the first at once, others once in each
+/// [`REPORT_INTERVAL`].
 struct Watch {
     failures: Failures,
-    /// Whether there is something to tell, or the last that was told was a failure.
+    /// Whether there is something to report, or the last report was of failures.
     failing: bool,
-    tell_after: Moment,
+    report_after: Moment,
 }
 
-/// How often a worker tells of failing visits.
-const TELL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a worker reports failing visits.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Watch {
     fn new(counter: Arc<str>) -> Self {
         let failures = Failures { counter, failed: 0, cause: None, registered: true };
-        Self { failures, failing: false, tell_after: clock::now() }
+        Self { failures, failing: false, report_after: clock::now() }
     }
 
     fn failed(&mut self, cause: Failure) {
@@ -117,17 +116,17 @@ impl Watch {
         }
     }
 
-    /// What is to be told now.
+    /// The report, if one is due.
     fn take(&mut self, now: Moment) -> Option<Failures> {
-        if !self.failing || now < self.tell_after {
+        if !self.failing || now < self.report_after {
             return None;
         }
-        self.tell_after = now.after(TELL_INTERVAL);
-        // What is told last is that visits are registered again.
+        self.report_after = now.after(REPORT_INTERVAL);
+        // The last report says that visits are registered again.
         self.failing = !self.failures.registered;
-        let told = self.failures.clone();
+        let report = self.failures.clone();
         self.failures.failed = 0;
-        (told.failed > 0 || told.registered).then_some(told)
+        (report.failed > 0 || report.registered).then_some(report)
     }
 }
 
@@ -138,9 +137,9 @@ impl AsRef<Upstream> for Rc<VisitRoute> {
     }
 }
 
-/// A visit on the way to its book. Dropped before its outcome is known, it is abandoned.
+/// A visit that is being registered. It is abandoned when it is dropped before its outcome is known.
 ///
-/// It holds its route for as long as it needs it: routes that are replaced go when their last visit has.
+/// It holds its route for as long as it needs it: a route that was replaced is freed with its last visit.
 pub struct Registration {
     call: Call<Rc<VisitRoute>>,
     ended: bool,
@@ -160,7 +159,7 @@ impl Registration {
         self.call.holder()
     }
 
-    /// Whether the visit is registered or why not, once that is known.
+    /// Whether the visit is registered, or why not, once that is known.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let outcome = ready!(self.call.poll(context));
         assert!(!std::mem::replace(&mut self.ended, true), "a visit ends once");

@@ -14,7 +14,7 @@ impl Addresses {
         Self { addresses, preferred: 0 }
     }
 
-    /// Takes other addresses, and goes on with the preferred one if it is still among them.
+    /// Takes other addresses, and keeps the preferred one if it is still among them.
     pub(super) fn replace(&mut self, addresses: Vec<SocketAddr>) {
         let preferred = self.addresses.get(self.preferred);
         let place = addresses.iter().position(|address| Some(address) == preferred);

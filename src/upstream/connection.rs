@@ -1,8 +1,8 @@
 //! One connection to the counter, run by one task, which only moves bytes: the pool decides what to send and what
 //! becomes of a call.
 //!
-//! A read is posted for as long as the connection lives. While it carries no call, whatever that read
-//! gives, the end of the stream or bytes that nobody asked for, ends the connection.
+//! A read is posted for as long as the connection lives. While it carries no call, whatever that read gives, the end
+//! of the stream or unexpected bytes, ends the connection.
 
 use std::{
     cell::RefCell,
@@ -33,7 +33,7 @@ use crate::runtime::{clock, read_buffer::ReadBuffer};
 type Reader = OwnedReadHalf<TcpStream>;
 type Writer = OwnedWriteHalf<TcpStream>;
 
-/// A connection that stands, for those who have work for it or want it to end.
+/// An established connection, as others can wake or cut it.
 pub(super) struct Handle {
     socket: RawFd,
     /// The task's; `None` until it has waited for a call.
@@ -41,9 +41,9 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// Lets the task ask for the call that it was given.
+    /// Wakes the task, which then asks for its call.
     pub(super) fn wake(&self) {
-        // The runtime's waker only puts the task into a queue, so nothing asks for this borrow meanwhile.
+        // The runtime's waker only puts the task into a queue, so nothing else borrows this meanwhile.
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -51,7 +51,7 @@ impl Handle {
 
     /// Ends the connection: its pending operations end by themselves.
     pub(super) fn cut(&self) {
-        // An error means that the counter was faster.
+        // An error means that the counter has closed already.
         let _ = shutdown(self.socket, Shutdown::Both);
     }
 
@@ -68,7 +68,7 @@ impl Handle {
 pub(super) struct PoolGuard {
     upstream: Rc<Upstream>,
     id: ConnectionId,
-    /// Why there is no connection; `None` once it stands.
+    /// Why there is no connection; `None` once it is established.
     not_connected: Option<DialError>,
 }
 
@@ -79,7 +79,7 @@ impl PoolGuard {
         Self { upstream: Rc::clone(upstream), id, not_connected: Some(DialError::Other) }
     }
 
-    /// The connection stands.
+    /// The connection is established.
     pub(super) fn connected(&mut self, address: SocketAddr, socket: RawFd) -> Rc<Handle> {
         let handle = Rc::new(Handle { socket, waker: RefCell::new(None) });
         self.upstream.handles.borrow_mut().insert(self.id, Rc::clone(&handle));
@@ -88,12 +88,12 @@ impl PoolGuard {
         handle
     }
 
-    /// What is to be sent, if the connection was given a call.
+    /// The request to send, if the connection has a call.
     pub(super) fn take_request(&self) -> Option<CallBytes> {
         self.upstream.pool.borrow_mut().take_request(self.id)
     }
 
-    /// The call was answered; whether the connection is to carry others.
+    /// The call was answered. Returns whether the connection stays open.
     fn answered(&self, Answer { status, reusable }: Answer) -> bool {
         self.upstream.tell(|pool| pool.answered(self.id, status, reusable, clock::now()))
     }
@@ -131,8 +131,8 @@ pub(super) async fn dial_and_run(mut guard: PoolGuard) {
     }
 }
 
-/// Connects to an address that is the counter's when the connection stands. Dials again only when the
-/// addresses have changed meanwhile, which they do once a second at most.
+/// Connects to an address that is still the counter's when the connection is established. Dials again only when the
+/// addresses have changed meanwhile, which happens once a second at most.
 async fn open(upstream: &Upstream) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         let (tried, timeout) = {
@@ -151,12 +151,12 @@ async fn open(upstream: &Upstream) -> io::Result<(TcpStream, SocketAddr)> {
     }
 }
 
-/// Carries calls until the connection is of no more use.
+/// Carries calls until the connection can carry no more.
 async fn run(guard: PoolGuard, stream: TcpStream, address: SocketAddr) {
     let socket = stream.as_raw_fd();
     let (reader, mut writer) = stream.into_split();
     let mut receiver = Receiver::new(guard.upstream.response_limits(), reader, receive);
-    // Declared last and so dropped first: nobody has the socket's number any more when it closes.
+    // Declared last and so dropped first: when the socket closes, nobody has its number any more.
     let mut guard = guard;
     let handle = guard.connected(address, socket);
     while let Some(request) = next_call(&guard, &handle, &mut receiver).await {
@@ -169,7 +169,7 @@ async fn run(guard: PoolGuard, stream: TcpStream, address: SocketAddr) {
     }
 }
 
-/// The next call that the connection is given; `None` when it ended before, whatever it was given.
+/// The request of the connection's next call; `None` when the connection has ended, even if it has a call.
 async fn next_call<F: Future<Output = Received>>(
     guard: &PoolGuard,
     handle: &Handle,
@@ -190,7 +190,7 @@ async fn next_call<F: Future<Output = Received>>(
     .await
 }
 
-/// Why an exchange gave no answer. The connection is of no more use.
+/// Why an exchange gave no answer. The connection can carry no more calls.
 enum ExchangeError {
     /// Not a byte of the request has left.
     NotSent,
@@ -280,7 +280,7 @@ async fn send(writer: &mut Writer, mut request: CallBytes) -> Result<(), Exchang
     Ok(())
 }
 
-/// What a read gave, and what it takes to post the next.
+/// The result of a read, and what the next read needs.
 type Received = (io::Result<usize>, Reader, ReadBuffer);
 
 /// The read that is posted for as long as the connection lives. It is dropped only with the connection, since

@@ -8,7 +8,7 @@ use monoio::net::TcpStream;
 /// Connects to the first of `addresses` that answers, giving each `timeout`.
 ///
 /// # Errors
-/// What the last address said; `NotFound` when there is none.
+/// The error of the last address; `NotFound` when there is none.
 pub(super) async fn dial(
     addresses: &[SocketAddr],
     timeout: Duration,

@@ -1,4 +1,4 @@
-//! Where a counter is and what is sent to it: a URL, taken apart once.
+//! Where a counter is and what is sent to it: a URL, parsed once.
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
@@ -7,11 +7,11 @@ use http::{HeaderName, HeaderValue, Method, Uri, header};
 
 use crate::http::render;
 
-/// What every call to a counter says of itself.
+/// The `User-Agent` field of every call.
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("tallyring/", env!("CARGO_PKG_VERSION")));
 
-/// Who to connect to: a literal address, or a name that the system's resolver knows.
+/// Where to connect: an address, or a name for the system's resolver.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
     /// An IPv4 or IPv6 address and its port.
@@ -23,7 +23,7 @@ pub enum Host {
 /// A counter's URL, `http://host[:port]/path[?query]`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Who to connect to: visits of routes that share it share connections.
+    /// Where to connect: routes with the same origin share connections.
     pub origin: Host,
     uri: Uri,
 }
@@ -31,7 +31,7 @@ pub struct Endpoint {
 /// Why a text is no counter's URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// TLS is not there yet.
+    /// TLS is not supported yet.
     #[error("https:// is not supported yet; use http://, for example through a local TLS proxy")]
     Https,
     /// Not a URL of that form.
@@ -56,7 +56,7 @@ impl FromStr for Endpoint {
             return Err(Malformed("user information is not supported"));
         }
         let host = authority.host();
-        // What http's own `port` makes of an empty or unusable port is that there is none.
+        // The `http` crate's own `port` takes an empty or invalid port for none.
         let port = match authority.as_str()[host.len()..].strip_prefix(':') {
             Some(digits) => digits
                 .parse()
@@ -98,12 +98,12 @@ impl Endpoint {
         Self { origin: Host::Address(admin), uri }
     }
 
-    /// The path, without what the query says.
+    /// The path, without the query.
     pub fn path(&self) -> &str {
         self.uri.path()
     }
 
-    /// The same server's, with another path and without a query.
+    /// The same server with another path and without a query.
     pub fn with_path(&self, path: &str) -> Self {
         let mut parts = self.uri.clone().into_parts();
         // A path that cannot stand in a URL leaves what was there.
@@ -114,7 +114,7 @@ impl Endpoint {
         Self { origin: self.origin.clone(), uri }
     }
 
-    /// A request that only asks, on a connection of its own.
+    /// A request that counts nothing, on a connection of its own.
     pub fn probe(&self) -> Bytes {
         self.render(Method::GET, &[(header::CONNECTION, HeaderValue::from_static("close"))])
     }
@@ -133,7 +133,7 @@ impl Endpoint {
     }
 }
 
-/// For people, without what the query says: it may be a secret.
+/// For people, without the query, which may hold a secret.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&without_secrets(&self.uri.to_string()))
@@ -146,8 +146,8 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// A text that may be meant for a URL, for people: a `?…` stands for what is behind a question mark, and
-/// `…@` for user information. Tokens and passwords are kept there.
+/// A text that may be a URL, for people: `?…` replaces the query, and `…@` the user information, since both may hold
+/// tokens and passwords.
 pub fn without_secrets(text: &str) -> String {
     let (visible, query) = match text.find(['?', '#']) {
         Some(place) => (&text[..place], if text[place..].contains('?') { "?…" } else { "" }),

@@ -1,8 +1,8 @@
 //! The counter as a client sees it: each worker's connections to it, and the calls they carry.
 //!
-//! A call is sent at most once. It waits in a queue for a connection, is written to it, and is
-//! answered by what that connection then receives; what cannot be told apart ends the connection.
-//! Knows nothing of pages or of the visitor.
+//! A call is sent at most once. It waits in a queue for a connection, is written to it, and is answered by what that
+//! connection receives next; a response that is not clearly this call's ends the connection. Knows nothing of pages
+//! or of the visitor.
 //!
 //! `pool` decides, as a value without I/O; [`Upstream`] tells it of events and does what it decides;
 //! `connection` is the task of one connection, and moves its bytes.
@@ -42,16 +42,16 @@ use crate::{
     runtime::{clock, task},
 };
 
-/// What each worker may ask of one counter.
+/// The limits of one worker's calls to one counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpstreamLimits {
-    /// Until a connection to one address stands.
+    /// Until a connection to one address is established.
     pub connect_timeout: Duration,
     /// A whole call: waiting for a connection, sending, the answer.
     pub call_timeout: Duration,
     /// Connections at a time.
     pub connections_max: usize,
-    /// Calls that may wait for a connection, beside those for which one is being opened.
+    /// Calls that may wait for a connection, in addition to those for which one is being opened.
     pub queue_max: usize,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
@@ -61,8 +61,8 @@ pub struct UpstreamLimits {
     pub drain_bytes_max: u64,
 }
 
-/// What a call sends, as it goes over the wire. A worker's calls share it, and no other thread does:
-/// counting them takes no atomic operation.
+/// The bytes that a call sends. Only calls of one worker share them, so their reference count needs no atomic
+/// operation.
 pub type CallBytes = Rc<Bytes>;
 
 /// Why a call failed. The visit may or may not have been counted, except where it says so.
@@ -71,10 +71,10 @@ pub enum CallError {
     /// No connection could be opened, for this reason; the visit was not counted.
     #[error("no connection to the counter: {0:?}")]
     NoConnection(DialError),
-    /// The time was up.
+    /// The deadline has passed.
     #[error("the counter took too long")]
     TimedOut,
-    /// The connection ended, or what came was no response.
+    /// The connection ended, or what was received is no response.
     #[error("the counter's connection failed")]
     Broken,
 }
@@ -88,7 +88,7 @@ pub enum DialError {
     TimedOut,
     /// The name has no address.
     NoAddress,
-    /// Another reason, or it was of no use from the beginning.
+    /// Another reason, or the connection ended before its first call was sent.
     Other,
 }
 
@@ -117,18 +117,18 @@ pub enum NotBegun {
 /// One worker's side of one counter.
 pub struct Upstream {
     pool: RefCell<Pool>,
-    /// Of the connections that stand.
+    /// Of the established connections.
     handles: RefCell<SecondaryMap<ConnectionId, Rc<Handle>>>,
     /// For the calls that begin from now on.
     response_limits: RefCell<Rc<ResponseLimits>>,
     metrics: Arc<WorkerMetrics>,
-    /// Asks for the addresses to be looked up anew.
+    /// Asks for the addresses to be looked up again.
     refresh: Box<dyn Fn()>,
 }
 
-/// A call under way. Dropping it gives the answer up, not the visit: what was sent stays sent.
+/// A call in progress. Dropping it gives up the answer only: a request that was sent stays sent.
 ///
-/// Its holder leads to the upstream, so that who needs both keeps one pointer.
+/// Its holder leads to the upstream, so that a visit keeps one pointer for both.
 pub struct Call<H: AsRef<Upstream>> {
     holder: H,
     id: CallId,
@@ -157,9 +157,9 @@ impl Upstream {
         self.tell(|pool| pool.set_addresses(addresses));
     }
 
-    /// From now on, these limits hold: the sizes for responses to calls that begin, the connect time-out for
-    /// connections that are dialed, the other time-outs for calls and connections that stand too. Where more
-    /// connections stand than the maximum, they close as their calls end.
+    /// Applies new limits: the sizes to responses of calls that begin, the connect time-out to connections that are
+    /// dialed, the other time-outs also to calls and connections that exist. Connections beyond the maximum close as
+    /// their calls end.
     pub fn set_limits(self: &Rc<Self>, limits: UpstreamLimits) {
         if !self.response_limits.borrow().agree_with(&limits) {
             self.response_limits.replace(Rc::new(ResponseLimits::new(&limits)));
@@ -177,12 +177,12 @@ impl Upstream {
         request: &CallBytes,
         holder: H,
     ) -> Result<Call<H>, NotBegun> {
-        debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "another's holder");
+        debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
         let id = self.tell(|pool| pool.call(request, clock::now()))?;
         Ok(Call { holder, id })
     }
 
-    /// Ends the calls and closes the unused connections whose time is up.
+    /// Ends the calls and closes the unused connections whose deadlines have passed.
     pub fn expire(self: &Rc<Self>) {
         self.tell(|pool| pool.expire(clock::now()));
     }
@@ -193,8 +193,8 @@ impl Upstream {
         self.handles.borrow().is_empty() && self.pool.borrow().is_empty()
     }
 
-    /// Tells the pool of an event and does what it decides, after the pool is let go of: what is done may tell
-    /// of another event.
+    /// Tells the pool of an event, then performs its actions. The pool is not borrowed meanwhile, since an action may
+    /// cause another event.
     fn tell<T>(self: &Rc<Self>, event: impl FnOnce(&mut Pool) -> T) -> T {
         let result = event(&mut self.pool.borrow_mut());
         while let Some(action) = self.next_action() {
@@ -252,7 +252,7 @@ impl<H: AsRef<Upstream>> Call<H> {
 
 impl<H: AsRef<Upstream>> Drop for Call<H> {
     fn drop(&mut self) {
-        // The waker outlives the borrow: what it drops may drop a call too.
+        // The waker is dropped after the borrow, since it may drop another call.
         let waker = self.holder.as_ref().pool.borrow_mut().dropped(self.id);
         drop(waker);
     }

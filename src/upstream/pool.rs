@@ -1,8 +1,8 @@
 //! The pool: which call goes over which connection, when connections are opened and closed, and how calls end.
 //!
-//! A value without I/O: each event is a function, which is given the time, and what is to be done about it is
-//! fetched with [`Pool::next_action`]. The states are drawn in [`state`]. Knows nothing of sockets and tasks. It
-//! keeps the wakers of callers and calls none: that is an action too.
+//! A value without I/O: each event is a function, which is given the time, and [`Pool::next_action`] gives what to do
+//! about it. The states are drawn in [`state`]. Knows nothing of sockets and tasks. It keeps the wakers of callers
+//! but wakes nobody: that is an action too.
 
 mod state;
 
@@ -25,13 +25,13 @@ use super::{
 };
 use crate::runtime::{clock::Moment, deadlines::Deadlines};
 
-/// How long none is dialed after a dial has failed, while others stand.
+/// How long no connection is dialed after a dial has failed, while others are established.
 const DIAL_PAUSE: Duration = Duration::from_millis(100);
 
-/// What is to be done about an event.
+/// What to do about an event.
 #[derive(Debug)]
 pub(super) enum Action {
-    /// Open a connection. `connected` or `dial_failed` tells what came of it.
+    /// Open a connection. `connected` or `dial_failed` tells the result.
     Dial(ConnectionId),
     /// Wake the connection's task, which takes the request of the call that it was given.
     Send(ConnectionId),
@@ -79,7 +79,7 @@ impl Pool {
         }
     }
 
-    /// What is to be done next about the events so far, in their order.
+    /// What to do next about the events so far, in their order.
     pub(super) fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -147,7 +147,7 @@ impl Pool {
         waker
     }
 
-    /// Event: a connection stands, to an address that is the counter's. It gets the call that has waited
+    /// Event: a connection to one of the counter's addresses is established. It gets the call that has waited
     /// longest.
     pub(super) fn connected(&mut self, id: ConnectionId, address: SocketAddr, now: Moment) {
         self.addresses.prefer(address);
@@ -156,8 +156,8 @@ impl Pool {
         self.assign_next(id);
     }
 
-    /// Event: a connection could not be opened. The call that has waited longest fails, unless connections are
-    /// being opened for all that wait, or one stands that will be free in time.
+    /// Event: a connection could not be opened. The call that has waited longest fails, unless a connection is being
+    /// opened for each call that waits, or one is established, which will become free.
     pub(super) fn dial_failed(&mut self, id: ConnectionId, error: DialError, now: Moment) {
         let connection = self.connections.remove(id);
         let dialing = connection.is_some_and(|gone| gone.state == ConnectionState::Dialing);
@@ -184,8 +184,8 @@ impl Pool {
         self.connection_mut(id).not_sent();
     }
 
-    /// Event: the call was answered. Gives whether the connection is to carry others: it must be reusable, its
-    /// address must still be the counter's, and there must not be more connections than the limit.
+    /// Event: the call was answered. Returns whether the connection stays open: it must be reusable, its address must
+    /// still be the counter's, and there must not be more connections than the limit.
     #[must_use]
     pub(super) fn answered(
         &mut self,
@@ -209,8 +209,8 @@ impl Pool {
         stays
     }
 
-    /// Event: a connection that stood has ended. A call that it has not sent gets another connection; but where
-    /// this one was of no use from its beginning, the next would be no better.
+    /// Event: an established connection has ended. A call that it has not sent gets another connection, but fails if
+    /// this one never completed a call: the next would be no better.
     pub(super) fn closed(&mut self, id: ConnectionId, now: Moment) {
         let Some(connection) = self.connections.remove(id) else {
             unreachable!("a connection closes once")
@@ -228,8 +228,8 @@ impl Pool {
         self.dial_for_queue(now);
     }
 
-    /// Event: time has passed. Calls whose time is up end, and with each the connection that it was given to,
-    /// since what that may still receive belongs to nobody. Connections that were idle for too long are closed.
+    /// Event: time has passed. Calls whose deadlines have passed end, and with each its connection, since a late
+    /// answer there would belong to no call. Connections that were idle for too long are closed.
     pub(super) fn expire(&mut self, now: Moment) {
         while let Some((_, key)) = self.calls.pop_expired(now) {
             let call = CallId(key);
@@ -249,8 +249,8 @@ impl Pool {
         self.dial_for_queue(now);
     }
 
-    /// Event: the counter has other addresses. Connections to addresses that it has left are closed: an idle one
-    /// at once, one that carries a call once that call was answered.
+    /// Event: the counter has other addresses. Connections to addresses that are gone are closed: an idle one at
+    /// once, one that carries a call once that call was answered.
     pub(super) fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
         self.addresses.replace(addresses);
         let Self { addresses, connections, idle, actions, .. } = self;
@@ -265,8 +265,8 @@ impl Pool {
         });
     }
 
-    /// Event: other limits. Time-outs hold for calls under way and for idle connections too. Where there are more
-    /// connections than the new maximum, they close as their calls end.
+    /// Event: other limits. Time-outs apply to calls in progress and to idle connections too. Connections beyond the
+    /// new maximum close as their calls end.
     pub(super) fn set_limits(&mut self, limits: UpstreamLimits, now: Moment) {
         self.calls.set_timeout((), limits.call_timeout);
         self.limits = limits;
@@ -280,7 +280,7 @@ impl Pool {
         calls.len() + connections.len() + queue.len() + idle.len() + dialing == 0
     }
 
-    /// Dials for each queued call that none is dialed for, as far as the limit allows.
+    /// Dials a connection for each queued call that has none, as far as the limit allows.
     fn dial_for_queue(&mut self, now: Moment) {
         while self.dialing < self.queue.len()
             && self.connections.len() < self.limits.connections_max
@@ -292,11 +292,11 @@ impl Pool {
             let id = self.connections.insert(PooledConnection::dialing());
             self.actions.push_back(Action::Dial(id));
         }
-        assert!(self.dialing <= self.connections.len(), "more are dialed than there are");
+        assert!(self.dialing <= self.connections.len(), "more dials than connections");
         assert!(self.queue.is_empty() || self.idle.is_empty(), "calls wait while one is idle");
     }
 
-    /// How many calls may be queued: beside the maximum, those for which a connection is dialed or can be.
+    /// How many calls may be queued: the maximum, and one for each connection that is being dialed or can be.
     fn queue_room(&self) -> usize {
         let dialable = self.limits.connections_max.saturating_sub(self.connections.len());
         self.limits.queue_max + self.dialing + dialable

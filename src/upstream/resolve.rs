@@ -12,12 +12,12 @@ use std::{
 use super::Host;
 use crate::runtime::task;
 
-/// How long an answer is taken for true.
+/// How long an answer is used.
 const REFRESH: Duration = Duration::from_secs(30);
 /// The least time between two look-ups, however many connects fail.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Asks for a name to be looked up anew. Cheap, never blocks, and can be asked again and again.
+/// Asks for a name to be looked up again. Cheap, never blocks, and may be repeated.
 #[derive(Debug, Clone)]
 pub struct Refresher(Option<mpsc::SyncSender<()>>);
 
@@ -31,8 +31,8 @@ impl Refresher {
     }
 }
 
-/// Looks up `host`, then keeps looking: every 30 seconds and when asked to. Gives the first answer
-/// to `publish`, and each later one that differs from the last.
+/// Looks up `host`, then keeps looking: every 30 seconds and when asked to. Calls `publish` with the first answer,
+/// and with each later one that differs from the last.
 ///
 /// A literal address is published at once and never looked up again.
 ///
@@ -51,7 +51,7 @@ where
     };
     let (sender, asked) = mpsc::sync_channel(1);
     let look = move || look_up(&name, port).map_err(|error| format!("{name}: {error}"));
-    // Without it the addresses would stay as they are for ever.
+    // Without it the addresses would never change.
     task::spawn_essential_thread(String::from("resolver"), move || {
         keep_looking(look, &asked, PAUSE, publish);
     })?;
@@ -87,7 +87,7 @@ where
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!("the counter's name cannot be looked up: {error}{kept}");
                     if current.is_none() {
-                        // Whoever waits for the first answer has one.
+                        // There is a first answer, even without addresses.
                         publish(Vec::new());
                     }
                 }
@@ -115,7 +115,7 @@ fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// Whether two answers name the same addresses; many name servers give each answer another order.
+/// Whether two answers name the same addresses; many name servers change the order with each answer.
 fn same(one: &[SocketAddr], other: &[SocketAddr]) -> bool {
     one.len() == other.len() && one.iter().all(|address| other.contains(address))
 }
@@ -167,7 +167,7 @@ mod tests {
         let mut published = Vec::new();
         let look = || {
             let answer = answers.next().unwrap();
-            // A refresh is asked for before each wait; after the last answer nobody is there to ask.
+            // A refresh is asked for before each wait; after the last answer the sender is gone.
             match answers.len() {
                 0 => drop(sender.take()),
                 _ => Refresher(sender.clone()).refresh(),

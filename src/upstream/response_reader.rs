@@ -10,8 +10,7 @@ use crate::{
     runtime::read_buffer::ReadBufferPool,
 };
 
-/// Interim responses before a final one. Each is a step forward for a counter that is alive; a
-/// counter that sends nothing else is not.
+/// Interim responses before a final one. A counter that sends more of them makes no progress.
 const INTERIM_MAX: usize = 16;
 
 /// How large a response may be, and buffers of that size.
@@ -45,7 +44,7 @@ pub(super) struct Answer {
     pub(super) reusable: bool,
 }
 
-/// The connection ended too early, or what came is not the response to one call.
+/// The connection ended too early, or what was received is not the response to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Broken;
 
@@ -73,12 +72,13 @@ impl ResponseReader {
         let (status, body) = (response.status, &bytes[heads..]);
         match response.body.advance(body) {
             Ok(progress) => {
-                // Bytes after the response answer nothing that was asked.
+                // Bytes after the response belong to no call.
                 let reusable = response.persistent && progress.consumed == body.len();
                 let answer = progress.done.then_some(Answer { status, reusable });
                 Ok((heads + progress.consumed, answer))
             }
-            // The response is complete as far as anybody cares; its connection is not.
+            // The status is known, so the call is answered; the rest of the body stays unread, so the connection
+            // closes.
             Err(BodyError::TooLarge) => Ok((bytes.len(), Some(Answer { status, reusable: false }))),
             Err(BodyError::Malformed(_)) => Err(Broken),
         }
@@ -135,16 +135,18 @@ mod tests {
 
     const DRAIN_BYTES_MAX: u64 = 10;
 
+    const LIMITS: UpstreamLimits = UpstreamLimits {
+        connect_timeout: Duration::ZERO,
+        call_timeout: Duration::ZERO,
+        connections_max: 1,
+        queue_max: 1,
+        idle_timeout: Duration::ZERO,
+        head: RESPONSE_HEAD,
+        drain_bytes_max: DRAIN_BYTES_MAX,
+    };
+
     fn limits() -> ResponseLimits {
-        ResponseLimits::new(&UpstreamLimits {
-            connect_timeout: Duration::ZERO,
-            call_timeout: Duration::ZERO,
-            connections_max: 1,
-            queue_max: 1,
-            idle_timeout: Duration::ZERO,
-            head: RESPONSE_HEAD,
-            drain_bytes_max: DRAIN_BYTES_MAX,
-        })
+        ResponseLimits::new(&LIMITS)
     }
 
     /// Reads `text` and then the end of the stream, receiving as many bytes at a time as `piece`.
@@ -229,8 +231,7 @@ mod tests {
             connections_max: 2,
             queue_max: 2,
             idle_timeout: Duration::MAX,
-            head: RESPONSE_HEAD,
-            drain_bytes_max: DRAIN_BYTES_MAX,
+            ..LIMITS
         };
         assert!(limits().agree_with(&other));
         other.drain_bytes_max += 1;

@@ -15,7 +15,7 @@ use crate::{config::RESPONSE_HEAD, runtime::driver};
 /// Ends a test that would hang.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A counter that tells of each call, answers it when told to, and tells when a connection has ended.
+/// A counter that reports each call, answers when the test says so, and reports the end of a connection.
 struct Peer {
     address: SocketAddr,
     told: mpsc::Receiver<Told>,
@@ -71,7 +71,7 @@ fn serve(
     tell.send(Told::Ended).ok()
 }
 
-/// An upstream of one connection at a time, so that what frees it is seen.
+/// An upstream of one connection at a time, so that it shows what frees it.
 fn upstream(addresses: Vec<SocketAddr>) -> Rc<Upstream> {
     let limits = UpstreamLimits {
         connect_timeout: PATIENCE,
@@ -192,7 +192,7 @@ fn a_call_whose_address_refuses_is_tried_at_the_new_one() {
     });
 }
 
-/// Ends a connection's task by a panic, when it has come as far as `progress` brings it.
+/// Ends a connection's task by a panic, after `progress`.
 #[track_caller]
 fn check_panic(progress: fn(&mut PoolGuard), expected: CallError) {
     on_each_driver(|| async move {

@@ -1,12 +1,12 @@
-//! A counter that fails beside one that does not.
+//! A counter that fails, beside one that works.
 
 use super::{Books, COUNTED, Client, Server, Stub, WELCOME, serve_by};
 
-/// One worker with two pages: the visits of `/` go to the counter at `url`, those of `/well` to one that
-/// is always well.
+/// One worker with two pages: the visits of `/` go to the counter at `url`, those of `/well` to one that always
+/// works.
 pub struct Site {
     pub server: Server,
-    /// Who visits `/well`, and how often it was.
+    /// Visits `/well`; and how often it did.
     neighbour: Client,
     neighbour_visits: usize,
     _well: Stub,
@@ -26,7 +26,7 @@ impl Site {
         Self { neighbour: server.client(), server, neighbour_visits: 0, _well: well }
     }
 
-    /// The counter beside the one that fails is not touched by that.
+    /// The counter beside the one that fails still works.
     #[track_caller]
     pub fn check_neighbour(&mut self) {
         assert_eq!(self.neighbour.get("/well").body, WELCOME);

@@ -7,17 +7,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod beside;
+mod books;
+mod client;
 mod stub;
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    fs,
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+pub use books::Books;
+pub use client::{Client, Response, get_request};
+use socket2::{Domain, Socket, Type};
 pub use stub::{COUNTED, Gate, Peer, Stub};
 
 /// Long enough for the slowest machine; nothing waits for it to pass.
@@ -33,7 +40,7 @@ pub fn tallyring() -> Command {
     command
 }
 
-/// Settings of whoever runs the tests are not theirs.
+/// Removes the settings of the user who runs the tests.
 pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TALLYRING_") {
@@ -41,9 +48,9 @@ pub fn without_settings(command: &mut Command) {
         }
     }
     command.env_remove("STATE_DIRECTORY").stdin(Stdio::null());
-    // Nor is their counter's file.
+    // Nor do tests use that user's counter file.
     command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
-    // Their counters count whatever they are sent.
+    // Stubs count every request, so none may be sent at the start.
     command.env("TALLYRING_SKIP_COUNTER_CHECK", "yes");
 }
 
@@ -57,7 +64,7 @@ pub struct Server {
     _directory: tempfile::TempDir,
 }
 
-/// A server with two workers that share what cores there are.
+/// A server with two workers, whatever the number of cores.
 pub fn serve(flags: &[&str]) -> Server {
     let mut all = vec!["serve"];
     if !flags.contains(&"--workers") {
@@ -79,7 +86,7 @@ pub fn serve_with(stub: &Stub, flags: &[&str]) -> Server {
 pub fn serve_by(file: &str, flags: &[&str]) -> Server {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tallyring.toml");
-    std::fs::write(&path, file).unwrap();
+    fs::write(&path, file).unwrap();
     let mut all = vec!["--config", path.to_str().unwrap()];
     all.extend(flags);
     // The file is read once, at the start.
@@ -87,8 +94,7 @@ pub fn serve_by(file: &str, flags: &[&str]) -> Server {
 }
 
 impl Server {
-    /// Starts `tallyring` with these arguments, an own data directory, and no admin listener or port
-    /// of anybody else's.
+    /// Starts `tallyring` with these arguments, its own data directory, and without the default ports.
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().to_str().unwrap().to_owned();
@@ -134,7 +140,7 @@ impl Server {
         Self { child, address, line, lines, _directory: directory }
     }
 
-    /// The address that stands behind `words` in the start-up line.
+    /// The address behind `words` in the start-up line.
     pub fn address_after(&self, words: &str) -> SocketAddr {
         address_in(self.line.split_once(words).expect(words).1)
     }
@@ -148,7 +154,7 @@ impl Server {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
-    /// Acts while the process is stopped: it finds all that was done at once when it goes on.
+    /// Runs `act` while the process is stopped, so that it finds all effects at once when it continues.
     pub fn while_stopped<T>(&self, act: impl FnOnce() -> T) -> T {
         self.signal("-STOP");
         let outcome = act();
@@ -156,7 +162,7 @@ impl Server {
         outcome
     }
 
-    /// Waits for the end; the status, and all lines since the last look.
+    /// Waits for the end; returns the status, and all lines since the last call.
     pub fn wait(&mut self) -> (ExitStatus, Vec<String>) {
         let status = self.child.wait().unwrap();
         let mut lines = Vec::new();
@@ -211,56 +217,6 @@ impl Server {
     }
 }
 
-/// What a server's last line says of its visits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Books {
-    pub welcomed: u64,
-    pub erred: u64,
-    pub refused: u64,
-    pub abandoned: u64,
-}
-
-impl Books {
-    pub fn read(line: &str) -> Self {
-        let said = |word: &str| {
-            let before = line.split_once(word).expect(line).0.trim_end();
-            let before = before.trim_end_matches(" visits").trim_end_matches(" visit");
-            before.rsplit(' ').next().unwrap().parse().expect(line)
-        };
-        Self {
-            welcomed: said("welcomed"),
-            erred: said("erred"),
-            refused: said("refused"),
-            abandoned: said("abandoned"),
-        }
-    }
-
-    /// The books of several servers as one.
-    pub fn sum(all: &[Self]) -> Self {
-        all.iter().fold(Self { welcomed: 0, erred: 0, refused: 0, abandoned: 0 }, |sum, one| Self {
-            welcomed: sum.welcomed + one.welcomed,
-            erred: sum.erred + one.erred,
-            refused: sum.refused + one.refused,
-            abandoned: sum.abandoned + one.abandoned,
-        })
-    }
-
-    /// Visits that were started: each is in one book.
-    pub fn ended(&self) -> u64 {
-        self.welcomed + self.erred + self.refused + self.abandoned
-    }
-
-    /// The contract: what was welcomed is counted, and what was counted is in a book.
-    #[track_caller]
-    pub fn check(&self, counted: u64) {
-        assert!(self.welcomed <= counted, "{self:?}, {counted} counted");
-        assert!(
-            counted <= self.welcomed + self.erred + self.abandoned,
-            "{self:?}, {counted} counted"
-        );
-    }
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -281,153 +237,52 @@ pub fn run(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
-/// A client that sends what it is told, right or wrong.
-pub struct Client {
-    pub stream: TcpStream,
-    unread: Vec<u8>,
+/// `tallyring` under a limit of the shell's, such as `-n 64`.
+pub fn limited(limit: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("ulimit {limit}; exec \"$@\""), "bash"]);
+    command.arg(env!("CARGO_BIN_EXE_tallyring")).args(arguments);
+    without_settings(&mut command);
+    command
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+/// `tallyring` with `socket` as the first one that a service manager hands down.
+pub fn with_socket(socket: impl Into<OwnedFd>, arguments: &[&str]) -> Command {
+    let mut command = Command::new("bash");
+    let script = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
+    command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_tallyring")]).args(arguments);
+    command.stdin(Stdio::from(socket.into()));
+    command
 }
 
-impl Response {
-    /// The value of a field; `None` where there is none.
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.head.lines().skip(1).find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then_some(value.trim())
-        })
+/// A process that is killed when the test ends.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
-pub fn get_request(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+/// An address at which nobody listens.
+pub fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-impl Client {
-    pub fn connect(address: SocketAddr) -> Self {
-        Self::of(TcpStream::connect(address).unwrap())
-    }
+/// A port that no other process gets from the kernel, but on which a process can listen that names it: the socket is
+/// bound and does not listen.
+pub fn reserve() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
 
-    pub fn of(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream, unread: Vec::new() }
-    }
-
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).unwrap();
-    }
-
-    /// False when the connection has ended.
-    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.stream.write_all(bytes.as_ref()).is_ok()
-    }
-
-    pub fn get(&mut self, path: &str) -> Response {
-        self.send(get_request(path));
-        self.response()
-    }
-
-    /// The next response, with the body that its length says.
-    pub fn response(&mut self) -> Response {
-        self.response_to("GET")
-    }
-
-    pub fn response_to(&mut self, method: &str) -> Response {
-        self.response_or_end(method).expect("a response")
-    }
-
-    /// The next response; `None` when the server closes in order before it begins one.
-    pub fn response_or_end(&mut self, method: &str) -> Option<Response> {
-        self.try_response(method).expect("the server to answer or close")
-    }
-
-    /// The next response; `None` when the server closes in order before it begins one.
-    ///
-    /// # Errors
-    /// When the connection is reset.
-    pub fn try_response(&mut self, method: &str) -> io::Result<Option<Response>> {
-        let Some(head) = self.read_through(b"\r\n\r\n")? else {
-            assert!(self.unread.is_empty(), "a head was cut");
-            return Ok(None);
-        };
-        let head = String::from_utf8(head).unwrap();
-        let status = head.split(' ').nth(1).expect(&head).parse().unwrap();
-        let mut response = Response { status, head, body: String::new() };
-        let length = response.field("content-length").map_or(0, |length| length.parse().unwrap());
-        if method != "HEAD" {
-            while self.unread.len() < length {
-                assert!(self.receive()? > 0, "the body was cut");
-            }
-            let rest = self.unread.split_off(length);
-            response.body = String::from_utf8(std::mem::replace(&mut self.unread, rest)).unwrap();
-        }
-        Ok(Some(response))
-    }
-
-    /// The sum over all workers of a metric with a label, like `tallyring_visits_total{outcome="erred"`,
-    /// asked of the admin listener.
-    pub fn metric(&mut self, row: &str) -> u64 {
-        let (name, label) = row.split_once('{').unwrap();
-        let text = self.get("/metrics").body;
-        let rows = text.lines().filter(|line| {
-            line.split_once('{')
-                .is_some_and(|(family, rest)| family == name && rest.contains(label))
-        });
-        rows.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
-    }
-
-    /// Asks for a metric until it is `wanted`.
-    pub fn wait_for_metric(&mut self, row: &str, wanted: u64) {
-        let began = Instant::now();
-        while self.metric(row) != wanted {
-            assert!(began.elapsed() < PATIENCE, "{row} never was {wanted}");
-            thread::yield_now();
-        }
-    }
-
-    fn read_through(&mut self, end: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        loop {
-            let place = self.unread.windows(end.len()).position(|window| window == end);
-            if let Some(place) = place {
-                let rest = self.unread.split_off(place + end.len());
-                return Ok(Some(std::mem::replace(&mut self.unread, rest)));
-            }
-            if self.receive()? == 0 {
-                return Ok(None);
-            }
-        }
-    }
-
-    fn receive(&mut self) -> io::Result<usize> {
-        let mut buffer = [0; 4096];
-        let count = self.stream.read(&mut buffer)?;
-        self.unread.extend_from_slice(&buffer[..count]);
-        Ok(count)
-    }
-
-    /// Closes with a reset: what is on its way is lost (SO_LINGER of 0, socket(7)).
-    pub fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
-    }
-
-    /// Whether nothing is left of what was received so far.
-    pub fn has_read_all(&self) -> bool {
-        self.unread.is_empty()
-    }
-
-    /// Whether the server closes without another byte. A reset is a close too.
-    pub fn is_closed(&mut self) -> bool {
-        let mut byte = [0];
-        self.unread.is_empty() && !matches!(self.stream.read(&mut byte), Ok(1..))
-    }
-
-    pub fn finish_sending(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
-    }
+/// The most memory that the server has had resident so far, proc_pid_status(5).
+pub fn peak_kib(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_ascii_whitespace().next().unwrap().parse().unwrap()
 }

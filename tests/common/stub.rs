@@ -3,7 +3,11 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Condvar, Mutex, mpsc},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -37,6 +41,21 @@ impl Stub {
     /// A counter that says to each call what `answer` says.
     pub fn answering(answer: &'static str) -> Self {
         Self::start(move |_, mut peer| while peer.request().is_some() && peer.send(answer) {})
+    }
+
+    /// A counter, and how many calls it has counted.
+    pub fn counting() -> (Self, Arc<AtomicUsize>) {
+        let counted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&counted);
+        let stub = Self::start(move |_, mut peer| {
+            while peer.request().is_some() {
+                count.fetch_add(1, Ordering::SeqCst);
+                if !peer.send(COUNTED) {
+                    return;
+                }
+            }
+        });
+        (stub, counted)
     }
 
     /// A counter that answers when the gate opens, and says when it has been asked.

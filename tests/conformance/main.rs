@@ -23,7 +23,7 @@ use std::{
     },
 };
 
-use common::{COUNTED, Client, Response, Server, Stub, WELCOME, serve_by};
+use common::{Client, Response, Server, Stub, WELCOME, serve_by};
 
 /// Cases up to this long are also sent a byte at a time.
 const BYTEWISE_MAX: usize = 120;
@@ -38,7 +38,7 @@ enum Then {
     /// The last answer says what was wrong and that the connection closes. It closes in order, and what
     /// else is sent on it is neither answered nor counted.
     Refused,
-    /// More is waited for: nothing is answered, nor is it when the client gives up.
+    /// More is waited for: nothing is answered, not even when the client gives up.
     Waits,
 }
 
@@ -51,16 +51,7 @@ struct Site {
 
 impl Site {
     fn start() -> Self {
-        let counted = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&counted);
-        let stub = Stub::start(move |_, mut peer| {
-            while peer.request().is_some() {
-                count.fetch_add(1, Ordering::SeqCst);
-                if !peer.send(COUNTED) {
-                    return;
-                }
-            }
-        });
+        let (stub, counted) = Stub::counting();
         let file = "[[route]]\npath = \"/\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\n";
         let server = serve_by(file, &["--workers", "1", "--counter", &stub.url()]);
         Self { server, counted, _stub: stub }
@@ -83,8 +74,8 @@ impl Site {
         self.check(bytes, &[], Then::Waits);
     }
 
-    /// Sends `bytes` in several ways and expects answers of these statuses each time. A HEAD is known by
-    /// standing first.
+    /// Sends `bytes` in several ways and expects answers of these statuses each time. Only the first request may be a
+    /// HEAD.
     #[track_caller]
     fn check(&self, bytes: impl AsRef<[u8]>, statuses: &[u16], then: Then) {
         let bytes = bytes.as_ref();
@@ -196,17 +187,17 @@ fn cuts(bytes: &[u8]) -> Vec<usize> {
     places
 }
 
-/// A request line, in an otherwise blameless request.
+/// A request line, in an otherwise valid request.
 fn line(line: &str) -> String {
     format!("{line}\r\nHost: a\r\n\r\n")
 }
 
-/// Fields, in an otherwise blameless GET.
+/// Fields, in an otherwise valid GET.
 fn get(fields: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n")
 }
 
-/// Fields and a body, in an otherwise blameless POST.
+/// Fields and a body, in an otherwise valid POST.
 fn post(fields: &str, body: &str) -> String {
     format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n{body}")
 }

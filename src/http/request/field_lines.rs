@@ -1,5 +1,5 @@
-//! The field lines of a head that obeys every rule, read again by who needs one that few requests have: the
-//! others pay nothing for it.
+//! The field lines of a head that obeys every rule, read again when a field is needed that few requests have. Other
+//! requests pay nothing for it.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub struct FieldLines<'a> {
 }
 
 impl<'a> FieldLines<'a> {
-    /// Those of a head that was judged: it has a request line, and each line ends in CRLF.
+    /// Those of a head that was checked: it has a request line, and each line ends in CRLF.
     pub(super) const fn of(head: &'a [u8]) -> Self {
         Self { head }
     }

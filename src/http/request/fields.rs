@@ -1,11 +1,11 @@
-//! The fields that decide how a request is read; all others are checked for syntax and passed over.
+//! The fields that decide how a request is read; all others are checked for syntax and skipped.
 
 use super::{
-    BODY_TOO_LARGE, Refusal, Version, body::BodyReader, content_length, is_token_byte,
-    list_elements, target::is_host,
+    BODY_TOO_LARGE, ConnectionOptions, Refusal, Version, body::BodyReader, content_length,
+    is_token_byte, list_elements, target::is_host,
 };
 
-/// What the lines before have said, as far as it makes a later one wrong.
+/// What came in earlier lines, as far as it makes a later one wrong.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Seen(u8);
 
@@ -44,8 +44,7 @@ pub(super) struct Fields<'a> {
     pub(super) host: Option<&'a [u8]>,
     pub(super) has_origin: bool,
     pub(super) accept: Option<&'a [u8]>,
-    pub(super) close: bool,
-    pub(super) keep_alive: bool,
+    pub(super) connection: ConnectionOptions,
     pub(super) expects_continue: bool,
     content_length: u64,
     /// A transfer coding that is not understood.
@@ -60,15 +59,14 @@ impl<'a> Fields<'a> {
             host: None,
             has_origin: false,
             accept: None,
-            close: false,
-            keep_alive: false,
+            connection: ConnectionOptions::NONE,
             expects_continue: false,
             content_length: 0,
             is_coding_unknown: false,
         }
     }
 
-    /// Notes a field; refuses it for what it says beside those before it.
+    /// Notes a field; refuses it if it is wrong by itself or after the earlier ones.
     // Inlined, since most fields are none of these, and a call for each costs more than the match.
     #[inline(always)]
     pub(super) fn note(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
@@ -84,12 +82,7 @@ impl<'a> Fields<'a> {
                 self.expects_continue = true;
             }
             6 if name.eq_ignore_ascii_case(b"origin") => self.has_origin = true,
-            10 if name.eq_ignore_ascii_case(b"connection") => {
-                for option in list_elements(value) {
-                    self.close |= option.eq_ignore_ascii_case(b"close");
-                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                }
-            }
+            10 if name.eq_ignore_ascii_case(b"connection") => self.connection.note(value),
             12 if name.eq_ignore_ascii_case(b"content-type") => {
                 let repeated = "a request must not have several Content-Type fields";
                 self.seen.once(Seen::CONTENT_TYPE, repeated)?;
@@ -162,8 +155,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// RFC 9112 section 6.1: a server may reject such a request, and ought to handle it as an attempt at
-/// smuggling.
+/// RFC 9112 section 6.1: a server may reject such a request, and ought to treat it as an attempt at smuggling.
 const LENGTH_AND_CODING: Refusal =
     Refusal::bad("Content-Length and Transfer-Encoding exclude each other");
 

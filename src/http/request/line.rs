@@ -17,8 +17,8 @@ pub(super) struct RequestLine<'a> {
 }
 
 impl<'a> RequestLine<'a> {
-    /// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`. `line` comes without
-    /// its line end, and its characters were judged.
+    /// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`. `line` has no line end, and its
+    /// characters were checked.
     pub(super) fn split(line: &'a [u8]) -> Result<Self, Refusal> {
         let mut parts = line.splitn(3, |&byte| byte == b' ');
         let (Some(method), Some(target), Some(version)) =
@@ -30,7 +30,7 @@ impl<'a> RequestLine<'a> {
         Ok(Self { method, target, version: judge_version(version)? })
     }
 
-    /// Judges what httparse does not.
+    /// Checks what httparse does not.
     pub(super) fn judge_parts(&self, limits: &HeadLimits) -> Result<(), Refusal> {
         if self.method.len() > METHOD_BYTES_MAX {
             return Err(Refusal::bad("the method is too long"));
@@ -44,8 +44,7 @@ impl<'a> RequestLine<'a> {
         Ok(())
     }
 
-    /// What it asks; `None` where nobody here knows the method. Then its target is not judged, since which
-    /// form that has depends on the method.
+    /// What it asks; `None` for an unknown method, whose target is not checked: its form depends on the method.
     pub(super) fn meaning(&self) -> Result<Option<(Method, Target<'a>)>, Refusal> {
         match Method::known(self.method) {
             Some(method) => Ok(Some((method, Target::parse(self.target, method)?))),
@@ -54,8 +53,8 @@ impl<'a> RequestLine<'a> {
     }
 }
 
-/// RFC 3986 section 2: a URI is made of visible ASCII characters, and not of those that set it apart
-/// from what surrounds it. (Some others that it excludes are sent by browsers all the same.)
+/// RFC 3986 section 2: a URI is made of visible ASCII characters, without those that delimit it. (Browsers send some
+/// others that it excludes.)
 pub(super) const fn is_target_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>')
 }

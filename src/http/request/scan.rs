@@ -1,7 +1,7 @@
-//! A request head that is not whole yet: what is wrong with it is told as soon as its bytes show it.
+//! A request head that is not whole yet: a fault is reported as soon as its bytes show it.
 //!
-//! Each byte is judged once, in order, however the peer splits them. So a head with several faults is
-//! refused for the first of them, whether it came whole or a byte at a time.
+//! Each byte is checked once, in order, however the peer splits them. So a head with several faults is refused for
+//! the first of them, whether it came whole or a byte at a time.
 //!
 //! ```text
 //! EmptyLine -CR-> EmptyLineFeed -LF-> EmptyLine
@@ -18,12 +18,12 @@ use super::{
     line::{NO_REQUEST_LINE, NO_URI, RequestLine, is_target_byte, is_version_byte},
 };
 
-/// How far a growing head was judged, and what of it still matters.
+/// How far a growing head was checked, and what of it still matters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeadScan {
-    /// Bytes already judged. Heads are far smaller than this can tell, and each client has one.
+    /// Bytes checked already. Heads are far smaller than its maximum; small, since each client has one.
     judged: u32,
-    /// Where the line being judged began.
+    /// Where the line being checked began.
     line_start: u32,
     /// Where its target, version or value began, once that has begun.
     part_start: u32,
@@ -51,17 +51,17 @@ enum State {
 }
 
 impl HeadScan {
-    /// Whether nothing but empty lines has come.
+    /// Whether only empty lines were received.
     pub(super) const fn is_before_request(&self) -> bool {
         matches!(self.state, State::EmptyLine | State::EmptyLineFeed)
     }
 
-    /// How many bytes were judged, and where the line began in which they end.
+    /// How many bytes were checked, and where the line began in which they end.
     pub(super) const fn progress(&self) -> (usize, usize) {
         (self.judged as usize, self.line_start as usize)
     }
 
-    /// Judges what is new in `bytes`, to the end of the head at most.
+    /// Checks what is new in `bytes`, to the end of the head at most.
     pub(super) fn judge(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
         let mut at = self.judged as usize;
         while at < bytes.len() && self.state != State::Whole {
@@ -78,7 +78,7 @@ impl HeadScan {
         Ok(())
     }
 
-    /// Judges the byte at `at`, which stands between two lines; where to go on.
+    /// Checks the byte at `at`, which is between two lines; returns where to go on.
     fn judge_line_end(
         &mut self,
         bytes: &[u8],
@@ -180,7 +180,7 @@ impl HeadScan {
         Ok(end + 1)
     }
 
-    /// Judges a request line that is whole and obeys the grammar, by what it says.
+    /// Checks the meaning of a request line that is whole and obeys the grammar.
     fn judge_request_line(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let line = RequestLine::split(&bytes[self.line_start as usize..])?;
         line.meaning()?;
@@ -188,14 +188,14 @@ impl HeadScan {
         Ok(())
     }
 
-    /// Judges a field whose line is whole, by what it says; `end` is the end of its value.
+    /// Checks the meaning of a field whose line is whole; `end` is the end of its value.
     fn judge_field(
         &mut self,
         bytes: &[u8],
         end: usize,
         limits: &HeadLimits,
     ) -> Result<(), Refusal> {
-        // More than that many where the limit has become lower since.
+        // There can be more already, if the limit was lowered.
         if usize::from(self.fields) >= limits.head_fields_max.min(HEAD_FIELDS_CAP) {
             return Err(TOO_MANY_FIELDS);
         }
@@ -221,15 +221,15 @@ impl HeadScan {
     }
 }
 
-/// Where the bytes end that are such, from `at` on.
+/// Where the run of bytes from `at` on ends that satisfy `is_such`.
 fn run(bytes: &[u8], at: usize, is_such: impl Fn(u8) -> bool) -> usize {
     bytes[at..].iter().position(|&byte| !is_such(byte)).map_or(bytes.len(), |length| at + length)
 }
 
-/// Where the first control character stands that is no tab.
+/// The place of the first control character that is no tab.
 fn first_control(bytes: &[u8]) -> Option<usize> {
     let is_control = |byte: u8| (byte < b' ' && byte != b'\t') | (byte == 0x7f);
-    // Whole chunks without an early end, so that the compiler takes their bytes at once.
+    // Whole chunks without an early exit, so that the compiler can use vector instructions.
     let (chunks, _) = bytes.as_chunks::<16>();
     let is_clear =
         |chunk: &&[u8; 16]| !chunk.iter().fold(false, |found, &byte| found | is_control(byte));

@@ -44,13 +44,13 @@ fn check(bytes: &str, expected: Result<(), u16>) {
     assert_eq!(result.map(|_| ()).map_err(|refusal| refusal.status), expected, "{bytes:?}");
 }
 
-/// A request line, in an otherwise blameless GET.
+/// A request line, in an otherwise valid GET.
 #[track_caller]
 fn check_line(line: &str, expected: Result<(), u16>) {
     check(&format!("{line}\r\nHost: a\r\n\r\n"), expected);
 }
 
-/// Fields, in an otherwise blameless POST.
+/// Fields, in an otherwise valid POST.
 #[track_caller]
 fn check_fields(fields: &str, expected: Result<(), u16>) {
     check(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"), expected);
@@ -332,7 +332,7 @@ fn an_announced_body_is_bounded() {
     for length in ["101", "999999999", "9999999999999999999"] {
         check_fields(&format!("Content-Length: {length}"), Err(413));
         check(&format!("GET / HTTP/1.0\r\nContent-Length: {length}\r\n\r\n"), Err(413));
-        // What is malformed is told that.
+        // A malformed request is refused as malformed.
         check(&format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n"), Err(400));
         check_fields(&format!("Content-Length: {length}\r\nX : a"), Err(400));
         check_fields(&format!("Content-Length: {length}\r\nTransfer-Encoding: chunked"), Err(400));
@@ -401,7 +401,7 @@ fn check_at_last_byte(bytes: &str, status: u16) {
 }
 
 #[test]
-fn a_fault_is_told_as_soon_as_it_shows() {
+fn a_fault_of_the_request_line_is_told_at_once() {
     for (begin, status) in [
         ("\n", 400),
         ("\rG", 400),
@@ -427,6 +427,10 @@ fn a_fault_is_told_as_soon_as_it_shows() {
     ] {
         check_at_last_byte(begin, status);
     }
+}
+
+#[test]
+fn a_fault_of_a_field_is_told_at_once() {
     for (fields, status) in [
         ("\n", 400),
         ("\rZ", 400),
@@ -458,11 +462,18 @@ fn a_fault_is_told_as_soon_as_it_shows() {
     }
     check_at_last_byte("GET / HTTP/1.1\r\nHost: a/b\r\n", 400);
     check_at_last_byte("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", 400);
+}
+
+#[test]
+fn a_head_that_is_too_large_is_told_at_once() {
     check_at_last_byte(&"A".repeat(33), 400);
     check_at_last_byte(&format!("GET /{}", "a".repeat(256)), 414);
     check_at_last_byte(&"\r\n".repeat(512), 400);
     check_at_last_byte(&format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(1005)), 431);
-    // What only the end of the head shows.
+}
+
+#[test]
+fn a_fault_of_the_whole_head_is_told_at_its_end() {
     check_at_last_byte("GET / HTTP/1.1\r\nX: a\r\n\r\n", 400);
     check_at_last_byte("FOO / HTTP/1.1\r\nHost: a\r\n\r\n", 501);
     check_at_last_byte("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501);
@@ -521,13 +532,13 @@ fn of_several_faults_the_first_is_told() {
         (line("GET / HTTP/1.1", &format!("X: {}\r\nX : a\r\n", "a".repeat(2000))), 431),
         (line("GET / HTTP/1.1", &format!("X: {}\n", "a".repeat(2000))), 431),
         ("\r\n".repeat(600) + "\0", 400),
-        // ... and what only the whole head shows behind what a line does.
+        // ... faults of the whole head behind those of a line.
         (line("FOO / HTTP/1.1", "X : a\r\n"), 400),
         (line("FOO / HTTP/1.1", "Expect: a\r\n"), 417),
         (line("FOO / HTTP/1.1", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), 400),
         (line("POST / HTTP/1.1", "Transfer-Encoding: gzip\r\nContent-Length: 5\r\n"), 400),
         (line("POST / HTTP/1.1", "Content-Length: 999\r\nX : a\r\n"), 400),
-        // Of that, what is malformed before what is not served.
+        // Of faults of the whole head, malformed before not served.
         (line("FOO / HTTP/1.1", "Content-Length: 999\r\n"), 400),
         (line("POST / HTTP/1.1", "Transfer-Encoding: gzip\r\n"), 400),
         (line("FOO / HTTP/1.1", "Host: a\r\nContent-Length: 999\r\n"), 501),

@@ -1,8 +1,8 @@
 //! The pool against a naive model of it: lists that are searched from end to end, and events at random.
 //!
-//! After each event both want the same done, in the same order, and tell each caller the same. Besides, a call
-//! is sent once (unless not a byte of it has left), each connection carries one call at a time, each caller is
-//! woken once, and when all have left nothing remains.
+//! After each event both give the same actions in the same order, and each caller the same outcome. Besides, a call
+//! is sent once (unless not a byte of it has left), each connection carries one call at a time, each caller is woken
+//! once, and when all have left nothing remains.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::runtime::clock;
 
 const PORTS: std::ops::Range<u16> = 1..4;
 
-/// What happens next. A number chooses among those to which it can happen.
+/// The next event. A number chooses among the calls or connections that it can apply to.
 #[derive(Debug, Clone)]
 enum Event {
     Call,
@@ -79,7 +79,7 @@ enum State {
     Queued,
     Assigned,
     Ended(Result<u16, CallError>),
-    /// It has ended and nobody was told, since its caller had left.
+    /// It has ended after its caller had left.
     Forgotten,
 }
 
@@ -343,7 +343,7 @@ impl Model {
     }
 }
 
-/// The pool and the model, to which the same happens.
+/// The pool and the model, which get the same events.
 struct Both {
     pool: Pool,
     model: Model,
@@ -386,19 +386,31 @@ impl Both {
         }
     }
 
-    /// Lets something happen; `None` when there is nothing to which it could.
-    fn happen(&mut self, event: Event) -> Option<()> {
+    fn caller_leaves(&mut self, n: usize) -> Option<()> {
+        let calls = self.model.calls.iter().enumerate();
+        let those: Vec<_> = calls.filter(|(_, call)| call.has_caller).collect();
+        let &(place, call) = those.get(n.checked_rem(those.len())?)?;
+        let waits = matches!(call.state, State::Queued | State::Assigned);
+        assert_eq!(self.pool.dropped(call.id).is_some(), waits);
+        self.model.caller_leaves(place);
+        Some(())
+    }
+
+    fn take_request(&mut self, n: usize) -> Option<()> {
+        let asks = |it: &Connection| it.address.is_some() && !it.in_exchange;
+        let (place, id) = self.choose(n, asks)?;
+        let requests = [self.pool.take_request(id), self.model.take_request(place)];
+        let [given, expected] = requests.map(|bytes| bytes.map(|it| Rc::as_ptr(&it)));
+        assert_eq!(given, expected);
+        Some(())
+    }
+
+    /// Applies an event to both; `None` when there is nothing to apply it to.
+    fn apply(&mut self, event: Event) -> Option<()> {
         let now = self.model.now;
         match event {
             Event::Call => self.call(),
-            Event::CallerLeaves(n) => {
-                let calls = self.model.calls.iter().enumerate();
-                let those: Vec<_> = calls.filter(|(_, call)| call.has_caller).collect();
-                let &(place, call) = those.get(n.checked_rem(those.len())?)?;
-                let waits = matches!(call.state, State::Queued | State::Assigned);
-                assert_eq!(self.pool.dropped(call.id).is_some(), waits);
-                self.model.caller_leaves(place);
-            }
+            Event::CallerLeaves(n) => self.caller_leaves(n)?,
             Event::Connected(n, address) => {
                 let (place, id) = self.choose(n, |connection| connection.address.is_none())?;
                 let addresses = &self.model.addresses;
@@ -411,15 +423,7 @@ impl Both {
                 self.pool.dial_failed(id, DialError::Refused, now);
                 self.model.dial_failed(place, DialError::Refused);
             }
-            Event::TakeRequest(n) => {
-                let asks = |it: &Connection| it.address.is_some() && !it.in_exchange;
-                let (place, id) = self.choose(n, asks)?;
-                let (given, expected) =
-                    (self.pool.take_request(id), self.model.take_request(place));
-                let [given, expected] =
-                    [given, expected].map(|bytes| bytes.map(|it| Rc::as_ptr(&it)));
-                assert_eq!(given, expected);
-            }
+            Event::TakeRequest(n) => self.take_request(n)?,
             Event::Answered(n, reusable) => {
                 let (place, id) = self.choose(n, |connection| connection.in_exchange)?;
                 let status = 200 + u16::try_from(n % 100).unwrap();
@@ -457,7 +461,7 @@ impl Both {
         Some(())
     }
 
-    /// Compares what both want done, and what both tell the callers.
+    /// Compares the actions of both, and the outcomes that both give to callers.
     fn check(&mut self) {
         let mut dialed = Vec::new();
         let actions = self.pool.actions().into_iter().map(|done| match done {
@@ -493,7 +497,7 @@ impl Both {
             [Event::CallerLeaves(0), Event::DialFailed(0), Event::Closed(0)].into_iter().cycle();
         while !self.model.connections.is_empty() || self.model.calls.iter().any(|it| it.has_caller)
         {
-            self.happen(events.next().unwrap());
+            self.apply(events.next().unwrap());
             self.check();
         }
     }
@@ -507,7 +511,7 @@ proptest! {
     ) {
         let mut both = Both::new(limits);
         for event in events {
-            both.happen(event);
+            both.apply(event);
             both.check();
         }
         both.everybody_leaves();

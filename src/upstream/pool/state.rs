@@ -1,5 +1,5 @@
-//! The states of a call and of a connection in the pool. Each transition is a function; one that is not drawn
-//! here is a bug, and an assertion fails.
+//! The states of a call and of a connection in the pool. Each transition is a function; one that is not drawn here is
+//! a bug and fails an assertion.
 //!
 //! A call:
 //!
@@ -43,8 +43,8 @@
 //!       removed ◄───────────── closed (also from Idle, Assigned and InFlight)
 //! ```
 //!
-//! A connection is cut when its call has timed out, when it was idle for too long, and when the counter has left
-//! its address. A call is `InFlight` only when its request was taken: before that, it is certain that it was not
+//! A connection is cut when its call has timed out, when it was idle for too long, and when its address is no longer
+//! the counter's. A call is `InFlight` only when its request was taken: before that, it is certain that it was not
 //! sent.
 //!
 //! To pipeline calls, `InFlight` would hold a queue of them: an answer is the oldest one's, and a connection with
@@ -115,7 +115,7 @@ pub(super) struct PooledConnection {
     pub(super) state: ConnectionState,
     /// Where it leads; `None` while it is dialed.
     pub(super) address: Option<SocketAddr>,
-    /// A connection that has not may have been of no use from its beginning.
+    /// A connection that has not may never have worked.
     pub(super) has_completed_call: bool,
 }
 

@@ -27,7 +27,7 @@ impl Wakes {
     }
 }
 
-/// What the pool wants done, as it can be compared. Callers are woken on the way.
+/// An action that can be compared. To collect the actions wakes the callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Done {
     Dial(ConnectionId),
@@ -52,7 +52,7 @@ impl Pool {
         std::iter::from_fn(|| self.next_action()).map(done).collect()
     }
 
-    /// What must always hold. Every collection is counted anew.
+    /// What must always hold. Every collection is counted again.
     #[track_caller]
     pub(super) fn check_invariants(&self, calls: &[CallId]) {
         let count = |state: fn(&ConnectionState) -> bool| {
@@ -147,7 +147,7 @@ impl World {
         assert_eq!(self.pool.actions(), expected);
     }
 
-    /// The connections that are to be dialed; nothing else is to be done.
+    /// The connections to dial; there must be no other actions.
     #[track_caller]
     fn dials<const COUNT: usize>(&mut self) -> [ConnectionId; COUNT] {
         let dials = self.pool.actions().into_iter().map(|done| match done {
@@ -236,14 +236,14 @@ fn a_connection_is_dialed_for_each_waiting_call_up_to_the_limit() {
     assert!(world.exchange(a, true));
     world.expect([Done::Woken, Done::Send(a)]);
     world.call();
-    // Who leaves makes room.
+    // A caller that leaves makes room.
     world.pool.dropped(calls[2]);
     world.call();
     assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Overloaded));
 }
 
 #[test]
-fn a_failed_dial_fails_a_call_that_has_no_other_connection_to_hope_for() {
+fn a_failed_dial_fails_a_call_that_no_other_connection_will_take() {
     let mut world = world(2, 0);
     let calls = [world.call(), world.call()];
     let [a, b] = world.dials();
@@ -256,7 +256,7 @@ fn a_failed_dial_fails_a_call_that_has_no_other_connection_to_hope_for() {
 }
 
 #[test]
-fn while_one_stands_a_failed_dial_fails_no_call_and_the_next_waits() {
+fn a_failed_dial_beside_an_established_connection_fails_no_call_and_the_next_waits() {
     let mut world = world(3, 3);
     let [a] = world.idle();
     let calls = [world.call(), world.call()];
@@ -270,7 +270,7 @@ fn while_one_stands_a_failed_dial_fails_no_call_and_the_next_waits() {
     assert!(world.exchange(a, true));
     world.expect([Done::Woken, Done::Send(a)]);
     assert_eq!(calls.map(|call| world.outcome(call)), [Some(Ok(204)), None]);
-    // When none stands any more, the pause is over.
+    // When no connection is established any more, the pause is over.
     world.take_request(a);
     world.pool.closed(a, world.now);
     assert_eq!(world.outcome(calls[1]), Some(Err(CallError::Broken)));
@@ -306,7 +306,7 @@ fn a_call_that_was_not_sent_takes_an_idle_connection() {
 }
 
 #[test]
-fn a_connection_that_was_of_no_use_from_its_beginning_fails_its_call() {
+fn a_connection_that_never_worked_fails_its_call() {
     let mut world = world(2, 0);
     let call = world.call();
     let [id] = world.dials();
@@ -439,7 +439,7 @@ fn connections_to_an_address_that_is_no_longer_the_counters_close() {
 }
 
 #[test]
-fn new_time_outs_hold_for_calls_and_connections_that_are_there() {
+fn new_time_outs_apply_to_existing_calls_and_connections() {
     let mut world = world(2, 0);
     let [idle, busy] = world.idle();
     let call = world.call();
@@ -456,7 +456,7 @@ fn new_time_outs_hold_for_calls_and_connections_that_are_there() {
 }
 
 #[test]
-fn a_new_maximum_of_connections_holds_as_calls_end() {
+fn a_new_maximum_of_connections_applies_as_calls_end() {
     let mut world = world(1, 3);
     let calls = [world.call(), world.call(), world.call()];
     let [a] = world.dials();

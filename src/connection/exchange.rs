@@ -1,0 +1,81 @@
+//! Requests between their head and their answer: several at the same time, or one alone.
+
+use std::task::{Context, Poll, ready};
+
+use smallvec::SmallVec;
+
+use super::{
+    Response, Service,
+    write_buffer::{Form, WriteBuffer},
+};
+use crate::http::{Refusal, body::BodyReader};
+
+/// A request and the form of its answer.
+pub(super) struct Exchange<T> {
+    /// The request, or its answer if that is known already.
+    pub(super) state: Result<T, Response>,
+    pub(super) form: Form,
+}
+
+impl<A> Exchange<A> {
+    pub(super) fn start<V: Service<Admitted = A>>(self, service: &V) -> Exchange<V::Pending> {
+        let state = self.state.and_then(|admitted| service.start(admitted));
+        Exchange { state, form: self.form }
+    }
+}
+
+impl<P> Exchange<P> {
+    /// Puts the answer into `buffer` once it is ready.
+    pub(super) fn poll<V: Service<Pending = P>>(
+        &mut self,
+        service: &V,
+        buffer: &mut WriteBuffer,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        match &mut self.state {
+            Ok(pending) => {
+                let response = ready!(service.poll_response(pending, context));
+                buffer.push(&response, self.form);
+            }
+            Err(response) => buffer.push(response, self.form),
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Requests that were started, in their order.
+pub(super) type Started<V> = SmallVec<[Exchange<<V as Service>::Pending>; 1]>;
+
+/// What follows once all that was started is answered.
+pub(super) enum Next<A> {
+    /// More requests may be whole in the read buffer.
+    Start,
+    /// The next request is not whole.
+    Read,
+    /// This request has a body, or must not run at the same time as others.
+    Alone(Box<Alone<A>>),
+    /// There is no next request.
+    Close(ClosedBy),
+    /// The next request is not served.
+    Refuse(Box<Refusal>),
+}
+
+/// Who has said that a request is the last of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClosedBy {
+    /// It sends no other (RFC 9112 section 9.6).
+    Client,
+    /// The next request, or the body that is not read, may be on its way already.
+    Server,
+}
+
+/// A request that runs alone.
+pub(super) struct Alone<A> {
+    pub(super) exchange: Exchange<A>,
+    /// `None` when the connection goes on.
+    pub(super) closed_by: Option<ClosedBy>,
+    pub(super) body: BodyReader,
+    pub(super) expects_continue: bool,
+    /// The body is held back by the client and not asked for. The answer closes the connection.
+    pub(super) leaves_body: bool,
+}
