@@ -29,6 +29,8 @@ pub struct Foreign {
     number: usize,
     process: Process,
     mode: Cell<Mode>,
+    /// The addresses where it listens, a bit for each.
+    places: Cell<u8>,
     rng: RefCell<Rng>,
     record: Rc<Record>,
     /// Whether what is sent at once arrives at once.
@@ -41,21 +43,37 @@ pub fn address(counter: usize, place: usize) -> SocketAddr {
     (Ipv4Addr::new(10, 0, 1, host), 3001).into()
 }
 
+/// The addresses that these bits are for.
+pub fn places(bits: u8) -> impl Iterator<Item = usize> {
+    (0..ADDRESSES).filter(move |place| bits & 1 << place != 0)
+}
+
 impl Foreign {
-    /// Starts to listen at all of its addresses.
+    /// Starts to listen at the first of its addresses.
     pub fn start(number: usize, plan: &Plan, record: &Rc<Record>) -> Rc<Self> {
         let counter = Rc::new(Self {
             number,
             process: Process(Process::PEERS.0 + 1 + number),
             mode: Cell::new(Mode::Prompt),
+            places: Cell::new(1),
             rng: RefCell::new(Rng::with_seed(plan.seed ^ (0xf0 + number as u64))),
             record: Rc::clone(record),
             whole: plan.world.cuts == 0 && plan.world.window >= 3_000,
         });
-        for place in 0..ADDRESSES {
-            counter.listen(place);
-        }
+        counter.listen_again();
         counter
+    }
+
+    /// Listens where it should and does not.
+    fn listen_again(self: &Rc<Self>) {
+        let mode = self.mode.get();
+        for place in places(self.places.get()) {
+            let address = address(self.number, place);
+            if mode != Mode::Refuses && !net::is_listening(address) {
+                self.listen(place);
+            }
+            net::set_hanging(address, mode == Mode::Hangs);
+        }
     }
 
     fn listen(self: &Rc<Self>, place: usize) {
@@ -72,25 +90,23 @@ impl Foreign {
 
     /// From now on it behaves so.
     pub fn set_mode(self: &Rc<Self>, mode: Mode) {
-        let before = self.mode.replace(mode);
-        if before == Mode::Refuses && mode != Mode::Refuses {
-            (0..ADDRESSES).for_each(|place| self.listen(place));
-        }
-        if mode == Mode::Refuses && before != Mode::Refuses {
+        self.mode.set(mode);
+        if mode == Mode::Refuses {
             world::kill(self.process);
         }
-        for place in 0..ADDRESSES {
-            net::set_hanging(address(self.number, place), mode == Mode::Hangs);
-        }
+        self.listen_again();
     }
 
-    /// Cuts whoever is connected, and listens on.
-    pub fn cut(self: &Rc<Self>) {
-        world::kill(self.process);
-        if self.mode.get() != Mode::Refuses {
-            (0..ADDRESSES).for_each(|place| self.listen(place));
-            self.set_mode(self.mode.get());
+    /// From now on it listens at these of its addresses. Who is connected stays, or is cut.
+    pub fn move_to(self: &Rc<Self>, places: u8, cuts: bool) {
+        self.places.set(places);
+        if cuts {
+            world::kill(self.process);
         }
+        for place in (0..ADDRESSES).filter(|place| places & 1 << place == 0) {
+            net::close_listener(address(self.number, place));
+        }
+        self.listen_again();
     }
 
     async fn serve(self: Rc<Self>, stream: TcpStream) {

@@ -20,6 +20,7 @@ use crate::{
     answers::Told,
     bundled::{self, Bundled},
     client::{self, CLIENTS},
+    counter::COMMIT_TIMEOUT,
     foreign::{self, Foreign},
     memory,
     plan::{Act, COUNTERS, Mode, PROBES, Plan, StoreMode, What},
@@ -137,7 +138,7 @@ impl<'a> History<'a> {
             plan,
             foreign: foreign.collect(),
             bundled: plan.bundled.then(|| Bundled::start(plan, record)),
-            server: Rc::new(Server::start(plan)),
+            server: Server::start(plan),
             record: Rc::clone(record),
             stopped: Rc::new(Cell::new(false)),
             drains: Cell::new(false),
@@ -164,11 +165,9 @@ impl<'a> History<'a> {
                 What::Counter(number, mode) => {
                     counter(number).inspect(|counter| counter.set_mode(mode));
                 }
-                What::Move(number, place, cuts) => {
-                    server.set_addresses(number, &[foreign::address(number, place)]);
-                    if cuts {
-                        counter(number).inspect(Foreign::cut);
-                    }
+                What::Move(number, places, cuts) => {
+                    counter(number).inspect(|counter| counter.move_to(places, cuts));
+                    server.names.moved(number, places);
                 }
                 What::Restart(pause) => {
                     bundled.inspect(|counter| counter.restart(pause));
@@ -178,8 +177,8 @@ impl<'a> History<'a> {
                 }
                 What::Pages(version) => server.set_pages(version),
                 What::Ping => server.tell_all(|| Command::Ping),
-                What::Limits(clients, connections) => {
-                    server.set_limits(&plan, clients, connections);
+                What::Limits(clients, connections, head_bytes) => {
+                    server.set_limits(&plan, clients, connections, head_bytes);
                 }
                 What::Stop => {
                     stopped.set(true);
@@ -241,7 +240,7 @@ impl<'a> History<'a> {
 
     fn most_calls(&self) -> u64 {
         let acts = self.plan.acts.iter().filter_map(|act| match act.what {
-            What::Limits(_, connections) => Some(connections),
+            What::Limits(_, connections, _) => Some(connections),
             _ => None,
         });
         let most = acts.chain([self.plan.upstream.connections_max]).max().unwrap_or(0);
@@ -250,7 +249,7 @@ impl<'a> History<'a> {
 
     fn most_clients(&self) -> u64 {
         let acts = self.plan.acts.iter().filter_map(|act| match act.what {
-            What::Limits(clients, _) => Some(clients),
+            What::Limits(clients, ..) => Some(clients),
             _ => None,
         });
         acts.chain([self.plan.clients_limits.connections_max]).max().unwrap_or(0) as u64
@@ -261,6 +260,7 @@ impl<'a> History<'a> {
         world::trace(format_args!("all is well again"));
         world::mend();
         for counter in &self.foreign {
+            counter.move_to(1, false);
             counter.set_mode(Mode::Prompt);
         }
         if let Some(bundled) = &self.bundled {
@@ -268,7 +268,7 @@ impl<'a> History<'a> {
         }
         let first = COUNTERS - self.foreign.len();
         for number in first..COUNTERS {
-            self.server.set_addresses(number, &[foreign::address(number, 0)]);
+            self.server.names.moved(number, 1);
         }
         // Calls under way end, and a store that hangs comes back.
         self.run(self.plan.upstream.call_timeout + Duration::from_secs(7));
@@ -364,6 +364,15 @@ impl<'a> History<'a> {
         }
         self.server.tell_all(|| Command::Stop);
         self.run_until(Duration::from_secs(1), || self.server.all(|reports| reports.stopped == 1));
+        let Some(bundled) = &self.bundled else { return };
+        bundled.drain();
+        self.run(COMMIT_TIMEOUT + DRAIN_SPARE);
+        let left = (world::tasks_of(bundled::COUNTER), world::descriptors_of(bundled::COUNTER));
+        if left != (2, 0) {
+            self.violation(format_args!(
+                "(tasks, descriptors) of the counter that are left: {left:?}"
+            ));
+        }
     }
 
     /// The books balance, for each visit, each worker and in total.
@@ -416,9 +425,6 @@ impl<'a> History<'a> {
             self.violation(format_args!(
                 "{seen} clients were welcomed, and {welcomed} are in the books"
             ));
-        }
-        if self.bundled.is_some() && world::tasks_of(bundled::COUNTER) > 2 + 64 {
-            self.violation(format_args!("the counter keeps tasks"));
         }
     }
 }

@@ -45,6 +45,7 @@ mod client;
 mod foreign;
 pub mod history;
 mod memory;
+mod names;
 pub mod plan;
 mod record;
 mod request;

@@ -9,7 +9,7 @@ use monoio::world::{Order, Settings};
 use crate::{
     connection::ClientLimits,
     http::HeadLimits,
-    request::{self, BODY_BYTES_MAX, HEAD_BYTES_MAX, Request, TARGET_BYTES_MAX, VISITS},
+    request::{self, BODY_BYTES_MAX, HEAD_BYTES_MAX, HEAD_BYTES_MORE, Request, TARGET_BYTES_MAX, VISITS},
     upstream::UpstreamLimits,
 };
 
@@ -121,9 +121,9 @@ pub struct Act {
 pub enum What {
     /// A counter that is not bundled behaves so from now on.
     Counter(usize, Mode),
-    /// A counter moves to this one of its addresses, and the workers hear of it; those who are connected stay or are
-    /// cut.
-    Move(usize, usize, bool),
+    /// A counter that is not bundled has these of its addresses from now on, a bit for each; those who are connected
+    /// stay or are cut. The name service tells the workers after a while, or when they ask because a connect failed.
+    Move(usize, u8, bool),
     /// The bundled counter is killed and started again after a while.
     Restart(Duration),
     /// The bundled counter's store behaves so from now on.
@@ -132,8 +132,9 @@ pub enum What {
     Pages(usize),
     /// The workers are asked whether they live.
     Ping,
-    /// Other limits, those of the plan with so many connections for clients and to a counter.
-    Limits(usize, usize),
+    /// Other limits, those of the plan with so many connections for clients and to a counter, and so many more bytes
+    /// for a head.
+    Limits(usize, usize, usize),
     /// All workers stop at once: a second signal.
     Stop,
 }
@@ -305,7 +306,7 @@ impl Plan {
     /// Whether something other than a client, its own deadline and a drain may end its connection.
     pub fn may_cut(&self) -> bool {
         let clients_max = self.acts.iter().filter_map(|act| match act.what {
-            What::Limits(clients, _) => Some(clients),
+            What::Limits(clients, ..) => Some(clients),
             _ => None,
         });
         let least = clients_max.chain([self.clients_limits.connections_max]).min().unwrap_or(0);
@@ -373,7 +374,7 @@ fn draw_act(rng: &mut Rng, bundled: bool) -> What {
     let counter = rng.usize(if bundled { 1..COUNTERS } else { 0..COUNTERS });
     match rng.u8(0..16) {
         0..=4 => What::Counter(counter, draw_mode(rng)),
-        5 | 6 => What::Move(counter, rng.usize(0..ADDRESSES), rng.bool()),
+        5 | 6 => What::Move(counter, rng.u8(0..1 << ADDRESSES), rng.bool()),
         7 if bundled => What::Restart(between(rng, 0, 1_000)),
         8..=10 if bundled => What::Store(match rng.u8(0..4) {
             0 => StoreMode::Works(between(rng, 0, 50)),
@@ -381,7 +382,7 @@ fn draw_act(rng: &mut Rng, bundled: bool) -> What {
             _ => StoreMode::Hangs(between(rng, 500, 5_000)),
         }),
         11 | 12 => What::Pages(rng.usize(0..2)),
-        13 => What::Limits(rng.usize(1..=5), rng.usize(1..=4)),
+        13 => What::Limits(rng.usize(1..=5), rng.usize(1..=4), rng.usize(0..2) * HEAD_BYTES_MORE),
         14 if rng.u8(0..3) == 0 => What::Stop,
         _ => What::Ping,
     }

@@ -13,6 +13,8 @@ pub const FILES: usize = 4;
 pub const BODY_BYTES_MAX: usize = 600;
 /// The most that a head may have.
 pub const HEAD_BYTES_MAX: usize = 900;
+/// How much more it may have by other limits.
+pub const HEAD_BYTES_MORE: usize = 500;
 /// The most that a target may have.
 pub const TARGET_BYTES_MAX: usize = 300;
 
@@ -185,7 +187,7 @@ pub fn refused(rng: &mut Rng) -> Vec<u8> {
             "POST /v1 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
             BODY_BYTES_MAX + 1
         ),
-        9 => format!("GET /v1 HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", long(HEAD_BYTES_MAX)),
+        9 => format!("GET /v1 HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", long(HEAD_BYTES_MAX + HEAD_BYTES_MORE)),
         10 => format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", long(TARGET_BYTES_MAX)),
         11 => String::from(
             "POST /v1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n\r\n",

@@ -17,6 +17,7 @@ use crate::{
     http::request::Method,
     listener::Listener,
     metrics::WorkerMetrics,
+    names::Names,
     plan::{COUNTERS, Plan},
     request::{FILES, VISITS},
     runtime::{
@@ -131,20 +132,29 @@ pub struct Server {
     /// What each worker counts.
     pub metrics: Vec<Arc<WorkerMetrics>>,
     upstreams: Rc<RefCell<Vec<Weak<Upstream>>>>,
+    /// Where its counters are.
+    pub names: Rc<Names>,
     /// What each worker has reported.
     pub reports: Rc<RefCell<Vec<Reports>>>,
 }
 
 impl Server {
     /// Starts the workers and lets them serve.
-    pub fn start(plan: &Plan) -> Self {
+    pub fn start(plan: &Plan) -> Rc<Self> {
         let reports = Rc::new(RefCell::new(vec![Reports::default(); plan.workers]));
-        let mut server =
-            Self { orders: Vec::new(), metrics: Vec::new(), upstreams: Rc::default(), reports };
+        let mut server = Self {
+            orders: Vec::new(),
+            metrics: Vec::new(),
+            upstreams: Rc::default(),
+            names: Names::new(plan.seed),
+            reports,
+        };
         for number in 0..plan.workers {
             server.start_worker(plan, number);
         }
         server.tell_all(|| Command::Serve);
+        let server = Rc::new(server);
+        server.names.tell(&server);
         server
     }
 
@@ -153,14 +163,20 @@ impl Server {
         let metrics = Arc::<WorkerMetrics>::default();
         let counts = Arc::clone(&metrics);
         let (limits, bundled) = (plan.upstream, plan.bundled);
-        let kept = Rc::clone(&self.upstreams);
+        let (kept, names) = (Rc::clone(&self.upstreams), Rc::clone(&self.names));
         let make = move || {
             let upstreams = (0..COUNTERS).map(|counter| {
                 let first = match counter {
                     0 if bundled => bundled::address(),
                     _ => foreign::address(counter, 0),
                 };
-                Upstream::new(limits, vec![first], Arc::clone(&counts), Box::new(|| {}))
+                let (names, bundles) = (Rc::clone(&names), counter == 0 && bundled);
+                let refresh = move || {
+                    if !bundles {
+                        names.refresh(counter);
+                    }
+                };
+                Upstream::new(limits, vec![first], Arc::clone(&counts), Box::new(refresh))
             });
             let upstreams: Vec<_> = upstreams.collect();
             kept.borrow_mut().extend(upstreams.iter().map(Rc::downgrade));
@@ -216,11 +232,12 @@ impl Server {
     }
 
     /// Gives all workers other limits.
-    pub fn set_limits(&self, plan: &Plan, clients: usize, connections: usize) {
+    pub fn set_limits(&self, plan: &Plan, clients: usize, connections: usize, head_bytes: usize) {
         let limits = UpstreamLimits { connections_max: connections, ..plan.upstream };
         self.tell_all(|| Command::Deliver(Message::Limits(limits)));
         let mut clients_limits = plan.clients_limits;
         clients_limits.connections_max = clients;
+        clients_limits.head.head_bytes_max += head_bytes;
         self.tell_all(|| Command::Limit(clients_limits, Some(shortest(&limits))));
     }
 

@@ -82,6 +82,11 @@ pub fn listen(process: Process, address: SocketAddr) {
     });
 }
 
+/// Whether somebody listens at an address.
+pub fn is_listening(address: SocketAddr) -> bool {
+    with(|world| world.backlogs.contains_key(&address))
+}
+
 /// From now on nobody who connects to `address` is answered, or they are again.
 pub fn set_hanging(address: SocketAddr, hangs: bool) {
     with(|world| {
