@@ -108,7 +108,7 @@ echo "== what it is made of"
 # It writes beside Cargo.toml, of each member of the workspace, and names the machine's paths.
 cargo cyclonedx --quiet --format json --spec-version 1.5 --target x86_64-unknown-linux-musl --override-filename tallyring-sbom
 sed "s#file://$PWD#file:///build#g" tallyring-sbom.json >"$out/tallyring-$version-sbom.json"
-rm -f tallyring-sbom.json bench/tallyring-sbom.json
+rm -f {.,bench,simulation,simulation/world}/tallyring-sbom.json
 (cd "$out" && sha256sum tallyring* >SHA256SUMS)
 ls -l "$out"
 if [ ${#missing[@]} -gt 0 ]; then
