@@ -96,7 +96,8 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
         deadlines: Deadlines {
             head: limits.head_timeout,
             body: limits.body_timeout,
-            idle: limits.idle_timeout,
+            // A drain gives each client time for one more request.
+            idle: limits.idle_timeout + limits.drain_idle_timeout,
             call: plan.upstream.call_timeout,
         },
         ..State::new(format!("client {}", client.id), record)

@@ -85,7 +85,7 @@ pub fn live(plan: &Plan, trace: Option<Rc<dyn Fn(u64, fmt::Arguments<'_>)>>) -> 
     let record = Record::new();
     let lived = panic::catch_unwind(AssertUnwindSafe(|| {
         world::begin(plan.seed, plan.world.clone());
-        if let Some(trace) = trace {
+        if let Some(trace) = trace.clone() {
             world::trace_to(move |time, what| trace(time, what));
         }
         let history = History::begin(plan, &record);
@@ -338,6 +338,9 @@ impl<'a> History<'a> {
             return;
         }
         self.run(self.plan.upstream.call_timeout + self.plan.upstream.idle_timeout + DRAIN_SPARE);
+        if self.record.failed() {
+            return;
+        }
         for (number, metrics) in self.server.metrics.iter().enumerate() {
             let (clients, calls) = (metrics.connections.read(), metrics.counter_connections.read());
             if (clients, calls) != (0, 0) {

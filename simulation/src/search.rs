@@ -81,8 +81,11 @@ pub fn search(first: u64, until: Until, threads: usize) -> Seen {
 pub fn shrink(seed: u64) -> BTreeSet<Part> {
     let begun = Instant::now();
     let mut left_out = BTreeSet::new();
+    let live = |parts: &BTreeSet<Part>| history::live(&Plan::draw(seed).without(parts), None);
+    // Not any failure, but this one.
+    let kind = live(&left_out).violations.first().map(|violation| kind(violation));
     let fails = |parts: &BTreeSet<Part>| {
-        !history::live(&Plan::draw(seed).without(parts), None).violations.is_empty()
+        live(parts).violations.first().map(|violation| self::kind(violation)) == kind
     };
     loop {
         let before = left_out.len();
@@ -108,6 +111,12 @@ pub fn shrink(seed: u64) -> BTreeSet<Part> {
                 .collect();
         }
     }
+}
+
+/// What was wrong, without its numbers.
+fn kind(violation: &str) -> String {
+    let text = violation.split(':').next().unwrap_or_default();
+    text.chars().filter(|char| !char.is_ascii_digit()).collect()
 }
 
 /// Lives through a history once more and tells all that happens.
