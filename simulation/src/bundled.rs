@@ -37,12 +37,17 @@ pub fn address() -> SocketAddr {
     (Ipv4Addr::new(10, 0, 2, 1), 3001).into()
 }
 
+/// How long commits take at most while all is well.
+const COMMIT: Duration = Duration::from_millis(2);
+
 type Orders = mailbox::Sender<Command<Vec<Outcome>>>;
 
 /// The counter and its disk.
 pub struct Bundled {
     limits: ClientLimits,
     mode: Cell<StoreMode>,
+    /// Whether some operations are refused though the store works.
+    refuses: Cell<bool>,
     rng: RefCell<Rng>,
     record: Rc<Record>,
     /// Batches that wait for the one that is committed, if one is.
@@ -67,7 +72,8 @@ impl Bundled {
                 drain_idle_timeout: Duration::ZERO,
                 ..plan.clients_limits
             },
-            mode: Cell::new(StoreMode::Works(Duration::from_millis(2))),
+            refuses: Cell::new(true),
+            mode: Cell::new(StoreMode::Works(COMMIT)),
             rng: RefCell::new(Rng::with_seed(plan.seed ^ 0xb0b0)),
             record: Rc::clone(record),
             queue: RefCell::default(),
@@ -108,6 +114,12 @@ impl Bundled {
         self.mode.set(mode);
     }
 
+    /// From now on all is well.
+    pub fn mend(&self) {
+        self.refuses.set(false);
+        self.set_mode(StoreMode::Works(COMMIT));
+    }
+
     /// Kills it and starts it again after `pause`.
     pub fn restart(self: &Rc<Self>, pause: Duration) {
         world::trace(format_args!("the counter is killed"));
@@ -129,6 +141,12 @@ impl Bundled {
         if let Some(orders) = &*self.orders.borrow() {
             orders.send(Command::Drain);
         }
+    }
+
+    /// The total of a visit's counter, which is durable.
+    fn keep(&self, visit: usize, by: u64) -> Outcome {
+        self.record.visit(visit, |visit| visit.counted += by);
+        Outcome::Total(1)
     }
 
     fn submit(self: &Rc<Self>, batch: Batch) {
@@ -169,10 +187,12 @@ impl Bundled {
                 self.record.violation(format_args!("the counter {name:?} is asked for"));
                 return Outcome::Busy;
             };
-            if kept {
-                self.record.visit(visit, |visit| visit.counted += by);
+            // One of many is refused, so that it shows whether each is told its own outcome.
+            if self.refuses.get() && outcome.is_none() && self.rng.borrow_mut().u8(0..20) == 0 {
+                return Outcome::TooManyNames;
             }
-            outcome.clone().unwrap_or(Outcome::Total(1))
+            let total = if kept { self.keep(visit, *by) } else { Outcome::Unknown };
+            outcome.clone().unwrap_or(total)
         });
         let outcomes: Vec<_> = outcomes.collect();
         world::trace(format_args!("the store commits {batch:?}: {outcomes:?}"));

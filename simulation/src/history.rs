@@ -23,7 +23,7 @@ use crate::{
     counter::COMMIT_TIMEOUT,
     foreign::{self, Foreign},
     memory,
-    plan::{Act, COUNTERS, Mode, PROBES, Plan, StoreMode, What},
+    plan::{Act, COUNTERS, Mode, PROBES, Plan, What},
     record::{Record, visit_of},
     request::VISITS,
     server::{self, SITE, Server},
@@ -264,7 +264,7 @@ impl<'a> History<'a> {
             counter.set_mode(Mode::Prompt);
         }
         if let Some(bundled) = &self.bundled {
-            bundled.set_mode(StoreMode::Works(Duration::from_millis(2)));
+            bundled.mend();
         }
         let first = COUNTERS - self.foreign.len();
         for number in first..COUNTERS {
@@ -274,8 +274,17 @@ impl<'a> History<'a> {
         self.run(self.plan.upstream.call_timeout + Duration::from_secs(7));
     }
 
-    /// Each worker welcomes a visit for each counter.
+    /// Each worker lives, and welcomes a visit for each counter.
     fn probe(&self) {
+        let before = self.server.reports.borrow().clone();
+        self.server.tell_all(|| Command::Ping);
+        let lives = self.run_until(Duration::from_secs(1), || {
+            let after = self.server.reports.borrow();
+            after.iter().zip(&before).all(|(after, before)| after.pongs > before.pongs)
+        });
+        if !lives && !self.record.failed() {
+            self.violation(format_args!("a worker does not say that it lives"));
+        }
         let told = Rc::new(RefCell::new(VecDeque::new()));
         let mut probes = 0;
         for worker in 0..self.plan.workers {

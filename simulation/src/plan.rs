@@ -9,7 +9,9 @@ use monoio::world::{Order, Settings};
 use crate::{
     connection::ClientLimits,
     http::HeadLimits,
-    request::{self, BODY_BYTES_MAX, HEAD_BYTES_MAX, HEAD_BYTES_MORE, Request, TARGET_BYTES_MAX, VISITS},
+    request::{
+        self, BODY_BYTES_MAX, HEAD_BYTES_MAX, HEAD_BYTES_MORE, Request, TARGET_BYTES_MAX, VISITS,
+    },
     upstream::UpstreamLimits,
 };
 

@@ -187,7 +187,10 @@ pub fn refused(rng: &mut Rng) -> Vec<u8> {
             "POST /v1 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
             BODY_BYTES_MAX + 1
         ),
-        9 => format!("GET /v1 HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", long(HEAD_BYTES_MAX + HEAD_BYTES_MORE)),
+        9 => format!(
+            "GET /v1 HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+            long(HEAD_BYTES_MAX + HEAD_BYTES_MORE)
+        ),
         10 => format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", long(TARGET_BYTES_MAX)),
         11 => String::from(
             "POST /v1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n\r\n",
