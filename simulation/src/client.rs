@@ -359,7 +359,7 @@ impl State {
             self.wake();
         }
         self.wake();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Judges what was received, as far as it is whole.

@@ -37,6 +37,9 @@ const DRAIN_SPARE: Duration = Duration::from_secs(4);
 /// Polls for each event at most, over a whole history.
 const POLLS_FOR_EVENT: u64 = 20;
 
+/// Is told what happens, with the time in microseconds.
+pub type Tracer = Rc<dyn Fn(u64, fmt::Arguments<'_>)>;
+
 /// What became of a history.
 #[derive(Debug, Clone, Default)]
 pub struct End {
@@ -76,7 +79,7 @@ fn catch_panics() {
 }
 
 /// Lives through `plan`. Tells `trace` what happens, if it is given.
-pub fn live(plan: &Plan, trace: Option<Rc<dyn Fn(u64, fmt::Arguments<'_>)>>) -> End {
+pub fn live(plan: &Plan, trace: Option<Tracer>) -> End {
     catch_panics();
     server::prepare();
     LIVES.set(true);
@@ -402,7 +405,7 @@ impl<'a> History<'a> {
             if visit.welcomed && visit.counted == 0 {
                 self.violation(format_args!("visit {number} was welcomed and not counted"));
             }
-            if visit.refused && visit.begun + visit.counted as usize > 0 {
+            if visit.refused && (visit.begun, visit.counted) != (0, 0) {
                 self.violation(format_args!("visit {number} was refused and sent: {visit:?}"));
             }
         }

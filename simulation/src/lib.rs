@@ -5,6 +5,8 @@
 //! choice of a driver, the log, and the end of the process. A [`plan`] is drawn from a seed, a [`history`] is a plan
 //! that is lived through and checked, and [`search`] looks for one that fails.
 
+// The product's unit tests are in its files: they run with the product, not here.
+#![cfg(not(test))]
 #![deny(unsafe_code)]
 #![allow(
     // The product's modules are here whole, and not all of each is used.

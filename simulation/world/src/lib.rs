@@ -8,13 +8,17 @@
 //! [`world`] is the way in for whoever draws the history: begin, act, run.
 
 #![forbid(unsafe_code)]
+// A wrong use of the world is a bug of the history, which fails by it.
+#![allow(clippy::expect_used)]
 
 mod descriptors;
 pub mod io;
+mod machine;
 pub mod net;
 mod operation;
 pub mod sys;
 pub mod task;
+mod tcp;
 pub mod time;
 pub mod utils;
 pub mod world;

@@ -38,6 +38,9 @@ new_key_type! {
     pub(crate) struct OperationKey;
 }
 
+/// What an operation ends with: its outcome, its buffer, the socket that it gives.
+type Ended = (io::Result<usize>, Box<dyn Any>, Option<SocketKey>);
+
 /// What `ECANCELED` is.
 const CANCELED: i32 = 125;
 
@@ -170,11 +173,7 @@ impl World {
         waiting.into_iter().for_each(|operation| self.attempt_soon(operation));
     }
 
-    fn poll_operation(
-        &mut self,
-        key: OperationKey,
-        waker: &Waker,
-    ) -> Option<(io::Result<usize>, Box<dyn Any>, Option<SocketKey>)> {
+    fn poll_operation(&mut self, key: OperationKey, waker: &Waker) -> Option<Ended> {
         if self.settings.legacy && !matches!(self.operations[key].kind, Kind::Connect(_)) {
             self.complete(key);
         }
@@ -259,10 +258,8 @@ impl World {
             (Kind::Write(socket), Some(buffer)) => {
                 self.write(socket, bytes_of(&**buffer)).map(|outcome| (outcome, None))
             }
-            (Kind::Connect(address), _) => {
-                self.connect(process, address).map(|socket| unzip(socket))
-            }
-            (Kind::Accept(address), _) => self.accept(process, address).map(|socket| unzip(socket)),
+            (Kind::Connect(address), _) => self.connect(process, address).map(unzip),
+            (Kind::Accept(address), _) => self.accept(process, address).map(unzip),
             (_, None) => unreachable!("it has its buffer until it ends"),
         };
         let operation = &mut self.operations[key];
