@@ -191,17 +191,24 @@ where
             }
             Command::Ping => liveness.ask(),
             Command::Stop => break,
-            Command::Drain => {
-                clients.drain();
-                liveness.interrupt();
-                let drained = drained(std::mem::take(&mut accepts), Rc::clone(&clients));
-                let report = report.clone();
-                let reported = drained.map(move |()| report(Report::Drained));
-                drop(task::spawn("drain", clients.metrics(), reported));
-            }
+            Command::Drain => drain(std::mem::take(&mut accepts), &clients, &liveness, &report),
         }
     }
     Ok(())
+}
+
+/// Begins to drain, and reports the end of it.
+fn drain<R: Fn(Report) + Clone + 'static>(
+    accepts: Vec<JoinHandle<()>>,
+    clients: &Rc<ClientContext>,
+    liveness: &Liveness,
+    report: &R,
+) {
+    clients.drain();
+    liveness.interrupt();
+    let (drained, report) = (drained(accepts, Rc::clone(clients)), report.clone());
+    let reported = drained.map(move |()| report(Report::Drained));
+    drop(task::spawn("drain", clients.metrics(), reported));
 }
 
 /// Starts to accept on one listener. A failure ends the process, since the worker would keep the socket and answer
