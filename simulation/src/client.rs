@@ -78,7 +78,7 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
         told_last: Cell::new(false),
         interim: Cell::new(false),
         ended: Cell::new(None),
-        slow: paused || !plan.is_swift(),
+        slow: paused || !is_swift(plan),
         waker: RefCell::new(None),
         told: RefCell::default(),
     });
@@ -142,6 +142,11 @@ pub async fn probe(worker: usize, visit: usize, tries: usize, record: Rc<Record>
     told
 }
 
+/// Whether bytes take no noticeable time.
+fn is_swift(plan: &Plan) -> bool {
+    plan.is_swift()
+}
+
 /// Whether nothing stands against all of its requests being answered.
 fn is_calm(client: &Client, plan: &Plan) -> bool {
     let limit = plan.clients_limits.idle_timeout / 2;
@@ -173,7 +178,7 @@ fn is_calm(client: &Client, plan: &Plan) -> bool {
         && !paused
         && stays
         && client.reading == Reading::Prompt
-        && plan.is_swift()
+        && is_swift(plan)
         && !plan.may_cut()
 }
 
