@@ -10,7 +10,7 @@ use std::{
 use fastrand::Rng;
 use monoio::{
     net::{self, TcpStream},
-    time::sleep,
+    time::{sleep, timeout},
     world::{self, Process},
 };
 
@@ -21,6 +21,8 @@ use crate::{
 
 /// An answer that nobody has asked for.
 const UNASKED: &[u8] = b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n";
+/// How long a counter that has said that it closes looks for a call that comes all the same.
+const LAST_LOOK: Duration = Duration::from_millis(50);
 /// What is asked of a counter at most, in bytes.
 const CALL_BYTES_MAX: usize = 1_000;
 
@@ -152,7 +154,8 @@ impl Foreign {
             }
         }
         self.count(visit);
-        stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n1\n".to_vec()).await.is_ok()
+        let (welcome, goes_on) = welcome(visit);
+        stream.send(welcome.into()).await.is_ok() && goes_on
     }
 
     async fn answer_anyhow(&self, stream: &TcpStream, visit: usize) -> bool {
@@ -167,6 +170,14 @@ impl Foreign {
         match then {
             Then::GoesOn => true,
             Then::Closes => false,
+            Then::Ends => {
+                let more = timeout(LAST_LOOK, stream.receive(CALL_BYTES_MAX)).await;
+                if matches!(more, Ok(Ok(bytes)) if !bytes.is_empty()) {
+                    self.record
+                        .violation(format_args!("a counter is called after its last answer"));
+                }
+                false
+            }
             Then::Resets => {
                 stream.reset_at_close();
                 false
@@ -252,7 +263,25 @@ impl Foreign {
             6 => Then::Closes,
             _ => Then::GoesOn,
         };
-        (bytes, counts, pause, if closes { Then::Closes } else { then })
+        (bytes, counts, pause, if closes { Then::Ends } else { then })
+    }
+}
+
+/// How a counter that works says that a visit is counted, in each of the forms that an answer may have, and whether it
+/// takes another call.
+fn welcome(visit: usize) -> (&'static str, bool) {
+    match visit % 5 {
+        0 => (
+            "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n1\n",
+            true,
+        ),
+        1 => (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n1\n\r\n0\r\nA: b\r\n\r\n",
+            true,
+        ),
+        2 => ("HTTP/1.1 204 Counted\r\n\r\n", true),
+        3 => ("HTTP/1.0 200 OK\r\n\r\n1\n", false),
+        _ => ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n1\n", true),
     }
 }
 
@@ -260,6 +289,8 @@ impl Foreign {
 enum Then {
     GoesOn,
     Closes,
+    /// Closes as well, and has said so.
+    Ends,
     Resets,
     Hangs,
     /// Sends what nobody has asked for, after a while.

@@ -126,6 +126,7 @@ struct History<'a> {
 
 impl<'a> History<'a> {
     fn begin(plan: &'a Plan, record: &Rc<Record>) -> Self {
+        record.expect(plan);
         let calls = Rc::clone(record);
         world::observe(move |sent| {
             if sent.process == SITE
@@ -238,6 +239,9 @@ impl<'a> History<'a> {
             if clients > self.most_clients() && !self.drains.get() {
                 self.violation(format_args!("worker {number} has {clients} clients"));
             }
+            if clients > 0 && self.server.reports.borrow()[number].drained > 0 {
+                self.violation(format_args!("worker {number} drained and has {clients} clients"));
+            }
         }
     }
 
@@ -307,7 +311,7 @@ impl<'a> History<'a> {
             self.violation(format_args!("a probe is never answered"));
         }
         for (worker, visit, answers) in &*told.borrow() {
-            if answers.last() != Some(&Told::Welcome) {
+            if !answers.ends_with(&[Told::Welcome; 2]) {
                 self.violation(format_args!(
                     "worker {worker} does not welcome visit {visit} though all is well: {answers:?}"
                 ));
@@ -338,8 +342,10 @@ impl<'a> History<'a> {
     }
 
     fn reads_slowly(&self) -> bool {
-        let prompt = |client: &crate::plan::Client| client.reading == crate::plan::Reading::Prompt;
-        !self.plan.clients.iter().all(prompt)
+        // One that stops to read is cut at its deadline.
+        let slow =
+            |client: &crate::plan::Client| matches!(client.reading, crate::plan::Reading::Slow(..));
+        self.plan.clients.iter().any(slow)
             || self.plan.world.latency > 1_000
             || self.plan.world.window < 3_000
     }
@@ -419,6 +425,10 @@ impl<'a> History<'a> {
             let abandoned = metrics.abandoned.read() + in_flight;
             if !self.stopped.get() && in_flight > 0 {
                 self.violation(format_args!("worker {number} has {in_flight} visits in no book"));
+            }
+            let books = welcomed + erred + metrics.refused.read() + metrics.abandoned.read();
+            if books > metrics.started.read() {
+                self.violation(format_args!("worker {number} has visits in two books"));
             }
             if metrics.panics.read() > 0 {
                 let panic = PANIC.take().unwrap_or_default();

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod planted;
+
 use std::{
     collections::BTreeSet,
     io::{self, Write},
@@ -10,7 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tallyring_simulation::{
     plan::Part,
     search::{self, Until},
@@ -18,7 +20,10 @@ use tallyring_simulation::{
 
 /// Runs tallyring's own code in simulated worlds, each drawn from a seed, and checks its promises
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Repeat the history of this seed, and tell what happens in it
     #[arg(long)]
     seed: Option<u64>,
@@ -40,10 +45,22 @@ struct Arguments {
     /// How many threads; as many as there are cores, if it is not said
     #[arg(long)]
     threads: Option<usize>,
+    /// Name a failure at once, and do not look for what it does not need
+    #[arg(long)]
+    no_shrink: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Plant known defects in a copy of the code, and show how soon each is found
+    Planted(planted::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Planted(arguments)) = &arguments.command {
+        return planted::run(arguments);
+    }
     match arguments.seed {
         Some(seed) => repeat(seed, arguments.without.into_iter().collect()),
         None => search(&arguments),
@@ -85,6 +102,9 @@ fn search(arguments: &Arguments) -> ExitCode {
     println!("seed {seed} fails after {} histories:", seen.histories);
     for violation in violations {
         println!("wrong: {violation}");
+    }
+    if arguments.no_shrink {
+        return ExitCode::FAILURE;
     }
     let parts: Vec<_> = search::shrink(seed).iter().map(ToString::to_string).collect();
     println!("to see it happen, with what it does not need left out:");

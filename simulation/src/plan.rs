@@ -305,6 +305,26 @@ impl Plan {
         clients.chain(acts).chain(world).chain(steps).collect()
     }
 
+    /// Whether bytes take no noticeable time.
+    pub fn is_swift(&self) -> bool {
+        self.world.latency <= 1_000 && self.world.completion <= 500 && self.world.window >= 3_000
+    }
+
+    /// Whether nothing stands against visits of this counter being welcomed. Of the bundled one, single visits are
+    /// refused.
+    pub fn serves(&self, counter: usize) -> bool {
+        let disturbs = |act: &Act| match act.what {
+            What::Counter(number, _) | What::Move(number, ..) => number == counter,
+            _ => false,
+        };
+        let bundled = self.bundled && counter == 0;
+        !bundled
+            && self.is_swift()
+            && self.world.errors == 0
+            && self.upstream.call_timeout >= Duration::from_secs(1)
+            && !self.acts.iter().any(disturbs)
+    }
+
     /// Whether something other than a client, its own deadline and a drain may end its connection.
     pub fn may_cut(&self) -> bool {
         let clients_max = self.acts.iter().filter_map(|act| match act.what {

@@ -8,7 +8,10 @@ use std::{
 
 use monoio::world;
 
-use crate::request::VISITS;
+use crate::{
+    plan::{COUNTERS, Plan},
+    request::VISITS,
+};
 
 /// What happened to one visit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,12 +36,32 @@ pub struct Record {
     violations: RefCell<Vec<String>>,
     /// Answers that were read and found to be right.
     answers: Cell<usize>,
+    /// Whether nothing stands against visits of this counter being welcomed.
+    serves: Cell<[bool; COUNTERS]>,
+    /// Whether more visits may wait for a counter than there is room for.
+    overloads: Cell<bool>,
 }
 
 impl Record {
     /// Nothing was seen.
     pub fn new() -> Rc<Self> {
         Rc::new(Self { visits: RefCell::new(vec![Visit::default(); VISITS]), ..Self::default() })
+    }
+
+    /// What is to be expected of a history.
+    pub fn expect(&self, plan: &Plan) {
+        self.serves.set(std::array::from_fn(|counter| plan.serves(counter)));
+        self.overloads.set(plan.upstream.queue_max < VISITS);
+    }
+
+    /// Whether nothing stands against visits of this counter being welcomed.
+    pub fn serves(&self, counter: usize) -> bool {
+        self.serves.get()[counter]
+    }
+
+    /// Whether more visits may wait for a counter than there is room for.
+    pub fn overloads(&self) -> bool {
+        self.overloads.get()
     }
 
     /// Changes what is known of a visit.
