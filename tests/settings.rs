@@ -135,10 +135,7 @@ fn a_variable_that_is_no_setting_is_named_with_the_nearest() {
     };
     assert!(!check(&others).contains("note: "));
     let unlike = check(&[("TALLYRING_IMAGE", "tallyring:1")]);
-    assert!(
-        unlike.ends_with("note: TALLYRING_IMAGE is no setting and is passed over\n"),
-        "{unlike}"
-    );
+    assert!(unlike.ends_with("note: TALLYRING_IMAGE is no setting and is ignored\n"), "{unlike}");
     let stub = Stub::answering(COUNTED);
     let mut server = Server::start(&["serve", "--counter", &stub.url()], &others);
     assert_eq!(server.visit(), WELCOME);

@@ -37,13 +37,13 @@ fn judge(name: &str, value: &str, settings: &[&str]) -> Result<Option<String>, C
     }
     let words = settings.iter().filter_map(|setting| setting.strip_prefix(PREFIX));
     let Some(nearest) = nearest(word, words) else {
-        return Ok(Some(format!("{name} is no setting and is passed over")));
+        return Ok(Some(format!("{name} is no setting and is ignored")));
     };
     let nearest = format!("{PREFIX}{nearest}");
     if is_misspelt(name, &nearest) {
         return Err(ConfigError::Variable { name: name.to_owned(), nearest });
     }
-    Ok(Some(format!("{name} is no setting and is passed over; the nearest is {nearest}")))
+    Ok(Some(format!("{name} is no setting and is ignored; the nearest is {nearest}")))
 }
 
 /// Whether one name was probably meant to be the other. Other programs' variables may have our prefix, such as the tag
@@ -129,12 +129,11 @@ mod tests {
             ("TALLYRING_ADMIN_USER", "TALLYRING_ADMIN"),
             ("TALLYRING_COUNTER_PORT_3001_TCP_START", "TALLYRING_COUNTER"),
         ] {
-            let note =
-                format!("{others} is no setting and is passed over; the nearest is {nearest}");
+            let note = format!("{others} is no setting and is ignored; the nearest is {nearest}");
             check(others, "x", Ok(Some(&note)));
         }
-        check("TALLYRING_IMAGE", "x", Ok(Some("TALLYRING_IMAGE is no setting and is passed over")));
-        check("TALLYRING_PORT", "80", Ok(Some("TALLYRING_PORT is no setting and is passed over")));
+        check("TALLYRING_IMAGE", "x", Ok(Some("TALLYRING_IMAGE is no setting and is ignored")));
+        check("TALLYRING_PORT", "80", Ok(Some("TALLYRING_PORT is no setting and is ignored")));
     }
 
     #[test]
