@@ -13,7 +13,7 @@ use std::{
 };
 
 use common::{
-    COUNTED, Client, PATIENCE, Server, Stub, WELCOME, get_request, run, serve, tallyring,
+    COUNTED, Client, PATIENCE, Server, Signal, Stub, WELCOME, get_request, run, serve, tallyring,
 };
 
 /// Runs `tallyring health` with these flags; its exit code and what it says.
@@ -49,7 +49,7 @@ fn health_follows_the_server() {
     let mut client = server.client();
     client.send(get_request("/"));
     arrived.recv_timeout(PATIENCE).unwrap();
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     server.wait_for_line("no new connections");
     check_health(&["--admin", &admin], 1, "it answers 503");
     gate.open();
@@ -262,7 +262,7 @@ fn the_service_manager_hears_of_start_reload_and_stop() {
         for _ in 0..5 {
             assert_eq!(manager.hear(), "WATCHDOG=1", "{arguments:?}");
         }
-        server.signal("-HUP");
+        server.signal(Signal::HUP);
         let reloading = manager.hear_news();
         assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
         let said = match arguments[0] {
@@ -294,7 +294,7 @@ fn the_service_manager_hears_why_a_reload_failed() {
         ("\nbody-max = 5\n", String::from("READY=1\nSTATUS=settings and pages were read anew")),
     ] {
         fs::write(&file, settings).unwrap();
-        server.signal("-HUP");
+        server.signal(Signal::HUP);
         assert!(manager.hear().starts_with("RELOADING=1\n"));
         let heard = manager.hear();
         assert!(heard.starts_with("READY=1\nSTATUS=") && heard.contains(&said), "{heard}");
@@ -414,7 +414,7 @@ fn an_idle_client_may_send_one_more_request() {
         assert_eq!(client.get("/").body, WELCOME);
         server.while_stopped(|| {
             client.send(get_request("/"));
-            server.signal("-TERM");
+            server.signal(Signal::TERM);
         });
         server.wait_for_line("no new connections");
         assert_eq!(client.response().body, WELCOME, "{driver}");
@@ -423,7 +423,7 @@ fn an_idle_client_may_send_one_more_request() {
         let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
         let mut client = server.client();
         assert_eq!(client.get("/").body, WELCOME);
-        server.signal("-TERM");
+        server.signal(Signal::TERM);
         server.wait_for_line("no new connections");
         // The line comes before the worker has heard it.
         let last = loop {

@@ -12,7 +12,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use common::{COUNTED, SORRY, Server, Stub, WELCOME, run, serve, tallyring, without_settings};
+use common::{
+    COUNTED, SORRY, Server, Signal, Stub, WELCOME, run, serve, tallyring, without_settings,
+};
 use rustix::{
     fs::OFlags,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
@@ -300,7 +302,7 @@ fn pages_are_found_beside_the_file_and_have_a_type() {
     }
     // A reload that fails names the route too, and keeps the pages.
     fs::remove_file(directory.path().join("plain")).unwrap();
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     let line = server.wait_for_line("the settings stay as they were: ");
     assert!(line.contains("route \"/plain\": welcome: cannot read"), "{line}");
     assert_eq!(server.get("/plain").body, "plain");

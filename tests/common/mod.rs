@@ -18,6 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 pub use stub::{COUNTED, Gate, Peer, Stub};
 
 /// Long enough for the slowest machine; nothing waits for it to pass.
@@ -45,6 +47,10 @@ pub fn without_settings(command: &mut Command) {
     command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     // Their counters count whatever they are sent.
     command.env("TALLYRING_SKIP_COUNTER_CHECK", "yes");
+}
+
+pub fn send_signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 /// A running process, killed when the test ends.
@@ -143,16 +149,15 @@ impl Server {
         self.child.id()
     }
 
-    pub fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    pub fn signal(&self, signal: Signal) {
+        send_signal(&self.child, signal);
     }
 
     /// Acts while the process is stopped: it finds all that was done at once when it goes on.
     pub fn while_stopped<T>(&self, act: impl FnOnce() -> T) -> T {
-        self.signal("-STOP");
+        self.signal(Signal::STOP);
         let outcome = act();
-        self.signal("-CONT");
+        self.signal(Signal::CONT);
         outcome
     }
 
@@ -168,7 +173,7 @@ impl Server {
 
     /// Asks it to stop and waits; the last line.
     pub fn stop(&mut self) -> String {
-        self.signal("-TERM");
+        self.signal(Signal::TERM);
         let (status, lines) = self.wait();
         assert_eq!(status.code(), Some(0), "{lines:?}");
         lines.last().expect("a last line").clone()
