@@ -5,13 +5,15 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
 use super::{
-    data_dir::{DataDirArguments, StoreArguments},
+    data_dir::DataDirArguments,
     file::ConfigFileArguments,
     limits::LimitArguments,
     totals::{BackupArguments, RestoreArguments, TotalArguments},
     values::{Cores, Number, PageStatus, Period, address},
 };
-use crate::{http::hosts::HostList, log, runtime::driver, site::Accept, upstream::Endpoint};
+use crate::{
+    counter::store, http::hosts::HostList, log, runtime::driver, site::Accept, upstream::Endpoint,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -181,8 +183,8 @@ pub struct CounterEndpointArguments {
     /// counter]
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
     pub counter: Option<Endpoint>,
-    /// Address of the bundled counter for other programs, like tallyring total; with off, only the
-    /// server itself uses it
+    /// Address of the bundled counter for other programs, or off: then only the server itself uses
+    /// it, and tallyring total reads its file
     #[arg(
         long,
         env = "TALLYRING_COUNTER_LISTEN",
@@ -220,8 +222,12 @@ pub struct CounterArguments {
     /// Hosts that it answers to beside localhost and its own address, like counter,counter.internal
     #[arg(long, env = "TALLYRING_COUNTER_HOSTS", value_name = "LIST")]
     pub counter_hosts: Option<HostList>,
+    /// Where the totals are kept: redb:PATH, or memory for trials [default: redb:counter.redb in the
+    /// data directory]
+    #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]
+    pub store: Option<store::Kind>,
     #[command(flatten)]
-    pub store: StoreArguments,
+    pub data_dir: DataDirArguments,
     /// Begin from zero where the counter's file is empty; without this, a start refuses it
     #[arg(long, env = "TALLYRING_CREATE", value_parser = yes_or_no)]
     pub create: bool,

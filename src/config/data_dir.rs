@@ -20,33 +20,19 @@ pub struct DataDirArguments {
     pub data_dir: Option<PathBuf>,
 }
 
-/// The store of a counter: by its name, or by the directory of its file.
-#[derive(Debug, Args)]
-#[allow(missing_docs)]
-pub struct StoreArguments {
-    /// Where the totals are kept: redb:PATH, or memory for trials [default: redb:counter.redb in the
-    /// data directory]
-    #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]
-    pub store: Option<store::Kind>,
-    #[command(flatten)]
-    pub data_dir: DataDirArguments,
-}
-
-impl StoreArguments {
-    /// The store; `in_file` is the directory that the settings file gives. Both settings say where the totals are:
-    /// the one from the higher source wins.
-    pub(super) fn settle(
+impl DataDirArguments {
+    /// The store of a counter, by `--store` or by the directory of its file; `in_file` is the directory that the
+    /// settings file gives. Both flags say where the totals are: the one from the higher source wins.
+    pub(super) fn settle_store(
         self,
+        store: Option<store::Kind>,
         pick: &mut Pick<'_>,
         in_file: Option<PathBuf>,
     ) -> Result<store::Kind, ConfigError> {
         let data_dir_from = pick.source("data-dir", in_file.is_some());
-        match self.store {
+        match store {
             Some(store) if pick.source("store", false) >= data_dir_from => Ok(store),
-            _ => {
-                let given = self.data_dir.data_dir;
-                default_store(pick.option("data-dir", given, in_file, |_| String::new()))
-            }
+            _ => default_store(pick.option("data-dir", self.data_dir, in_file, |_| String::new())),
         }
     }
 }

@@ -257,7 +257,8 @@ pub fn settle_counter(
     matches: &ArgMatches,
 ) -> Result<CounterConfig, ConfigError> {
     let mut pick = Pick::new(matches, None);
-    let store = arguments.store.settle(&mut pick, None).map_err(|error| pick.locate(error))?;
+    let store = arguments.data_dir.settle_store(arguments.store, &mut pick, None);
+    let store = store.map_err(|error| pick.locate(error))?;
     let files = usize::try_from(host::open_files()).unwrap_or(usize::MAX);
     Ok(CounterConfig {
         listen: arguments.listen,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Args};
 
 use super::{
-    AskConfig, ConfigError, arguments::CounterEndpointArguments, data_dir::StoreArguments,
+    AskConfig, ConfigError, arguments::CounterEndpointArguments, data_dir::DataDirArguments,
     error::invalid, file::ConfigFileArguments, health::reachable, pick::Pick, scalar::Text,
     values::Period,
 };
@@ -19,8 +19,11 @@ use crate::{
 #[derive(Debug, Args)]
 #[allow(missing_docs)]
 pub struct FileArguments {
+    /// Where the totals are kept: redb:PATH [default: redb:counter.redb in the data directory]
+    #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]
+    pub store: Option<store::Kind>,
     #[command(flatten)]
-    pub store: StoreArguments,
+    pub data_dir: DataDirArguments,
     #[command(flatten)]
     pub config: ConfigFileArguments,
 }
@@ -111,7 +114,8 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
         return Err(pick.locate(invalid("counter-listen", problem)));
     }
     let counter = listen.map(|address| Endpoint::bundled(reachable(address)));
-    let file = match arguments.file.store.settle(&mut pick, file.data_dir) {
+    let FileArguments { store, data_dir, .. } = arguments.file;
+    let file = match data_dir.settle_store(store, &mut pick, file.data_dir) {
         Ok(store::Kind::Redb(path)) => Some(path),
         // Without a file, a counter that runs can still be asked.
         _ if counter.is_some() => None,
@@ -128,7 +132,7 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
 pub fn settle_file(arguments: FileArguments, matches: &ArgMatches) -> Result<PathBuf, ConfigError> {
     let (file, locations) = arguments.config.read()?;
     let mut pick = Pick::new(matches, locations);
-    match arguments.store.settle(&mut pick, file.data_dir)? {
+    match arguments.data_dir.settle_store(arguments.store, &mut pick, file.data_dir)? {
         store::Kind::Redb(path) => Ok(path),
         store::Kind::Memory => Err(in_memory()),
     }
