@@ -1,5 +1,4 @@
-//! One question to a running server, for commands that ask and end: a blocking HTTP client for one request. It needs
-//! no shell and no curl beside the program.
+//! A blocking HTTP client for one request, for commands that ask a running server. So they need neither a shell nor curl.
 
 use std::{
     io::{self, Read, Write},
@@ -19,25 +18,25 @@ pub enum AskError {
     /// The server's name has no address.
     #[error("its name cannot be looked up: {0}")]
     NoAddress(io::Error),
-    /// Nobody answers.
+    /// The server does not answer.
     #[error("it does not answer: {0}")]
     Silent(io::Error),
-    /// It answers something else than HTTP.
+    /// Its answer is not HTTP.
     #[error("{0}")]
     Malformed(#[from] Malformed),
-    /// It answers with more, or in another form, than what is asked for can have.
+    /// Its answer has no length, or too much content.
     #[error("its answer has no length, or a larger one than {0} bytes")]
     TooLarge(u64),
 }
 
 impl AskError {
-    /// Whether nobody listens at the address, so that no server runs there.
-    pub fn is_nobody(&self) -> bool {
+    /// Whether no server listens at the address.
+    pub fn is_refused(&self) -> bool {
         matches!(self, Self::Silent(error) if error.kind() == io::ErrorKind::ConnectionRefused)
     }
 }
 
-/// What was answered.
+/// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The status code.
@@ -46,7 +45,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Asks once, and reads no more than the status.
+/// Asks once and reads only the status.
 ///
 /// # Errors
 /// When there is no answer until `end`.
@@ -54,7 +53,7 @@ pub fn status(target: &Endpoint, end: Instant) -> Result<u16, AskError> {
     Ok(Call::begin(target, end)?.head()?.status)
 }
 
-/// Asks once; the whole answer, whose content has a length of at most `body_max`.
+/// Asks once; the whole answer, with a content of at most `body_max` bytes.
 ///
 /// # Errors
 /// When there is no such answer until `end`.
@@ -76,7 +75,7 @@ pub fn get(target: &Endpoint, end: Instant, body_max: u64) -> Result<Answer, Ask
 struct Call {
     stream: TcpStream,
     end: Instant,
-    /// What was received and is not used.
+    /// Received bytes that are not used yet.
     bytes: Vec<u8>,
 }
 
@@ -94,7 +93,7 @@ impl Call {
         Ok(Self { stream, end, bytes: Vec::new() })
     }
 
-    /// Reads the head of the final response, which is left in front of what follows it.
+    /// Reads the head of the final response. It stays in `bytes`, before what follows.
     fn head(&mut self) -> Result<Response, AskError> {
         let mut scan = HeadScan::default();
         loop {
@@ -141,10 +140,10 @@ fn read(stream: &mut TcpStream, buffer: &mut [u8], end: Instant) -> io::Result<u
     loop {
         stream.set_read_timeout(Some(left(end)?))?;
         match stream.read(buffer) {
-            // What a ring of this thread has completed interrupts a read that has a time-out, as a signal does
-            // (signal(7)); the doctor has built one before it asks.
+            // Like a signal (signal(7)), a completion of a ring of this thread interrupts a read with a time-out;
+            // `doctor` has built a ring before it asks.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // What a socket says when its time is up is not for people.
+            // The error of a time-out, but with a clearer message.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -153,7 +152,7 @@ fn read(stream: &mut TcpStream, buffer: &mut [u8], end: Instant) -> io::Result<u
     }
 }
 
-/// The time that is left; none is an error.
+/// The time that is left until `end`, or an error.
 fn left(end: Instant) -> io::Result<Duration> {
     let left = end.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }

@@ -41,7 +41,7 @@ pub fn run() -> ExitCode {
     run_with(env::args_os())
 }
 
-/// Runs the program with these arguments, of which the first is its own name.
+/// Runs the program with these arguments; the first is its own name.
 pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -> ExitCode {
     let given: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let parsed = without_empty_variables(Arguments::command());
@@ -59,17 +59,17 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
     };
     let of_command = |name| matches.subcommand_matches(name).unwrap_or(&matches);
     match arguments.command {
-        None => serve(arguments.serve, &matches, notes),
-        Some(Command::Serve(flags)) => serve(*flags, of_command("serve"), notes),
-        Some(Command::Check(flags)) => check(*flags, of_command("check"), notes),
+        None => serve(&arguments.serve, &matches, notes),
+        Some(Command::Serve(flags)) => serve(&flags, of_command("serve"), notes),
+        Some(Command::Check(flags)) => check(&flags, of_command("check"), notes),
         Some(Command::Counter(flags)) => counter(flags, of_command("counter"), notes),
-        // It is asked every few seconds; the server has told the notes.
+        // It runs every few seconds, and the server has logged the notes.
         Some(Command::Health(flags)) => ask_health(flags, of_command("health")),
         Some(Command::Total(flags)) => total(flags, of_command("total")),
         Some(Command::Backup(flags)) => backup(flags, of_command("backup")),
         Some(Command::Restore(flags)) => restore(flags, of_command("restore")),
         Some(Command::Doctor(flags)) => {
-            let settled = config::settle(*flags, of_command("doctor"));
+            let settled = config::settle(&flags, of_command("doctor"));
             let report = doctor::examine(settled.as_ref().map(|settled| &settled.config));
             let notes = notes.iter().map(|note| format!("note: {note}\n"));
             let text = report.text + &notes.collect::<String>();
@@ -78,17 +78,17 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
     }
 }
 
-/// Takes an empty `TALLYRING_*` variable for one that is not set: it is what compose files and units make
-/// of `TALLYRING_X=`, and of one that is passed on from where it is not set.
+/// Treats an empty `TALLYRING_*` variable as one that is not set. Compose files and units make empty ones from
+/// `TALLYRING_X=`, and when they pass on a variable that is not set.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |argument: &Arg| {
         argument.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty())
     };
-    let judge = |argument: Arg| match is_empty(&argument) {
+    let without_empty = |argument: Arg| match is_empty(&argument) {
         true => argument.env(None::<&'static str>),
         false => argument,
     };
-    command.mut_args(judge).mut_subcommands(without_empty_variables)
+    command.mut_args(without_empty).mut_subcommands(without_empty_variables)
 }
 
 /// Help goes to standard output; a mistake is one line on standard error.
@@ -100,10 +100,10 @@ fn refuse_arguments(error: &clap::Error, given: &[OsString]) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-fn serve(arguments: ServeArguments, matches: &ArgMatches, notes: Vec<String>) -> ExitCode {
+fn serve(arguments: &ServeArguments, matches: &ArgMatches, notes: Vec<String>) -> ExitCode {
     // The same flags and variables each time; the file and the pages may have changed.
-    let read = || config::settle_again(arguments.clone(), matches);
-    let settled = match config::settle(arguments.clone(), matches) {
+    let read = || config::settle_again(arguments, matches);
+    let settled = match config::settle(arguments, matches) {
         Ok(settled) => settled,
         Err(error) => return refuse_settings(&error),
     };
@@ -132,7 +132,7 @@ fn counter(arguments: CounterArguments, matches: &ArgMatches, notes: Vec<String>
     exit(ended)
 }
 
-/// Container engines know healthy, 0, and unhealthy, 1, and keep what is said.
+/// Container engines expect 0 for healthy and 1 for unhealthy, and keep the message.
 fn ask_health(arguments: HealthArguments, matches: &ArgMatches) -> ExitCode {
     let config = match config::settle_health(arguments, matches) {
         Ok(config) => config,
@@ -166,9 +166,10 @@ fn total(arguments: TotalArguments, matches: &ArgMatches) -> ExitCode {
     })
 }
 
-/// Beyond a file-size limit a write then fails, and what is unfinished is removed, instead of the process ending.
+/// Makes a write beyond the file-size limit fail, so that the unfinished file is removed, instead of ending the
+/// process.
 fn outlive_file_limit() {
-    // Where it cannot be done, nothing is lost but the message.
+    // If it fails, only the message is lost.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
@@ -188,7 +189,7 @@ fn restore(arguments: RestoreArguments, matches: &ArgMatches) -> ExitCode {
     }
 }
 
-/// One line: what was asked for, or why there is none.
+/// Prints one line: the result, or why there is none.
 fn tell(said: Result<String, TotalsError>) -> ExitCode {
     match said {
         Ok(text) => print(&format!("{text}\n"), ExitCode::SUCCESS),
@@ -199,8 +200,8 @@ fn tell(said: Result<String, TotalsError>) -> ExitCode {
     }
 }
 
-/// What `serve` would refuse before it serves anybody is refused in the same words.
-fn check(arguments: ServeArguments, matches: &ArgMatches, mut notes: Vec<String>) -> ExitCode {
+/// Prints the settings. What `serve` would refuse at its start is refused with the same message.
+fn check(arguments: &ServeArguments, matches: &ArgMatches, mut notes: Vec<String>) -> ExitCode {
     let settled = match config::settle(arguments, matches) {
         Ok(settled) => settled,
         Err(error) => return refuse_settings(&error),
@@ -229,7 +230,7 @@ fn refuse_settings(error: &ConfigError) -> ExitCode {
 fn exit(ended: Result<Ended, ServerError>) -> ExitCode {
     match ended {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
-        // As a shell shows a process that a signal has ended.
+        // As shells do for a process that a signal has ended.
         Ok(Ended::Cut { signal }) => {
             ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILED))
         }
@@ -240,12 +241,12 @@ fn exit(ended: Result<Ended, ServerError>) -> ExitCode {
     }
 }
 
-/// Writes to standard output and gives `code`, unless what is written gets lost.
+/// Writes to standard output; `code`, or a failure when that is not possible.
 fn print(text: &str, code: ExitCode) -> ExitCode {
     let mut output = io::stdout();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         Ok(()) => code,
-        // A reader that is gone wants no more.
+        // The reader has closed the pipe, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
         Err(error) => {
             log::complain(&format!("cannot write to standard output: {error}"));

@@ -1,5 +1,5 @@
-//! Whether the counters of a site answer, asked once and without registering a visit: a wrong URL is then told
-//! before the first visit fails.
+//! Asks the counters of a site once, without registering a visit, so that a wrong URL is found before the first visit
+//! fails.
 
 use std::{
     fmt,
@@ -12,12 +12,12 @@ use crate::{
     upstream::Endpoint,
 };
 
-/// For one answer.
+/// The time for one answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Counters that are asked; a site may have a thousand.
+/// The most counters that are asked; a site may have a thousand.
 const ASKED_MAX: usize = 16;
 
-/// What is wrong with a counter, as far as one question tells.
+/// What is probably wrong with a counter.
 #[derive(Debug)]
 pub enum Problem {
     /// There is no answer.
@@ -35,7 +35,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The counters of these routes, each once, that are not bundled.
+/// The counters of these routes that are not bundled, each once.
 pub fn counters_of(routes: &[RouteConfig]) -> Vec<Endpoint> {
     let visits = routes.iter().filter_map(RouteConfig::visits);
     let mut counters: Vec<Endpoint> = Vec::new();
@@ -53,7 +53,7 @@ pub fn counters_of(routes: &[RouteConfig]) -> Vec<Endpoint> {
 /// When visits will probably not be registered there.
 pub fn check(counter: &Endpoint) -> Result<(), Problem> {
     let status = ask::status(counter, Instant::now() + TIMEOUT).map_err(Problem::Silent)?;
-    // A counter may well take POST alone: 405, or 501 where it knows no other method.
+    // A counter may accept POST only: 405, or 501 if it does not know GET.
     match status {
         200..=299 | 405 | 501 => Ok(()),
         status => Err(Problem::Status(status)),

@@ -1,4 +1,4 @@
-//! What this host gives and lacks, with a remedy for each shortfall.
+//! `tallyring doctor`: what this host offers and lacks, with a remedy for each shortfall.
 
 use std::fmt::Write as _;
 
@@ -13,19 +13,19 @@ use crate::{
     },
 };
 
-/// Open files below which a public server soon has no more.
+/// The fewest open files for a public server.
 const OPEN_FILES_WANTED: u64 = 16_384;
 
 /// What the doctor found.
 #[derive(Debug)]
 pub struct Report {
-    /// A line for each thing looked at, and a remedy below each shortfall.
+    /// A line for each check, and a remedy below each shortfall.
     pub text: String,
     /// 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all.
     pub exit_code: u8,
 }
 
-/// Looks at this host, and at the counters that the settings name.
+/// Checks this host, and the counters that the settings name.
 pub fn examine(settings: Result<&Config, &ConfigError>) -> Report {
     let mut sheet = Sheet::default();
     sheet.good("kernel", &host::kernel());
@@ -101,7 +101,7 @@ fn examine_limits(sheet: &mut Sheet) {
         None => sheet.good("locked memory", "unlimited"),
         Some(bytes) => {
             let size = bytesize::ByteSize(bytes).display().iec();
-            // What is short here shows in the ring that could be built, above.
+            // If this is too little, the check of io_uring above shows it.
             sheet.good(
                 "locked memory",
                 &format!("{size} (RLIMIT_MEMLOCK, which rings are charged to)"),

@@ -1,4 +1,4 @@
-//! `tallyring health`: one question to a running server, for those who watch over containers.
+//! `tallyring health`: asks a running server once, for container engines.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ pub enum Unhealthy {
     /// There is no answer.
     #[error("{0}")]
     Unanswered(#[from] AskError),
-    /// It says so itself.
+    /// It answers with another status than 2xx.
     #[error("it answers {0}")]
     Status(u16),
 }

@@ -1,7 +1,6 @@
-//! Log lines on standard error: what an operator must know, once each.
+//! Log lines on standard error: what an operator must know.
 //!
-//! Lines are handed to a thread that writes them, so that no worker waits for a terminal. Never used
-//! for single requests.
+//! A separate thread writes the lines, so that no worker waits for a terminal. There are no lines about single requests.
 
 use std::{
     env,
@@ -25,14 +24,13 @@ use tracing_subscriber::{
     reload,
 };
 
-/// Lines that may wait to be written; more are dropped.
+/// The most lines that wait to be written; more are dropped.
 const LINES_MAX: usize = 10_000;
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// `journal` where standard error is the journal's, else `text`; on a terminal the start is told in a few
-    /// lines.
+    /// `journal` where standard error is the journal's, else `text`; on a terminal the start is shown in a few lines.
     Auto,
     /// For people: each line with its time and level.
     Text,
@@ -40,12 +38,12 @@ pub enum Format {
     Journal,
     /// One JSON object a line, for programs.
     Json,
-    /// What `Auto` is on a terminal: `text`, but for what is told [`PLAIN`].
+    /// What `Auto` is on a terminal: `text`, except for lines with the target [`PLAIN`].
     #[value(skip)]
     Terminal,
 }
 
-/// The target of what is for a person at a terminal, and is shown there without time and level.
+/// The target of lines that a terminal shows without time and level.
 pub const PLAIN: &str = "plain";
 
 impl std::fmt::Display for Format {
@@ -60,7 +58,7 @@ impl std::fmt::Display for Format {
     }
 }
 
-/// How much is logged: lines of this level, and of those before it.
+/// How much is logged: lines of this level and of more important ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum LogLevel {
     /// What failed.
@@ -95,13 +93,13 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// The form that was chosen, once it was.
+/// The format, once the log has begun.
 static CHOSEN: OnceLock<Format> = OnceLock::new();
 
-/// The filter of the lines, once they are logged.
+/// The level filter, once the log has begun.
 static FILTER: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 
-/// Begins to log. What is still to be written is written when the guard is dropped.
+/// Begins to log. Waiting lines are written when the guard is dropped.
 pub fn start(format: Format, level: LogLevel) -> WorkerGuard {
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).finish(io::stderr());
@@ -122,11 +120,11 @@ fn begin<L>(level: LogLevel, lines: L)
 where
     L: Layer<tracing_subscriber::layer::Layered<Filter, Registry>> + Send + Sync + 'static,
 {
-    // For the whole log and not for a layer of it: tracing then knows the level that is logged at most, and a
-    // line beyond it costs the load of a number.
+    // A filter of the whole log, not of a layer: tracing then knows the maximum level, and a line above it costs only
+    // the load of a number.
     let (filter, handle) = Filter::new(level.into());
     let log = Registry::default().with(filter).with(lines);
-    // Fails only when a log was begun before, which then goes on.
+    // Fails only when a log was begun before, which continues.
     if tracing::subscriber::set_global_default(log).is_ok() {
         let _ = FILTER.set(handle);
     }
@@ -134,27 +132,27 @@ where
 
 type Filter = reload::Layer<LevelFilter, Registry>;
 
-/// From now on, lines of this level are logged and of those before it.
+/// Changes the level from now on.
 pub fn set_level(level: LogLevel) {
     if let Some(filter) = FILTER.get() {
-        // Fails only when the log has ended, and it ends with the process.
+        // Fails only when the log has ended, and that is when the process ends.
         let _ = filter.reload(LevelFilter::from(level));
     }
 }
 
-/// The form that was chosen, or would be.
+/// The format of the log, or what `auto` would be.
 pub fn chosen() -> Format {
     CHOSEN.get().copied().unwrap_or_else(|| Format::Auto.settled())
 }
 
-/// Says why the program ends, at once and past the log, which may not have begun or not be able to.
+/// Says why the program ends, at once and not through the log, which may not run.
 pub fn complain(line: &str) {
     let text = match chosen() {
-        // The journal shows the program's name by itself.
+        // The journal adds the program's name.
         Format::Journal => prioritized(Level::ERROR, line),
         _ => format!("tallyring: {line}\n"),
     };
-    // A reader that is gone hears nothing.
+    // Fails when standard error is closed.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
@@ -169,15 +167,15 @@ impl Format {
     }
 }
 
-/// Whether standard error is the journal's, as systemd.exec(5) says of `$JOURNAL_STREAM`: it names the
-/// device and inode of the journal's socket, and is inherited by processes that write elsewhere.
+/// Whether standard error is the journal's. `$JOURNAL_STREAM` names the device and inode of the journal's socket
+/// (systemd.exec(5)); processes that write elsewhere inherit it too.
 fn is_journal() -> bool {
     let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
     let Ok(file) = fstat(io::stderr()) else { return false };
     stream == format!("{}:{}", file.st_dev, file.st_ino)
 }
 
-/// Lines with their time and level, but for those that are for a person at the start.
+/// Lines with their time and level, except those with the target [`PLAIN`].
 struct OnTerminal(format::Format);
 
 impl<S> FormatEvent<S, DefaultFields> for OnTerminal
@@ -217,7 +215,7 @@ where
     }
 }
 
-/// The journal takes each line for a message of its own.
+/// Each line with a priority: the journal takes each for a message.
 fn prioritized(level: Level, text: &str) -> String {
     let priority = match level {
         Level::ERROR => 3,

@@ -1,4 +1,4 @@
-//! The tallyring program. All that it does is in the library.
+//! The tallyring program. Everything is in the library.
 
 #![forbid(unsafe_code)]
 

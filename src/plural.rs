@@ -1,4 +1,4 @@
-//! Counts in sentences. It knows the regular plural alone.
+//! Counts in sentences, with regular plurals only.
 
 use std::fmt::Display;
 

@@ -1,5 +1,4 @@
-//! `tallyring total`, `backup` and `restore`: what a counter has counted. A running one is asked over HTTP; where none
-//! runs, its file is read.
+//! `tallyring total`, `backup` and `restore`. A counter that runs is asked over HTTP; otherwise its file is read.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,35 +17,35 @@ use crate::{
     upstream::Endpoint,
 };
 
-/// The most bytes of a listing: it has at most 1.6 MB.
+/// The most bytes of a listing, which has at most 1.6 MB.
 const LISTING_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// The most bytes of another answer.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
-/// The pause before a counter is asked once more that has said 503, as its `Retry-After` does.
+/// The pause before the next try after a 503: that of its `Retry-After`.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Why there are no totals, or not where they are to be.
+/// Why a command about totals failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TotalsError {
-    /// The counter, whose URL this is, does not answer.
+    /// The counter at this URL does not answer.
     #[error("{0}: {1}")]
     Unanswered(String, AskError),
-    /// It answers something else.
+    /// It answers with another status.
     #[error("{0}: it answers {1}, {2:?}")]
     Status(String, u16, String),
-    /// It answers something that no counter says.
+    /// It answers what no counter answers.
     #[error(
         "{0} is not a counter of tallyring: its answer is not {1}; --counter-listen says where to ask"
     )]
     NotACounter(String, &'static str),
-    /// Nobody listens, and there is no file.
+    /// No counter runs, and there is no file.
     #[error(
         "nothing is counted yet: {}there is no file {}; --counter-listen and --data-dir say where \
          to look",
         nobody(.0), .1.display()
     )]
     Nothing(Option<String>, PathBuf),
-    /// Nobody listens, but a process has the file.
+    /// No counter answers, but a process uses the file.
     #[error(
         "{}a process uses the counter's file {}; if its --counter-listen is an address, give the same; \
          if it is off, stop it first",
@@ -56,16 +55,16 @@ pub enum TotalsError {
     /// The backup is not there.
     #[error("there is no file {}", .0.display())]
     NoBackup(PathBuf),
-    /// The backup would take the place of the counter's file.
+    /// The backup would replace the counter's file.
     #[error("{} is the counter's file itself; choose another name for its backup", .0.display())]
     Itself(PathBuf),
-    /// A counter runs on the file that is to be replaced.
+    /// A counter uses the file that is to be replaced.
     #[error("a process uses {}; stop the counter first, and start it after the restore", .0.display())]
     Running(PathBuf),
     /// A total would become less.
     #[error(transparent)]
     Lower(Box<Lower>),
-    /// What is to be replaced may be of use to somebody.
+    /// The file that is to be replaced may not be a counter's.
     #[error("{0}; give --force to replace it")]
     NotOurs(OpenError),
     /// A file cannot be read or written.
@@ -73,22 +72,24 @@ pub enum TotalsError {
     File(#[from] OpenError),
 }
 
-/// A total that a restore would lower.
+/// A total that is less than the one that it would replace.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{} holds {of_backup}, and {} holds {of_file}: the total {}would go back from {} to {}; give \
-     --force to restore it all the same",
-    .backup.display(), .file.display(), of_name(.name), grouped(*.from), grouped(*.to)
+    "{origin} holds {new}, and {} holds {old}: the total {}would go back from {} to {}; {remedy}",
+    .file.display(), of_name(.name), grouped(*.from), grouped(*.to)
 )]
 pub struct Lower {
-    backup: PathBuf,
-    of_backup: String,
+    /// Where the new totals come from.
+    origin: String,
+    new: String,
+    /// The file that would be replaced.
     file: PathBuf,
-    of_file: String,
+    old: String,
     /// The first name whose total is less.
     name: String,
     from: u64,
     to: u64,
+    remedy: &'static str,
 }
 
 fn nobody(asked: &Option<String>) -> String {
@@ -102,14 +103,14 @@ fn of_name(name: &str) -> String {
 /// The total of one counter.
 ///
 /// # Errors
-/// When nobody tells it and no file holds it.
+/// When no counter answers and no file has it.
 pub fn total(config: &AskConfig, name: Option<&str>) -> Result<u64, TotalsError> {
     let ask = |target: &Endpoint, end| {
         let target = match name {
             Some(name) => target.with_path(&format!("/counter/{name}")),
             None => target.with_path(target.path()),
         };
-        let answer = ask_patiently(&target, end, ANSWER_BYTES_MAX)?;
+        let answer = ask_with_retries(&target, end, ANSWER_BYTES_MAX)?;
         let total = str::from_utf8(&answer).ok().and_then(|text| text.trim_end().parse().ok());
         total.ok_or(TotalsError::NotACounter(target.to_string(), "a total"))
     };
@@ -120,11 +121,11 @@ pub fn total(config: &AskConfig, name: Option<&str>) -> Result<u64, TotalsError>
 /// All totals.
 ///
 /// # Errors
-/// When nobody tells them and no file holds them.
+/// When no counter answers and no file has them.
 pub fn all(config: &AskConfig) -> Result<TotalsByName, TotalsError> {
     let ask = |target: &Endpoint, end| {
         let target = target.with_path("/counters");
-        let answer = ask_patiently(&target, end, LISTING_BYTES_MAX)?;
+        let answer = ask_with_retries(&target, end, LISTING_BYTES_MAX)?;
         let is_ours = |totals: &TotalsByName| {
             totals.keys().all(|name| name.is_empty() || counter::is_name(name))
         };
@@ -137,7 +138,7 @@ pub fn all(config: &AskConfig) -> Result<TotalsByName, TotalsError> {
 /// Copies all totals into a file at `to`; what it holds, for a person.
 ///
 /// # Errors
-/// When they are not to be had, or the file is there and not to be replaced, or it cannot be made.
+/// When there are no totals, the file is there and may not be replaced or holds more, or it cannot be written.
 pub fn back_up(config: &AskConfig, to: &Path, replace: bool) -> Result<String, TotalsError> {
     if let Some(file) = &config.file
         && is_same(to, file)
@@ -145,14 +146,19 @@ pub fn back_up(config: &AskConfig, to: &Path, replace: bool) -> Result<String, T
         return Err(TotalsError::Itself(to.to_owned()));
     }
     let totals = all(config)?;
+    // A counter that began from zero must not replace the backup of its lost totals.
+    if replace && let Ok(old) = store::read(to) {
+        let remedy = "choose another name, or remove the old backup first";
+        check_not_lower(("the counter", &totals), (to, &old), remedy)?;
+    }
     store::write(to, &totals, replace)?;
     Ok(format!("{}: {}", to.display(), describe(&totals)))
 }
 
-/// Puts the totals of a backup in place of the counter's file; what was done, for a person.
+/// Replaces the counter's file by one with the totals of a backup; what was done, for a person.
 ///
 /// # Errors
-/// When a counter runs on the file, the backup cannot be read, or holds less and `force` does not allow it.
+/// When a counter uses the file, when the backup cannot be read, or when it holds less, without `force`.
 pub fn restore(backup: &Path, file: &Path, force: bool) -> Result<String, TotalsError> {
     let restore = Restore::prepare(backup, file).map_err(|error| match error {
         OpenError::Missing(path) => TotalsError::NoBackup(path),
@@ -163,11 +169,13 @@ pub fn restore(backup: &Path, file: &Path, force: bool) -> Result<String, Totals
         None => String::from("there was no file"),
         Some(Ok(now)) => {
             if !force {
-                check_not_lower(backup, &restore.backup, file, now)?;
+                let source = backup.display().to_string();
+                let remedy = "give --force to restore it all the same";
+                check_not_lower((&source, &restore.backup), (file, now), remedy)?;
             }
             format!("it held {}", describe(now))
         }
-        // What is to be mended.
+        // Nothing is lost with these.
         Some(Err(OpenError::Empty(_))) => String::from("it was empty"),
         Some(Err(OpenError::Damaged(..))) => String::from("it was damaged"),
         Some(Err(_)) if force => String::from("it was not a counter's file of this version"),
@@ -199,28 +207,29 @@ fn describe(totals: &TotalsByName) -> String {
     }
 }
 
+/// Checks that no total of a file would become less when it is replaced by one with the new totals.
 fn check_not_lower(
-    backup: &Path,
-    totals: &TotalsByName,
-    file: &Path,
-    now: &TotalsByName,
+    (source, new): (&str, &TotalsByName),
+    (file, old): (&Path, &TotalsByName),
+    remedy: &'static str,
 ) -> Result<(), TotalsError> {
-    let in_backup = |name: &String| totals.get(name).copied().unwrap_or(0);
-    let Some((name, from)) = now.iter().find(|(name, total)| in_backup(name) < **total) else {
+    let to = |name: &String| new.get(name).copied().unwrap_or(0);
+    let Some((name, from)) = old.iter().find(|(name, total)| to(name) < **total) else {
         return Ok(());
     };
     Err(TotalsError::Lower(Box::new(Lower {
-        backup: backup.to_owned(),
-        of_backup: describe(totals),
+        origin: source.to_owned(),
+        new: describe(new),
         file: file.to_owned(),
-        of_file: describe(now),
+        old: describe(old),
         name: name.clone(),
         from: *from,
-        to: in_backup(name),
+        to: to(name),
+        remedy,
     })))
 }
 
-/// Asks the counter that runs, or reads the file of the one that does not.
+/// Asks the counter if it runs, else reads its file.
 fn ask_or_read<T>(
     config: &AskConfig,
     ask: impl Fn(&Endpoint, Instant) -> Result<T, TotalsError>,
@@ -229,7 +238,7 @@ fn ask_or_read<T>(
     if let Some(target) = &config.counter {
         match ask(target, Instant::now() + config.timeout) {
             Err(TotalsError::Unanswered(_, error))
-                if error.is_nobody() && config.file.is_some() => {}
+                if error.is_refused() && config.file.is_some() => {}
             answer => return answer,
         }
     }
@@ -243,10 +252,14 @@ fn ask_or_read<T>(
     }
 }
 
-/// Asks, and once more while the counter says that it is busy; the content of its answer.
-// Nobody is served here.
+/// Asks until the counter is no longer busy, at most until `end`; the content of its answer.
+// No worker runs in this process, so it may sleep.
 #[allow(clippy::disallowed_methods)]
-fn ask_patiently(target: &Endpoint, end: Instant, body_max: u64) -> Result<Vec<u8>, TotalsError> {
+fn ask_with_retries(
+    target: &Endpoint,
+    end: Instant,
+    body_max: u64,
+) -> Result<Vec<u8>, TotalsError> {
     loop {
         let answer = ask::get(target, end, body_max);
         let answer = answer.map_err(|error| TotalsError::Unanswered(target.to_string(), error))?;
@@ -264,4 +277,60 @@ fn ask_patiently(target: &Endpoint, end: Instant, body_max: u64) -> Result<Vec<u
 
 fn is_same(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn totals(of: &[(&str, u64)]) -> TotalsByName {
+        of.iter().map(|(name, total)| ((*name).to_owned(), *total)).collect()
+    }
+
+    /// Backs up a counter's file with `new` totals over a backup with `old` ones, with `--force`; the error, and what
+    /// the backup holds afterwards.
+    #[track_caller]
+    fn check(old: &[(&str, u64)], new: &[(&str, u64)], expected: Option<&str>) {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, backup] = ["counter.redb", "backup"].map(|name| directory.path().join(name));
+        store::write(&file, &totals(new), false).unwrap();
+        store::write(&backup, &totals(old), false).unwrap();
+        let config = AskConfig { counter: None, file: Some(file), timeout: RETRY_PAUSE };
+        let error = back_up(&config, &backup, true).err().map(|error| error.to_string());
+        match expected {
+            None => assert_eq!(error, None),
+            Some(words) => assert!(error.as_ref().unwrap().contains(words), "{error:?}"),
+        }
+        let kept = if expected.is_some() { old } else { new };
+        assert_eq!(store::read(&backup).unwrap(), totals(kept));
+    }
+
+    #[test]
+    fn a_backup_does_not_replace_one_with_more() {
+        check(&[("", 2), ("a", 5)], &[("", 2), ("a", 5)], None);
+        check(&[("", 2), ("a", 5)], &[("", 3), ("a", 5), ("b", 1)], None);
+        let words = "the counter holds 1 counted, and ";
+        check(&[("", 2)], &[("", 1)], Some(words));
+        let words = ": the total would go back from 2 to 0; choose another name, or remove the old backup first";
+        check(&[("", 2)], &[], Some(words));
+        check(
+            &[("", 2), ("a", 5)],
+            &[("", 9), ("a", 4)],
+            Some("the total of a would go back from 5 to 4"),
+        );
+        check(&[("", 2), ("a", 5)], &[("", 9)], Some("the total of a would go back from 5 to 0"));
+    }
+
+    #[test]
+    fn a_backup_replaces_a_file_without_totals() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, text] = ["counter.redb", "text"].map(|name| directory.path().join(name));
+        store::write(&file, &totals(&[("", 1)]), false).unwrap();
+        let config = AskConfig { counter: None, file: Some(file), timeout: RETRY_PAUSE };
+        for content in ["", "some other text"] {
+            std::fs::write(&text, content).unwrap();
+            back_up(&config, &text, true).unwrap();
+            assert_eq!(store::read(&text).unwrap(), totals(&[("", 1)]));
+        }
+    }
 }

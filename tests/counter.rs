@@ -10,7 +10,9 @@ use std::{
     thread,
 };
 
-use common::{Books, Client, PATIENCE, Server, WELCOME, get_request, limited, serve, tallyring};
+use common::{
+    Books, Client, PATIENCE, Server, Signal, WELCOME, get_request, limited, serve, tallyring,
+};
 
 fn counter(store: &str) -> Server {
     Server::start(&["counter", "--store", store], &[])
@@ -129,7 +131,7 @@ fn kill_9_under_load_loses_no_welcomed_visit() {
             for _ in 0..200 * round {
                 enough.recv_timeout(PATIENCE).unwrap();
             }
-            counter.signal("-KILL");
+            counter.signal(Signal::KILL);
             counter.wait();
             stop.store(true, Ordering::SeqCst);
             let counts = visitors.into_iter().map(|visitor| visitor.join().unwrap());

@@ -14,8 +14,8 @@ use std::{
 };
 
 use common::{
-    Books, COUNTED, Gate, PATIENCE, Running, SORRY, Server, Stub, WELCOME, get_request, limited,
-    nobody, reserve, run, serve, tallyring,
+    Books, COUNTED, Gate, PATIENCE, Running, SORRY, Server, Signal, Stub, WELCOME, get_request,
+    limited, nobody, reserve, run, serve, tallyring,
 };
 
 #[test]
@@ -119,7 +119,7 @@ fn the_query_of_a_url_is_never_shown() {
         server.line.contains(&format!("visits go to {shown}; ")) || server.line.ends_with(&shown)
     );
     assert!(!server.line.contains("s3cret"));
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     let lines = server.wait().1;
     assert!(!lines.concat().contains("s3cret"), "{lines:?}");
 }
@@ -413,7 +413,7 @@ fn a_server_can_be_started_again_at_once() {
     let url = stub.url();
     let mut server = serve(&["--counter", &url]);
     let address = server.address.to_string();
-    for signal in ["-TERM", "-KILL", "-KILL", "-TERM"] {
+    for signal in [Signal::TERM, Signal::KILL, Signal::KILL, Signal::TERM] {
         let mut client = server.client();
         assert_eq!(client.get("/").body, WELCOME);
         server.signal(signal);
@@ -459,7 +459,7 @@ fn visits_under_way_end_before_the_server_does() {
         // Two: one that is being registered, and one behind it that was sent already.
         under_way.send(get_request("/") + "GET / HTTP/1.1\r\n");
         arrived.recv_timeout(PATIENCE).unwrap();
-        server.signal("-TERM");
+        server.signal(Signal::TERM);
         server.wait_for_line("no new connections");
         // An idle client is closed, and no new one is accepted.
         assert!(idle.is_closed());
@@ -488,7 +488,7 @@ fn clients_that_came_before_the_signal_are_served() {
             for client in &mut clients {
                 client.send(get_request("/") + &get_request("/"));
             }
-            server.signal("-TERM");
+            server.signal(Signal::TERM);
             clients
         });
         for client in &mut clients {
@@ -509,7 +509,7 @@ fn a_request_that_has_begun_before_the_signal_is_served() {
         // It reads nothing of it before the signal.
         server.while_stopped(|| {
             client.send("GET / HTTP/1.1\r\n");
-            server.signal("-TERM");
+            server.signal(Signal::TERM);
         });
         server.wait_for_line("no new connections");
         client.send("Host: a\r\n\r\n");
@@ -526,7 +526,7 @@ fn the_time_to_finish_is_bounded() {
     let mut under_way = server.client();
     under_way.send(get_request("/"));
     arrived.recv_timeout(PATIENCE).unwrap();
-    server.signal("-INT");
+    server.signal(Signal::INT);
     let (status, lines) = server.wait();
     assert_eq!(status.code(), Some(0), "{lines:?}");
     let last = lines.last().unwrap();
@@ -544,9 +544,9 @@ fn a_second_signal_ends_at_once() {
     let mut under_way = server.client();
     under_way.send(get_request("/"));
     arrived.recv_timeout(PATIENCE).unwrap();
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     server.wait_for_line("no new connections");
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     let (status, lines) = server.wait();
     assert_eq!(status.code(), Some(143), "{lines:?}");
     assert_eq!(Books::read(lines.last().unwrap()).abandoned, 1);
@@ -597,7 +597,7 @@ fn the_admin_listener_reports_the_state() {
     // While it drains it is alive and not ready.
     client.send(get_request("/"));
     arrived.recv_timeout(PATIENCE).unwrap();
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     server.wait_for_line("no new connections");
     assert_eq!(admin.get("/livez").body, "alive\n");
     assert_eq!(admin.get("/readyz").status, 503);

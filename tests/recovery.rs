@@ -15,8 +15,8 @@ use std::{
 };
 
 use common::{
-    COUNTED, Gate, PATIENCE, Peer, SORRY, Server, Stub, WELCOME, beside::Site, get_request, nobody,
-    serve, serve_with,
+    COUNTED, Gate, PATIENCE, Peer, SORRY, Server, Signal, Stub, WELCOME, beside::Site, get_request,
+    nobody, serve, serve_with,
 };
 
 #[test]
@@ -163,7 +163,7 @@ fn a_counter_that_is_killed_and_started_again() {
             assert_eq!(visitor.get("/").body, WELCOME);
             welcomed += 1;
         }
-        counter.signal("-KILL");
+        counter.signal(Signal::KILL);
         counter.wait();
         // Enough for the circuit breaker, too.
         for _ in 0..15 {

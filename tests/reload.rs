@@ -16,7 +16,8 @@ use std::{
 };
 
 use common::{
-    COUNTED, Client, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, nobody, serve, tallyring,
+    COUNTED, Client, PATIENCE, SORRY, Server, Signal, Stub, WELCOME, get_request, nobody,
+    send_signal, serve, tallyring,
 };
 
 const FAILS: &str = "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n";
@@ -53,7 +54,7 @@ impl Site {
     #[track_caller]
     fn reload(&self, settings: &str) -> String {
         self.write(settings);
-        self.server.signal("-HUP");
+        self.server.signal(Signal::HUP);
         let line = self.server.wait_for_line("SIGHUP: settings and pages");
         assert_eq!(self.metric("tallyring_config_last_reload_successful"), 1);
         line
@@ -66,7 +67,7 @@ impl Site {
         self.write(
             "# Nothing of this holds.\nbody-max = \"7\"\nsorry-status = 599\nhead-max = \"lots\"",
         );
-        self.server.signal("-HUP");
+        self.server.signal(Signal::HUP);
         let line = self.server.wait_for_line("SIGHUP: the settings stay as they were: ");
         let place = format!("{} line 4: ", self.file.display());
         assert!(line.contains(&place) && line.contains("lots"), "{line}");
@@ -236,7 +237,7 @@ fn a_counter_may_have_another_path_but_no_other_host() {
     site.server.visit();
     assert_eq!(*asked.lock().unwrap(), ["POST /counter HTTP/1.1", "POST /other HTTP/1.1"]);
     site.write(&format!("counter = \"http://{elsewhere}/\"\nbody-max = 10"));
-    site.server.signal("-HUP");
+    site.server.signal(Signal::HUP);
     let line = site.server.wait_for_line("needs a restart");
     let stays = format!("http://{}/other stays, http://{elsewhere}/ was read", stub.address);
     assert!(line.contains("SIGHUP: the counter of route / needs a restart: "), "{line}");
@@ -447,7 +448,7 @@ fn the_level_of_the_log() {
     // Not logged at the default level: the next line is of the reload.
     assert_eq!(site.server.visit(), SORRY);
     site.write("log-level = \"debug\"");
-    site.server.signal("-HUP");
+    site.server.signal(Signal::HUP);
     let line = site.server.wait_for_line(" ");
     assert!(line.contains("visits are not registered"), "{line}");
     let line = site.server.wait_for_line(" ");
@@ -459,7 +460,7 @@ fn the_level_of_the_log() {
     site.server.wait_for_line(said);
     site.reload("log-level = \"error\"");
     assert_eq!(site.server.visit(), SORRY);
-    site.server.signal("-TERM");
+    site.server.signal(Signal::TERM);
     let (status, lines) = site.server.wait();
     assert_eq!((status.code(), lines), (Some(0), vec![]));
 }
@@ -480,8 +481,7 @@ fn a_log_of_errors_only_has_no_other_lines() {
     let mut buffer = [0; 100];
     let count = manager.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..count], b"READY=1\n");
-    let id = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    send_signal(&child, Signal::TERM);
     let mut said = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
     assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
@@ -494,7 +494,7 @@ fn what_needs_a_restart_is_told_and_the_rest_holds() {
     let site = Site::with_counter("", &stub);
     site.write("share-port = true\nlog-format = \"json\"\ndriver = \"epoll\"\nbody-max = 10");
     for _ in 0..2 {
-        site.server.signal("-HUP");
+        site.server.signal(Signal::HUP);
         for said in [
             "SIGHUP: share-port needs a restart: false stays, true was read",
             "SIGHUP: driver needs a restart: auto stays, epoll was read",
@@ -523,7 +523,7 @@ fn flags_and_variables_still_win() {
         [("TALLYRING_CONFIG", file.to_str().unwrap()), ("TALLYRING_TARGET_MAX", "30")];
     let server = Server::start(&arguments, &environment);
     fs::write(&file, "body-max = 1\ntarget-max = 1\nhead-fields-max = 7\n").unwrap();
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     let line = server.wait_for_line("read anew");
     assert!(line.ends_with("read anew: head-fields-max is 7, was 100"), "{line}");
     assert_eq!(server.visit(), WELCOME);
@@ -539,11 +539,11 @@ fn pages_are_read_again_without_a_settings_file() {
     let server = serve(&flags);
     assert_eq!(server.visit(), "one");
     fs::write(&page, "other").unwrap();
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     server.wait_for_line("read anew");
     assert_eq!(server.visit(), "other");
     fs::remove_file(&page).unwrap();
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     server.wait_for_line("stay as they were");
     assert_eq!(server.visit(), "other");
 }
@@ -557,7 +557,7 @@ fn a_file_that_is_gone_changes_nothing() {
     assert_eq!(site.metric("tallyring_config_last_reload_successful"), 1);
     assert_eq!(site.metric("tallyring_config_reloads_total{outcome=\"ok\"}"), 0);
     fs::remove_file(&site.file).unwrap();
-    site.server.signal("-HUP");
+    site.server.signal(Signal::HUP);
     let line = site.server.wait_for_line("stay as they were");
     assert!(line.contains(&format!("--config {}: cannot read it", site.file.display())), "{line}");
     assert_eq!(site.metric("tallyring_config_last_reload_successful"), 0);
@@ -579,7 +579,7 @@ fn a_file_that_can_be_read_once_is_not_read_again() {
     let writer = thread::spawn(move || fs::write(to, settings).unwrap());
     let server = serve(&["--config", pipe.to_str().unwrap()]);
     writer.join().unwrap();
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     let line = server.wait_for_line("SIGHUP: the settings stay as they were: ");
     assert!(line.contains("it is no regular file, which can be read once only"), "{line}");
     assert_eq!(server.get("/a").body, WELCOME);
@@ -593,9 +593,9 @@ fn a_reload_while_it_stops_is_harmless() {
     visitor.send(get_request("/"));
     arrived.recv_timeout(PATIENCE).unwrap();
     site.write("drain-timeout = \"1ms\"");
-    site.server.signal("-TERM");
+    site.server.signal(Signal::TERM);
     site.server.wait_for_line("no new connections");
-    site.server.signal("-HUP");
+    site.server.signal(Signal::HUP);
     site.server.wait_for_line("SIGHUP: nothing is read anew, since the server stops");
     gate.open();
     assert_eq!(visitor.response().body, WELCOME);
@@ -652,7 +652,7 @@ fn reloads_under_load_lose_no_visit() {
         fs::write(&page, format!("page {number}")).unwrap();
         fs::write(&file, welcome.clone() + &settings(number)).unwrap();
         let before = counted.load(Ordering::Acquire);
-        server.signal("-HUP");
+        server.signal(Signal::HUP);
         server.wait_for_line("read anew");
         assert_eq!(server.visit(), format!("page {number}"));
         // Some visits under each.

@@ -12,8 +12,8 @@ use std::{
 };
 
 use common::{
-    COUNTED, Client, PATIENCE, Server, Stub, WELCOME, get_request, limited, nobody, run, serve,
-    tallyring, with_socket,
+    COUNTED, Client, PATIENCE, Server, Signal, Stub, WELCOME, get_request, limited, nobody, run,
+    serve, tallyring, with_socket,
 };
 
 /// Runs `tallyring health` with these flags; its exit code and what it says.
@@ -44,7 +44,7 @@ fn health_follows_the_server() {
     let mut client = server.client();
     client.send(get_request("/"));
     arrived.recv_timeout(PATIENCE).unwrap();
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     server.wait_for_line("no new connections");
     check_health(&["--admin", &admin], 1, "it answers 503");
     gate.open();
@@ -257,7 +257,7 @@ fn the_service_manager_is_told_of_start_reload_and_stop() {
         for _ in 0..5 {
             assert_eq!(manager.receive(), "WATCHDOG=1", "{arguments:?}");
         }
-        server.signal("-HUP");
+        server.signal(Signal::HUP);
         let reloading = manager.receive_other();
         assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
         let said = match arguments[0] {
@@ -289,7 +289,7 @@ fn the_service_manager_is_told_why_a_reload_failed() {
         ("\nbody-max = 5\n", String::from("READY=1\nSTATUS=settings and pages were read anew")),
     ] {
         fs::write(&file, settings).unwrap();
-        server.signal("-HUP");
+        server.signal(Signal::HUP);
         assert!(manager.receive().starts_with("RELOADING=1\n"));
         let notified = manager.receive();
         assert!(notified.starts_with("READY=1\nSTATUS=") && notified.contains(&said), "{notified}");
@@ -400,7 +400,7 @@ fn an_idle_client_may_send_one_more_request() {
         assert_eq!(client.get("/").body, WELCOME);
         server.while_stopped(|| {
             client.send(get_request("/"));
-            server.signal("-TERM");
+            server.signal(Signal::TERM);
         });
         server.wait_for_line("no new connections");
         assert_eq!(client.response().body, WELCOME, "{driver}");
@@ -409,7 +409,7 @@ fn an_idle_client_may_send_one_more_request() {
         let mut server = serve(&["--counter", &stub.url(), "--driver", driver]);
         let mut client = server.client();
         assert_eq!(client.get("/").body, WELCOME);
-        server.signal("-TERM");
+        server.signal(Signal::TERM);
         server.wait_for_line("no new connections");
         // The line comes before the worker has the command.
         let last = loop {

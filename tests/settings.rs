@@ -12,7 +12,9 @@ use std::{
     process::Stdio,
 };
 
-use common::{COUNTED, Running, SORRY, Server, Stub, WELCOME, limited, run, serve, tallyring};
+use common::{
+    COUNTED, Running, SORRY, Server, Signal, Stub, WELCOME, limited, run, serve, tallyring,
+};
 use rustix::{
     fs::OFlags,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
@@ -135,10 +137,7 @@ fn an_unknown_variable_is_answered_with_the_nearest() {
     };
     assert!(!check(&others).contains("note: "));
     let unlike = check(&[("TALLYRING_IMAGE", "tallyring:1")]);
-    assert!(
-        unlike.ends_with("note: TALLYRING_IMAGE is no setting and is passed over\n"),
-        "{unlike}"
-    );
+    assert!(unlike.ends_with("note: TALLYRING_IMAGE is no setting and is ignored\n"), "{unlike}");
     let stub = Stub::answering(COUNTED);
     let mut server = Server::start(&["serve", "--counter", &stub.url()], &others);
     assert_eq!(server.visit(), WELCOME);
@@ -303,7 +302,7 @@ fn pages_are_found_beside_the_file_and_have_a_type() {
     }
     // A reload that fails names the route too, and keeps the pages.
     fs::remove_file(directory.path().join("plain")).unwrap();
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     let line = server.wait_for_line("the settings stay as they were: ");
     assert!(line.contains("route \"/plain\": welcome: cannot read"), "{line}");
     assert_eq!(server.get("/plain").body, "plain");

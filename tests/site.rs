@@ -11,7 +11,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{COUNTED, Client, Response, SORRY, Server, Stub, WELCOME, get_request, run, serve};
+use common::{
+    COUNTED, Client, Response, SORRY, Server, Signal, Stub, WELCOME, get_request, run, serve,
+};
 
 /// A directory with a site and settings for it.
 struct Site(tempfile::TempDir);
@@ -441,7 +443,7 @@ fn files_are_read_again_on_sighup() {
     check_found(&mut client, "/static/a.txt", "old");
     check_found(&mut client, "/static/goes.txt", "goes");
     check_not_found(&mut client, "/static/comes.txt");
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     server.wait_for_line("passwd is not served: the link leads out");
     server.wait_for_line("read anew");
     check_found(&mut client, "/static/a.txt", "new");
@@ -451,7 +453,7 @@ fn files_are_read_again_on_sighup() {
     // A file that cannot be read changes nothing.
     site.write("public/a.txt", "newer");
     fs::remove_file(site.path("robots.txt")).unwrap();
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     let line = server.wait_for_line("stay as they were: ");
     assert!(line.contains("route \"/robots.txt\": page: cannot read"), "{line}");
     check_found(&mut client, "/static/a.txt", "new");

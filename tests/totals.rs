@@ -12,7 +12,8 @@ use std::{
 };
 
 use common::{
-    Client, Server, Stub, WELCOME, get_request, limited, nobody, run, serve, serve_by, tallyring,
+    Client, Server, Signal, Stub, WELCOME, get_request, limited, nobody, run, serve, serve_by,
+    tallyring,
 };
 use tempfile::TempDir;
 
@@ -167,7 +168,7 @@ fn the_counter_is_found_by_the_servers_own_settings() {
 #[test]
 fn the_file_of_a_stopped_counter_is_read_and_stays_unchanged() {
     let data = Data::new();
-    for (round, signal) in ["-TERM", "-KILL", "-KILL"].into_iter().enumerate() {
+    for (round, signal) in [Signal::TERM, Signal::KILL, Signal::KILL].into_iter().enumerate() {
         let mut server = data.site("off");
         for _ in 0..2 {
             assert_eq!(server.visit(), WELCOME);
@@ -179,7 +180,7 @@ fn the_file_of_a_stopped_counter_is_read_and_stays_unchanged() {
         let [flag, directory] = data.flags();
         for listen in ["off", &nobody().to_string()] {
             let all = ["total", "--counter-listen", listen, &flag, &directory];
-            assert_eq!(run(&all), (0, expected.clone(), String::new()), "{signal}");
+            assert_eq!(run(&all), (0, expected.clone(), String::new()), "{signal:?}");
         }
         let store = format!("redb:{}", data.text("counter.redb"));
         let all = ["total", "--counter-listen", "off", "--store", &store];
@@ -325,7 +326,7 @@ fn a_stopped_counter_is_backed_up_from_its_file() {
     let data = Data::new();
     let mut counter = data.counter();
     assert_eq!(post(counter.address, "/counter?by=7"), 200);
-    counter.signal("-KILL");
+    counter.signal(Signal::KILL);
     counter.wait();
     let copy = data.text("copy");
     data.check(&["backup", &copy], 0, &format!("{copy}: 7 counted"));

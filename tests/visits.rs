@@ -12,7 +12,7 @@ use std::{
 };
 
 use common::{
-    COUNTED, Client, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, serve, serve_with,
+    COUNTED, Client, PATIENCE, SORRY, Server, Signal, Stub, WELCOME, get_request, serve, serve_with,
 };
 
 fn with_counter(flags: &[&str]) -> (Server, Stub) {
@@ -245,13 +245,13 @@ fn routes_have_their_own_counters_and_pages() {
     // Pages are read again on SIGHUP; those that cannot be read change nothing.
     let large = "x".repeat(100_000);
     fs::write(path("hello.html"), &large).unwrap();
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     server.wait_for_line("read anew");
     let mut client = server.client();
     client.send(get_request("/") + &get_request("/"));
     assert!(client.response().body == large && client.response().body == large);
     fs::remove_file(path("hello.html")).unwrap();
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     server.wait_for_line("stay as they were");
     assert!(client.get("/").body == large);
 }

@@ -1,5 +1,4 @@
-//! The programs that are compared, and how each is started: the same routes, the same counter, the
-//! same cores.
+//! The programs that are compared, and how each is started: with the same routes, the same counter and the same cores.
 
 use std::{
     fs, io,
@@ -18,7 +17,7 @@ use crate::process::Process;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Arm {
-    /// A bare io_uring loop: the least that this kernel lets an exchange cost
+    /// A bare io_uring loop: the least that an exchange costs on this kernel
     Floor,
     /// tallyring on io_uring
     Tallyring,
@@ -30,9 +29,9 @@ pub enum Arm {
     TokioPerCore,
     /// hyper on tokio's work-stealing scheduler
     Hyper,
-    /// axum and one shared reqwest client on the same, as one ships it where each microsecond counts
+    /// axum and reqwest, tuned: a pinned runtime and a client for each core, another allocator
     AxumTuned,
-    /// axum and one shared reqwest client on the same, as one usually writes it
+    /// axum and one shared reqwest client on tokio's work-stealing scheduler, as one usually writes it
     Axum,
     /// axum and a new reqwest client for each visit
     Seed,
@@ -42,7 +41,7 @@ pub enum Arm {
     Nginx,
 }
 
-/// All of them, in the order of the tables.
+/// All arms, in the order of the tables.
 pub const ALL: [Arm; 11] = [
     Arm::Floor,
     Arm::Tallyring,
@@ -57,7 +56,7 @@ pub const ALL: [Arm; 11] = [
     Arm::Nginx,
 ];
 
-/// Most connections to the counter of an arm that has such a setting.
+/// The most connections to the counter, for arms that have such a setting.
 const COUNTER_CONNECTIONS_MAX: usize = 8192;
 
 impl Arm {
@@ -66,7 +65,7 @@ impl Arm {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Whether it can be run here.
+    /// Whether it is installed on this machine.
     pub fn is_installed(self) -> bool {
         match self {
             Self::Haproxy | Self::Nginx => Command::new(self.name()).arg("-v").output().is_ok(),
@@ -79,7 +78,7 @@ impl Arm {
         !matches!(self, Self::Floor | Self::Seed | Self::Haproxy | Self::Nginx)
     }
 
-    /// Whether it works on more than one core.
+    /// Whether it uses more than one core.
     pub fn scales(self) -> bool {
         self != Self::Floor
     }
@@ -89,7 +88,7 @@ impl Arm {
 pub struct Setting<'a> {
     /// Where the built programs are.
     pub programs: &'a Path,
-    /// For files that an arm wants.
+    /// For files that an arm needs.
     pub scratch: &'a Path,
     /// The cores of the server.
     pub cores: &'a [usize],
@@ -100,10 +99,10 @@ pub struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    /// Starts an arm; it accepts connections when this returns.
+    /// Starts an arm, and waits until it accepts connections.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not start.
     pub fn start(&self, arm: Arm) -> io::Result<Process> {
         let cores = self.cores;
         let url = format!("http://{}/counter", self.counter);
@@ -192,7 +191,7 @@ impl Setting<'_> {
     }
 }
 
-/// Cores as tallyring takes them.
+/// Cores in the form of `--cores`.
 pub fn list(cores: &[usize]) -> String {
     cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }

@@ -1,4 +1,4 @@
-//! The site on axum and one shared reqwest client: what the arms share that differ in how these are set up.
+//! The site on axum and reqwest, for the arms that differ only in how these are set up.
 
 use std::{io, sync::Arc};
 
@@ -14,14 +14,13 @@ use bytes::Bytes;
 use reqwest::{Client, ClientBuilder, Url};
 use tokio::net::TcpListener;
 
-use crate::heavy;
+use crate::{SORRY_PAGE, WELCOME_PAGE, heavy};
 
-/// Made once: from a string the value would be checked and copied for each visit.
+/// A constant: a string would be checked and copied for each visit.
 const NO_STORE: [(HeaderName, HeaderValue); 1] =
     [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-const SORRY: &str = "Error registering your visit";
 
-/// Behind one `Arc`, so that a visit clones nothing else of it; the URL is parsed once.
+/// In one `Arc`, so that a visit clones nothing else; the URL is parsed once.
 struct Site {
     client: Client,
     counter: Url,
@@ -36,13 +35,13 @@ impl Site {
 }
 
 async fn visit(State(site): State<Arc<Site>>) -> impl IntoResponse {
-    (NO_STORE, if site.register().await { "Welcome to my site!" } else { SORRY })
+    (NO_STORE, if site.register().await { WELCOME_PAGE } else { SORRY_PAGE })
 }
 
 async fn heavy_visit(State(site): State<Arc<Site>>) -> Response {
     match site.register().await {
         true => (NO_STORE, site.heavy.clone()).into_response(),
-        false => (NO_STORE, SORRY).into_response(),
+        false => (NO_STORE, SORRY_PAGE).into_response(),
     }
 }
 
@@ -57,7 +56,7 @@ pub async fn serve(listener: TcpListener, client: ClientBuilder, counter: &str) 
     let router =
         Router::new().route("/", get(visit)).route("/heavy", get(heavy_visit)).with_state(site);
     let listener = listener.tap_io(|stream| {
-        // A connection that is gone already needs no option.
+        // Fails only when the connection has closed.
         let _ = stream.set_nodelay(true);
     });
     axum::serve(listener, router).await

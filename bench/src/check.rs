@@ -1,4 +1,4 @@
-//! Whether tallyring has become worse than a recorded run says, beyond what is noise.
+//! Whether tallyring has become worse than in a recorded run, by more than the noise.
 
 use std::{
     fs, io,
@@ -14,10 +14,10 @@ use crate::{
 
 /// Where the recorded runs are.
 const RUNS: &str = "bench/runs";
-/// Median deviations that make two medians differ.
+/// Median deviations by which two medians must differ.
 const DEVIATIONS: f64 = 3.0;
 
-/// The record to compare with: the one in `directory`, or the newest of `machine` where none is given.
+/// The record to compare with: the one in `directory`, or else the newest, of `machine` if it has one.
 ///
 /// # Errors
 /// When there is none.
@@ -30,8 +30,8 @@ pub fn baseline(directory: Option<&Path>, machine: &str) -> io::Result<Record> {
     Record::read(&directory)
 }
 
-/// The newest directory below `runs` that holds a record of this form: of a machine like this one where
-/// there is any, since a ratio to the floor is not the same on all.
+/// The newest directory in `runs` with a record of this format. Records of the same machine come first, since ratios to
+/// the floor differ between machines.
 fn newest(runs: &Path, machine: &str) -> io::Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(runs)? {
@@ -45,7 +45,7 @@ fn newest(runs: &Path, machine: &str) -> io::Result<PathBuf> {
     newest.ok_or_else(|| io::Error::other(format!("no recorded run in {}", runs.display())))
 }
 
-/// Compares the ratios of tallyring to floor and axum-tuned, each taken within one run of `compare`.
+/// Compares the ratios of tallyring to floor and axum-tuned, each within one run of `compare`.
 ///
 /// # Errors
 /// When one has become worse.
@@ -111,7 +111,7 @@ mod tests {
         let error = check(&worse, &then).unwrap_err().to_string();
         assert!(error.contains("tallyring x floor: 1.320, recorded 1.100"), "{error}");
         assert!(check(&then, &worse).is_ok());
-        // The baseline may be from before the tuned arm; where both have it, it counts.
+        // An older record may lack the tuned arm.
         let with_tuned = |cpu_us| {
             let mut record = record();
             record.arms.push(Arm::AxumTuned);
@@ -127,7 +127,7 @@ mod tests {
         let mut failed = record();
         failed.failures.push(String::from("axum fell over"));
         assert!(check(&failed, &then).is_err());
-        // One repeat in two that differs by a half is noise.
+        // One of two repeats that is slower by half is noise.
         let mut noisy = record();
         noisy.runs.iter_mut().find(|run| run.arm == Arm::Tallyring).unwrap().usage.cpu_us *= 1.5;
         assert!(check(&noisy, &then).is_ok());

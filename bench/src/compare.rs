@@ -1,5 +1,4 @@
-//! The arms side by side: each in turn, in rotating order, so that what else the machine does meets
-//! all of them alike.
+//! Compares the arms: each in turn, in rotating order, so that other work on the machine affects all alike.
 
 use std::{io, path::PathBuf, time::Instant};
 
@@ -45,7 +44,7 @@ pub struct CompareArguments {
     /// Idle connections whose memory is measured, 10,000 by default, 2,000 with --quick; 0 leaves that out
     #[arg(long)]
     idle: Option<u32>,
-    /// Draw the summary and the charts of a run anew from its raw figures, and run nothing
+    /// Draw the summary and the charts of a run again from its raw figures, and run nothing
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "check")]
     render: Option<PathBuf>,
     /// Compare tallyring's ratios to floor and axum-tuned with those of a recorded run, and fail if they
@@ -64,7 +63,7 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Runs the arms, and keeps and prints what they cost.
+/// Runs the arms, prints what they cost, and keeps the figures.
 ///
 /// # Errors
 /// When a program is missing or fails, or a check does.
@@ -96,12 +95,12 @@ struct Bench {
     repeats: u32,
     seconds: f64,
     idle: u32,
-    /// For runs at a constant rate: what the arms that they rest on can do, in visits a second.
+    /// For runs at a constant rate: visits a second that the arms can do on which the rate depends.
     capacities: Vec<(Arm, f64)>,
 }
 
 impl Bench {
-    /// Everything that can be wrong with the arguments is told before the programs are built.
+    /// Checks the arguments before the programs are built.
     fn new(arguments: &CompareArguments, is_check: bool) -> io::Result<Self> {
         let own = own_cores()?;
         let half = own.len() / 2;
@@ -175,7 +174,7 @@ impl Bench {
         Ok(record)
     }
 
-    /// Each arm in each scene, as often as it is to be run, so that what else the machine does meets all alike.
+    /// Each arm in each scene, once in each repeat, in rotating order.
     fn plan(&self) -> Vec<(u32, &Scene, Arm)> {
         let mut plan = Vec::new();
         for repeat in 0..self.repeats {
@@ -189,7 +188,7 @@ impl Bench {
         plan
     }
 
-    /// Memory of idle connections, and system calls: in runs of their own.
+    /// Memory of idle connections, and system calls, in separate runs.
     fn measure_apart(&self, record: &mut Record) -> io::Result<()> {
         if self.idle == 0 {
             return Ok(());
@@ -200,7 +199,7 @@ impl Bench {
                 self.idle,
                 arm.name()
             ))?;
-            // Its buffers are the ring's.
+            // The floor has no buffers for each connection, only those of the ring.
             if *arm != Arm::Floor {
                 record.idle.push(self.place.idle_memory(*arm, self.idle)?);
             }
@@ -227,16 +226,16 @@ impl Bench {
         }
     }
 
-    fn capacity(&self, whose: Capacity) -> f64 {
-        let those = self.capacities.iter().filter(|(arm, _)| whose.rests_on(*arm));
+    fn capacity(&self, of: Capacity) -> f64 {
+        let those = self.capacities.iter().filter(|(arm, _)| of.depends_on(*arm));
         those.map(|(_, capacity)| *capacity).fold(f64::INFINITY, f64::min)
     }
 
-    /// Visits a second in the main scene, of each arm that the rate of a scene rests on.
+    /// Visits a second in the main scene, for each arm that the rate of a scene depends on.
     fn capacities(&self) -> io::Result<Vec<(Arm, f64)>> {
-        let is_asked = |arm: Arm| {
+        let is_needed = |arm: Arm| {
             self.scenes.iter().any(
-                |scene| matches!(scene.pace, Pace::Open(_, capacity) if capacity.rests_on(arm)),
+                |scene| matches!(scene.pace, Pace::Open(_, capacity) if capacity.depends_on(arm)),
             )
         };
         let measure = |arm: Arm| {
@@ -244,11 +243,11 @@ impl Bench {
             say(&format!("{:<16} can do {capacity:>7.0} visits a second", arm.name()))?;
             Ok((arm, capacity))
         };
-        self.arms.iter().copied().filter(|arm| is_asked(*arm)).map(measure).collect()
+        self.arms.iter().copied().filter(|arm| is_needed(*arm)).map(measure).collect()
     }
 }
 
-/// What a run has shown, and how long the rest takes.
+/// The result of a run, and how long the rest takes.
 fn progress(run: &Run, left_seconds: f64) -> String {
     format!(
         "{:<18} {:<16} {:>7.2} µs a visit, p99 {:>8.0} µs; {:.0} min {:02.0} s left",
@@ -261,13 +260,13 @@ fn progress(run: &Run, left_seconds: f64) -> String {
     )
 }
 
-/// The cores that are given, or these by default; each is one of `own`, and none is there twice.
+/// The given cores, or the default; each must be one of `own`, and none may be there twice.
 fn cores(flag: &str, given: &[usize], default: &[usize], own: &[usize]) -> io::Result<Vec<usize>> {
     let cores = if given.is_empty() { default } else { given };
-    for (place, core) in cores.iter().enumerate() {
+    for (index, core) in cores.iter().enumerate() {
         let problem = match own.contains(core) {
             false => format!("there is no core {core} here; there are {}", list(own)),
-            true if cores[..place].contains(core) => format!("core {core} is named twice"),
+            true if cores[..index].contains(core) => format!("core {core} is named twice"),
             true => continue,
         };
         return Err(io::Error::other(format!("{flag} {}: {problem}", list(cores))));

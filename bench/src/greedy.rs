@@ -1,4 +1,4 @@
-//! Visitors who want more than their share: what they cost the server, and everybody else.
+//! Visitors who take more than their share: what they cost the server and other visitors.
 
 use std::{
     fs, io,
@@ -12,7 +12,7 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
-use tallyring_bench::{ask, load::Report};
+use tallyring_bench::{WELCOME_PAGE, ask, load::Report};
 
 use crate::{
     arms::list,
@@ -25,7 +25,7 @@ use crate::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// A request head that never ends, a byte at a time.
+/// The beginning of a request head that never ends, sent a byte at a time.
 const DRIBBLE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ";
 const PAGE_BYTES: usize = 1024 * 1024;
 
@@ -53,20 +53,20 @@ struct Record {
     environment: Environment,
     driver: String,
     dribblers: usize,
-    /// Latencies without the dribblers, and beside them, in turn.
+    /// Latencies without the dribblers, and with them.
     #[serde(skip)]
     alone: Vec<Report>,
     #[serde(skip)]
     beside: Vec<Report>,
     deaf: usize,
     deaf_resident_bytes: u64,
-    /// Descriptors before the deaf came, and after their time was up.
+    /// Descriptors before the deaf came, and after the write time-out.
     deaf_descriptors: (usize, usize),
-    /// With 40 files and 200 connections: the share of a core.
+    /// The share of a core that is used with 40 files and 200 connections.
     crowded_busy: f64,
-    /// Visits that were welcomed after the crowd had left, of 100.
+    /// Visits that were welcomed after these had left, of 100.
     welcomed_after_crowd: usize,
-    /// Latencies at half of what the counter can take, and at three times that.
+    /// Latencies below the counter's capacity, and above it.
     #[serde(skip)]
     within: Vec<Report>,
     #[serde(skip)]
@@ -104,7 +104,7 @@ struct Stage<'a> {
     load_cores: [usize; 1],
 }
 
-/// Runs all of them, and keeps and prints what was seen.
+/// Runs all phases, prints the results, and keeps them.
 ///
 /// # Errors
 /// When a program fails.
@@ -174,7 +174,7 @@ impl Stage<'_> {
         OtherSide { programs: &self.programs, cores: &self.load_cores }
     }
 
-    /// Latencies of visits at a constant rate, without and beside clients that dribble.
+    /// Latencies of visits at a constant rate, without and with clients that send a byte a second.
     fn dribblers(&self) -> io::Result<(Vec<Report>, Vec<Report>)> {
         let (_counter, counter) = self.other_side().counter(0)?;
         let (_server, site) = self.serve(counter, &[], &[])?;
@@ -186,7 +186,7 @@ impl Stage<'_> {
             let over = AtomicBool::new(false);
             let report = thread::scope(|scope| {
                 let dribbling = scope.spawn(|| dribble(site, self.arguments.dribblers, &over));
-                // All have come and sent a byte or two.
+                // Until all are connected and have sent a byte or two.
                 pause(SECOND * 3);
                 let report = self.other_side().visit(site, &visits);
                 over.store(true, Ordering::Relaxed);
@@ -199,7 +199,7 @@ impl Stage<'_> {
         Ok((alone, beside))
     }
 
-    /// Memory that clients cost who never read, and descriptors before them and after their time.
+    /// Memory of clients that never read, and descriptors before them and after the write time-out.
     fn deaf(&self) -> io::Result<(u64, (usize, usize))> {
         say("visitors who do not read")?;
         let (_counter, counter) = self.other_side().counter(0)?;
@@ -211,7 +211,7 @@ impl Stage<'_> {
             &[],
             &["--welcome", &page, "--write-timeout", "3s", "--counter-connections-max", "64"],
         )?;
-        // All connections to the counter are open from here on, and are not counted below.
+        // Opens all connections to the counter, so that they are not counted below.
         self.other_side().visit(site, &["--visits", "2000"])?;
         pause(SECOND);
         let (before, descriptors) = (server.resident_bytes()?, server.descriptors()?);
@@ -227,8 +227,8 @@ impl Stage<'_> {
         Ok((resident, (descriptors, server.descriptors()?)))
     }
 
-    /// The share of a core that 200 connections cost a server that may open 40 files, and how many of
-    /// 100 visits it welcomes once they have left.
+    /// The share of a core that a server with 40 files uses for 200 connections, and how many of 100 visits it welcomes
+    /// once they have left.
     fn crowd(&self) -> io::Result<(f64, usize)> {
         say("more visitors than files")?;
         let (_counter, counter) = self.other_side().counter(0)?;
@@ -243,7 +243,7 @@ impl Stage<'_> {
         Ok((busy, welcomed))
     }
 
-    /// Latencies with a counter that takes 8,000 visits a second: at half of that, and at three times.
+    /// Latencies with a counter that can take 8,000 visits a second: at 3,000 and at 18,000.
     fn overload(&self) -> io::Result<(Vec<Report>, Vec<Report>)> {
         let (_counter, counter) = self.other_side().counter(2)?;
         let limits = ["--counter-connections-max", "16", "--counter-queue-max", "16"];
@@ -260,23 +260,23 @@ impl Stage<'_> {
     }
 }
 
-/// Clients that send a byte of their request each second, and come anew when they are refused.
+/// Clients that send a byte of their request each second, and connect again when they are refused.
 fn dribble(site: SocketAddr, clients: usize, over: &AtomicBool) -> io::Result<()> {
-    let come = || -> io::Result<(TcpStream, usize)> {
+    let connect = || -> io::Result<(TcpStream, usize)> {
         let stream = TcpStream::connect(site)?;
         stream.set_nonblocking(true)?;
         Ok((stream, 0))
     };
-    let mut streams = (0..clients).map(|_| come()).collect::<io::Result<Vec<_>>>()?;
+    let mut streams = (0..clients).map(|_| connect()).collect::<io::Result<Vec<_>>>()?;
     while !over.load(Ordering::Relaxed) {
-        // Spread over the second, so that they do not come as one burst.
+        // Spread over the second, so that they are not one burst.
         for some in streams.chunks_mut(clients.div_ceil(100).max(1)) {
             for (stream, sent) in some {
                 let byte = DRIBBLE.get(*sent).unwrap_or(&b'x');
                 *sent += 1;
                 let is_refused = stream.read(&mut [0; 512]).is_ok();
                 if is_refused || stream.write_all(&[*byte]).is_err() {
-                    (*stream, *sent) = come()?;
+                    (*stream, *sent) = connect()?;
                 }
             }
             pause(SECOND / 100);
@@ -287,7 +287,7 @@ fn dribble(site: SocketAddr, clients: usize, over: &AtomicBool) -> io::Result<()
 
 fn is_welcomed(site: SocketAddr) -> bool {
     let page = TcpStream::connect(site).and_then(|stream| ask(&stream, "/"));
-    page.is_ok_and(|page| page == "Welcome to my site!")
+    page.is_ok_and(|page| page == WELCOME_PAGE)
 }
 
 fn summary(record: &Record) -> String {

@@ -1,4 +1,4 @@
-//! The site on hyper: what the arms share that differ only in the runtime below it.
+//! The site on hyper, for the arms that differ only in the runtime.
 
 use std::{convert::Infallible, io, sync::Arc};
 
@@ -17,13 +17,13 @@ use hyper_util::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::heavy;
+use crate::{SORRY_PAGE, WELCOME_PAGE, heavy};
 
 /// The site: a client for the counter, and its pages.
 pub struct Site {
     client: Client<HttpConnector, Full<Bytes>>,
     counter: Uri,
-    /// Made once: the client would make it anew from the URL for each call.
+    /// Made once: otherwise the client makes it from the URL for each call.
     host: HeaderValue,
     heavy: Bytes,
 }
@@ -39,7 +39,7 @@ impl Site {
         let counter: Uri = counter.parse().map_err(io::Error::other)?;
         let host = counter.authority().map_or("", |authority| authority.as_str());
         let mut client = Client::builder(TokioExecutor::new());
-        // A call is one small buffer: nothing is gained by vectored writes.
+        // A call is one small buffer, so vectored writes gain nothing.
         client.set_host(false).http1_writev(false);
         Ok(Self {
             client: client.build(connector),
@@ -52,7 +52,7 @@ impl Site {
     /// Serves the clients of a listener.
     ///
     /// # Errors
-    /// When it accepts none any more.
+    /// When the listener fails.
     pub async fn listen(self, listener: TcpListener) -> io::Result<()> {
         let site = Arc::new(self);
         loop {
@@ -64,7 +64,7 @@ impl Site {
 
     /// Serves one client to the end of its connection.
     async fn serve(&self, stream: TcpStream) {
-        // A connection that is gone already needs no option.
+        // Fails only when the connection has closed.
         let _ = stream.set_nodelay(true);
         let answer = service_fn(|request| self.answer(request));
         // An error is the client's end of the connection.
@@ -76,7 +76,7 @@ impl Site {
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         let page = match request.uri().path() {
-            "/" => Bytes::from_static(b"Welcome to my site!"),
+            "/" => Bytes::from_static(WELCOME_PAGE.as_bytes()),
             "/heavy" => self.heavy.clone(),
             _ => {
                 let mut response = Response::new(Full::default());
@@ -86,7 +86,7 @@ impl Site {
         };
         let page = match self.register().await {
             true => page,
-            false => Bytes::from_static(b"Error registering your visit"),
+            false => Bytes::from_static(SORRY_PAGE.as_bytes()),
         };
         let mut response = Response::new(Full::new(page));
         let fields = response.headers_mut();
@@ -102,7 +102,7 @@ impl Site {
         call.headers_mut().insert(HOST, self.host.clone());
         let Ok(mut answer) = self.client.request(call).await else { return false };
         let status = answer.status();
-        // Only a connection whose answer was read to its end is used again.
+        // Only a connection whose answer was read to the end is used again.
         while let Some(part) = http_body_util::BodyExt::frame(answer.body_mut()).await {
             if part.is_err() {
                 break;

@@ -1,8 +1,8 @@
-//! What the benchmark's programs share: a bare io_uring loop, the least that this kernel lets an
-//! exchange cost, and the visitors that load a server.
+//! What the benchmark's programs share: a bare io_uring loop, the visitors that load a server, and the sites of several
+//! arms.
 //!
-//! Multishot accept and receive, provided buffers, static answers, and no parsing beyond looking for
-//! the end of a head. Nothing here is fit to face a peer that does not come from this benchmark.
+//! The loop has multishot accept and receive, provided buffers and static answers, and parses nothing but the end of a
+//! head. It is not safe against any peer but those of this benchmark.
 
 use std::{
     collections::HashMap,
@@ -26,6 +26,12 @@ pub const WELCOME: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 19\r\n\
     content-type: text/plain; charset=utf-8\r\ncache-control: no-store\r\n\
     date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\nWelcome to my site!";
 
+/// The page of a registered visit.
+pub const WELCOME_PAGE: &str = "Welcome to my site!";
+
+/// The page of a visit that was not registered.
+pub const SORRY_PAGE: &str = "Error registering your visit";
+
 /// The call that registers a visit.
 pub const REGISTER: &[u8] =
     b"POST /counter HTTP/1.1\r\ncontent-length: 0\r\nhost: 127.0.0.1\r\nuser-agent: floor\r\n\r\n";
@@ -33,7 +39,7 @@ pub const REGISTER: &[u8] =
 /// The counter's answer.
 pub const COUNTED: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n1\n";
 
-/// The size of the page at `/heavy`, in bytes: a visit that keeps its thread busy.
+/// The size in bytes of the page at `/heavy`, which keeps its thread busy.
 pub const HEAVY_BYTES: usize = 4 * 1024 * 1024;
 
 /// The page at `/heavy`.
@@ -41,7 +47,7 @@ pub fn heavy() -> Bytes {
     vec![b'x'; HEAVY_BYTES].into()
 }
 
-/// What an arm is started with: the arguments of this process, or these where there are none.
+/// The arguments of this process, or the default for each that is missing.
 pub fn arguments<const N: usize>(defaults: [&str; N]) -> [String; N] {
     let mut given = env::args().skip(1);
     defaults.map(|default| given.next().unwrap_or_else(|| default.to_owned()))
@@ -61,14 +67,14 @@ pub fn thread_nanoseconds(process: u32) -> io::Result<HashMap<i32, u64>> {
 }
 
 /// How long an answer to [`ask`] may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks for a page that fits a segment, and leaves the connection open; the page, if it is answered with 200.
+/// Asks for a page that fits into a segment, and leaves the connection open; the page of a 200.
 ///
 /// # Errors
-/// When it is answered with anything else, or not at all.
+/// When the answer is another one, or does not come.
 pub fn ask(mut stream: &TcpStream, path: &str) -> io::Result<String> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ASK_TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())?;
     let mut answer = [0; 4096];
     let count = stream.read(&mut answer)?;
@@ -79,7 +85,7 @@ pub fn ask(mut stream: &TcpStream, path: &str) -> io::Result<String> {
     }
 }
 
-/// How many heads end in `bytes`. The clients of this benchmark send each head in one segment.
+/// How many heads `bytes` contain. The clients of this benchmark send each head in one segment.
 pub fn heads(bytes: &[u8]) -> usize {
     bytes.windows(4).filter(|window| *window == b"\r\n\r\n").count()
 }
@@ -91,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_is_what_is_answered_with_200() {
+    fn only_the_page_of_a_200_is_returned() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let answers = [

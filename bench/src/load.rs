@@ -1,9 +1,7 @@
-//! Visitors: connections that make visits in a closed loop or at a constant rate, and measure how long
-//! each took.
+//! Visitors: connections that make visits in a closed loop or at a constant rate, and measure how long each takes.
 //!
-//! At a constant rate a visit is measured from the moment at which it was due, whether or not a
-//! connection was free to make it, so that a server that stalls is charged for all who would have come
-//! meanwhile (what wrk2 calls free of coordinated omission).
+//! At a constant rate a visit is measured from when it was due, even if no connection was free then. So a server that
+//! stalls pays for all visits that were due meanwhile (wrk2: no coordinated omission).
 
 mod answer;
 
@@ -36,13 +34,13 @@ const LATENCY_NS_MAX: u64 = 60_000_000_000;
 pub struct Plan {
     /// The server.
     pub address: SocketAddr,
-    /// What they ask for.
+    /// The page that they ask for.
     pub path: String,
-    /// How many they are.
+    /// How many visitors.
     pub connections: usize,
-    /// Visits a second of all together; `None`: each makes the next as soon as the last is answered.
+    /// Visits a second of all together; without it each makes the next visit as soon as the last is answered.
     pub rate: Option<f64>,
-    /// After how many visits a visitor comes anew, on another connection.
+    /// Visits after which a visitor opens another connection.
     pub visits_per_connection: Option<u64>,
     /// When they stop.
     pub until: Until,
@@ -53,28 +51,28 @@ pub struct Plan {
 pub enum Until {
     /// After this time.
     Time(Duration),
-    /// After so many visits.
+    /// After this many visits.
     Visits(u64),
 }
 
 /// What the visitors saw.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Visits that were registered: answered with 200 and another page than the one that says sorry.
+    /// Visits that were registered: a 200 with another page than the sorry page.
     pub visits: u64,
     /// Visits made before those, to find out which thread serves a connection; all were answered.
     #[serde(default)]
     pub sounding_visits: u64,
-    /// Visits answered with anything else, or with the page that says sorry.
+    /// Visits with another answer, such as the sorry page.
     pub refused: u64,
-    /// Visits that were not answered.
+    /// Visits without an answer.
     pub failed: u64,
     /// From the first visit to the end of the time, or to the last answer.
     pub seconds: f64,
-    /// The 99 % quantile of the visits that were answered with anything but 200, in microseconds.
+    /// The 99 % quantile of the refused visits, in microseconds.
     #[serde(default)]
     pub refused_p99_us: f64,
-    /// Of the others, in microseconds: the median, three quantiles and the maximum.
+    /// The median of the registered visits, in microseconds. The next four are quantiles and the maximum.
     pub p50_us: f64,
     /// 90 %.
     pub p90_us: f64,
@@ -106,17 +104,16 @@ impl Report {
     }
 }
 
-/// Lets visitors loose, on this many threads. The connections of `sockets` are used before others are
-/// opened.
+/// Runs visitors on this many threads. The connections of `sockets` are used before others are opened.
 ///
 /// # Errors
-/// When the ring cannot be set up, or nobody listens, be it from the beginning or from some time on.
+/// When the ring cannot be set up, or the server does not listen, or no longer listens.
 pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report> {
     let threads = threads.clamp(1, plan.connections.max(1));
     let crowds: Vec<_> = thread::scope(|scope| {
         let running: Vec<_> = (0..threads)
-            .map(|place| {
-                let share = |whole: usize| whole / threads + usize::from(place < whole % threads);
+            .map(|index| {
+                let share = |whole: usize| whole / threads + usize::from(index < whole % threads);
                 let until = match plan.until {
                     Until::Visits(visits) => Until::Visits(visits / threads as u64),
                     time @ Until::Time(_) => time,
@@ -127,7 +124,7 @@ pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report>
                     until,
                     ..plan.clone()
                 };
-                let sockets = if place == 0 { sockets.to_vec() } else { Vec::new() };
+                let sockets = if index == 0 { sockets.to_vec() } else { Vec::new() };
                 scope.spawn(move || {
                     let mut crowd = Crowd::new(plan, sockets)?;
                     ring::run(None, &mut crowd)?;
@@ -179,11 +176,11 @@ struct Crowd {
     last_answer: Instant,
     started: u64,
     visitors: HashMap<RawFd, Visitor>,
-    /// Connections that make no visit now.
+    /// Connections without a visit under way.
     idle: Vec<RawFd>,
-    /// When the visits were due that no connection was free for.
+    /// The due times of visits that wait for a connection.
     late: VecDeque<Instant>,
-    /// Why the last visitor who came got no connection, if one did not.
+    /// Why the last attempt to connect failed, if one has.
     turned_away: Option<io::Error>,
     under_way: u64,
     visits: u64,
@@ -204,7 +201,7 @@ struct Visitor {
 
 impl Crowd {
     fn new(plan: Plan, given: Vec<RawFd>) -> io::Result<Self> {
-        // Sent for as long as the process lives.
+        // Leaked, since the ring sends static bytes.
         let ask = |field: &str| -> &'static [u8] {
             let text = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n{field}\r\n", plan.path);
             Box::leak(text.into_boxed_str()).as_bytes()
@@ -238,12 +235,12 @@ impl Crowd {
         }
     }
 
-    /// All visits have begun that were to be made.
+    /// Whether all visits have begun.
     fn has_finished(&self) -> bool {
         self.late.is_empty() && self.is_over(Instant::now())
     }
 
-    /// No visitor is left, and none gets in.
+    /// Whether no visitor is left and none can connect.
     fn is_shut_out(&self) -> bool {
         self.visitors.is_empty() && self.turned_away.is_some()
     }
@@ -284,7 +281,7 @@ impl Crowd {
         io.send(socket, if is_last { self.ask_last } else { self.ask });
     }
 
-    /// What a connection does that is free.
+    /// Begins the next visit of a free connection, if one is due.
     fn go_on(&mut self, io: &mut Io, socket: RawFd, now: Instant) {
         if let Some(due) = self.late.pop_front() {
             self.visit(io, socket, due);
@@ -310,7 +307,7 @@ impl Crowd {
             self.refused += 1;
             self.refusals.saturating_record(taken);
         }
-        // The server closes after a last visit, and the visitor comes anew then.
+        // After the last visit of a connection the server closes it, and the visitor connects again.
         if self.plan.visits_per_connection.is_none_or(|most| visitor.made < most) {
             self.go_on(io, socket, now);
         }
@@ -377,7 +374,7 @@ impl Program for Crowd {
             }
         }
         if self.is_over(now) && self.deadline().is_some_and(|end| end <= now) {
-            // Nobody waits longer for these.
+            // The grace period is over.
             self.failed += self.under_way + self.late.len() as u64;
             self.under_way = 0;
             self.late.clear();

@@ -1,4 +1,4 @@
-//! The machine that a run is made on: what it is, whether it is fit, and what is built for it.
+//! The machine of a run: what it is, whether it is fit for measurements, and the programs that are built on it.
 
 use std::{
     fs, io,
@@ -15,28 +15,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::pause;
 
-/// Descriptors that the largest scenes need, on each side.
+/// Descriptors that the largest scenes need, in each process.
 const DESCRIPTORS_MIN: u64 = 20_000;
-/// Connections that are opened to see whether netfilter tracks them.
+/// Connections that are opened to find out whether netfilter tracks them.
 const PROBES: u64 = 16;
-/// The share of the machine that others may use before a run.
+/// The most of the machine that other programs may use before a run.
 const OTHERS_MAX: f64 = 0.05;
 
-/// What all commands take.
+/// The arguments of all commands.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Directory of the programs, for a machine that cannot build them; they are built by default
+    /// Directory of the built programs; by default they are built now
     #[arg(long)]
     pub bin_dir: Option<PathBuf>,
-    /// Directory for the results; a new one below bench/runs by default
+    /// Directory for the results; by default a new one in bench/runs
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
-/// What a run was made on and with.
+/// The machine and the software of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Environment {
-    /// When it was looked at, RFC 3339.
+    /// When this was recorded, RFC 3339.
     pub began: String,
     /// The kernel's release.
     pub kernel: String,
@@ -44,16 +44,15 @@ pub struct Environment {
     pub processor: String,
     /// Cores that this process may run on.
     pub cores: usize,
-    /// The frequency governors of the cores; empty where the machine does not tell.
+    /// The frequency governors of the cores; empty where they are unknown.
     pub governors: Vec<String>,
-    /// The share of the machine's time that was used by others, and that the hypervisor took.
+    /// The share of the machine's time that other programs and the hypervisor used.
     pub busy_before: f64,
-    /// Most descriptors of a process.
+    /// The most descriptors of a process.
     pub descriptors_max: u64,
     /// `net.core.somaxconn` and `net.ipv4.ip_local_port_range`.
     pub network: Vec<String>,
-    /// Of as many new connections on loopback as [`Environment::look`] opens, those that netfilter
-    /// tracks.
+    /// How many of some new connections on loopback netfilter tracks.
     #[serde(default)]
     pub tracked: u64,
     /// The commit of the sources.
@@ -62,7 +61,7 @@ pub struct Environment {
     pub tools: Vec<String>,
     /// The arguments of the command.
     pub command: Vec<String>,
-    /// What about the machine speaks against the figures.
+    /// Reasons to doubt the figures.
     pub warnings: Vec<String>,
 }
 
@@ -115,7 +114,7 @@ impl Environment {
                 self.descriptors_max
             ));
         }
-        // One or two may be others'.
+        // One or two may be those of other programs.
         if self.tracked >= PROBES / 2 {
             doubts.push(String::from(
                 "netfilter tracks connections, on loopback too, as it does where a container engine has \
@@ -138,28 +137,28 @@ impl Environment {
         text
     }
 
-    /// The day on which it was looked at.
+    /// The day of the run.
     pub fn day(&self) -> &str {
         self.began.split('T').next().unwrap_or_default()
     }
 
-    /// A name for the machine, fit for a directory.
+    /// A name for the machine that can be the name of a directory.
     pub fn slug(&self) -> String {
         slug(&format!("{}, {} cores", self.processor, self.cores))
     }
 
-    /// The same for this machine.
+    /// The name of this machine.
     pub fn slug_here() -> String {
         Self { processor: processor(), cores: cores(), ..Self::default() }.slug()
     }
 }
 
-/// What the processors have spent their time on, in ticks; nothing where the machine does not tell.
+/// What the processors have spent their time on, in ticks, if the kernel tells.
 fn ticks() -> Option<CpuTime> {
     KernelStats::current().ok().map(|stats| stats.total)
 }
 
-/// Time that the processors spent working or for another machine, and all time, in ticks.
+/// Busy time of the processors, with that which the hypervisor took, and all time, in ticks.
 fn cpu_time() -> (f64, f64) {
     let Some(ticks) = ticks() else { return (0.0, 0.0) };
     let idle = ticks.idle + ticks.iowait.unwrap_or(0);
@@ -168,15 +167,14 @@ fn cpu_time() -> (f64, f64) {
     (busy as f64, (busy + idle) as f64)
 }
 
-/// Time in which this machine's processors had work and the hypervisor ran another machine, in seconds
-/// of one processor.
+/// Time that the hypervisor took from processors with work (steal), in seconds of one processor.
 pub fn stolen_seconds() -> f64 {
     let stolen = ticks().and_then(|ticks| ticks.steal).unwrap_or(0);
     stolen as f64 / procfs::ticks_per_second() as f64
 }
 
-/// How many of some connections on loopback netfilter tracks. Its table alone does not tell: it may
-/// hold what a container engine has left, or the connections of other networks.
+/// How many of some new connections on loopback netfilter tracks. The size of its table is not enough: it may contain
+/// old connections, and those of other networks.
 fn tracked() -> io::Result<u64> {
     let count = || -> io::Result<u64> {
         let text = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")?;
@@ -230,8 +228,8 @@ fn said_by(program: &str, arguments: &[&str]) -> String {
 }
 
 impl Common {
-    /// The directory of the programs: the one given, or where they are built now, with the release profile.
-    /// They may open as many files as this machine lets them.
+    /// The directory of the programs: the given one, or that of a release build, which is made now. Raises the
+    /// open-file limit to its maximum.
     ///
     /// # Errors
     /// When they cannot be built.
@@ -250,8 +248,8 @@ impl Common {
         Ok(std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default())
     }
 
-    /// Keeps the files of a run by their names, in the directory given or the first of `name`, `name-2` and
-    /// so on below bench/runs that is not there: a run is never overwritten. Tells where they are.
+    /// Writes the files of a run into the given directory, or into the first of `name`, `name-2` and so on in bench/runs
+    /// that does not exist: a run is never overwritten. Says where they are.
     ///
     /// # Errors
     /// When they cannot be written.

@@ -28,11 +28,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the arms side by side and keep and print what a visit costs each
+    /// Compare what a visit costs each arm, and keep the figures
     Compare(Box<compare::CompareArguments>),
-    /// Let visitors want more than their share, and see what they cost the server and the others
+    /// Measure what visitors who take more than their share cost the server and others
     Greedy(greedy::GreedyArguments),
-    /// Make many visits with connections that come and go, and see whether the server ends as it began
+    /// Make many visits over changing connections, and check that the server ends as it began
     Soak(soak::SoakArguments),
 }
 

@@ -1,5 +1,5 @@
-//! tallyring's architecture on tokio's I/O: one pinned single-threaded runtime for each core, each with a
-//! `SO_REUSEPORT` listener of its own.
+//! tallyring's architecture on tokio: one pinned single-threaded runtime for each core, each with its own `SO_REUSEPORT`
+//! listener.
 
 use std::{io, process, thread};
 
@@ -7,11 +7,11 @@ use tokio::net::TcpListener;
 
 use crate::ring;
 
-/// Serves on each core by its listener. A runtime that fails ends the process: its listener would go on taking
-/// connections that nobody serves.
+/// Serves on each core. If a runtime fails, the process ends: its listener would keep accepting connections that are
+/// not served.
 ///
 /// # Errors
-/// When nobody can listen there.
+/// When it cannot listen on the address.
 pub fn serve(
     address: &str,
     serve: impl AsyncFn(TcpListener) -> io::Result<()> + Sync,

@@ -1,5 +1,4 @@
-//! An arm under test: the server, its counter and its visitors, each on cores of their own, and what is
-//! read off them.
+//! An arm under test: the server, its counter and its visitors, each on their cores, and what is measured.
 
 use std::{
     fs, io,
@@ -24,7 +23,7 @@ use crate::{
 
 const WARM_UP_SECONDS: f64 = 0.5;
 
-/// Where arms are tried.
+/// Where arms are run.
 pub struct Place {
     /// Where the built programs are.
     pub programs: PathBuf,
@@ -45,8 +44,8 @@ struct Pair {
 }
 
 impl Place {
-    /// Exchanges a second when the visitors talk to the counter itself: far more than any arm's, or
-    /// the load is what is measured.
+    /// Exchanges a second of visitors and counter alone. It must be far more than any arm can do; otherwise the load is
+    /// measured and not the arm.
     ///
     /// # Errors
     /// When a program fails.
@@ -66,7 +65,7 @@ impl Place {
             let report = self.other_side().visit(pair.site_address, &["--seconds", "0.5"])?;
             Ok(report.visits as f64 / report.seconds)
         };
-        // One moment may be one in which the machine did something else.
+        // A median, since other work may disturb one of them.
         let rates = (0..3).map(rate).collect::<io::Result<_>>()?;
         Ok(Spread::of(rates).median)
     }
@@ -89,7 +88,7 @@ impl Place {
         Ok(Pair { site: setting.start(arm)?, counter, site_address, counter_address })
     }
 
-    /// Runs an arm once in a scene: what it cost, and whether the books are right.
+    /// Runs an arm once in a scene: what it cost, what was welcomed and what was counted.
     ///
     /// # Errors
     /// When a program fails, or a visit was not welcomed.
@@ -103,30 +102,22 @@ impl Place {
     ) -> io::Result<Run> {
         let cores = &self.server_cores[..scene.cores];
         let pair = self.start(arm, cores, scene.counter_ms)?;
-        let (connections, process) = (scene.connections.to_string(), pair.site.id().to_string());
-        let mut arguments = vec!["--connections", &connections];
-        let rate = rate.unwrap_or_default().to_string();
-        match scene.pace {
-            Pace::Closed | Pace::BesideHeavy => {}
-            Pace::Reconnect => arguments.extend(["--visits-per-connection", "1"]),
-            Pace::Open(..) => arguments.extend(["--rate", &rate]),
-            Pace::Hot => arguments.extend(["--hot", &process]),
-        }
-        let warm_up = WARM_UP_SECONDS.to_string();
-        let warmed = self
-            .other_side()
-            .visit(pair.site_address, &[&arguments[..], &["--seconds", &warm_up]].concat())?;
+        let visit_for = |seconds: f64| {
+            let arguments = load_arguments(scene, rate, pair.site.id(), seconds);
+            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+            self.other_side().visit(pair.site_address, &arguments)
+        };
+        let warmed = visit_for(WARM_UP_SECONDS)?;
         let (before, counter_before) = (pair.site.snapshot()?, pair.counter.snapshot()?);
-        let seconds = seconds.to_string();
-        arguments.extend(["--seconds", &seconds]);
         let heavy = match scene.pace {
             Pace::BesideHeavy => {
+                let seconds = seconds.to_string();
                 let asked = ["--path", "/heavy", "--connections", "2", "--seconds", &seconds];
                 Some(self.other_side().send(pair.site_address, &asked)?)
             }
             _ => None,
         };
-        let report = self.other_side().visit(pair.site_address, &arguments)?;
+        let report = visit_for(seconds)?;
         let heavy = heavy.map(visitors::report).transpose()?;
         let usage = before.until(&pair.site.snapshot()?);
         let counter = counter_before.until(&pair.counter.snapshot()?);
@@ -154,7 +145,7 @@ impl Place {
         })
     }
 
-    /// What connections cost that made one visit and are kept open.
+    /// Memory of connections that have made one visit and stay open.
     ///
     /// # Errors
     /// When a program fails, or a visit was not welcomed.
@@ -168,18 +159,17 @@ impl Place {
         for _ in 0..100 {
             visit()?;
         }
-        let rest = Duration::from_millis(700);
-        pause(rest);
+        let settling_time = Duration::from_millis(700);
+        pause(settling_time);
         let resident_before_bytes = pair.site.resident_bytes()?;
         let idle = (0..connections).map(|_| visit()).collect::<io::Result<Vec<_>>>()?;
-        pause(rest);
+        pause(settling_time);
         let resident_after_bytes = pair.site.resident_bytes()?;
         drop(idle);
         Ok(IdleMemory { arm, connections, resident_before_bytes, resident_after_bytes })
     }
 
-    /// The system calls of an arm, counted by perf(1), which slows nothing down; `None` where it cannot
-    /// be run.
+    /// The system calls of an arm, counted by perf(1), which does not slow it down; `None` where perf cannot be run.
     ///
     /// # Errors
     /// When a program fails.
@@ -210,4 +200,18 @@ impl Place {
         let counter = String::from("perf stat -e raw_syscalls:sys_enter");
         Ok(Some(SystemCalls { arm, counter, calls, visits: report.visits }))
     }
+}
+
+/// The arguments of the visitors of a scene; `process` is the server's.
+fn load_arguments(scene: &Scene, rate: Option<f64>, process: u32, seconds: f64) -> Vec<String> {
+    let connections = [String::from("--connections"), scene.connections.to_string()];
+    let pace = match scene.pace {
+        Pace::Closed | Pace::BesideHeavy => None,
+        Pace::Reconnect => Some(("--visits-per-connection", String::from("1"))),
+        Pace::Open(..) => Some(("--rate", rate.unwrap_or_default().to_string())),
+        Pace::Hot => Some(("--hot", process.to_string())),
+    };
+    let pace = pace.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    let seconds = [String::from("--seconds"), seconds.to_string()];
+    connections.into_iter().chain(pace).chain(seconds).collect()
 }

@@ -1,4 +1,4 @@
-//! Programs that are measured: started on their cores, watched through `/proc`, ended by their id.
+//! Programs that are measured: started on their cores, observed through `/proc`, ended by signals.
 
 use std::{
     ffi::OsStr,
@@ -18,29 +18,29 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How long a program may take to end when it is asked to.
-const END_LOOKS: u32 = 300;
-const LOOK: Duration = Duration::from_millis(10);
+/// How often a program is checked that has been asked to end.
+const END_CHECKS: u32 = 300;
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A running program and the processes it starts; they end when this is dropped.
+/// A running program and the processes that it starts; they end when this is dropped.
 pub struct Process {
     child: Child,
 }
 
-/// What a program has used so far, proc_pid_stat(5), the schedstat and status files of its threads.
+/// What a program has used: proc_pid_stat(5), and the schedstat and status files of its threads.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Usage {
-    /// CPU time of all threads that live, in microseconds, to the nanosecond.
+    /// CPU time of all threads that still run, in microseconds with the precision of a nanosecond.
     pub cpu_us: f64,
-    /// Of which in user space, in microseconds, to the clock tick.
+    /// The part in user space, in microseconds with the precision of a clock tick.
     pub user_us: f64,
-    /// Of which in the kernel, likewise.
+    /// The part in the kernel, likewise.
     pub system_us: f64,
     /// CPU time of the thread that used most, in microseconds.
     pub busiest_thread_us: f64,
     /// Threads that used at least a hundredth of all.
     pub threads: u64,
-    /// Context switches of all threads, wanted or not.
+    /// Context switches of all threads, voluntary or not.
     pub switches: u64,
     /// Resident memory at the end, in bytes.
     pub resident_bytes: u64,
@@ -56,7 +56,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// What was used from `self` to `later`. A thread that ended in between is not in it.
+    /// What was used between `self` and `later`, without threads that ended in between.
     pub fn until(&self, later: &Self) -> Usage {
         let mut usage = Usage {
             user_us: later.user_us - self.user_us,
@@ -87,7 +87,7 @@ pub fn own_cores() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|core| own.is_set(*core)).collect())
 }
 
-/// Starts a command on these cores, which this process may run on: a child has those of the thread that starts it.
+/// Starts a command on these cores: a child inherits the affinity of the thread that starts it.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -117,7 +117,7 @@ impl Process {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: one system call, which is async-signal-safe and allocates nothing.
         unsafe {
-            // A terminal's interrupt reaches only its own group; what that kills ends this too.
+            // An interrupt at the terminal reaches only the terminal's group; so this ends with its parent.
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
         }
         Ok(Self { child: spawn_on(cores, &mut command)? })
@@ -128,7 +128,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Itself and the processes it has started.
+    /// It and the processes that it has started.
     fn family(&self) -> io::Result<Vec<Proc>> {
         let mut family = vec![process(self.child.id())?];
         let mut place = 0;
@@ -143,7 +143,7 @@ impl Process {
         Ok(family)
     }
 
-    /// Its id and those of the processes it has started.
+    /// Its id and those of the processes that it has started.
     ///
     /// # Errors
     /// When it has ended.
@@ -163,7 +163,7 @@ impl Process {
             if TcpStream::connect(address).is_ok() {
                 return Ok(());
             }
-            pause(LOOK);
+            pause(CHECK_INTERVAL);
         }
         Err(io::ErrorKind::TimedOut.into())
     }
@@ -210,16 +210,16 @@ impl Process {
         process(self.id())?.fd_count().map_err(io::Error::other)
     }
 
-    /// Asks it to end, and waits; kills it when it does not. To be asked first matters: a ring that
-    /// is killed keeps its listener for a while after its process is gone.
+    /// Asks it to end and waits; kills it when it does not end. It is asked first because the ring of a killed process
+    /// keeps its listener for a while.
     pub fn end(&mut self) {
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = rustix::process::kill_process_group(group, Signal::TERM);
-            for _ in 0..END_LOOKS {
+            for _ in 0..END_CHECKS {
                 if !matches!(self.child.try_wait(), Ok(None)) {
                     return;
                 }
-                pause(LOOK);
+                pause(CHECK_INTERVAL);
             }
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
@@ -237,8 +237,8 @@ fn process(id: u32) -> io::Result<Proc> {
     Proc::new(id.cast_signed()).map_err(io::Error::other)
 }
 
-/// A free address on loopback. Whoever is to listen there is started before another address is asked
-/// for: the same might be given again, and with `SO_REUSEPORT` both would listen and share the requests.
+/// A free address on loopback. Start the program that is to listen there before asking for another address: the same one
+/// could be returned again, and with `SO_REUSEPORT` both programs would share the requests.
 ///
 /// # Errors
 /// What bind(2) says.
@@ -246,7 +246,7 @@ pub fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
-/// Lets the machine come to rest. This is a benchmark: here time itself is the subject.
+/// Waits. This is a benchmark, where time is what matters.
 #[allow(clippy::disallowed_methods)]
 pub fn pause(duration: Duration) {
     thread::sleep(duration);
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_has_the_cores_it_is_given_and_its_parent_keeps_its_own() {
+    fn a_child_has_its_cores_and_its_parent_keeps_its_own() {
         let own = own_cores().unwrap();
         let last = *own.last().unwrap();
         let mut command = Command::new("grep");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_uses_is_seen() {
+    fn the_usage_of_a_process_is_read() {
         let mut process =
             Process::start(&own_cores().unwrap(), Path::new("sleep"), &["60"]).unwrap();
         let before = process.snapshot().unwrap();

@@ -1,4 +1,4 @@
-//! What a comparison leaves behind: every figure of every run, and how it is read again.
+//! The record of a comparison: every figure of every run.
 
 use std::{fs, io, path::Path};
 
@@ -9,7 +9,7 @@ use crate::{arms::Arm, machine::Environment, process::Usage, statistics::Spread}
 
 /// The file of the raw figures: a line of JSON about the whole, then one for each run.
 pub const FILE: &str = "figures.jsonl";
-/// The share of its cores' time from which on a side is what limits the rate.
+/// The share of its cores' time from which on a side limits the rate.
 pub const SATURATED: f64 = 0.95;
 
 /// One run of one arm in one scene.
@@ -23,7 +23,7 @@ pub struct Run {
     pub repeat: u32,
     /// What the visitors saw.
     pub report: Report,
-    /// What those of the heavy page saw.
+    /// What the visitors of the heavy page saw.
     pub heavy: Option<Report>,
     /// What the server used.
     pub usage: Usage,
@@ -31,7 +31,7 @@ pub struct Run {
     pub server_busy: f64,
     /// The share of their cores' time that the visitors and the counter used.
     pub load_busy: f64,
-    /// Visits answered with 200 since the counter's start, and what it had counted.
+    /// Visits answered with 200 since the counter's start.
     pub welcomed: u64,
     /// What the counter had counted.
     pub counted: u64,
@@ -51,7 +51,7 @@ impl Run {
     }
 }
 
-/// What connections cost that are open and idle.
+/// Memory of open, idle connections.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IdleMemory {
     /// The arm.
@@ -72,16 +72,16 @@ impl IdleMemory {
     }
 }
 
-/// System calls of an arm in the main scene, counted in a run of their own.
+/// System calls of an arm in the main scene, counted in a separate run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SystemCalls {
     /// The arm.
     pub arm: Arm,
-    /// What counted them.
+    /// The tool that counted them.
     pub counter: String,
-    /// How many.
+    /// How many calls.
     pub calls: u64,
-    /// For how many visits.
+    /// In how many visits.
     pub visits: u64,
 }
 
@@ -105,29 +105,29 @@ pub struct SceneRecord {
 /// A whole comparison.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
-    /// The form of this file.
+    /// The version of the format.
     pub format: u32,
-    /// What it was made on.
+    /// The machine and the software.
     pub environment: Environment,
-    /// Exchanges a second of visitors and counter alone, with no server between them.
+    /// Exchanges a second of visitors and counter alone, without a server between them.
     pub load_alone_per_second: f64,
     /// The arms, in the order of the tables.
     pub arms: Vec<Arm>,
     /// The scenes, likewise.
     pub scenes: Vec<SceneRecord>,
-    /// What became of runs that did not come to their end.
+    /// The errors of runs that failed.
     #[serde(default)]
     pub failures: Vec<String>,
     /// Memory of idle connections.
     pub idle: Vec<IdleMemory>,
     /// System calls.
     pub calls: Vec<SystemCalls>,
-    /// All runs, in the order in which they were made.
+    /// All runs, in order.
     #[serde(skip)]
     pub runs: Vec<Run>,
 }
 
-/// Something as a line of JSON, and others below it.
+/// A line of JSON for `head`, and one for each of `rest`.
 ///
 /// # Errors
 /// When one cannot be written as JSON.
@@ -146,7 +146,7 @@ impl Record {
     /// Reads the record of a run.
     ///
     /// # Errors
-    /// When there is none, or of another form.
+    /// When there is none, or it has another format.
     pub fn read(directory: &Path) -> io::Result<Self> {
         let path = directory.join(FILE);
         let fail = |error: String| io::Error::other(format!("{}: {error}", path.display()));
@@ -168,7 +168,7 @@ impl Record {
         lines(self, &self.runs)
     }
 
-    /// The usual program that the others are compared with: as an expert ships it, where that was run.
+    /// The usual program, which the others are compared with: the tuned one, if it was run.
     pub fn usual(&self) -> Arm {
         if self.arms.contains(&Arm::AxumTuned) { Arm::AxumTuned } else { Arm::Axum }
     }
@@ -254,7 +254,7 @@ pub mod tests {
                 run(scene, Arm::Floor, 0, 100.0),
                 run(scene, Arm::Tallyring, 0, 110.0),
                 run(scene, Arm::Axum, 0, 400.0),
-                // A repeat in which the machine was slow, for all alike.
+                // A repeat in which the machine was slow for all arms.
                 run(scene, Arm::Floor, 1, 200.0),
                 run(scene, Arm::Tallyring, 1, 220.0),
                 run(scene, Arm::Axum, 1, 800.0),

@@ -16,7 +16,7 @@ const BUFFERS: u16 = 1024;
 const BUFFER_BYTES: u32 = 1024;
 const GROUP: u16 = 0;
 
-/// What a program built on the loop does.
+/// A program that runs on the loop.
 pub trait Program {
     /// The loop is about to begin.
     fn begin(&mut self, _io: &mut Io) {}
@@ -28,19 +28,19 @@ pub trait Program {
     fn received(&mut self, io: &mut Io, socket: RawFd, bytes: &[u8]);
     /// The peer closed, or the connection failed.
     fn closed(&mut self, io: &mut Io, socket: RawFd);
-    /// When it wants to be asked next, whatever the connections do.
+    /// When [`look`](Self::look) must be called next at the latest.
     fn deadline(&self) -> Option<Instant> {
         None
     }
     /// The deadline may have passed. Called after each turn of the loop.
     fn look(&mut self, _io: &mut Io) {}
-    /// Whether the loop is to end.
+    /// Whether the loop should end.
     fn is_done(&self) -> bool {
         false
     }
 }
 
-/// Where operations are put.
+/// Takes operations.
 pub struct Io {
     ring: IoUring,
 }
@@ -73,19 +73,19 @@ impl Io {
         self.push(Op::Send, socket, entry.flags(squeue::Flags::SKIP_SUCCESS));
     }
 
-    /// Closes the sending side, after what was sent before.
+    /// Closes the sending side after what was sent before.
     pub fn finish(&mut self, socket: RawFd) {
         let entry = opcode::Shutdown::new(types::Fd(socket), libc::SHUT_WR).build();
         self.push(Op::Send, socket, entry.flags(squeue::Flags::SKIP_SUCCESS));
     }
 
-    /// Receives all that comes on a connection until it ends.
+    /// Receives on a connection until it ends.
     pub fn receive(&mut self, socket: RawFd) {
         let entry = opcode::RecvMulti::new(types::Fd(socket), GROUP).build();
         self.push(Op::Receive, socket, entry);
     }
 
-    /// Waits for a completion, but not beyond `deadline`.
+    /// Waits for a completion, at most until `deadline`.
     fn wait(&self, deadline: Option<Instant>) -> io::Result<()> {
         let waited = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
             None => self.ring.submitter().submit_and_wait(1),
@@ -117,7 +117,7 @@ pub fn connect(address: impl ToSocketAddrs) -> io::Result<RawFd> {
     Ok(stream.into_raw_fd())
 }
 
-/// Listens beside other threads and processes.
+/// Listens, sharing the port with other threads and processes.
 ///
 /// # Errors
 /// What bind(2) and listen(2) say.
@@ -133,7 +133,7 @@ pub fn listen(address: &str) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Runs `program` until it is done, behind `listener` if it has one.
+/// Runs `program` until it is done; with `listener`, it accepts connections.
 ///
 /// # Errors
 /// When the ring cannot be set up.
@@ -189,7 +189,7 @@ pub fn run(listener: Option<&TcpListener>, program: &mut impl Program) -> io::Re
     Ok(())
 }
 
-/// Buffers provided to the kernel by a ring that both sides map, io_uring_register_buf_ring(3).
+/// Buffers provided to the kernel by a shared ring, io_uring_register_buf_ring(3).
 struct BufferRing {
     memory: Vec<u8>,
     entries: *mut types::BufRingEntry,
@@ -199,7 +199,7 @@ struct BufferRing {
 impl BufferRing {
     fn register(ring: &IoUring) -> io::Result<Self> {
         let bytes = usize::from(BUFFERS) * size_of::<types::BufRingEntry>();
-        // SAFETY: a fresh anonymous mapping, page-aligned as the kernel demands, kept for ever.
+        // SAFETY: a new anonymous mapping, page-aligned as the kernel demands, never unmapped.
         let entries = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),

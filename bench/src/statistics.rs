@@ -1,11 +1,11 @@
-//! Medians and ratios of few, noisy figures.
+//! Medians and ranges of few, noisy figures.
 
-/// The middle and the ends of some figures.
+/// The median, the range and the deviation of some figures.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
     /// The smallest.
     pub least: f64,
-    /// The middle one, or the mean of the two in the middle.
+    /// The median.
     pub median: f64,
     /// The largest.
     pub most: f64,
@@ -14,13 +14,13 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// The spread of these figures; all NaN if there are none.
+    /// The spread of these figures; all NaN without figures.
     pub fn of(values: Vec<f64>) -> Self {
         let values = sorted(values);
         let median = middle(&values);
         let deviation =
             middle(&sorted(values.iter().map(|value| (value - median).abs()).collect()));
-        let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
         Self { least: at(0), median, most: at(values.len().wrapping_sub(1)), deviation }
     }
 }
@@ -31,7 +31,7 @@ fn sorted(mut values: Vec<f64>) -> Vec<f64> {
 }
 
 fn middle(sorted: &[f64]) -> f64 {
-    let at = |place: usize| sorted.get(place).copied().unwrap_or(f64::NAN);
+    let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
     let half = sorted.len() / 2;
     match sorted.len() % 2 {
         1 => at(half),
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_is_told_by_its_middle_and_ends() {
+    fn a_spread_has_the_median_and_the_range() {
         let spread = Spread::of(vec![3.0, 1.0, 2.0, 9.0, 2.5]);
         assert_eq!((spread.least, spread.median, spread.most), (1.0, 2.5, 9.0));
         assert!((spread.deviation - 0.5).abs() < f64::EPSILON);

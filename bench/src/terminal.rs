@@ -1,11 +1,11 @@
-//! What is said on standard output while a command runs, and tables that are aligned there.
+//! Lines and aligned tables on standard output.
 
 use std::{io, io::Write};
 
-/// Says a line.
+/// Prints a line.
 ///
 /// # Errors
-/// When nobody reads any more, as after `| head`: the command ends then, and with it the programs that it started.
+/// When the reader has closed the pipe, as `head` does: the command ends then, with the programs that it started.
 pub fn say(line: &str) -> io::Result<()> {
     let mut output = io::stdout().lock();
     let said = writeln!(output, "{line}").and_then(|()| output.flush());
@@ -17,7 +17,7 @@ pub fn say(line: &str) -> io::Result<()> {
     })
 }
 
-/// Rows of cells in columns that are as wide as their widest cell: the first to the left, figures to the right.
+/// Rows of cells in aligned columns: the first to the left, the others to the right.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |cell: &String| cell.chars().count();
     let widths: [usize; N] =

@@ -1,5 +1,4 @@
-//! The programs on the other side of the server under test: its visitors and its counter, each as a
-//! process on cores of their own.
+//! The programs on the other side of the server under test: its visitors and its counter, as processes on their cores.
 
 use std::{
     io,
@@ -17,12 +16,12 @@ use crate::process::{Process, free_address, spawn_on};
 pub struct OtherSide<'a> {
     /// Where the built programs are.
     pub programs: &'a Path,
-    /// The cores of all of them together.
+    /// The cores of all of them.
     pub cores: &'a [usize],
 }
 
 impl OtherSide<'_> {
-    /// Starts the counter stub, which takes so long for each answer.
+    /// Starts the counter stub, with this delay of each answer.
     ///
     /// # Errors
     /// When it does not start.
@@ -36,7 +35,7 @@ impl OtherSide<'_> {
         Ok((counter, address))
     }
 
-    /// The command that lets visitors loose on a site; to be spawned on these cores.
+    /// The command of the visitors of a site, to be spawned on these cores.
     pub fn command(&self, site: SocketAddr, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.programs.join("load"));
         command.arg(site.to_string()).args(["--threads", &self.cores.len().to_string()]);
@@ -44,7 +43,7 @@ impl OtherSide<'_> {
         command
     }
 
-    /// Lets visitors loose on a site, and does not wait for them.
+    /// Starts the visitors of a site, and does not wait for them.
     ///
     /// # Errors
     /// When their program cannot be started.
@@ -52,19 +51,19 @@ impl OtherSide<'_> {
         spawn_on(self.cores, &mut self.command(site, arguments))
     }
 
-    /// Lets visitors loose on a site; what they saw.
+    /// Runs the visitors of a site; their report.
     ///
     /// # Errors
-    /// When they do not say.
+    /// When they fail.
     pub fn visit(&self, site: SocketAddr, arguments: &[&str]) -> io::Result<Report> {
         report(self.send(site, arguments)?)
     }
 }
 
-/// What visitors saw who were let loose before.
+/// Waits for visitors that were started before; their report.
 ///
 /// # Errors
-/// When they do not say.
+/// When they fail.
 pub fn report(visitors: Child) -> io::Result<Report> {
     let output = visitors.wait_with_output()?;
     if !output.status.success() {
@@ -77,7 +76,7 @@ pub fn report(visitors: Child) -> io::Result<Report> {
 /// How many visits a counter has counted.
 ///
 /// # Errors
-/// When it does not say.
+/// When it does not answer.
 pub fn total(counter: SocketAddr) -> io::Result<u64> {
     let total = ask(&TcpStream::connect(counter)?, "/counter")?;
     total.trim().parse().map_err(|_| io::Error::other(format!("the counter says {total:?}")))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Visitors that each make the next visit as soon as the last is answered, over keep-alive connections.
+# A closed loop: visitors that make the next visit as soon as the last is answered, over keep-alive connections.
 #
 #   bench/wrk/closed.sh [URL [CONNECTIONS [SECONDS]]]
 set -euo pipefail

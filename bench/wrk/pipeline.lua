@@ -1,4 +1,4 @@
--- All requests of a batch are sent at once; wrk counts each answer.
+-- Sends the requests of a batch at once; wrk counts each answer.
 
 dofile((debug.getinfo(1, "S").source:match("^@(.*/)") or "./") .. "report.lua")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Visitors that send so many requests at once and wait for all answers (RFC 9112 section 9.3.2).
-# Read the rate and the maximum: wrk takes one latency for a batch and counts each of its answers, so
-# that its quantiles mean nothing here.
+# Visitors that send several requests at once and wait for all answers (RFC 9112 section 9.3.2).
+# Read only the rate and the maximum: wrk measures one latency for a batch but counts each answer, so its quantiles mean
+# nothing here.
 #
 #   bench/wrk/pipeline.sh [URL [REQUESTS-AT-ONCE [CONNECTIONS [SECONDS]]]]
 set -euo pipefail

@@ -1,4 +1,4 @@
--- Each connection says after so many visits that it makes no more, and wrk opens another.
+-- After some visits, the last request of a connection asks for its close, and wrk opens another.
 
 dofile((debug.getinfo(1, "S").source:match("^@(.*/)") or "./") .. "report.lua")
 

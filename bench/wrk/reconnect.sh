@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Visitors that come anew, on another connection, after so many visits.
+# Visitors that open another connection after some visits.
 #
 #   bench/wrk/reconnect.sh [URL [VISITS-PER-CONNECTION [CONNECTIONS [SECONDS]]]]
 set -euo pipefail

@@ -1,5 +1,4 @@
--- What is printed at the end: one line of JSON with what wrk's own summary leaves out.
--- Loaded by the other scripts here.
+-- Prints one line of JSON at the end, with figures that wrk's own summary lacks. The other scripts here load it.
 
 local counts = {}
 local threads = {}

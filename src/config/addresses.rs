@@ -1,26 +1,25 @@
-//! The addresses that this process listens on itself: none may be in another's way. The system would
-//! refuse the second one, and say that somebody holds the port.
+//! Conflicts between the addresses that this process listens on. Without this check the system would refuse the second
+//! one, as if another program had the port.
 
 use std::net::SocketAddr;
 
 use super::{ConfigError, error::invalid};
 
-/// Checks the site's addresses, those that it listens on by itself, against each other, and those of the admin
-/// listener and of the bundled counter against them.
+/// Checks the addresses of the site, of the admin listener and of the bundled counter against each other.
 pub(super) fn check_addresses(
     listen: &[SocketAddr],
     share_port: bool,
     admin: Option<SocketAddr>,
     counter: Option<SocketAddr>,
 ) -> Result<(), ConfigError> {
-    for (place, second) in listen.iter().enumerate() {
-        let Some(first) = listen[..place].iter().find(|first| overlap(first, second)) else {
+    for (index, second) in listen.iter().enumerate() {
+        let Some(first) = listen[..index].iter().find(|first| overlap(first, second)) else {
             continue;
         };
         if first == second {
             return Err(invalid("listen", format!("{first} is given twice")));
         }
-        // Sockets that share their port may differ in how much of it they take.
+        // With a shared port the system allows a socket for all addresses beside one for a single address.
         if !share_port {
             return Err(invalid(
                 "listen",
@@ -34,7 +33,7 @@ pub(super) fn check_addresses(
     check_apart("counter-listen", counter, "admin", admin.as_slice())
 }
 
-/// Checks the address of a setting against those of another.
+/// Checks the address of a setting against those of another setting.
 fn check_apart(
     setting: &str,
     address: Option<SocketAddr>,
@@ -57,8 +56,8 @@ fn conflict(one: &SocketAddr, other: &SocketAddr) -> String {
     format!("{one} and {other} conflict: {all} takes the port {} of {} too", all.port(), part.ip())
 }
 
-/// Whether the system would refuse to listen on both. Each family has ports of its own, since our IPv6
-/// sockets serve IPv6 only; port 0 is another port each time.
+/// Whether the system would refuse to listen on both. IPv4 and IPv6 have separate ports, since our IPv6 sockets serve
+/// IPv6 only; port 0 is a different port each time.
 fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
     let same_scope = match (one, other) {
         (SocketAddr::V4(_), SocketAddr::V4(_)) => true,
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_addresses_are_not_in_each_others_way() {
+    fn our_own_addresses_do_not_conflict() {
         for listen in [
             &["0.0.0.0:80", "[::]:80"][..],
             &["0.0.0.0:80", "127.0.0.1:81"],
@@ -133,6 +132,7 @@ mod tests {
         check(&["[::]:80", "0.0.0.0:80"], true, "127.0.0.1:80", Some(words));
         check(&["127.0.0.1:80"], false, "0.0.0.0:80", Some("0.0.0.0:80 takes the port 80 of 127"));
     }
+
     #[track_caller]
     fn check_counter(counter: &str, expected: Option<&str>) {
         let [listen, admin, counter] = ["0.0.0.0:80", "127.0.0.1:9300", counter]

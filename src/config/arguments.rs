@@ -5,8 +5,11 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
 use super::{
+    data_dir::DataDirArguments,
+    file::ConfigFileArguments,
+    limits::LimitArguments,
     totals::{BackupArguments, RestoreArguments, TotalArguments},
-    values::{Amount, Cores, HeadFields, Number, PageStatus, Period, Positive, Size, address},
+    values::{Cores, Number, PageStatus, Period, address},
 };
 use crate::{
     counter::store, http::hosts::HostList, log, runtime::driver, site::Accept, upstream::Endpoint,
@@ -23,7 +26,7 @@ Examples:
 Every flag has an environment variable (shown beside it) and a key of the same name in the file of
 --config. Flags win over variables, variables over the file.";
 
-/// What `--version` says: the commit, how it was built, and what it can wait on.
+/// What `--version` says: the commit, the build and the drivers.
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\ncommit   ",
@@ -51,7 +54,7 @@ const VERSION: &str = concat!(
     max_term_width = 100
 )]
 pub struct Arguments {
-    /// What to do; to serve, when nothing is said.
+    /// What to do; without it, to serve.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The flags of `serve`.
@@ -111,18 +114,8 @@ pub struct ServeArguments {
     /// Listen beside other processes that listen on the same address
     #[arg(long, env = "TALLYRING_SHARE_PORT", value_parser = yes_or_no)]
     pub share_port: bool,
-    /// Counter that registers the visits, like http://127.0.0.1:3001/counter [default: the bundled
-    /// counter, in this process]
-    #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
-    pub counter: Option<Endpoint>,
-    /// Address at which the bundled counter is asked, or off: then only this process uses it
-    #[arg(
-        long,
-        env = "TALLYRING_COUNTER_LISTEN",
-        value_name = "ADDRESS|off",
-        default_value = "127.0.0.1:3001"
-    )]
-    pub counter_listen: CounterAddress,
+    #[command(flatten)]
+    pub endpoint: CounterEndpointArguments,
     /// Hosts that the bundled counter answers to beside localhost and its own address, like
     /// counter,counter.internal
     #[arg(long, env = "TALLYRING_COUNTER_HOSTS", value_name = "LIST")]
@@ -154,16 +147,13 @@ pub struct ServeArguments {
     /// Answers of the counter that make a visit registered: those with a 2xx status, or any
     #[arg(long, env = "TALLYRING_ACCEPT", value_name = "ANSWERS", default_value = "2xx")]
     pub accept: Accept,
-    /// Directory of the bundled counter's file [default: $STATE_DIRECTORY, else
-    /// $XDG_STATE_HOME/tallyring, else ~/.local/state/tallyring]
-    #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
-    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub data_dir: DataDirArguments,
     /// Begin from zero where the counter's file is empty; without this, a start refuses it
     #[arg(long, env = "TALLYRING_CREATE", value_parser = yes_or_no)]
     pub create: bool,
-    /// TOML file with settings and `[[route]]` tables
-    #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub file: ConfigFileArguments,
     /// Address of the admin listener (/livez, /readyz, /metrics), or off
     #[arg(
         long,
@@ -179,89 +169,41 @@ pub struct ServeArguments {
     /// Tell who asks /readyz that the server is not ready while visits are not registered
     #[arg(long, env = "TALLYRING_READY_NEEDS_COUNTER", value_parser = yes_or_no)]
     pub ready_needs_counter: bool,
+    #[command(flatten)]
+    pub log: LogArguments,
+    #[command(flatten)]
+    pub limits: LimitArguments,
+}
+
+/// The counter of the visits, for the server and for the commands that ask it.
+#[derive(Debug, Clone, Args)]
+#[allow(missing_docs)]
+pub struct CounterEndpointArguments {
+    /// Counter that registers the visits, like http://127.0.0.1:3001/counter [default: the bundled
+    /// counter]
+    #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
+    pub counter: Option<Endpoint>,
+    /// Address of the bundled counter for other programs, or off: then only the server itself uses
+    /// it, and tallyring total reads its file
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_LISTEN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:3001"
+    )]
+    pub counter_listen: CounterAddress,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Args)]
+#[allow(missing_docs)]
+pub struct LogArguments {
     /// Form of the log lines on standard error
     #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: log::Format,
     /// How much is logged: lines of this level, and more important ones
     #[arg(long, env = "TALLYRING_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: log::LogLevel,
-    #[command(flatten)]
-    pub limits: LimitArguments,
-}
-
-/// The flags of `serve` and `check` that limit.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Limits")]
-#[allow(missing_docs)]
-pub struct LimitArguments {
-    /// Largest request head
-    #[arg(long, env = "TALLYRING_HEAD_MAX", value_name = "SIZE", default_value = "16KiB")]
-    pub head_max: Size,
-    /// Most header fields in a request head
-    #[arg(long, env = "TALLYRING_HEAD_FIELDS_MAX", value_name = "NUMBER", default_value = "100")]
-    pub head_fields_max: HeadFields,
-    /// Longest request target
-    #[arg(long, env = "TALLYRING_TARGET_MAX", value_name = "SIZE", default_value = "8KiB")]
-    pub target_max: Size,
-    /// Largest request body; bodies are read and discarded
-    #[arg(long, env = "TALLYRING_BODY_MAX", value_name = "SIZE", default_value = "64KiB")]
-    pub body_max: Size,
-    /// Time for a whole request head, from its first byte
-    #[arg(long, env = "TALLYRING_HEAD_TIMEOUT", value_name = "TIME", default_value = "10s")]
-    pub head_timeout: Period,
-    /// Time for a whole request body
-    #[arg(long, env = "TALLYRING_BODY_TIMEOUT", value_name = "TIME", default_value = "30s")]
-    pub body_timeout: Period,
-    /// Time that a connection may stay open between two requests
-    #[arg(long, env = "TALLYRING_IDLE_TIMEOUT", value_name = "TIME", default_value = "75s")]
-    pub idle_timeout: Period,
-    /// Time for a client to take some of an answer
-    #[arg(long, env = "TALLYRING_WRITE_TIMEOUT", value_name = "TIME", default_value = "30s")]
-    pub write_timeout: Period,
-    /// Most client connections, over all workers [default: what the open-file limit allows]
-    #[arg(long, env = "TALLYRING_CONNECTIONS_MAX", value_name = "NUMBER")]
-    pub connections_max: Option<Positive>,
-    /// Time to connect to one address of the counter
-    #[arg(
-        long,
-        env = "TALLYRING_COUNTER_CONNECT_TIMEOUT",
-        value_name = "TIME",
-        default_value = "1s"
-    )]
-    pub counter_connect_timeout: Period,
-    /// Time for a whole call to the counter
-    #[arg(long, env = "TALLYRING_COUNTER_TIMEOUT", value_name = "TIME", default_value = "5s")]
-    pub counter_timeout: Period,
-    /// Most connections of each worker to each counter
-    #[arg(
-        long,
-        env = "TALLYRING_COUNTER_CONNECTIONS_MAX",
-        value_name = "NUMBER",
-        default_value = "1024"
-    )]
-    pub counter_connections_max: Positive,
-    /// Most visits of each worker that wait for a connection to a counter; further ones get 503
-    #[arg(
-        long,
-        env = "TALLYRING_COUNTER_QUEUE_MAX",
-        value_name = "NUMBER",
-        default_value = "4096"
-    )]
-    pub counter_queue_max: Amount,
-    /// Time that an unused connection to the counter stays open
-    #[arg(
-        long,
-        env = "TALLYRING_COUNTER_IDLE_TIMEOUT",
-        value_name = "TIME",
-        default_value = "30s"
-    )]
-    pub counter_idle_timeout: Period,
-    /// Time for visits under way to end after SIGTERM or SIGINT
-    #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]
-    pub drain_timeout: Period,
-    /// Most bytes of the files that routes with a directory serve from memory, all together
-    #[arg(long, env = "TALLYRING_FILES_MAX", value_name = "SIZE", default_value = "64MiB")]
-    pub files_max: Size,
 }
 
 /// The flags of `counter`.
@@ -284,22 +226,16 @@ pub struct CounterArguments {
     /// data directory]
     #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]
     pub store: Option<store::Kind>,
-    /// Directory of the store's file [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/tallyring, else
-    /// ~/.local/state/tallyring]
-    #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
-    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub data_dir: DataDirArguments,
     /// Begin from zero where the counter's file is empty; without this, a start refuses it
     #[arg(long, env = "TALLYRING_CREATE", value_parser = yes_or_no)]
     pub create: bool,
     /// What it waits on
     #[arg(long, env = "TALLYRING_DRIVER", value_name = "DRIVER", default_value = "auto")]
     pub driver: driver::Choice,
-    /// Form of the log lines on standard error
-    #[arg(long, env = "TALLYRING_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
-    pub log_format: log::Format,
-    /// How much is logged: lines of this level, and more important ones
-    #[arg(long, env = "TALLYRING_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    pub log_level: log::LogLevel,
+    #[command(flatten)]
+    pub log: LogArguments,
     /// Time for calls under way to end after SIGTERM or SIGINT
     #[arg(long, env = "TALLYRING_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub drain_timeout: Period,
@@ -321,9 +257,8 @@ pub struct HealthArguments {
     /// a counter; any 2xx answer is healthy
     #[arg(long, env = "TALLYRING_HEALTH_URL", hide_env_values = true, value_name = "URL")]
     pub url: Option<Endpoint>,
-    /// TOML file with the server's settings
-    #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub file: ConfigFileArguments,
     /// Time for the whole answer
     #[arg(long, env = "TALLYRING_HEALTH_TIMEOUT", value_name = "TIME", default_value = "2s")]
     pub timeout: Period,
@@ -340,7 +275,7 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     address(text, SocketAddr::from(([0, 0, 0, 0], 3000)))
 }
 
-/// An address that `counter` listens on: a port alone is not for everybody.
+/// An address that `counter` listens on: a port alone is on loopback.
 fn counter_address(text: &str) -> Result<SocketAddr, String> {
     match text {
         "off" => Err(String::from(
@@ -351,7 +286,7 @@ fn counter_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// What a variable says of a switch.
+/// The value of a variable for a yes-or-no flag.
 fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
@@ -360,14 +295,14 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// An address, or none. A port alone is one of loopback; `PORT` is the one that is usual.
+/// An address or `off`. A port alone is on loopback; `PORT` is the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddressOrOff<const PORT: u16>(pub Option<SocketAddr>);
 
 /// The address of the admin listener.
 pub type AdminAddress = AddressOrOff<9300>;
 
-/// The address at which the bundled counter is asked.
+/// The address of the bundled counter.
 pub type CounterAddress = AddressOrOff<3001>;
 
 impl<const PORT: u16> std::str::FromStr for AddressOrOff<PORT> {
@@ -404,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_variable_of_a_yes_or_no_takes_any_word_for_it() {
+    fn every_variable_of_a_yes_or_no_flag_takes_the_same_words() {
         let command = Arguments::command();
         let commands = std::iter::once(&command).chain(command.get_subcommands());
         let mut seen = 0;

@@ -1,4 +1,4 @@
-//! What routes serve, as it is read from their files at the start and again on SIGHUP.
+//! Reads what routes serve from their files, at the start and on SIGHUP.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ use crate::{
 /// The largest page. Those of visits are rendered by each worker.
 const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The two texts that visitors get where no file takes their place.
+/// The two texts that visitors get where no file replaces them.
 pub(super) const WELCOME: &str = "Welcome to my site!";
 pub(super) const SORRY: &str = "Error registering your visit";
 
@@ -46,19 +46,19 @@ impl FromStr for PageType {
     }
 }
 
-/// What the files of a route held when they were read. Workers share it.
+/// What a route serves, as it was read from its files. Workers share it.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// The pages of visits: two texts, or what files hold, with the type that their extension gives.
+    /// The two pages of visits: texts, or files with the types of their extensions.
     Pages(Pages),
-    /// That of a route that is not counted.
+    /// The page of a route that is not counted.
     File(Arc<File>),
     /// All files of a directory.
     Directory(Arc<Directory>),
 }
 
-/// Reads what these routes serve, in their order, with at most `files_bytes_max` bytes in all directories.
-/// `site_files` are those of the routes that name none of their own. `notes` are told of what is passed over.
+/// Reads what each of these routes serves, with at most `files_bytes_max` bytes in all directories. `site_files` are
+/// the pages of routes that name none. `notes` gets a line for each file that is left out.
 ///
 /// # Errors
 /// At the first file that cannot be read or is too large.
@@ -69,9 +69,9 @@ pub fn read_contents(
     notes: &mut Vec<String>,
 ) -> Result<Vec<Content>, ConfigError> {
     let mut room = Room { bytes: files_bytes_max, entries: FILES_MAX };
-    let mut known = BTreeMap::new();
+    let mut pages = PageCache::new();
     let mut read = |route: &RouteConfig| match &route.kind {
-        RouteKind::Visits(visits) => read_pages(&visits.files, &mut known).map(Content::Pages),
+        RouteKind::Visits(visits) => read_pages(&visits.files, &mut pages).map(Content::Pages),
         RouteKind::Page(page) => read_uncounted(page),
         RouteKind::Directory(directory) => {
             let hidden = hidden_names(route, routes);
@@ -82,9 +82,9 @@ pub fn read_contents(
             read.map(|directory| Content::Directory(Arc::new(directory)))
         }
     };
-    let place_and_route = routes.iter().enumerate();
-    place_and_route
-        .map(|(place, route)| {
+    let numbered = routes.iter().enumerate();
+    numbered
+        .map(|(index, route)| {
             let of_site = |setting: &str| match (setting, route.visits()) {
                 ("welcome", Some(visits)) => visits.files.welcome == site_files.welcome,
                 ("sorry", Some(visits)) => visits.files.sorry == site_files.sorry,
@@ -92,24 +92,24 @@ pub fn read_contents(
             };
             read(route).map_err(|error| match &error {
                 ConfigError::Value { setting, .. } if of_site(setting) => error,
-                _ => error.of_route(place, &route.path),
+                _ => error.of_route(index, &route.path),
             })
         })
         .collect()
 }
 
-/// The files of a directory whose paths are routes of their own: another form of such a path, with escapes,
-/// must not lead past the route, which may be a visit.
+/// The files of a directory whose paths are routes themselves. The same path written with percent-encoding must not
+/// bypass such a route, which may count visits.
 fn hidden_names(directory: &RouteConfig, routes: &[RouteConfig]) -> BTreeSet<Vec<u8>> {
     let prefix = directory.path.strip_suffix('*').unwrap_or(&directory.path);
-    // It ends in `/`, so what it stands for is an index.
+    // It ends in `/`, so it names an index file.
     let decoded = site::file_name(prefix);
     let decoded = decoded.as_deref().and_then(|index| index.strip_suffix(b"index.html"));
     let mut names = BTreeSet::new();
     for route in routes.iter().filter(|route| !matches!(route.kind, RouteKind::Directory(_))) {
         let below = route.path.strip_prefix(prefix).and_then(site::file_name);
         names.extend(below.map(std::borrow::Cow::into_owned));
-        // The escapes may stand in the path of the directory, too.
+        // The path of the directory may be percent-encoded, too.
         if let (Some(prefix), Some(name)) = (decoded, site::file_name(&route.path)) {
             names.extend(name.strip_prefix(prefix).map(<[u8]>::to_vec));
         }
@@ -155,15 +155,15 @@ fn why(path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// What page files hold that were read already: however many routes have one, it is kept once, and is the same
-/// for all.
-type Known = BTreeMap<PathBuf, Bytes>;
+/// Page files that were read already: a file that several routes have is kept once and is the same for all.
+type PageCache = BTreeMap<PathBuf, Bytes>;
 
-fn read_pages(files: &PageFiles, known: &mut Known) -> Result<Pages, ConfigError> {
+fn read_pages(files: &PageFiles, read_before: &mut PageCache) -> Result<Pages, ConfigError> {
     let mut read = |setting, file: &Option<PathBuf>, text: &'static str| match file {
         Some(path) => Ok(Page {
             content_type: files.content_type.clone().unwrap_or_else(|| site::content_type(path)),
-            body: read_page(path, known).map_err(|error| invalid(setting, why(path, &error)))?,
+            body: read_page(path, read_before)
+                .map_err(|error| invalid(setting, why(path, &error)))?,
         }),
         None => Ok(Page { content_type: TEXT_PLAIN, body: Bytes::from_static(text.as_bytes()) }),
     };
@@ -173,13 +173,13 @@ fn read_pages(files: &PageFiles, known: &mut Known) -> Result<Pages, ConfigError
     })
 }
 
-/// Regular files alone: a pipe would keep a reload waiting, and with it every signal, and a device has no end.
-fn read_page(path: &Path, known: &mut Known) -> io::Result<Bytes> {
-    if let Some(body) = known.get(path) {
+/// Reads a regular file only: a pipe could block a reload, and signals with it, and a device may be endless.
+fn read_page(path: &Path, read_before: &mut PageCache) -> io::Result<Bytes> {
+    if let Some(body) = read_before.get(path) {
         return Ok(body.clone());
     }
     let file = File::read(&fs::canonicalize(path)?, PAGE_BYTES_MAX, None)?;
-    known.insert(path.to_owned(), file.content().clone());
+    read_before.insert(path.to_owned(), file.content().clone());
     Ok(file.content().clone())
 }
 
@@ -194,7 +194,7 @@ mod tests {
         fs::write(&path, "a page").unwrap();
         let content_type = given.map(|text| text.parse::<PageType>().unwrap().0);
         let files = PageFiles { welcome: Some(path), sorry: None, content_type };
-        let pages = read_pages(&files, &mut Known::new()).unwrap();
+        let pages = read_pages(&files, &mut PageCache::new()).unwrap();
         assert_eq!(
             (&pages.welcome.body[..], &pages.welcome.content_type),
             (&b"a page"[..], &HeaderValue::from_str(expected).unwrap())
@@ -208,7 +208,7 @@ mod tests {
         check("a.json", None, "application/json");
         check("a", None, "text/plain; charset=utf-8");
         check(".hidden", None, "text/plain; charset=utf-8");
-        check("a.unheard-of", None, "application/octet-stream");
+        check("a.unknown", None, "application/octet-stream");
         check("a", Some("text/html"), "text/html");
         check("a.html", Some("text/html; charset=latin1"), "text/html; charset=latin1");
     }
@@ -220,7 +220,7 @@ mod tests {
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         for path in [pipe, "/dev/zero".into(), directory.path().to_owned()] {
             let files = PageFiles { sorry: Some(path.clone()), ..PageFiles::default() };
-            let said = read_pages(&files, &mut Known::new()).unwrap_err().to_string();
+            let said = read_pages(&files, &mut PageCache::new()).unwrap_err().to_string();
             let expected = format!("sorry: cannot read {}: it is no regular file", path.display());
             assert_eq!(said, expected);
         }
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_type() {
+    fn a_malformed_type_is_refused() {
         for text in
             ["", "html", "text/", "/html", "text/html\r\nX: y", "text/html; charset", "text html"]
         {

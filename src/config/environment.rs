@@ -1,5 +1,5 @@
-//! Variables that begin like settings and are none: a setting with a typing error in its name would be passed over
-//! in silence.
+//! Variables with the prefix of settings that are not settings: without this check, a setting with a misspelt name
+//! would be ignored without a word.
 
 use std::env;
 
@@ -7,13 +7,13 @@ use super::error::{ConfigError, nearest};
 
 const PREFIX: &str = "TALLYRING_";
 
-/// What `build.rs` is given, where somebody has it in their environment still.
+/// The variable of `build.rs`, which may still be in the environment.
 const OF_BUILDS: &str = "TALLYRING_COMMIT";
 
-/// Looks for variables of no setting of any command; those that are like none are told.
+/// Looks for `TALLYRING_*` variables that are not settings of any command; a note for each.
 ///
 /// # Errors
-/// When one is most likely a setting's, misspelt.
+/// When one is probably a misspelt setting.
 pub fn check_environment(command: &clap::Command) -> Result<Vec<String>, ConfigError> {
     let commands = command.get_subcommands().chain([command]);
     let settings = commands.flat_map(clap::Command::get_arguments);
@@ -31,30 +31,30 @@ pub fn check_environment(command: &clap::Command) -> Result<Vec<String>, ConfigE
 fn judge(name: &str, value: &str, settings: &[&str]) -> Result<Option<String>, ConfigError> {
     let Some(word) = name.strip_prefix(PREFIX) else { return Ok(None) };
     let is_known = settings.contains(&name) || name == OF_BUILDS;
-    // One that is empty is one that is not set.
+    // An empty variable counts as one that is not set.
     if is_known || value.is_empty() || is_service_link(name, value) {
         return Ok(None);
     }
     let words = settings.iter().filter_map(|setting| setting.strip_prefix(PREFIX));
     let Some(nearest) = nearest(word, words) else {
-        return Ok(Some(format!("{name} is no setting and is passed over")));
+        return Ok(Some(format!("{name} is no setting and is ignored")));
     };
     let nearest = format!("{PREFIX}{nearest}");
     if is_misspelt(name, &nearest) {
         return Err(ConfigError::Variable { name: name.to_owned(), nearest });
     }
-    Ok(Some(format!("{name} is no setting and is passed over; the nearest is {nearest}")))
+    Ok(Some(format!("{name} is no setting and is ignored; the nearest is {nearest}")))
 }
 
-/// Whether one name was most likely meant to be the other. Variables of others begin like ours too, such as the tag
-/// of an image in the environment of a compose file, and no start is refused for those.
+/// Whether one name was probably meant to be the other. Other programs' variables may have our prefix, such as the tag
+/// of an image in the environment of a compose file; a start is not refused because of them.
 fn is_misspelt(name: &str, setting: &str) -> bool {
     const MISTAKES_MAX: usize = 2;
     strsim::osa_distance(name, setting) <= MISTAKES_MAX
 }
 
-/// Whether it is one of those that Kubernetes sets in each container for each service, as Docker's links did: for a
-/// service `tallyring`, or `tallyring-…`, they begin like our own.
+/// Whether it is one that Kubernetes sets in each container for each service, as Docker's links did: those of a service
+/// `tallyring` or `tallyring-…` have our prefix.
 /// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
 fn is_service_link(name: &str, value: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -71,7 +71,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
     let Some((_, port)) = name.rsplit_once("_PORT_").filter(|(_, port)| !port.is_empty()) else {
         return name.ends_with("_PORT") && is_url;
     };
-    // NAME_PORT_3000_TCP, and the same with _PROTO, _PORT or _ADDR behind it.
+    // NAME_PORT_3000_TCP, and the same with _PROTO, _PORT or _ADDR at the end.
     let mut parts = port.split('_');
     let (number, protocol) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let rest = parts.next();
@@ -129,12 +129,11 @@ mod tests {
             ("TALLYRING_ADMIN_USER", "TALLYRING_ADMIN"),
             ("TALLYRING_COUNTER_PORT_3001_TCP_START", "TALLYRING_COUNTER"),
         ] {
-            let note =
-                format!("{others} is no setting and is passed over; the nearest is {nearest}");
+            let note = format!("{others} is no setting and is ignored; the nearest is {nearest}");
             check(others, "x", Ok(Some(&note)));
         }
-        check("TALLYRING_IMAGE", "x", Ok(Some("TALLYRING_IMAGE is no setting and is passed over")));
-        check("TALLYRING_PORT", "80", Ok(Some("TALLYRING_PORT is no setting and is passed over")));
+        check("TALLYRING_IMAGE", "x", Ok(Some("TALLYRING_IMAGE is no setting and is ignored")));
+        check("TALLYRING_PORT", "80", Ok(Some("TALLYRING_PORT is no setting and is ignored")));
     }
 
     #[test]

@@ -1,17 +1,17 @@
-//! What is wrong with the settings. A check names the setting; where its value was given, the flag, the variable
-//! or the line of the file, is added by `pick`, which knows.
+//! What is wrong with the settings. A check names the setting; `pick` adds where the value was given: the flag, the
+//! variable, or the line of the file.
 
 use std::{io, path::PathBuf};
 
 use crate::upstream::without_secrets;
 
-/// Settings that cannot be used: which, what was given and what would do.
+/// Settings that cannot be used: which, what was given, and what would be right.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file of `--config` cannot be read.
     #[error("--config {0}: cannot read it: {1}")]
     File(PathBuf, io::Error),
-    /// A value does not fit. Where it was given is not told yet.
+    /// A value does not fit. Where it was given is added later.
     #[error("{setting}: {problem}")]
     Value {
         /// The setting's name.
@@ -19,11 +19,11 @@ pub enum ConfigError {
         /// What it takes.
         problem: String,
     },
-    /// A key of a route does not fit. Where it was given is not told yet.
+    /// A key of a route does not fit. Where it was given is added later.
     #[error("route {path:?}: {key}: {problem}")]
     Route {
         /// Which route, counted from 0.
-        place: usize,
+        index: usize,
         /// Its path.
         path: String,
         /// The key.
@@ -31,7 +31,7 @@ pub enum ConfigError {
         /// What it takes.
         problem: String,
     },
-    /// A value does not fit, as it was given in its place.
+    /// A value does not fit, with where it was given.
     #[error("{given}: {problem}")]
     Given {
         /// As it was written, like `--workers 0` or `/etc/tallyring.toml line 3: workers = 0`.
@@ -39,7 +39,7 @@ pub enum ConfigError {
         /// What it takes.
         problem: String,
     },
-    /// The system allows too few open files to serve anybody.
+    /// The system allows too few open files.
     #[error(
         "open files: the limit is {limit}, and this start needs at least {needed}, for {workers}; raise it by \
          ulimit -n, by LimitNOFILE= in a unit, or by --ulimit nofile= for a container"
@@ -47,27 +47,27 @@ pub enum ConfigError {
     OpenFiles {
         /// What the system allows.
         limit: usize,
-        /// With which a few clients can be served.
+        /// Enough to serve a few clients.
         needed: usize,
         /// Who needs them.
         workers: String,
     },
-    /// A variable that looks like a setting and is none.
+    /// A variable whose name is almost that of a setting.
     #[error("{name} is no setting; did you mean {nearest}?")]
     Variable {
         /// The variable.
         name: String,
-        /// The setting's variable that is most like it.
+        /// The variable that is probably meant.
         nearest: String,
     },
 }
 
 impl ConfigError {
-    /// The same of a key of the route at `place`, counted from 0.
-    pub(super) fn of_route(self, place: usize, path: &str) -> Self {
+    /// The same error, of a key of the route at `index`.
+    pub(super) fn of_route(self, index: usize, path: &str) -> Self {
         match self {
             Self::Value { setting: key, problem } => {
-                Self::Route { place, path: path.to_owned(), key, problem }
+                Self::Route { index, path: path.to_owned(), key, problem }
             }
             other => other,
         }
@@ -88,15 +88,15 @@ pub(super) fn one_of(words: &[impl AsRef<str>]) -> String {
     }
 }
 
-/// The word that is most like another, if one is: what clap's suggestions go by.
+/// The known word that is most similar to `word`, if one is similar, by the measure of clap's suggestions.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    const LIKENESS_MIN: f64 = 0.7;
-    let likeness = known.into_iter().map(|known| (strsim::jaro(word, known), known));
-    let (likeness, known) = likeness.max_by(|one, other| one.0.total_cmp(&other.0))?;
-    (likeness > LIKENESS_MIN).then_some(known)
+    const SIMILARITY_MIN: f64 = 0.7;
+    let similarity = known.into_iter().map(|known| (strsim::jaro(word, known), known));
+    let (similarity, known) = similarity.max_by(|one, other| one.0.total_cmp(&other.0))?;
+    (similarity > SIMILARITY_MIN).then_some(known)
 }
 
-/// A message that may quote a URL, without what may be a secret in it.
+/// A message that may quote URLs, without what may be a secret in them.
 pub(super) fn quoted_without_secrets(message: &str) -> String {
     let is_delimiter = |character: char| matches!(character, '"' | '`' | '\'' | ' ');
     let pieces = message.split_inclusive(is_delimiter);

@@ -6,13 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::Args;
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
     arguments::{AdminAddress, CounterAddress, Workers, listen_address},
     contents::PageType,
     error::ConfigError,
-    places::Places,
+    locations::Locations,
     scalar::{Scalar, Text, Word, yes_or_no},
     values::{Amount, CacheTime, Cores, HeadFields, PageStatus, Period, Positive, Size},
 };
@@ -93,14 +94,14 @@ pub(super) struct RouteTable {
 }
 
 impl RouteTable {
-    /// A route of which nothing but its path is given.
+    /// A route with nothing but its path.
     pub(super) fn of(path: &str) -> Self {
         Self { path: path.to_owned(), ..Self::default() }
     }
 }
 
 impl File {
-    /// Takes paths for what they are from the directory of the file that gives them.
+    /// Makes relative paths absolute: they start at the directory of the file.
     fn resolve_paths(&mut self, directory: &Path) {
         let of_routes = self.route.iter_mut().flat_map(|route| {
             [&mut route.welcome, &mut route.sorry, &mut route.page, &mut route.directory]
@@ -112,15 +113,33 @@ impl File {
     }
 }
 
-/// Reads the file of `--config`.
-pub(super) fn read_file(path: &Path) -> Result<(File, Places), ConfigError> {
+/// The settings file, for all commands that read it.
+#[derive(Debug, Clone, Args)]
+#[allow(missing_docs)]
+pub struct ConfigFileArguments {
+    /// TOML file with settings and `[[route]]` tables
+    #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl ConfigFileArguments {
+    /// Reads the file, and where its keys are. Without one there are no settings.
+    pub(super) fn read(&self) -> Result<(File, Option<Locations>), ConfigError> {
+        match &self.config {
+            Some(path) => read_file(path).map(|(file, locations)| (file, Some(locations))),
+            None => Ok((File::default(), None)),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<(File, Locations), ConfigError> {
     let unreadable = |error: io::Error| ConfigError::File(path.to_owned(), error);
     let text = fs::read_to_string(path).map_err(unreadable)?;
-    let places = Places::of(path, &text);
-    let mut file: File = toml::from_str(&text).map_err(|error| places.explain(&text, &error))?;
+    let locations = Locations::of(path, &text);
+    let mut file: File = toml::from_str(&text).map_err(|error| locations.explain(&text, &error))?;
     let absolute = std::path::absolute(path).map_err(unreadable)?;
     file.resolve_paths(absolute.parent().unwrap_or(&absolute));
-    Ok((file, places))
+    Ok((file, locations))
 }
 
 /// A method that a route may take.
@@ -269,7 +288,7 @@ mod tests {
             let message = read_file(&path).err().unwrap().to_string();
             assert!(message.contains(setting) && !message.contains("s3cret"), "{message}");
         }
-        // However a secret is written: with quotes and spaces, or so long that what gives it away is left out.
+        // With quotes and spaces, or so long that the sign that shows it to be a secret is cut off.
         let long = format!("http://user:s3cret{}@c/", "x".repeat(200));
         for url in
             ["https://c/?token=it's3cret", "https://c/?a s3cret", "https://u:p a@s3cret@c/", &long]
@@ -289,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_taken_from_the_directory_of_the_file() {
+    fn paths_are_relative_to_the_directory_of_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tallyring.toml");
         let text = "welcome = \"a.html\"\nsorry = \"/b.html\"\ndata-dir = \"data\"\n[[route]]\npath = \"/\"\nsorry = \"c/d\"";

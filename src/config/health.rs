@@ -1,43 +1,35 @@
-//! The settings of `health`: whom to ask. What the server reads as `--admin` is read here too, from the
-//! same places, so that a container says it once.
+//! The settings of `health`: which server to ask. `--admin` is read from the same sources as by the server, so that a
+//! container sets it once.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clap::ArgMatches;
 
 use super::{
-    ConfigError, HealthConfig,
-    arguments::HealthArguments,
-    error::invalid,
-    file::{File, read_file},
-    pick::Pick,
-    scalar::Text,
+    ConfigError, HealthConfig, arguments::HealthArguments, error::invalid, pick::Pick, scalar::Text,
 };
 use crate::upstream::Endpoint;
 
 /// Settles the settings of `health`.
 ///
 /// # Errors
-/// At the first that does not fit, or when there is nobody to ask.
+/// At the first that does not fit, or when there is no server to ask.
 pub fn settle_health(
     arguments: HealthArguments,
     matches: &ArgMatches,
 ) -> Result<HealthConfig, ConfigError> {
     let timeout = arguments.timeout.0;
     let given = Pick::new(matches, None);
-    // Both say whom to ask. From one place the more precise one counts: a container may have its server's
-    // address and another page to ask for as variables.
+    // Both say which server to ask. If both come from the same source, the URL wins: a container may have its
+    // server's address and another page as variables.
     match arguments.url {
         Some(target) if given.source("url", false) >= given.source("admin", false) => {
             return Ok(HealthConfig { target, timeout });
         }
         _ => {}
     }
-    let (file, places) = match &arguments.config {
-        Some(path) => read_file(path).map(|(file, places)| (file, Some(places)))?,
-        None => (File::default(), None),
-    };
-    let mut pick = Pick::new(matches, places);
+    let (file, locations) = arguments.file.read()?;
+    let mut pick = Pick::new(matches, locations);
     let admin = pick.shown("admin", arguments.admin, file.admin.map(|Text(admin)| admin)).0;
     let Some(admin) = admin else {
         let problem = "it is off, so that nobody can be asked; give a --url";
@@ -50,7 +42,7 @@ pub fn settle_health(
     Ok(HealthConfig { target: Endpoint::readiness(reachable(admin)), timeout })
 }
 
-/// Where a server that listens on all addresses is reached from its own machine.
+/// The address at which a server is reached from its own machine, also when it listens on all addresses.
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,5 +1,4 @@
-//! What clap finds wrong with the arguments and variables, in one line: what was given, as it was given, and what
-//! would do.
+//! What clap finds wrong with the arguments and variables, in one line: what was given, and what would be right.
 
 use std::{env, ffi::OsString};
 
@@ -11,7 +10,7 @@ use clap::{
 use super::error::{one_of, quoted_without_secrets};
 use crate::upstream::without_secrets;
 
-/// Says what is wrong. `arguments` are those of the process, of which the first is its own name.
+/// Says what is wrong. `arguments` are those of the process; the first is its own name.
 pub fn explain(error: &clap::Error, command: &Command, arguments: &[OsString]) -> String {
     let line = match error.kind() {
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => value(error, command, arguments),
@@ -20,7 +19,7 @@ pub fn explain(error: &clap::Error, command: &Command, arguments: &[OsString]) -
         _ => None,
     };
     line.unwrap_or_else(|| {
-        // clap explains itself over several paragraphs; the first says what is wrong.
+        // clap writes several paragraphs; the first says what is wrong.
         let text = error.to_string();
         let message = text.strip_prefix("error: ").unwrap_or(&text);
         let first = message.split("\n\n").next().unwrap_or(message);
@@ -50,7 +49,7 @@ fn value(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Opti
     })
 }
 
-/// The variable of a flag of the command that is called, if it is set.
+/// The variable of a flag of the called command, if it is set.
 fn variable_of(flag: &str, command: &Command, arguments: &[OsString]) -> Option<String> {
     let named = arguments.get(1).and_then(|name| command.find_subcommand(name));
     let of_command = named.unwrap_or(command).get_arguments();
@@ -86,7 +85,7 @@ fn unknown_command(error: &clap::Error) -> Option<String> {
     Some(format!("{command} is no command; {hint}"))
 }
 
-/// What clap knows of the error, which may be a URL.
+/// What clap knows of the error, without secrets: it may be a URL.
 fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
     match error.get(kind)? {
         ContextValue::String(text) => Some(without_secrets(text)),

@@ -1,19 +1,21 @@
-//! Flags, environment and file become one validated [`Config`], which is then only read.
+//! Flags, environment and file become one validated [`Config`], which does not change afterwards.
 //!
 //! Flags win over `TALLYRING_*` variables, those over the file, and the file over the defaults.
 
 mod addresses;
 pub mod arguments;
 mod contents;
+mod cores;
+mod data_dir;
 pub mod environment;
 mod error;
 mod file;
 mod health;
 mod limits;
+mod locations;
 pub mod mistakes;
 mod open_files;
 mod pick;
-mod places;
 mod reload;
 mod routes;
 mod scalar;
@@ -65,7 +67,7 @@ pub struct Config {
     pub driver: driver::Choice,
     /// What is served.
     pub routes: Vec<RouteConfig>,
-    /// What the files of each route held when they were read.
+    /// What each route serves, as it was read from its files.
     pub contents: Vec<Content>,
     /// The status of a sorry page.
     pub sorry_status: StatusCode,
@@ -73,17 +75,17 @@ pub struct Config {
     pub accept: Accept,
     /// Where the bundled counter keeps its totals; `None` when no route uses it.
     pub bundled: Option<store::Kind>,
-    /// Where others can ask the bundled counter, if anywhere.
+    /// The address of the bundled counter for other programs, if it has one.
     pub counter_listen: Option<SocketAddr>,
-    /// The hosts that it answers to there beside those that every counter does.
+    /// The hosts that it answers to there, besides those that every counter answers to.
     pub counter_hosts: HostList,
     /// Whether the counters are not asked at the start.
     pub skip_counter_check: bool,
-    /// Whether an empty file of the bundled counter's is begun anew.
+    /// Whether the bundled counter begins from zero in an empty file.
     pub create: bool,
     /// The admin listener's address.
     pub admin: Option<SocketAddr>,
-    /// The hosts that it answers to beside those that every such listener does.
+    /// The hosts that it answers to, besides those that every admin listener answers to.
     pub admin_hosts: HostList,
     /// Whether a server is not ready while visits are not registered.
     pub ready_needs_counter: bool,
@@ -91,7 +93,7 @@ pub struct Config {
     pub log_format: log::Format,
     /// How much is logged.
     pub log_level: log::LogLevel,
-    /// All maxima and deadlines.
+    /// All limits and time-outs.
     pub limits: Limits,
 }
 
@@ -100,11 +102,11 @@ pub struct Config {
 pub struct CounterConfig {
     /// Where the counter is served.
     pub listen: SocketAddr,
-    /// The hosts that it answers to beside those that every counter does.
+    /// The hosts that it answers to, besides those that every counter answers to.
     pub hosts: HostList,
     /// Where its totals are kept.
     pub store: store::Kind,
-    /// Whether an empty file is begun anew.
+    /// Whether it begins from zero in an empty file.
     pub create: bool,
     /// What it waits on.
     pub driver: driver::Choice,
@@ -112,7 +114,7 @@ pub struct CounterConfig {
     pub log_format: log::Format,
     /// How much is logged.
     pub log_level: log::LogLevel,
-    /// How long clients may take to leave after a signal.
+    /// Time for calls under way to end after a signal.
     pub drain_timeout: Duration,
     /// What its clients may do.
     pub clients: ClientLimits,
@@ -121,7 +123,7 @@ pub struct CounterConfig {
 /// Everything `tallyring health` needs to know.
 #[derive(Debug, Clone)]
 pub struct HealthConfig {
-    /// Who is asked, and for what.
+    /// The server and the page that are asked for.
     pub target: Endpoint,
     /// For the whole answer.
     pub timeout: Duration,
@@ -132,7 +134,7 @@ pub struct HealthConfig {
 pub struct AskConfig {
     /// The counter that is asked, if one can be.
     pub counter: Option<Endpoint>,
-    /// The file that is read when nobody answers there; none where the counter is somebody else's.
+    /// The file that is read when no counter runs; `None` for a counter that is not bundled.
     pub file: Option<PathBuf>,
     /// For the whole answer.
     pub timeout: Duration,
@@ -147,29 +149,29 @@ pub struct RouteConfig {
     pub kind: RouteKind,
 }
 
-/// What the requests of a route get.
+/// What a route does with its requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteKind {
-    /// They are visits.
+    /// Counts them as visits.
     Visits(VisitsConfig),
-    /// One content, which is not counted.
+    /// Serves one page, and does not count them.
     Page(PageConfig),
-    /// Files, which are not counted.
+    /// Serves files, and does not count them.
     Directory(DirectoryConfig),
 }
 
-/// A route that is not counted.
+/// A route with one page that is not counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageConfig {
     /// What it serves.
     pub source: PageSource,
     /// Its type, in place of that of the file's extension.
     pub content_type: Option<HeaderValue>,
-    /// How long caches may use it without asking again.
+    /// How long caches may use it without revalidation.
     pub cache: Option<Duration>,
 }
 
-/// Where a content comes from.
+/// Where a page comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PageSource {
     /// A file.
@@ -183,7 +185,7 @@ pub enum PageSource {
 pub struct DirectoryConfig {
     /// Where the files are.
     pub directory: PathBuf,
-    /// How long caches may use them without asking again.
+    /// How long caches may use them without revalidation.
     pub cache: Option<Duration>,
 }
 
@@ -194,12 +196,12 @@ pub struct VisitsConfig {
     pub methods: Vec<Method>,
     /// Who registers them; `None` is the bundled counter.
     pub counter: Option<Endpoint>,
-    /// The files of the two pages, where they are not the two texts.
+    /// The files of the two pages, where they replace the two texts.
     pub files: PageFiles,
 }
 
 impl RouteConfig {
-    /// Its visits, if its requests are any.
+    /// Its visits, if it counts its requests.
     pub fn visits(&self) -> Option<&VisitsConfig> {
         match &self.kind {
             RouteKind::Visits(visits) => Some(visits),
@@ -207,7 +209,7 @@ impl RouteConfig {
         }
     }
 
-    /// Its visits, to be changed.
+    /// Its visits, mutable.
     pub fn visits_mut(&mut self) -> Option<&mut VisitsConfig> {
         match &mut self.kind {
             RouteKind::Visits(visits) => Some(visits),
@@ -216,50 +218,50 @@ impl RouteConfig {
     }
 }
 
-/// Files of a route's pages, read at the start and again with all settings.
+/// Files of a route's pages, read at the start and at each reload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageFiles {
-    /// In place of "Welcome to my site!".
+    /// Replaces "Welcome to my site!".
     pub welcome: Option<PathBuf>,
-    /// In place of "Error registering your visit".
+    /// Replaces "Error registering your visit".
     pub sorry: Option<PathBuf>,
-    /// The type of both, where their extensions are not to give it.
+    /// The type of both, in place of those of their extensions.
     pub content_type: Option<HeaderValue>,
 }
 
-/// Every maximum and every deadline.
+/// All limits and time-outs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Of the clients of all workers together: see [`clients_of_each`](Self::clients_of_each).
+    /// For the clients of all workers together: see [`clients_of_each`](Self::clients_of_each).
     pub clients: ClientLimits,
-    /// Of each worker's calls to each counter.
+    /// For the calls of each worker to each counter.
     pub upstream: UpstreamLimits,
-    /// Connections of others than our own workers to the bundled counter.
+    /// Connections of other programs to the bundled counter.
     pub counter_clients_max: usize,
-    /// How long visits under way may take to end after a signal.
+    /// Time for visits under way to end after a signal.
     pub drain_timeout: Duration,
-    /// The files of all directories, which are kept in memory.
+    /// Bytes of the files of all directories, which are kept in memory.
     pub files_bytes_max: usize,
 }
 
 impl Limits {
-    /// Of the clients of each of so many workers.
+    /// The limits for the clients of one worker of this many.
     pub fn clients_of_each(&self, workers: usize) -> ClientLimits {
         let connections_max = self.clients.connections_max.div_ceil(workers);
         ClientLimits { connections_max, ..self.clients }
     }
 
-    /// The shortest deadline of a worker's calls to its counters.
+    /// The shortest time-out of a worker's connections to its counters.
     pub fn shortest_call_wait(&self) -> Duration {
         self.upstream.call_timeout.min(self.upstream.idle_timeout)
     }
 }
 
-/// Files, and directories that they lie in, that all directories of the routes may have.
+/// Files and subdirectories that all directories of the routes may have together.
 pub const FILES_MAX: usize = 10_000;
 
-/// What a response head from a counter may have.
+/// The limits of a response head from a counter.
 pub const RESPONSE_HEAD: HeadLimits =
     HeadLimits { head_bytes_max: 16 * 1024, head_fields_max: 100, target_bytes_max: 0 };
-/// Content of a response that is read and discarded to keep the connection.
+/// Content of a response that is read and discarded, so that the connection can be used again.
 pub const DRAIN_BYTES_MAX: u64 = 64 * 1024;

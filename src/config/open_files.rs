@@ -1,17 +1,17 @@
-//! The open-file limit, shared out: client connections, and connections to the counters.
+//! Divides the open-file limit between client connections and connections to the counters.
 
 use super::error::{ConfigError, invalid};
 use crate::plural::plural;
 
-/// Client connections that are allowed by default, whatever the open-file limit.
+/// The most client connections by default, whatever the open-file limit.
 pub(super) const CONNECTIONS_DEFAULT_MAX: usize = 1 << 20;
 
 /// Open files that every process needs: standard streams, the signal pipe, libraries.
 pub(super) const FILES_BASE: usize = 24;
-/// Of each worker: its ring or epoll descriptor, its listeners, its mailbox.
+/// For each worker: its ring or epoll descriptor, its listeners, its mailbox.
 const FILES_PER_WORKER: usize = 8;
-/// Clients of each worker below which there is no use in serving: one that is served, one that makes room for
-/// the next, and two more.
+/// The fewest clients of a worker with which a start makes sense: one that is served, one that is closed for the next,
+/// and two more.
 const CLIENTS_MIN: usize = 4;
 
 /// The open files that `counter` can use for clients.
@@ -24,21 +24,21 @@ pub(super) fn of_counter(limit: usize) -> Result<usize, ConfigError> {
     Ok((limit - base).min(CONNECTIONS_DEFAULT_MAX))
 }
 
-/// Connections of others to the bundled counter: people, scrapers, another server.
+/// Connections of other programs to the bundled counter: commands, scrapers, another server.
 const COUNTER_CLIENTS_MAX: usize = 256;
 
-/// Who needs open files.
+/// What needs open files.
 pub(super) struct OpenFiles {
     pub(super) workers: usize,
     pub(super) counters: usize,
     pub(super) bundled: bool,
-    /// Whether others can connect to it too.
+    /// Whether other programs can connect to it too.
     pub(super) counter_listens: bool,
     pub(super) admin: bool,
 }
 
 impl OpenFiles {
-    /// Shares the limit out: client connections of all workers, and connections of each to each counter.
+    /// Divides the limit: client connections of all workers together, and connections of each worker to each counter.
     pub(super) fn share(
         &self,
         limit: u64,
@@ -84,7 +84,7 @@ impl OpenFiles {
         Ok((clients, upstream))
     }
 
-    /// Connections of others to the bundled counter: a small part of what there is.
+    /// Connections of other programs to the bundled counter: a small part of all.
     pub(super) fn counter_clients(&self, limit: u64) -> usize {
         match self.counter_listens {
             true => (self.free(limit) / 16).clamp(1, COUNTER_CLIENTS_MAX),
@@ -92,7 +92,7 @@ impl OpenFiles {
         }
     }
 
-    /// Files that nobody needs who serves nobody.
+    /// Files that are left when nothing is connected.
     fn free(&self, limit: u64) -> usize {
         usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(self.base())
     }
@@ -123,11 +123,11 @@ mod tests {
     }
 
     #[test]
-    fn open_files_are_shared_out() {
+    fn open_files_are_divided() {
         check(1 << 16, None, Some((65536 - 48 - 2048, 1024)));
         check(1 << 30, None, Some((CONNECTIONS_DEFAULT_MAX, 1024)));
         check(1024, None, Some((488, 244)));
-        // 24 + 3 * 8 for itself, and 5 for each worker, to the counter and to clients.
+        // 24 + 3 * 8 for the process, and 5 for each worker: 1 to the counter and 4 to clients.
         check(58, None, Some((6, 2)));
         check(57, None, None);
         check(20, None, None);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_open_files_are_told_with_what_it_takes() {
+    fn too_few_open_files_are_refused_with_the_number_that_is_needed() {
         let said = FILES.share(30, None, 1024, &mut Vec::new()).unwrap_err().to_string();
         let expected = "open files: the limit is 30, and this start needs at least 58, for 2 workers; raise it by \
                         ulimit -n, by LimitNOFILE= in a unit, or by --ulimit nofile= for a container";

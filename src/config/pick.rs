@@ -1,13 +1,13 @@
-//! Where settings come from: each takes its value from the first place that gives one, and notes which.
+//! Where settings come from: each takes its value from the highest source that gives one, and notes which.
 
 use std::{fmt::Display, path::PathBuf};
 
 use clap::{ArgMatches, parser::ValueSource};
 
-use super::{ConfigError, places::Places};
+use super::{ConfigError, locations::Locations};
 use crate::upstream::without_secrets;
 
-/// A setting as it was settled, for a person.
+/// A settled setting, for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
     /// Its name, as in the file.
@@ -18,7 +18,7 @@ pub struct Setting {
     pub source: String,
 }
 
-/// The places that a setting can come from; the one that wins is the last.
+/// What can give a setting, from the lowest source to the highest, which wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
     Default,
@@ -27,16 +27,16 @@ pub(super) enum Source {
     Flag,
 }
 
-/// Takes each setting from the first place that gives one, and notes which.
+/// Takes each setting from the highest source that gives one, and notes which.
 pub(super) struct Pick<'a> {
     matches: &'a ArgMatches,
-    /// Where the keys of the file stand, if there is a file.
-    pub(super) file: Option<Places>,
+    /// Where the keys of the file are, if there is a file.
+    pub(super) file: Option<Locations>,
     pub(super) settings: Vec<Setting>,
 }
 
 impl<'a> Pick<'a> {
-    pub(super) fn new(matches: &'a ArgMatches, file: Option<Places>) -> Self {
+    pub(super) fn new(matches: &'a ArgMatches, file: Option<Locations>) -> Self {
         Self { matches, file, settings: Vec::new() }
     }
 
@@ -56,10 +56,10 @@ impl<'a> Pick<'a> {
         value
     }
 
-    /// Where a setting comes from, which the file may have or not.
+    /// Where a setting comes from; `in_file` says whether the file gives it.
     pub(super) fn source(&self, name: &str, in_file: bool) -> Source {
         let id = id(name);
-        // clap knows no source of what is no flag of this command.
+        // clap panics when it is asked for a flag that the command does not have.
         let is_flag = self.matches.ids().any(|known| *known == id);
         match is_flag.then(|| self.matches.value_source(&id)).flatten() {
             Some(ValueSource::CommandLine) => Source::Flag,
@@ -69,7 +69,7 @@ impl<'a> Pick<'a> {
         }
     }
 
-    /// A place that a setting has come from, for a person.
+    /// The source of a setting, for a person.
     pub(super) fn describe(&self, name: &str, source: Source) -> String {
         match source {
             Source::Flag => format!("flag --{name}"),
@@ -82,14 +82,14 @@ impl<'a> Pick<'a> {
         }
     }
 
-    /// Names the place that gave what is wrong.
+    /// Adds to an error where the wrong value was given.
     pub(super) fn locate(&self, error: ConfigError) -> ConfigError {
         match error {
             ConfigError::Value { setting, problem } => {
                 ConfigError::Given { given: self.given(&setting), problem }
             }
-            ConfigError::Route { place, ref path, ref key, ref problem } => {
-                let line = self.file.as_ref().and_then(|file| file.route(place, Some(key)));
+            ConfigError::Route { index, ref path, ref key, ref problem } => {
+                let line = self.file.as_ref().and_then(|file| file.route(index, Some(key)));
                 let Some(line) = line else { return error };
                 let given = format!("{line}: route {path:?}: {key}");
                 ConfigError::Given { given, problem: problem.clone() }
@@ -138,7 +138,7 @@ impl<'a> Pick<'a> {
     }
 }
 
-/// The name of a setting among clap's.
+/// The name that clap has for a setting.
 fn id(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -148,12 +148,12 @@ fn variable(name: &str) -> String {
     format!("TALLYRING_{}", id(name).to_uppercase())
 }
 
-/// Shows an option whose default is worked out.
-pub(super) fn or_auto<T: Display>(value: &Option<T>) -> String {
-    value.as_ref().map_or_else(|| String::from("auto"), T::to_string)
+/// Shows an option, or the word that stands for none.
+pub(super) fn or<T: Display>(word: &'static str) -> impl Fn(&Option<T>) -> String {
+    move |value| value.as_ref().map_or_else(|| word.to_owned(), T::to_string)
 }
 
-/// Shows a file, or the text that stands for it.
+/// Shows the path of a file, or the text that is used without one.
 pub(super) fn or_text(text: &'static str) -> impl Fn(&Option<PathBuf>) -> String {
     move |path| match path {
         Some(path) => path.display().to_string(),

@@ -1,9 +1,9 @@
-//! Settings that are read while the server runs: what of them can hold at once, and what needs a restart.
+//! Settings that are read while the server runs: which of them take effect at once, and which need a restart.
 
 use super::{Config, Content, RouteConfig, Settled, VisitsConfig, pick::Setting};
 use crate::upstream::Endpoint;
 
-/// What is decided once, at the start.
+/// Settings that are applied only at the start.
 const NEED_RESTART: [&str; 12] = [
     "listen",
     "share-port",
@@ -19,23 +19,22 @@ const NEED_RESTART: [&str; 12] = [
     "log-format",
 ];
 
-/// What is a part of each route, and is told there.
+/// Settings that are a part of each route; their changes are told as changes of the routes.
 const OF_ROUTES: [&str; 3] = ["counter", "welcome", "sorry"];
 
-/// What becomes of settings that were read while the server runs.
+/// The result of a reload.
 #[derive(Debug)]
 pub struct Renewed {
-    /// What holds from now on.
+    /// The settings from now on.
     pub settled: Settled,
-    /// What has changed, for a person.
+    /// Lines about what has changed.
     pub changes: Vec<String>,
-    /// What needs a restart and stays as it was, for a person.
+    /// Lines about what needs a restart and stays as it was.
     pub restarts: Vec<String>,
 }
 
-/// Takes of the settings that were read what can hold while the server runs, and the rest from those that it
-/// runs by. `known` tells the visits whose counter the workers know: they have connections to those of the start,
-/// and to no others.
+/// Merges the settings that were read with the `running` ones, which keep what needs a restart. `known` says whether
+/// the workers know the counter of these visits: they know those of the start only.
 pub fn renew(running: &Settled, read: Settled, known: impl Fn(&VisitsConfig) -> bool) -> Renewed {
     let Settled { config: mut read, settings: read_settings, notes } = read;
     let mut restarts = Vec::new();
@@ -63,7 +62,7 @@ pub fn renew(running: &Settled, read: Settled, known: impl Fn(&VisitsConfig) -> 
     Renewed { settled: Settled { config, settings, notes }, changes, restarts }
 }
 
-/// The settings that were read, but for those that need a restart.
+/// The settings that were read, with the running ones where a restart is needed.
 fn without_restart(running: &Config, read: Config) -> Config {
     Config {
         listen: running.listen.clone(),
@@ -81,7 +80,7 @@ fn without_restart(running: &Config, read: Config) -> Config {
     }
 }
 
-/// Whether the value was worked out from another setting, which is told by itself.
+/// Whether the value was computed from another setting, which has a line of its own.
 fn follows(setting: &Setting) -> bool {
     setting.source.starts_with("follows from")
 }
@@ -91,8 +90,8 @@ fn is_of_routes(name: &str) -> bool {
     OF_ROUTES.contains(&name) || name.starts_with("route ")
 }
 
-/// The routes that were read, with their contents. One whose counter is not known keeps the counter that it has;
-/// where it has none, it is left out.
+/// The routes that were read, with their contents. One whose counter the workers do not know keeps its running counter;
+/// without one it is left out.
 fn renew_routes(
     running: &[RouteConfig],
     read: impl Iterator<Item = (RouteConfig, Content)>,
@@ -155,7 +154,7 @@ mod tests {
         let words = ["tallyring", "--config", path.to_str().unwrap(), "--data-dir", "/nowhere"];
         let matches = Arguments::command().get_matches_from(words);
         let arguments = Arguments::from_arg_matches(&matches).unwrap();
-        settle(arguments.serve, &matches).unwrap()
+        settle(&arguments.serve, &matches).unwrap()
     }
 
     const RUNNING: &str = "counter = \"http://10.0.0.1/a\"\n[[route]]\npath = \"/\"\n\
@@ -167,7 +166,7 @@ mod tests {
         counter.starts_with("http://10.0.0.1/") || counter.starts_with("http://10.0.0.2/")
     }
 
-    /// What is said of `read` when a server runs by [`RUNNING`].
+    /// What a server that runs with [`RUNNING`] says of `read`.
     #[track_caller]
     fn check(read: &str, changes: &[&str], restarts: &[&str]) -> Renewed {
         let running = settled(RUNNING);
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_hold_at_once_does() {
+    fn most_settings_take_effect_at_once() {
         check(RUNNING, &[], &[]);
         let renewed = check(
             &format!("head-max = \"32KiB\"\nlog-level = \"warn\"\n{RUNNING}"),
@@ -211,13 +210,13 @@ mod tests {
         let config = &renewed.settled.config;
         assert_eq!(config.listen, ["0.0.0.0:3000".parse().unwrap()]);
         assert!(config.admin.is_some());
-        // It is told each time, since it still holds.
+        // It is told at each reload, as long as it differs.
         let again = renew(&renewed.settled, settled(&read), known);
         assert_eq!((again.changes, again.restarts.len()), (vec![], 2));
     }
 
     #[test]
-    fn cores_are_told_by_the_setting_that_says_them() {
+    fn cores_are_told_by_the_setting_that_gives_them() {
         let core = crate::runtime::host::cores()[0];
         let running = settled(&format!("workers = 3\n{RUNNING}"));
         let read = settled(&format!("cores = \"{core}\"\n{RUNNING}"));
@@ -253,7 +252,7 @@ mod tests {
         );
     }
 
-    /// Whoever adds a setting decides whether it needs a restart.
+    /// A new setting must be put into one of the lists.
     #[test]
     fn every_setting_is_known_here() {
         let applied = [
@@ -280,12 +279,12 @@ mod tests {
             "files-max",
         ];
         for Setting { name, .. } in settled("").settings {
-            let places = [
+            let lists = [
                 NEED_RESTART.contains(&name.as_str()),
                 applied.contains(&name.as_str()),
                 is_of_routes(&name),
             ];
-            assert_eq!(places.iter().filter(|is| **is).count(), 1, "{name}");
+            assert_eq!(lists.iter().filter(|is_in| **is_in).count(), 1, "{name}");
         }
     }
 }

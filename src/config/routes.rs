@@ -1,4 +1,4 @@
-//! Which paths are visits, who registers them and what their visitors get.
+//! Which paths are visits, which counter registers them, and what their visitors get.
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{http::request::Method, plural::plural, upstream::Endpoint};
 
-/// The routes of the file, or the one that there is without any.
+/// The routes of the file; without any, one for `/`.
 pub(super) fn settle_routes(
     mut tables: Vec<RouteTable>,
     counter: Option<Endpoint>,
@@ -28,9 +28,9 @@ pub(super) fn settle_routes(
         return Err(invalid("route", problem));
     }
     let mut routes: Vec<RouteConfig> = Vec::with_capacity(tables.len());
-    for (place, table) in tables.into_iter().enumerate() {
+    for (index, table) in tables.into_iter().enumerate() {
         let path = table.path.clone();
-        let wrong = |Wrong(key, problem)| invalid(key, problem).of_route(place, &path);
+        let wrong = |Wrong(key, problem)| invalid(key, problem).of_route(index, &path);
         if routes.iter().any(|route| route.path == path) {
             return Err(wrong(Wrong("path", String::from("another route has it already"))));
         }
@@ -49,7 +49,7 @@ impl Wrong {
     }
 }
 
-/// What a table says, or what is wrong with it.
+/// What a `[[route]]` table says, or what is wrong with it.
 fn settle_kind(
     table: RouteTable,
     counter: Option<&Endpoint>,
@@ -91,7 +91,7 @@ fn settle_visits(
     let mut methods = vec![Method::Get, Method::Head];
     if let Some(listed) = table.methods {
         methods = listed.into_iter().map(Method::from).collect();
-        let repeated = (1..methods.len()).any(|place| methods[..place].contains(&methods[place]));
+        let repeated = (1..methods.len()).any(|index| methods[..index].contains(&methods[index]));
         if methods.is_empty() || repeated {
             return Err(Wrong::of("methods", "it must list some of GET, HEAD and POST, each once"));
         }
@@ -108,7 +108,7 @@ fn settle_visits(
     Ok(RouteKind::Visits(VisitsConfig { methods, counter, files }))
 }
 
-/// Refuses what only a visit has.
+/// Refuses keys that only routes with visits have.
 fn refuse_visits_keys(table: &RouteTable) -> Result<(), Wrong> {
     let of_visits = [
         ("welcome", table.welcome.is_some(), "page = \"FILE\" names what it serves"),
@@ -154,7 +154,7 @@ fn settle_directory(table: RouteTable) -> Result<RouteKind, Wrong> {
         let problem = "each file of a directory has the type of its extension";
         return Err(Wrong::of("type", problem));
     }
-    // An empty segment would make the path of a redirection that of another host.
+    // A redirection to a path that begins with `//` would lead to another host.
     if !table.path.ends_with("/*") || table.path.contains("//") {
         let problem = "that of a directory must end in /*, like /static/*, and have no // in it";
         return Err(Wrong::of("path", problem));
@@ -164,7 +164,7 @@ fn settle_directory(table: RouteTable) -> Result<RouteKind, Wrong> {
     Ok(RouteKind::Directory(DirectoryConfig { directory, cache }))
 }
 
-/// A route, for a person; `line` is where it stands in the file.
+/// A route, for a person; `line` is where it is in the file.
 pub(super) fn describe(route: &RouteConfig, content: &Content, line: Option<&str>) -> Setting {
     let value = match (&route.kind, content) {
         (RouteKind::Visits(visits), _) => describe_visits(visits),
@@ -213,7 +213,7 @@ fn describe_visits(visits: &VisitsConfig) -> String {
     )
 }
 
-/// How many counters there are: routes whose URLs differ in their path alone have one in common.
+/// How many counters there are: URLs that differ in their path only are one.
 pub(super) fn origins(routes: &[RouteConfig]) -> usize {
     let visits = routes.iter().filter_map(RouteConfig::visits);
     let origins = visits.map(|visits| visits.counter.as_ref().map(|target| &target.origin));

@@ -1,5 +1,4 @@
-//! A value of the file before it is known what it is to be: so that what does not fit is told in the words of the
-//! setting, and not in those of a type.
+//! A value of the file before it is parsed, so that an error speaks of the setting and not of a type.
 
 use std::{fmt, str::FromStr};
 
@@ -11,7 +10,7 @@ use serde::{
 
 use super::error::one_of;
 
-/// What may stand behind a key.
+/// The value of a key.
 #[derive(Debug, PartialEq)]
 pub(super) enum Scalar {
     Number(i64),
@@ -22,7 +21,7 @@ pub(super) enum Scalar {
 }
 
 impl Scalar {
-    /// The number that it is, if it is one that counts.
+    /// The number, if it is one from 0 on.
     pub(super) fn count(&self) -> Option<usize> {
         match self {
             Self::Number(number) => usize::try_from(*number).ok(),
@@ -30,7 +29,7 @@ impl Scalar {
         }
     }
 
-    /// Reads it as its flag does.
+    /// Parses it as its flag is parsed.
     pub(super) fn parse<T: FromStr<Err: fmt::Display>, E: de::Error>(self) -> Result<T, E> {
         let text = match self {
             Self::Text(text) => text,

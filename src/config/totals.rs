@@ -1,20 +1,13 @@
-//! The arguments and settings of `total`, `backup` and `restore`: whom to ask for totals, and where the counter's
-//! file is. They are the server's own, read from the same places, so that a container says them once.
+//! The arguments and settings of `total`, `backup` and `restore`: which counter to ask, and where its file is. They are
+//! the server's, read from the same sources, so that a container sets them once.
 
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args};
 
 use super::{
-    AskConfig, ConfigError,
-    arguments::CounterAddress,
-    error::invalid,
-    file::{File, read_file},
-    health::reachable,
-    pick::Pick,
-    places::Places,
-    scalar::Text,
-    settle::default_store,
+    AskConfig, ConfigError, arguments::CounterEndpointArguments, data_dir::DataDirArguments,
+    error::invalid, file::ConfigFileArguments, health::reachable, pick::Pick, scalar::Text,
     values::Period,
 };
 use crate::{
@@ -22,39 +15,25 @@ use crate::{
     upstream::Endpoint,
 };
 
-/// Whose file it is.
+/// Where the counter's file is.
 #[derive(Debug, Args)]
 #[allow(missing_docs)]
 pub struct FileArguments {
     /// Where the totals are kept: redb:PATH [default: redb:counter.redb in the data directory]
     #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]
     pub store: Option<store::Kind>,
-    /// Directory of the counter's file [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/tallyring, else
-    /// ~/.local/state/tallyring]
-    #[arg(long, env = "TALLYRING_DATA_DIR", value_name = "DIRECTORY")]
-    pub data_dir: Option<PathBuf>,
-    /// TOML file with the server's settings
-    #[arg(long, env = "TALLYRING_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub data_dir: DataDirArguments,
+    #[command(flatten)]
+    pub config: ConfigFileArguments,
 }
 
-/// Who is asked for totals.
+/// Which counter is asked.
 #[derive(Debug, Args)]
 #[allow(missing_docs)]
 pub struct AskArguments {
-    /// Address at which the bundled counter of a server, or `tallyring counter`, listens; with off, its file
-    /// is read
-    #[arg(
-        long,
-        env = "TALLYRING_COUNTER_LISTEN",
-        value_name = "ADDRESS|off",
-        default_value = "127.0.0.1:3001"
-    )]
-    pub counter_listen: CounterAddress,
-    /// Counter that the server registers its visits with, which is asked in place of the bundled one, like
-    /// http://127.0.0.1:3001/counter
-    #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
-    pub counter: Option<Endpoint>,
+    #[command(flatten)]
+    pub endpoint: CounterEndpointArguments,
     /// Time for the whole answer
     #[arg(long, env = "TALLYRING_TOTAL_TIMEOUT", value_name = "TIME", default_value = "10s")]
     pub timeout: Period,
@@ -104,27 +83,29 @@ pub struct RestoreArguments {
     pub file: FileArguments,
 }
 
-/// Settles whom to ask, and which file to read when nobody answers.
+/// Settles which counter to ask, and which file to read when no counter runs.
 ///
 /// # Errors
 /// When there is neither.
 pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskConfig, ConfigError> {
     let timeout = arguments.timeout.0;
-    let (mut file, places) = read_config(&arguments.file)?;
-    let mut pick = Pick::new(matches, places);
+    let (mut file, locations) = arguments.file.config.read()?;
+    let mut pick = Pick::new(matches, locations);
     let of_file = (file.counter.take(), file.counter_listen.take());
-    // Both say whom to ask. From one place the URL counts: a server that has one uses no bundled counter.
+    // Both say which counter to ask. If both come from the same source, the URL wins: a server with a URL uses no
+    // bundled counter.
     let from = [("counter", of_file.0.is_some()), ("counter-listen", of_file.1.is_some())]
         .map(|(name, in_file)| pick.source(name, in_file));
-    let counter = pick
-        .option("counter", arguments.counter, of_file.0.map(|Text(url)| url), |_| String::new());
+    let CounterEndpointArguments { counter, counter_listen } = arguments.endpoint;
+    let counter =
+        pick.option("counter", counter, of_file.0.map(|Text(url)| url), |_| String::new());
     if let Some(counter) = counter
         && from[0] >= from[1]
     {
         return Ok(AskConfig { counter: Some(counter), file: None, timeout });
     }
     let listen = of_file.1.map(|Text(address)| address);
-    let listen = pick.shown("counter-listen", arguments.counter_listen, listen).0;
+    let listen = pick.shown("counter-listen", counter_listen, listen).0;
     if let Some(address) = listen
         && address.port() == 0
     {
@@ -133,9 +114,10 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
         return Err(pick.locate(invalid("counter-listen", problem)));
     }
     let counter = listen.map(|address| Endpoint::bundled(reachable(address)));
-    let file = match store(arguments.file, &mut pick, file) {
+    let FileArguments { store, data_dir, .. } = arguments.file;
+    let file = match data_dir.settle_store(store, &mut pick, file.data_dir) {
         Ok(store::Kind::Redb(path)) => Some(path),
-        // There may be no place for a file: who runs is asked all the same.
+        // Without a file, a counter that runs can still be asked.
         _ if counter.is_some() => None,
         Ok(store::Kind::Memory) => return Err(in_memory()),
         Err(error) => return Err(error),
@@ -148,33 +130,11 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
 /// # Errors
 /// When there is none.
 pub fn settle_file(arguments: FileArguments, matches: &ArgMatches) -> Result<PathBuf, ConfigError> {
-    let (file, places) = read_config(&arguments)?;
-    let mut pick = Pick::new(matches, places);
-    match store(arguments, &mut pick, file)? {
+    let (file, locations) = arguments.config.read()?;
+    let mut pick = Pick::new(matches, locations);
+    match arguments.data_dir.settle_store(arguments.store, &mut pick, file.data_dir)? {
         store::Kind::Redb(path) => Ok(path),
         store::Kind::Memory => Err(in_memory()),
-    }
-}
-
-fn read_config(arguments: &FileArguments) -> Result<(File, Option<Places>), ConfigError> {
-    match &arguments.config {
-        Some(path) => read_file(path).map(|(file, places)| (file, Some(places))),
-        None => Ok((File::default(), None)),
-    }
-}
-
-fn store(
-    arguments: FileArguments,
-    pick: &mut Pick<'_>,
-    file: File,
-) -> Result<store::Kind, ConfigError> {
-    let data_dir_from = pick.source("data-dir", file.data_dir.is_some());
-    match arguments.store {
-        // As for the counter: a directory from a place that wins says where the totals are, too.
-        Some(store) if pick.source("store", false) >= data_dir_from => Ok(store),
-        _ => default_store(
-            pick.option("data-dir", arguments.data_dir, file.data_dir, |_| String::new()),
-        ),
     }
 }
 

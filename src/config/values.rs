@@ -1,5 +1,5 @@
-//! The forms of values: addresses, numbers, periods, sizes, lists of cores. A flag, a variable and the file take
-//! the same ones, and say the same of what they do not take.
+//! The types of values: addresses, numbers, periods, sizes, lists of cores. Flags, variables and the file take the same
+//! forms and refuse others with the same words.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::scalar::Scalar;
 use crate::http::HEAD_FIELDS_CAP;
 
-/// An address to listen on. A port alone, like `3000` or `:3000`, is one on the host of `default`.
+/// An address to listen on. A port alone, like `3000` or `:3000`, gets the host of `default`.
 pub(super) fn address(text: &str, default: SocketAddr) -> Result<SocketAddr, String> {
     let form =
         || format!("it must be an address like {default} or [::]:{0}, or a port", default.port());
@@ -44,7 +44,7 @@ pub(super) fn address(text: &str, default: SocketAddr) -> Result<SocketAddr, Str
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Number<const MIN: usize, const MAX: usize>(pub usize);
 
-/// As many fields as a request head may have.
+/// The number of fields that a request head may have.
 pub type HeadFields = Number<1, HEAD_FIELDS_CAP>;
 
 /// A number that may be zero.
@@ -77,7 +77,7 @@ impl<const MIN: usize, const MAX: usize> fmt::Display for Number<MIN, MAX> {
     }
 }
 
-/// The status of a page: one of an answer with content.
+/// The status of a page: one that allows content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageStatus(pub StatusCode);
 
@@ -108,7 +108,7 @@ impl fmt::Display for PageStatus {
     }
 }
 
-/// The longest period: far beyond any use, and far from overflowing a clock.
+/// The longest period: more than anyone needs, and far from overflowing a clock.
 const PERIOD_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A span of time above zero, like `5s`, `250ms` or `1m 30s`.
@@ -134,11 +134,11 @@ impl fmt::Display for Period {
     }
 }
 
-/// How long caches may use a content without asking again, in whole seconds, like `1h` or `30days`.
+/// How long caches may use a page without revalidation, in whole seconds, like `1h` or `30days`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheTime(pub Duration);
 
-/// A year: who means for ever says so.
+/// A year, which in practice means for ever.
 const CACHE_TIME_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 impl FromStr for CacheTime {
@@ -182,7 +182,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// Cores by their numbers, like `0,2-5`: each once, in the order given.
+/// Numbers of cores, like `0,2-5`: each once, in the order given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cores(pub Vec<usize>);
 
@@ -219,7 +219,7 @@ impl FromStr for Cores {
 }
 
 impl Cores {
-    /// The cores of some workers, of which several may share one.
+    /// The cores of some workers, which may share cores.
     pub fn of(workers: &[usize]) -> Self {
         let mut seen = BTreeSet::new();
         Self(workers.iter().copied().filter(|core| seen.insert(*core)).collect())
@@ -259,7 +259,7 @@ impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Scalar::deserialize(deserializer)? {
             Scalar::Text(text) => text.parse().map_err(de::Error::custom),
-            // The unit is missing, and most likely the second.
+            // The unit is missing; seconds are probably meant.
             Scalar::Number(number @ 1..) => {
                 Err(de::Error::custom(format!("write a time like \"{number}s\"")))
             }

@@ -1,4 +1,4 @@
-//! The thread that alone touches the store: batch in, outcomes out, one commit for each.
+//! The only thread that touches the store: a batch goes in, its outcomes come out, with one commit for each batch.
 
 use std::{
     io,
@@ -32,8 +32,8 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts a thread on an open store. `metrics` have its totals from now on; once the store is closed,
-    /// `closed` is called.
+    /// Starts a thread on an open store. From now on `metrics` has its totals. Once the store is closed, `closed` is
+    /// called.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -50,7 +50,7 @@ impl Committer {
         let run = move || {
             while let Ok(Job::Commit(batch, report)) = incoming.recv() {
                 let outcomes = store.commit(&batch);
-                // First: whoever hears of an outcome finds it in the total.
+                // Before the report: a client that reads the metrics after its answer finds it in the total.
                 if note(&*store, &metrics) {
                     metrics.commits.increment();
                 }
@@ -58,33 +58,32 @@ impl Committer {
             }
         };
         let run = move || {
-            // Without this thread the counter would take calls and answer none.
+            // Without this thread the counter would accept calls and never answer them.
             if panic::catch_unwind(AssertUnwindSafe(run)).is_err() {
                 log::complain("the counter's store panicked; aborting");
                 process::abort();
             }
-            // The store was dropped, and so closed, with what ran.
+            // `run` owned the store, and has closed it when it was dropped.
             closed();
         };
         thread::Builder::new().name(String::from("committer")).spawn(run)?;
         Ok(Self { jobs })
     }
 
-    /// Where jobs are put.
+    /// Where jobs are sent.
     pub fn jobs(&self) -> mpsc::Sender<Job> {
         self.jobs.clone()
     }
 
-    /// Lets the jobs that were put in end and closes the store, without waiting for it: nothing wakes a
-    /// thread that hangs in the disk, but it ends with the process, and a commit that is cut so is as
-    /// good as one that the power has cut.
+    /// Closes the store after the jobs that were sent, and does not wait: a thread that hangs in the disk cannot be
+    /// woken, but it ends with the process, which is no worse for a commit than a power loss.
     pub fn close(self) {
-        // Fails only when the thread has ended already.
+        // Fails only when the thread has ended.
         let _ = self.jobs.send(Job::Close);
     }
 }
 
-/// Notes what is durable; whether it is more, or less, than was noted before.
+/// Updates the metrics with what is durable; whether that has changed.
 fn note(store: &dyn Store, metrics: &CounterMetrics) -> bool {
     let counted = store.counted();
     let changed = (metrics.total.read(), metrics.named.read()) != (counted.total, counted.named);
@@ -98,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_in_before_the_close_is_committed() {
+    fn jobs_that_were_sent_before_the_close_are_committed() {
         let (report, reported) = mpsc::channel();
         let (closed, end) = mpsc::channel();
         let store = super::super::store::open(&super::super::store::Kind::Memory, false).unwrap();
@@ -116,12 +115,12 @@ mod tests {
         }
         committer.close();
         end.recv().unwrap();
-        // An outcome is in the metrics before it is told.
+        // The metrics are updated before the report.
         let total = Outcome::Total;
         let expected =
             [(vec![total(1)], 1, 0), (vec![total(2), total(1)], 2, 1), (vec![total(2)], 2, 1)];
         assert_eq!(reported.try_iter().collect::<Vec<_>>(), expected);
-        // To ask commits nothing.
+        // A read commits nothing.
         assert_eq!(metrics.commits.read(), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! The counter's HTTP side: what a request asks of the store, and how an outcome is told.
+//! The counter's HTTP side: which operation a request asks for, and the response of each outcome.
 
 use std::{
     cell::RefCell,
@@ -28,7 +28,7 @@ const NAME_BYTES_MAX: usize = 128;
 /// The most that one call may add.
 const BY_MAX: u64 = 1_000_000;
 
-/// When to come again after [`Outcome::Busy`] or [`Outcome::TimedOut`], in seconds.
+/// The `Retry-After` of [`Outcome::Busy`] and [`Outcome::TimedOut`], in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The counter as its clients see it.
@@ -39,7 +39,7 @@ pub struct HttpFrontend {
 }
 
 impl HttpFrontend {
-    /// Batches go to `submit`; what becomes of each comes back by [`on_message`](Service::on_message).
+    /// Batches go to `submit`; their outcomes come back by [`on_message`](Service::on_message).
     pub fn new(submit: Box<dyn Fn(Batch)>, hosts: Hosts) -> Self {
         Self { submit, hosts, commits: RefCell::new(GroupCommit::new()) }
     }
@@ -72,7 +72,7 @@ impl Service for HttpFrontend {
 
     fn poll_response(&self, waiting: &mut Waiting, context: &mut Context<'_>) -> Poll<Response> {
         let outcome = ready!(Pin::new(waiting).poll(context));
-        // The other end is dropped only when it was used.
+        // The sender is dropped only after it has sent.
         Poll::Ready(render_outcome(outcome.unwrap_or(Outcome::Unknown)))
     }
 
@@ -86,7 +86,7 @@ impl Service for HttpFrontend {
     }
 }
 
-/// Refuses what web pages send: a counter is for servers.
+/// Refuses what web pages send: only servers call a counter.
 fn judge_sender(request: &Request<'_>, hosts: &Hosts) -> Result<(), Response> {
     if request.has_origin {
         return Err(text(403, "a counter takes nothing from web pages (Origin)\n"));
@@ -98,7 +98,7 @@ fn judge_sender(request: &Request<'_>, hosts: &Hosts) -> Result<(), Response> {
     Ok(())
 }
 
-/// What a request asks of the store, or the answer that needs none.
+/// The operation that a request asks for, or a response where none is needed.
 fn operation(request: &Request<'_>) -> Result<Operation, Response> {
     let name = match request.path {
         "/counters" => None,
@@ -134,7 +134,8 @@ fn operation(request: &Request<'_>) -> Result<Operation, Response> {
     }
 }
 
-/// Names stand in paths and in JSON as they are, so they hold nothing that either would escape.
+/// Whether this can be the name of a counter. Names are written into paths and JSON as they are, so they contain nothing
+/// that has to be escaped there.
 pub fn is_name(name: &str) -> bool {
     let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     matches!(name.len(), 1..=NAME_BYTES_MAX) && name.bytes().all(is_name_byte)
@@ -157,14 +158,16 @@ fn render_outcome(outcome: Outcome) -> Response {
             Response::new(StatusCode::OK, fields, json)
         }
         Outcome::TooManyNames => text(507, "there are too many counters for another name\n"),
-        Outcome::Busy => come_again("too much is under way; nothing was counted\n"),
-        Outcome::TimedOut => come_again("the store takes too long; the count may have been kept\n"),
+        Outcome::Busy => retry_later("too much is under way; nothing was counted\n"),
+        Outcome::TimedOut => {
+            retry_later("the store takes too long; the count may have been kept\n")
+        }
         Outcome::Failed => text(503, "the store failed; nothing was counted\n"),
         Outcome::Unknown => text(503, "the store failed; the count may have been kept\n"),
     }
 }
 
-fn come_again(reason: &'static str) -> Response {
+fn retry_later(reason: &'static str) -> Response {
     let mut fields = render::text_fields();
     fields.push((header::RETRY_AFTER, RETRY_AFTER));
     Response::new(StatusCode::SERVICE_UNAVAILABLE, fields, reason)
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_for_now_is_told_when_to_come_again() {
+    fn a_refusal_that_may_pass_says_when_to_retry() {
         for outcome in [Outcome::Busy, Outcome::TimedOut] {
             let response = render_outcome(outcome);
             let head = response.http1_head(0);

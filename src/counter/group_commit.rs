@@ -1,14 +1,13 @@
-//! Group commit, as a value: operations gather while one batch is on its way to the store, and each is told
-//! its outcome.
+//! Group commit, as a value: operations gather while one batch is committed, and each gets its outcome.
 //!
 //! ```text
-//!   begin ---> gathered ---take_batch---> committing ---committed---> told its outcome
+//!   begin ---> gathered ---take_batch---> committing ---committed---> its outcome
 //!                  |                          |
-//!                  +-------- expired ---------+---> told that it takes too long
+//!                  +-------- expired ---------+---> TimedOut
 //! ```
 //!
-//! An operation that was begun is committed, whether somebody waits for its outcome or not. Knows neither
-//! HTTP nor the thread that commits.
+//! An operation that was begun is committed, whether its client still waits or not. Knows neither HTTP nor the thread
+//! that commits.
 
 use std::{mem, time::Duration};
 
@@ -23,25 +22,25 @@ use crate::runtime::{
     deadlines::{Deadlines, Key},
 };
 
-/// Operations that may gather for a commit; more are refused. With the longest names they take 20 MB, and
-/// those of the commit that is under way as much.
+/// The most operations that gather for a commit; more are refused. With the longest names they take 20 MB, and those of
+/// the commit under way take as much.
 const GATHERED_MAX: usize = 100_000;
 
-/// How long an operation waits for its outcome. A disk that hangs would keep its client, gone or not, and
-/// the client's place for good.
+/// How long an operation waits for its outcome. Without this limit a disk that hangs would hold its client, and the
+/// client's slot, for ever.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the outcome of one operation comes.
+/// Receives the outcome of one operation.
 pub type Waiting = oneshot::Receiver<Outcome>;
 
 /// Operations on their way to the store and back.
 pub struct GroupCommit {
     /// Those whose outcome is not known.
     senders: Deadlines<oneshot::Sender<Outcome>, ()>,
-    /// Operations for the next commit, and whose they are.
+    /// Operations for the next commit, and their keys.
     gathered: Batch,
     gathered_keys: Vec<Key>,
-    /// Whose operations are being committed.
+    /// The keys of the commit under way.
     committing: Option<Vec<Key>>,
 }
 
@@ -69,7 +68,7 @@ impl GroupCommit {
         Some(waiting)
     }
 
-    /// What has gathered, to be committed, unless a commit is under way.
+    /// The operations that have gathered, to be committed, unless a commit is under way.
     pub fn take_batch(&mut self) -> Option<Batch> {
         if self.committing.is_some() || self.gathered.is_empty() {
             return None;
@@ -78,7 +77,7 @@ impl GroupCommit {
         Some(mem::take(&mut self.gathered))
     }
 
-    /// The batch that was taken last has been committed or not: an outcome for each operation, in its order.
+    /// The commit under way has ended, with an outcome for each operation of its batch, in order.
     pub fn committed(&mut self, outcomes: Vec<Outcome>) {
         let keys = self.committing.take().unwrap_or_default();
         assert_eq!(keys.len(), outcomes.len(), "each operation has one outcome");
@@ -87,19 +86,18 @@ impl GroupCommit {
         }
     }
 
-    /// Ends the waits whose time is up at `now`. Their operations stay with the store.
+    /// Ends the waits whose deadline has passed at `now`. Their operations stay with the store.
     pub fn expire(&mut self, now: Moment) {
         while let Some((_, key)) = self.senders.pop_expired(now) {
             self.tell(key, Outcome::TimedOut);
         }
     }
 
-    /// The first outcome counts: what comes after a time-out changes nothing. Who waits for it is woken while
-    /// this value is borrowed; that is sound, since a waker of this runtime only puts its task into the
-    /// queue of those that will run.
+    /// The first outcome counts: one that comes after the time-out is dropped. This wakes the task that waits while
+    /// `self` is borrowed, which is sound: a waker of this runtime only puts its task into the run queue.
     fn tell(&mut self, key: Key, outcome: Outcome) {
         if let Some(sender) = self.senders.remove(key) {
-            // Fails when nobody waits any more.
+            // Fails when the client has gone.
             let _ = sender.send(outcome);
         }
     }
@@ -121,18 +119,17 @@ mod tests {
     use super::*;
     use crate::runtime::clock;
 
-    /// What happens.
     #[derive(Debug, Clone, Copy)]
     enum Step {
-        /// A client asks.
+        /// A client begins an operation.
         Begin,
-        /// The client at this place leaves.
+        /// The client with this number, modulo how many there are, leaves.
         Leave(usize),
-        /// The client at this place looks for its outcome.
+        /// It polls for its outcome.
         Poll(usize),
-        /// The commit under way ends, in order or not.
+        /// The commit under way succeeds or fails.
         Commit(bool),
-        /// The time of all that wait is up.
+        /// All deadlines have passed.
         Expire,
     }
 
@@ -155,8 +152,8 @@ mod tests {
         }
     }
 
-    /// A client and what it is to be told: the total that bears the number of its operation, once a
-    /// commit has ended in order, that it has failed, or that it takes too long, whatever it does later.
+    /// A client and the outcome that it must get: a total with the number of its operation after a commit that
+    /// succeeded, a failure, or the time-out, whichever is first.
     struct Asker {
         number: u64,
         waiting: Waiting,
@@ -193,13 +190,13 @@ mod tests {
     fn end_commit(
         commits: &mut GroupCommit,
         submitted: &mut Option<Batch>,
-        works: bool,
+        succeeds: bool,
         askers: &mut [Asker],
     ) {
         let Some(batch) = submitted.take() else { return };
         assert_eq!(commits.take_batch(), None, "two commits under way");
         let outcome = |operation: &Operation| match operation {
-            Operation::Add { by, .. } if works => (*by, Outcome::Total(*by)),
+            Operation::Add { by, .. } if succeeds => (*by, Outcome::Total(*by)),
             Operation::Add { by, .. } => (*by, Outcome::Unknown),
             other => panic!("{other:?}"),
         };
@@ -234,8 +231,8 @@ mod tests {
                         let (polled, committed) = (false, false);
                         askers.push(Asker { number, waiting, expected, woken, polled, committed });
                     }
-                    Step::Commit(works) => {
-                        end_commit(&mut commits, &mut submitted, works, &mut askers);
+                    Step::Commit(succeeds) => {
+                        end_commit(&mut commits, &mut submitted, succeeds, &mut askers);
                     }
                     Step::Expire => {
                         commits.expire(clock::now().after(COMMIT_TIMEOUT));
@@ -251,7 +248,7 @@ mod tests {
                     }
                 }
             }
-            // All that were begun are committed, the abandoned too, and nothing is left behind.
+            // All operations are committed, also those whose clients have left, and nothing remains.
             while submitted.is_some() {
                 end_commit(&mut commits, &mut submitted, true, &mut askers);
             }
@@ -262,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gathers_is_bounded() {
+    fn gathered_operations_are_bounded() {
         let mut commits = GroupCommit::new();
         let add = || Operation::Add { name: String::new(), by: 1 };
         let kept: Vec<_> = (0..GATHERED_MAX).map(|_| commits.begin(add(), clock::now())).collect();

@@ -1,8 +1,7 @@
 //! The bundled counter: numbers that go up, kept on disk, behind `POST /counter`.
 //!
-//! Its HTTP side is a service like the site; its commits run on a thread of their own. While one commit is
-//! on its way to the disk, the operations that arrive gather for the next, so that the rate is bound
-//! by commits and not by visits. Knows nothing of the site.
+//! Its HTTP side is a service like the site; its commits run on a separate thread. While one commit is written to the
+//! disk, operations gather for the next, so that many visits share one commit. Knows nothing of the site.
 
 mod committer;
 mod frontend;

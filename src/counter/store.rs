@@ -1,6 +1,6 @@
 //! Where the counters' totals are kept: a redb file, or memory for trials.
 //!
-//! A commit is all or nothing, and what it reports was durable before it was reported.
+//! A commit is all or nothing, and is durable before it is reported.
 
 mod disk;
 #[cfg(test)]
@@ -19,34 +19,34 @@ pub use self::transfer::{Restore, read, write};
 use self::{disk::Disk, redb_store::RedbStore};
 use crate::plural::grouped;
 
-/// Names that one store may hold, beside the one without a name.
+/// The most names in one store, besides the counter without a name.
 const NAMES_MAX: u64 = 10_000;
 
-/// Listings of all totals that may exist at a time. Each is held until its slowest client has read it; it
-/// takes at most 1.6 MB, with as many names as there may be, each as long as it may be. So all take 6.4 MB.
+/// The most listings of all totals that exist at a time. Each is kept until its slowest client has read it, and takes at
+/// most 1.6 MB: that is the most names, each of the greatest length. So all take at most 6.4 MB.
 pub const LISTINGS_MAX: usize = 4;
 
-/// All totals by name; the one without a name is `""`.
+/// All totals by name; the counter without a name is `""`.
 pub type TotalsByName = BTreeMap<String, u64>;
 
-/// What a store has counted, as far as it is durable.
+/// What a store has counted and is durable.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
-    /// Without a name.
+    /// The total of the counter without a name.
     pub total: u64,
-    /// Under all names.
+    /// The sum of all others.
     pub named: u64,
 }
 
 impl Counted {
-    /// What totals add up to.
+    /// The sums of these totals.
     pub fn of(totals: &TotalsByName) -> Self {
         let total = totals.get("").copied().unwrap_or(0);
         let sum = totals.values().fold(0, |sum: u64, total| sum.saturating_add(*total));
         Self { total, named: sum.saturating_sub(total) }
     }
 
-    /// A total, which was `before`, has become durable.
+    /// Notes that a total, which was `before`, is durable.
     fn note(&mut self, name: &str, before: u64, total: u64) {
         match name {
             "" => self.total = total,
@@ -66,7 +66,7 @@ impl fmt::Display for Counted {
     }
 }
 
-/// One thing to do in a commit.
+/// What a client asks of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Add to a counter; the one without a name is `""`.
@@ -76,26 +76,25 @@ pub enum Operation {
         /// How much, 1 to 1,000,000.
         by: u64,
     },
-    /// Tell a counter's total.
+    /// Read a counter's total.
     Total {
         /// The counter.
         name: String,
     },
-    /// Tell all totals.
+    /// Read all totals.
     All,
 }
 
-/// What became of it.
+/// The result of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The counter's total, its addition included and durable.
     Total(u64),
-    /// All totals as a JSON object, the name without characters as `""`. At most
-    /// [`LISTINGS_MAX`] different ones exist.
+    /// All totals as a JSON object. At most [`LISTINGS_MAX`] different ones exist.
     All(Bytes),
-    /// There are as many names as a store may hold; nothing was added.
+    /// The store has the most names that it may have; nothing was added.
     TooManyNames,
-    /// Too much is under way or kept by slow clients; nothing was added.
+    /// Too much is under way, or held by slow clients; nothing was added.
     Busy,
     /// The store failed before it wrote; nothing was added.
     Failed,
@@ -105,12 +104,12 @@ pub enum Outcome {
     TimedOut,
 }
 
-/// Which store, as `--store` names it.
+/// A store, as `--store` names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A redb file.
     Redb(PathBuf),
-    /// Memory: totals end with the process.
+    /// Memory: the totals are lost when the process ends.
     Memory,
 }
 
@@ -138,22 +137,22 @@ impl fmt::Display for Kind {
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process uses it.
     #[error(
         "another process uses the counter's file {0}; stop it, or choose another place by \
          --data-dir or --store"
     )]
     InUse(PathBuf),
-    /// Not a file of tallyring's.
+    /// Not a file of tallyring.
     #[error("{0} is not a counter's file of tallyring; it was left as it is")]
     Foreign(PathBuf),
-    /// A file without content, which was a counter's once or was to become one.
+    /// A file without content: its totals may be lost, or it was never a counter's.
     #[error(
         "the counter's file {0} is empty: its totals are lost, or it was made by something else. \
          Restore it from a backup; or remove it, or give --create, to begin from zero"
     )]
     Empty(PathBuf),
-    /// No file, where none is to be made.
+    /// There is no file, and none may be created.
     #[error(
         "{0} was moved or deleted; put it back, or a copy of it, or restart to begin from zero"
     )]
@@ -161,51 +160,51 @@ pub enum OpenError {
     /// A file of a later version.
     #[error("{0} was written by a later version of tallyring (format {1})")]
     Later(PathBuf, u64),
-    /// Its content contradicts itself.
+    /// Its content is inconsistent.
     #[error(
         "the counter's file {0} is damaged: {1}; it was left as it is: restore it from a backup, or \
          move it away to begin from zero"
     )]
     Damaged(PathBuf, String),
-    /// The system says no.
+    /// The system refuses.
     #[error("cannot open the counter's file {0}: {1}")]
     Io(PathBuf, io::Error),
-    /// A file that is not to be replaced.
+    /// A file that may not be replaced.
     #[error("{0} is there already; choose another name, or give --force to replace it")]
     Exists(PathBuf),
-    /// A device, a pipe or a directory where a file is to be replaced.
+    /// A device, a pipe or a directory, which is not replaced.
     #[error("{0} is no regular file; it is left as it is")]
     Special(PathBuf),
-    /// A file that tallyring has not made, where it makes one.
+    /// A file that tallyring has not made has the name of one that it makes.
     #[error(
         "{0} is in the way, which tallyring has not made; move it away, or choose another name"
     )]
     InTheWay(PathBuf),
-    /// The file is larger than a counter's file can be.
+    /// The file is too large for a counter's.
     #[error("{0} has {1} bytes, more than the file of a counter can have; it is left as it is")]
     TooLarge(PathBuf, u64),
-    /// A file cannot be made, or not brought to disk.
+    /// A file cannot be written or synced.
     #[error("cannot write {0}: {1}")]
     Write(PathBuf, io::Error),
-    /// A file is to be restored from itself.
+    /// The backup is the file that is to be restored.
     #[error("{0} is the counter's file itself; give its backup")]
     Same(PathBuf),
-    /// The file that is replaced cannot be kept.
+    /// The old file cannot be kept under another name.
     #[error(
         "cannot keep {0} as {1}: {2}; nothing was replaced. Move it away, and restore once more"
     )]
     NotKept(PathBuf, PathBuf, io::Error),
-    /// The directory cannot be made.
+    /// The directory cannot be created.
     #[error(
         "cannot make the directory {0} for the counter's file: {1}; choose another by --data-dir"
     )]
     Directory(PathBuf, io::Error),
-    /// Nothing can be made in the directory.
+    /// No file can be created in the directory.
     #[error(
         "cannot write to the directory {0}, where the counter's file is to be: {1}; choose another by --data-dir"
     )]
     NotWritable(PathBuf, io::Error),
-    /// The directory cannot be synced, so that no file is made in it.
+    /// The directory cannot be synced, so no file is created in it.
     #[error(
         "cannot make the counter's file in {0}: {1}; the directory must be readable, or choose \
          another by --data-dir or --store"
@@ -213,10 +212,10 @@ pub enum OpenError {
     Unsynced(PathBuf, io::Error),
 }
 
-/// Looks whether a store could be opened, without a change to what it holds and beside a process that may have it.
+/// Checks whether a store could be opened. Changes nothing that it holds, and does not disturb a process that uses it.
 ///
 /// # Errors
-/// When it could not; [`OpenError::InUse`] says no more than that it could not now.
+/// When it could not; with [`OpenError::InUse`] it could not be opened now.
 pub fn probe(kind: &Kind, create: bool) -> Result<(), OpenError> {
     match kind {
         Kind::Redb(path) => probe::probe(path, create),
@@ -224,19 +223,19 @@ pub fn probe(kind: &Kind, create: bool) -> Result<(), OpenError> {
     }
 }
 
-/// Counters that outlive what is done to them by one batch after another.
+/// A store of totals.
 pub trait Store: Send {
-    /// Does all of `batch` in its order and makes it durable; one outcome for each operation.
+    /// Does the operations of `batch` in order and makes them durable; one outcome for each.
     fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome>;
 
     /// What is durable.
     fn counted(&self) -> Counted;
 }
 
-/// Opens a store; `create` has an empty file taken for none.
+/// Opens a store; with `create`, an empty file is replaced by a new one.
 ///
 /// # Errors
-/// When it cannot be opened as it is. Nothing that it holds was changed then.
+/// When it cannot be opened. Its content is unchanged then.
 pub fn open(kind: &Kind, create: bool) -> Result<Box<dyn Store>, OpenError> {
     match kind {
         Kind::Redb(path) => Ok(Box::new(RedbStore::open(Disk::default(), path, create)?)),
@@ -244,7 +243,7 @@ pub fn open(kind: &Kind, create: bool) -> Result<Box<dyn Store>, OpenError> {
     }
 }
 
-/// Totals by name: what a batch works on.
+/// Totals by name, which a batch reads and changes.
 trait Totals {
     fn total(&self, name: &str) -> Result<Option<u64>, StorageError>;
     fn set(&mut self, name: &str, total: u64) -> Result<(), StorageError>;
@@ -252,7 +251,7 @@ trait Totals {
     fn all(&self) -> Result<BTreeMap<String, u64>, StorageError>;
 }
 
-/// Makes listings of all totals, as many as may exist.
+/// Makes listings of all totals, and bounds how many exist.
 #[derive(Debug, Default)]
 struct Listings(Arc<()>);
 
@@ -269,9 +268,9 @@ impl AsRef<[u8]> for Listing {
 }
 
 impl Listings {
-    /// All totals as JSON, or that there are too many listings already.
+    /// All totals as JSON, or [`Outcome::Busy`] when there are too many listings.
     fn list(&self, totals: &impl Totals) -> Result<Outcome, StorageError> {
-        // One is our own.
+        // One reference is our own.
         if Arc::strong_count(&self.0) > LISTINGS_MAX {
             return Ok(Outcome::Busy);
         }
@@ -282,13 +281,13 @@ impl Listings {
     }
 }
 
-/// Does a batch in its order.
+/// Does the operations of a batch in order.
 fn apply_all(
     totals: &mut impl Totals,
     batch: &[Operation],
     listings: &Listings,
 ) -> Result<Vec<Outcome>, StorageError> {
-    // Made once and shared, however many ask between two additions.
+    // Made once and shared by all reads between two additions.
     let mut listing = None;
     batch.iter().map(|operation| apply(totals, operation, listings, &mut listing)).collect()
 }
@@ -305,7 +304,7 @@ fn apply(
             if total.is_none() && !name.is_empty() && totals.names()? >= NAMES_MAX {
                 return Ok(Outcome::TooManyNames);
             }
-            // At a million a nanosecond this would take centuries to reach.
+            // It does not overflow in practice.
             let total = total.unwrap_or(0).saturating_add(*by);
             totals.set(name, total)?;
             *listing = None;

@@ -1,5 +1,5 @@
-//! The admin listener: whether the server lives, whether it is ready, and its metrics. It has a
-//! thread of its own, so that it answers whatever the workers do.
+//! The admin listener: whether the server is alive, whether it is ready, and its metrics. It has its own thread, so that
+//! it answers even when the workers do not.
 
 use std::{
     cell::RefCell,
@@ -28,7 +28,7 @@ use crate::{
 pub struct Readiness {
     /// All workers serve, and none drains.
     pub serves: AtomicBool,
-    /// Visits have not been registered a moment ago, where that is to count.
+    /// Visits have failed recently, and the settings make this count.
     pub counter_fails: AtomicBool,
 }
 
@@ -40,7 +40,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Tells of `readiness` and `metrics` whoever asks by one of `hosts`.
+    /// Serves `readiness` and `metrics` to requests for one of `hosts`.
     pub fn new(readiness: Arc<Readiness>, metrics: Registry, hosts: Hosts) -> Self {
         Self { readiness, metrics, hosts: RefCell::new(hosts) }
     }
@@ -83,7 +83,7 @@ impl Admin {
 impl Service for Admin {
     type Admitted = Infallible;
     type Pending = Infallible;
-    /// Other hosts that it answers to.
+    /// The hosts that it answers to from now on.
     type Message = Hosts;
 
     fn admit(&self, request: &Request<'_>) -> Result<Infallible, Response> {

@@ -1,8 +1,8 @@
-//! The bundled counter as workers: one thread for each way in, and one for its commits.
+//! The bundled counter as workers: one thread for each frontend, and one for its commits.
 //!
-//! In a server, our own workers have a way in of their own, at a port of loopback that changes with each start.
-//! Others come by another one, on a thread of its own, with limits of its own and at most one batch before the
-//! committer: they keep no visit waiting for longer than a commit takes.
+//! In a server, our own workers have a frontend to themselves, on a port of loopback that changes with each start. Other
+//! programs have another one, with its own thread and limits and at most one batch at the committer: they delay a visit
+//! by one commit at most.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Group, Run, ServerError, describe_drivers};
+use super::{Group, Run, ServerError, describe_drivers, send_all};
 use crate::{
     config::{Config, CounterConfig, internal_client_limits, reachable},
     connection::ClientLimits,
@@ -26,24 +26,24 @@ use crate::{
     worker::{self, Command, Plan},
 };
 
-/// How long its clients may take to leave when the site's workers, which it is for, have left.
+/// How long clients may take to leave once the site's workers have stopped.
 const CLIENTS_DRAIN: Duration = Duration::from_secs(2);
 
-/// How long the store may take to close when the time to finish is up.
+/// How long the store may take to close at least, even after the drain time.
 const CLOSE_MIN: Duration = Duration::from_secs(1);
 
-/// Connections of our own workers beyond what they may open: those that are being closed.
+/// Connections of our own workers beyond their limit: those that are being closed.
 const OWN_CLIENTS_SPARE: usize = 64;
 
-/// What a counter is made of, while nothing runs yet.
+/// The parts of a counter before it runs.
 pub(super) struct Parts {
-    ways_in: Vec<WayIn>,
+    frontends: Vec<Frontend>,
     store: Box<dyn Store>,
     kind: store::Kind,
 }
 
-/// A way in, with a thread, limits and hosts of its own.
-struct WayIn {
+/// A frontend, with its own thread, limits and hosts.
+struct Frontend {
     thread: &'static str,
     listeners: Vec<Listener>,
     driver: driver::Choice,
@@ -52,10 +52,10 @@ struct WayIn {
 }
 
 impl Parts {
-    /// Those of the counter that a site bundles, if a route uses it.
+    /// The parts of the counter that a site bundles, if a route uses it.
     pub(super) fn of_site(config: &Config) -> Result<Option<Self>, ServerError> {
         let Some(kind) = &config.bundled else { return Ok(None) };
-        let mut ways_in = vec![WayIn {
+        let mut frontends = vec![Frontend {
             thread: "counter",
             listeners: listener::bind((Ipv4Addr::LOCALHOST, 0).into(), 1, false)?,
             driver: config.driver,
@@ -65,7 +65,7 @@ impl Parts {
         let shares = config.share_port;
         if let Some(address) = config.counter_listen {
             let listeners = listener::bind(address, 1, false);
-            ways_in.push(WayIn {
+            frontends.push(Frontend {
                 thread: "counter-others",
                 listeners: listeners
                     .map_err(|error| ServerError::CounterListen { error, shares })?,
@@ -79,10 +79,10 @@ impl Parts {
             store::OpenError::InUse(_) if shares => ServerError::StoreShared(error),
             error => error.into(),
         })?;
-        Ok(Some(Self { ways_in, store, kind: kind.clone() }))
+        Ok(Some(Self { frontends, store, kind: kind.clone() }))
     }
 
-    /// Those of a counter by itself.
+    /// The parts of a counter without a site.
     pub(super) fn alone(config: CounterConfig) -> Result<Self, ServerError> {
         let handed = inherited::take()?;
         let listeners = match handed.as_slice() {
@@ -92,15 +92,15 @@ impl Parts {
         };
         let store = store::open(&config.store, config.create)?;
         let CounterConfig { driver, clients: limits, hosts, store: kind, .. } = config;
-        let way_in = WayIn { thread: "counter", listeners, driver, limits, hosts };
-        Ok(Self { ways_in: vec![way_in], store, kind })
+        let frontend = Frontend { thread: "counter", listeners, driver, limits, hosts };
+        Ok(Self { frontends: vec![frontend], store, kind })
     }
 
     pub(super) fn addresses(&self) -> Addresses {
         let addresses: Vec<_> =
-            self.ways_in.iter().map(|way_in| way_in.listeners[0].address).collect();
-        let told = addresses[addresses.len() - 1];
-        Addresses { own: addresses[0], told }
+            self.frontends.iter().map(|frontend| frontend.listeners[0].address).collect();
+        let shown = addresses[addresses.len() - 1];
+        Addresses { own: addresses[0], shown }
     }
 
     /// Starts the threads and lets them serve.
@@ -108,20 +108,20 @@ impl Parts {
         let addresses = self.addresses();
         let metrics = Arc::<CounterMetrics>::default();
         let committer = Committer::start(self.store, Arc::clone(&metrics), run.close_reporter())?;
-        let ways_in = self.ways_in.into_iter().map(|way_in| way_in.start(run, &committer));
-        let orders = ways_in.collect::<Result<Vec<_>, _>>()?;
+        let orders = self.frontends.into_iter().map(|frontend| frontend.start(run, &committer));
+        let orders = orders.collect::<Result<Vec<_>, _>>()?;
         let drivers = describe_drivers(run.wait_until_ready(Group::Counter, orders.len())?);
         let counter =
             BundledCounter { addresses, drivers, orders, committer, metrics, kind: self.kind };
-        counter.tell_all(|| Command::Serve);
+        send_all(&counter.orders, || Command::Serve);
         Ok(counter)
     }
 }
 
-/// What our own workers may do.
+/// The limits for our own workers.
 pub(super) fn own_limits(config: &Config) -> ClientLimits {
     let connections = config.limits.upstream.connections_max * config.cores.len();
-    // They have drained by then.
+    // When the counter drains, our own workers have drained.
     ClientLimits {
         drain_idle_timeout: Duration::ZERO,
         ..internal_client_limits(connections + OWN_CLIENTS_SPARE)
@@ -133,24 +133,24 @@ pub(super) fn own_limits(config: &Config) -> ClientLimits {
 pub(super) struct Addresses {
     /// For our own workers.
     pub(super) own: SocketAddr,
-    /// For people, who are told of this one.
-    pub(super) told: SocketAddr,
+    /// For other programs, and for messages.
+    pub(super) shown: SocketAddr,
 }
 
 type Orders = mailbox::Sender<Command<Vec<Outcome>>>;
 
-impl WayIn {
+impl Frontend {
     fn start(self, run: &Run, committer: &Committer) -> Result<Orders, ServerError> {
         let hosts = Hosts::new(self.listeners[0].address.ip(), self.hosts);
         let (orders, receiver) = mailbox::channel()?;
         let report = orders.clone();
         let report: OutcomeSink = Arc::new(move |outcomes| {
-            // Fails only when the face has ended, and with it those who would be answered.
+            // Fails only when the frontend has ended, and its clients with it.
             let _ = report.send(Command::Deliver(outcomes));
         });
         let jobs = committer.jobs();
         let submit = move |batch| {
-            // Fails only after the close, when nobody is answered any more.
+            // Fails only after the close, when no client is answered.
             let _ = jobs.send(Job::Commit(batch, Arc::clone(&report)));
         };
         let plan = Plan {
@@ -180,27 +180,27 @@ pub(super) struct BundledCounter {
 }
 
 impl BundledCounter {
-    /// Where people ask it.
+    /// Its address for other programs.
     pub(super) fn address(&self) -> SocketAddr {
-        self.addresses.told
+        self.addresses.shown
     }
 
     pub(super) fn drivers(&self) -> &str {
         &self.drivers
     }
 
-    /// From now on, our own workers may do this.
+    /// Changes the limits for our own workers.
     pub(super) fn set_own_limits(&self, limits: ClientLimits) {
-        // Fails only when it has ended, and then nobody is its client.
+        // Fails only when the frontend has ended.
         let _ = self.orders[0].send(Command::Limit(limits, Some(COMMIT_TIMEOUT)));
     }
 
-    /// Has each thread say that all orders before this one are done.
+    /// Asks each thread to confirm that all earlier commands are done.
     pub(super) fn confirm(&self, confirmed: &mpsc::Sender<()>) {
-        self.tell_all(|| Command::Confirm(confirmed.clone()));
+        send_all(&self.orders, || Command::Confirm(confirmed.clone()));
     }
 
-    /// How many threads report that they still work.
+    /// How many threads answer a ping.
     pub(super) fn workers(&self) -> usize {
         self.orders.len()
     }
@@ -209,12 +209,12 @@ impl BundledCounter {
         Arc::clone(&self.metrics)
     }
 
-    /// What it has counted, whenever it is shown.
+    /// What it has counted, read when it is displayed.
     pub(super) fn tally(&self) -> Tally {
         Tally { metrics: self.metrics(), kind: self.kind.clone() }
     }
 
-    /// What it has counted by now.
+    /// What it has counted so far.
     pub(super) fn counted(&self) -> Counted {
         counted(&self.metrics)
     }
@@ -223,21 +223,20 @@ impl BundledCounter {
         &self.kind
     }
 
-    /// Has each thread report that it still works.
-    pub(super) fn ask(&self) {
-        self.tell_all(|| Command::Ping);
+    /// Asks each thread to report that it still works.
+    pub(super) fn ping(&self) {
+        send_all(&self.orders, || Command::Ping);
     }
 
-    /// Stops it once its only clients that matter, our own workers, have drained; its store may take until `end`.
-    /// A signal that ends this sooner, if one came.
+    /// Stops it after our own workers have drained; its store may take until `end`. A second signal, if one came.
     pub(super) fn stop(self, run: &Run, end: Instant) -> Option<i32> {
         self.drain_and_close(run, CLIENTS_DRAIN, end)
     }
 
-    /// Lets calls under way end, `timeout` at most, and closes the store, which may take until `end`
-    /// and a moment; the second signal, if one came.
+    /// Lets calls under way end, for at most `timeout`, and closes the store, which may take until `end`, and has
+    /// [`CLOSE_MIN`] in any case. A second signal, if one came.
     pub(super) fn drain_and_close(self, run: &Run, timeout: Duration, end: Instant) -> Option<i32> {
-        self.tell_all(|| Command::Drain);
+        send_all(&self.orders, || Command::Drain);
         let cut = run.drain(Group::Counter, self.orders.len(), timeout);
         self.committer.close();
         let soonest = Instant::now() + CLOSE_MIN;
@@ -245,18 +244,11 @@ impl BundledCounter {
         let (closed, signal) = run.wait_until_closed(end, CLOSE_MIN);
         if !closed {
             tracing::error!(
-                "the counter's store hangs and is cut: of the calls that wait for it nobody knows \
-                 whether they were counted"
+                "the counter's store hangs and is cut: it is not known whether the calls that \
+                 wait for it were counted"
             );
         }
         cut.or(signal)
-    }
-
-    fn tell_all(&self, order: impl Fn() -> Command<Vec<Outcome>>) {
-        for orders in &self.orders {
-            // Fails only when the thread has ended, and then nobody answers.
-            let _ = orders.send(order());
-        }
     }
 }
 
@@ -276,7 +268,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// What can be done when the bundled counter's address is not to be had.
+/// What to do when the bundled counter's address is not available.
 pub(super) fn remedies(error: &BindError, shares: bool) -> String {
     let BindError::InUse { address } = error else {
         return String::from("choose another address by --counter-listen, or off");

@@ -1,4 +1,4 @@
-//! The text of `/metrics`, in the form that the reader asks for: OpenMetrics, or Prometheus' own older one.
+//! The text of `/metrics`, in the format that the client asks for: OpenMetrics, or the older one of Prometheus.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use prometheus_client::{encoding::text, registry::Registry};
 
 use crate::http::list_elements;
 
-/// A form of the text.
+/// A format of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposition {
-    /// What every reader of metrics knows.
+    /// The format that every client can read.
     Prometheus,
-    /// What Prometheus asks for first.
+    /// The format that Prometheus prefers.
     OpenMetrics,
 }
 
 impl Exposition {
-    /// The form that an `Accept` field asks for (RFC 9110 section 12.5.1). OpenMetrics only where it is named:
-    /// who takes anything, as curl and promtool do, gets what more can read.
+    /// The format that an `Accept` field asks for (RFC 9110 section 12.5.1). OpenMetrics only where it is named:
+    /// clients that accept anything, such as curl and promtool, get the format that more programs can read.
     pub fn chosen_by(accept: Option<&[u8]>) -> Self {
         let (mut open_metrics, mut prometheus) = (0, None);
         for element in list_elements(accept.unwrap_or_default()) {
@@ -31,7 +31,7 @@ impl Exposition {
                 let version = parameters.iter().find(|(name, _)| name == "version");
                 version.is_none_or(|(_, version)| known.contains(version))
             };
-            // The more precise the range, the more it counts.
+            // A more precise range takes precedence.
             let precision = match name.as_str() {
                 "application/openmetrics-text" if is_version(&["1.0.0", "0.0.1"]) => {
                     open_metrics = open_metrics.max(weight);
@@ -60,10 +60,10 @@ impl Exposition {
         })
     }
 
-    /// The metrics in this form.
+    /// The metrics in this format.
     ///
     /// # Errors
-    /// Those of a metric that cannot be written.
+    /// When a metric cannot be written.
     pub fn write(self, metrics: &Registry) -> Result<String, fmt::Error> {
         let mut text = String::new();
         text::encode(&mut text, metrics)?;
@@ -79,7 +79,7 @@ fn parameter(text: &str) -> Option<(String, &str)> {
     Some((name.trim_ascii().to_ascii_lowercase(), value.trim_ascii().trim_matches('"')))
 }
 
-/// RFC 9110 section 12.4.2, in thousandths; what is malformed does not count.
+/// The weight of RFC 9110 section 12.4.2, in thousandths; 0 if it is malformed.
 fn weight(parameters: &[(String, &str)]) -> u16 {
     let Some((_, text)) = parameters.iter().find(|(name, _)| name == "q") else { return 1000 };
     match text.parse::<f32>() {
@@ -90,15 +90,15 @@ fn weight(parameters: &[(String, &str)]) -> u16 {
     }
 }
 
-/// Prometheus' text format 0.0.4 of the same metrics. There a family has the whole name of its rows, a fact is a
-/// gauge, and nothing marks the end.
+/// The same metrics in Prometheus' text format 0.0.4: a family has the full name of its samples, an info is a gauge, and
+/// there is no end mark.
 /// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
 fn to_prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;
     for line in open_metrics.lines() {
         if let Some(of_family) = line.strip_prefix("# HELP ") {
-            // The type comes behind it, and gives both their name.
+            // The line with the type follows, and decides the name of both lines.
             help = of_family.split_once(' ').map(|(_, help)| help);
         } else if let Some((name, kind)) =
             line.strip_prefix("# TYPE ").and_then(|of_family| of_family.split_once(' '))
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reader_chooses_the_form() {
+    fn the_client_chooses_the_format() {
         use Exposition::{OpenMetrics, Prometheus};
         assert_eq!(Exposition::chosen_by(None), Prometheus);
         for accept in [
@@ -165,7 +165,7 @@ mod tests {
             "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
              application/openmetrics-text;version=0.0.1;q=0.4,\
              text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
-            // The more precise range says how much it likes ours.
+            // The more precise range gives the weight of text/plain.
             "*/*, text/plain;q=0.1, application/openmetrics-text;q=0.2",
         ] {
             check(accept, OpenMetrics);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_have_the_same_rows() {
+    fn both_formats_have_the_same_samples() {
         let mut registry = Registry::with_prefix("a");
         let counter: Counter = Counter::default();
         counter.inc();

@@ -1,7 +1,5 @@
-//! The service manager that may have started this process: what it is told (sd_notify(3)), and the
-//! watchdog by which it finds out that a worker hangs (sd_watchdog_enabled(3)).
-//!
-//! Where there is none, nothing is told.
+//! Messages to the service manager (sd_notify(3)), and its watchdog, which detects a worker that hangs
+//! (sd_watchdog_enabled(3)). Without a service manager nothing is sent.
 
 use std::{
     io,
@@ -10,24 +8,24 @@ use std::{
 
 use sd_notify::NotifyState;
 
-/// All stands: whoever waits for this service can be started, and the predecessor stopped.
+/// The server is ready: services that depend on it can start, and its predecessor can stop.
 pub(super) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The server is about to stop, whoever has asked for it.
+/// The server is about to stop, for whatever reason.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Tells that something is read anew while `reload` does it, and what came of it, as `reload` says.
+/// Reports a reload while `reload` runs, and then its result.
 pub(super) fn reloading(reload: impl FnOnce() -> String) {
-    // systemd tells its own request from an earlier one by the time.
+    // By the time, systemd knows which of its requests this answers.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(_) => tell(&[NotifyState::Reloading]),
     }
-    // Of several lines, the second would be another notification.
+    // A line break would begin another notification.
     let status = reload().replace('\n', " ");
     tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
@@ -42,30 +40,30 @@ fn warn_of(told: io::Result<()>) {
     }
 }
 
-/// Tells the manager that all workers live, for as long as they answer.
+/// Tells the manager that all workers are alive, as long as they answer pings.
 pub(super) struct Watchdog {
-    /// How long after all have answered they are asked again; `None` when nobody wants to know.
+    /// Time between the last answer and the next pings; `None` without a watchdog.
     pause: Option<Duration>,
     workers: usize,
     state: Round,
 }
 
 enum Round {
-    /// They will be asked then.
+    /// The next pings are sent at this time.
     Resting(Instant),
-    /// So many have not answered yet.
+    /// This many workers have not answered yet.
     Asked(usize),
 }
 
 impl Watchdog {
-    /// A watchdog over `workers`, if the manager wants one.
+    /// Watches this many workers, if the manager has a watchdog.
     pub(super) fn new(workers: usize) -> Self {
-        // The manager gives up after the period it tells. A quarter of it leaves time to answer.
+        // The manager acts after the whole period. A quarter of it leaves time to answer.
         let pause = sd_notify::watchdog_enabled().map(|period| period / 4);
         Self { pause, workers, state: Round::Resting(Instant::now()) }
     }
 
-    /// How long until the workers are to be asked; `None` when not before they have answered.
+    /// Time until the next pings; `None` when they are not due before all have answered.
     pub(super) fn wait(&self) -> Option<Duration> {
         match (self.pause, &self.state) {
             (Some(_), Round::Resting(until)) => {
@@ -75,12 +73,12 @@ impl Watchdog {
         }
     }
 
-    /// They were asked.
+    /// Pings were sent.
     pub(super) fn asked(&mut self) {
         self.state = Round::Asked(self.workers);
     }
 
-    /// One has answered. Once all have, the manager hears of it.
+    /// A worker has answered. After the last one, the manager is notified.
     pub(super) fn answered(&mut self) {
         let Round::Asked(missing) = &mut self.state else { return };
         *missing -= 1;
@@ -100,7 +98,7 @@ mod tests {
         let pause = Some(Duration::from_secs(3600));
         let mut watchdog = Watchdog { pause, workers: 2, state: Round::Resting(Instant::now()) };
         assert!(watchdog.wait().is_some());
-        // Of an answer that nobody asked for, nothing is made.
+        // An answer without a ping is ignored.
         watchdog.answered();
         watchdog.asked();
         watchdog.answered();
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_when_nobody_wants_to_know() {
+    fn no_pings_are_due_without_a_watchdog() {
         let watchdog = Watchdog { pause: None, workers: 2, state: Round::Resting(Instant::now()) };
         assert_eq!(watchdog.wait(), None);
     }

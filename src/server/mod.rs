@@ -1,4 +1,4 @@
-//! The whole, from start to stop: binds, starts the workers, waits for a signal, drains.
+//! The server from start to stop: binds, starts the workers, waits for a signal, drains.
 
 mod admin;
 mod counter;
@@ -49,53 +49,53 @@ use crate::{
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// An address of the site's cannot be listened on.
+    /// The site cannot listen on an address.
     #[error("{0}; {or}choose another address by --listen", or = or_share(.0))]
     Site(BindError),
-    /// The counter's cannot.
+    /// `tallyring counter` cannot.
     #[error("{0}; choose another address by --listen")]
     Counter(BindError),
-    /// The address at which others can ask the bundled counter is not to be had.
+    /// The bundled counter cannot listen on its address for other programs.
     #[error("counter-listen: {error}; {}", remedies(.error, *.shares))]
     CounterListen {
         /// Why not.
         error: BindError,
-        /// Whether this server shares the site's port with another one.
+        /// Whether this server shares the site's port with another.
         shares: bool,
     },
-    /// No port of loopback is free for the bundled counter.
+    /// The bundled counter cannot listen on loopback for our own workers.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// A socket that the service manager has opened cannot be served.
+    /// A socket from the service manager cannot be used.
     #[error(transparent)]
     Inherit(#[from] InheritError),
-    /// More sockets than there is a use for.
+    /// The service manager hands down too many sockets.
     #[error("the counter serves on one socket, and the service manager hands down {0}")]
     TooManySockets(usize),
-    /// The same, of the admin listener's.
+    /// The admin listener cannot listen on its address.
     #[error("the admin listener: {0}; choose another by --admin, or --admin off")]
     Admin(BindError),
-    /// The bundled counter's file.
+    /// The bundled counter's file cannot be opened.
     #[error(transparent)]
     Store(#[from] store::OpenError),
-    /// A route whose counter is none of the workers'.
+    /// The workers do not know the counter of a route.
     #[error(transparent)]
     Route(#[from] UnknownCounter),
-    /// The same, where it is in use and the site's port is shared.
+    /// The bundled counter's file is in use, and the site's port is shared.
     #[error(
         "{0}. For two servers that share the port, run tallyring counter, and give both \
          --counter http://127.0.0.1:3001/counter"
     )]
     StoreShared(store::OpenError),
-    /// A worker.
+    /// A worker failed.
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    /// Anything else of the system's.
+    /// Another error of the system.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }
 
-/// The remedy that only the site's addresses have.
+/// The remedies that only the site's addresses have.
 const fn or_share(error: &BindError) -> &'static str {
     match error {
         BindError::InUse { .. } => "stop it, share the port with it by --share-port, or ",
@@ -103,10 +103,10 @@ const fn or_share(error: &BindError) -> &'static str {
     }
 }
 
-/// How a server that had started came to its end.
+/// How a server that had started has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// After a signal, when all was finished or the time to finish was up.
+    /// After a signal, when all visits had ended or the drain time had passed.
     Drained,
     /// At once, by a second signal.
     Cut {
@@ -115,7 +115,7 @@ pub enum Ended {
     },
 }
 
-/// Tries a start as far as it can be tried beside a server that runs; notes of what is in the way of one now.
+/// Tries a start as far as possible while another server may run; notes about what would prevent one now.
 ///
 /// # Errors
 /// When [`serve`] would refuse these settings.
@@ -125,26 +125,26 @@ pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     Ok(notes)
 }
 
-/// Serves the site until a signal ends it. `read` gives the settings anew.
+/// Serves the site until a signal ends it. `read` reads the settings again.
 ///
 /// # Errors
-/// When it cannot start. Nobody was served then.
+/// When it cannot start. No request was served then.
 pub fn serve(
     mut settled: Settled,
     read: impl Fn() -> Result<Settled, ConfigError>,
 ) -> Result<Ended, ServerError> {
-    // Taken out, so that what was read at the start goes when other routes take its place.
+    // Taken out of the settings, which live as long as the server: a reload then frees the old contents.
     let contents = std::mem::take(&mut settled.config.contents);
     let config = &settled.config;
     let run = Run::start(config.ready_needs_counter)?;
-    // What is in the way now is told by those that it is in the way of.
+    // Its notes are not needed: what prevents a start now makes a step below fail.
     preflight::try_start(config)?;
-    // All that can fail for want of an address or a file comes first, while nothing runs yet.
+    // Addresses and files come first: if one is missing, nothing runs yet.
     let listeners = site::listen(config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
     let admin = admin.transpose().map_err(ServerError::Admin)?;
     let bundled = Parts::of_site(config)?;
-    // The site's workers come first: where memory for rings is short, they are to have it.
+    // The site's workers start before the counter: if memory for rings is short, they get it.
     let addresses = bundled.as_ref().map(Parts::addresses);
     let site = SiteWorkers::start(&run, config, contents, listeners, addresses)?;
     let bundled = bundled.map(|parts| parts.start(&run)).transpose()?;
@@ -168,17 +168,17 @@ pub fn serve(
         Running { run: &run, site: &site, bundled: bundled.as_ref(), admin: admin.as_ref() };
     let reloader = Reloader::new(settled, read, reloads, parts);
     let workers = site.count() + bundled.as_ref().map_or(0, BundledCounter::workers);
-    let ask = || {
-        site.ask();
-        bundled.iter().for_each(BundledCounter::ask);
+    let ping = || {
+        site.ping();
+        bundled.iter().for_each(BundledCounter::ping);
     };
-    let signal = run.wait_for_end(workers, ask, || reloader.reload());
+    let signal = run.wait_for_end(workers, ping, || reloader.reload());
     let drain_timeout = reloader.drain_timeout();
     drop(reloader);
     Ok(finish(&run, &site, bundled, drain_timeout, signal))
 }
 
-/// Lets visits under way end, for so long, and stops all.
+/// Lets visits under way end, for at most `drain_timeout`, and stops all workers.
 fn finish(
     run: &Run,
     site: &SiteWorkers,
@@ -186,13 +186,13 @@ fn finish(
     drain_timeout: Duration,
     signal: i32,
 ) -> Ended {
-    // Before anybody is told: whoever hears of the stop must not find the server ready.
+    // Before the stop is announced: after that, the server must not be found ready.
     run.readiness.serves.store(false, Ordering::Release);
     stop(signal);
     let end = Instant::now() + drain_timeout;
     site.drain();
     let mut cut = run.drain(Group::Site, site.count(), drain_timeout);
-    // What is still under way ends here: what a worker told anybody later would be in no book.
+    // Visits that are still under way end here: an answer after the last line would not be in its counts.
     site.cut();
     run.wait_until_stopped(Group::Site, site.count());
     let tally = bundled.as_ref().map(BundledCounter::tally);
@@ -200,7 +200,7 @@ fn finish(
         let signal = bundled.stop(run, if cut.is_some() { Instant::now() } else { end });
         cut = cut.or(signal);
     }
-    tracing::info!("{}{}", last_line(Totals::of(site.metrics())), behind_semicolon(tally));
+    tracing::info!("{}{}", last_line(Totals::of(site.metrics())), after_semicolon(tally));
     cut.map_or(Ended::Drained, |signal| Ended::Cut { signal })
 }
 
@@ -227,15 +227,15 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
         tracing::info!("SIGHUP: a counter has nothing to read anew");
         String::from("a counter has nothing to read anew")
     };
-    stop(run.wait_for_end(counter.workers(), || counter.ask(), reload));
+    stop(run.wait_for_end(counter.workers(), || counter.ping(), reload));
     let end = Instant::now() + drain_timeout;
     let cut = counter.drain_and_close(&run, drain_timeout, end);
     tracing::info!("stopped; {tally}");
     Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
 }
 
-/// Asks each counter once and warns of those that do not answer as one that registers visits. On a thread of its
-/// own: visits do not wait for it.
+/// Asks each counter once and warns of those that probably do not register visits. It runs on its own thread, so that
+/// visits do not wait for it.
 fn check_counters(routes: &[RouteConfig]) {
     let counters = counter_check::counters_of(routes);
     let check = move || {
@@ -248,19 +248,19 @@ fn check_counters(routes: &[RouteConfig]) {
             }
         }
     };
-    // The server serves by now: for want of a thread it does without the check.
+    // The server already serves: without a thread it goes on without the check.
     if let Err(error) = thread::Builder::new().name(String::from("counter-check")).spawn(check) {
         tracing::warn!("the counters are not asked whether they register visits: {error}");
     }
 }
 
-/// Says that the end has begun.
+/// Announces the stop.
 fn stop(signal: i32) {
     tracing::info!("{}: no new connections; finishing what is under way", signal_name(signal));
     manager::stopping();
 }
 
-/// The admin listener, on a thread that lives as long as this.
+/// The admin listener, on its own thread.
 struct AdminListener {
     address: SocketAddr,
     orders: mailbox::Sender<Command<Hosts>>,
@@ -273,7 +273,7 @@ impl AdminListener {
         registry: prometheus_client::registry::Registry,
         hosts: HostList,
     ) -> Result<Self, ServerError> {
-        /// Scrapers and probes; far more than there ever are.
+        /// For scrapers and probes: more than enough.
         const CONNECTIONS_MAX: usize = 64;
         let address = listeners[0].address;
         let (orders, receiver) = mailbox::channel()?;
@@ -297,26 +297,34 @@ impl AdminListener {
         Ok(Self { address, orders })
     }
 
-    /// From now on, it answers to these hosts beside its own.
+    /// From now on it answers to these hosts, besides its own.
     fn set_hosts(&self, hosts: HostList) {
-        // Fails only when it has ended, and then nobody asks it.
+        // Fails only when it has ended.
         let _ = self.orders.send(Command::Deliver(Hosts::new(self.address.ip(), hosts)));
     }
 
-    /// Has it say that all orders before this one are done.
+    /// Asks it to confirm that all earlier commands are done.
     fn confirm(&self, confirmed: &mpsc::Sender<()>) {
         let _ = self.orders.send(Command::Confirm(confirmed.clone()));
     }
 }
 
-/// The drivers of several workers for a person: one, unless they differ; io_uring before epoll.
+/// Sends a command to each of some workers.
+fn send_all<T>(orders: &[mailbox::Sender<Command<T>>], command: impl Fn() -> Command<T>) {
+    for orders in orders {
+        // Fails only when the worker has ended, which it has reported.
+        let _ = orders.send(command());
+    }
+}
+
+/// The drivers of several workers, for a person: each once, io_uring before epoll.
 fn describe_drivers(drivers: Vec<Driver>) -> String {
     let drivers = BTreeSet::from_iter(drivers);
     drivers.iter().map(Driver::to_string).collect::<Vec<_>>().join(" and ")
 }
 
-/// A part of a line that may be missing.
-fn behind_semicolon(part: Option<impl std::fmt::Display>) -> String {
+/// The optional end of a line.
+fn after_semicolon(part: Option<impl std::fmt::Display>) -> String {
     part.map_or_else(String::new, |part| format!("; {part}"))
 }
 

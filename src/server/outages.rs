@@ -1,5 +1,5 @@
-//! What an operator hears of visits that are not registered: the first at once, then a line a minute, and one
-//! when it is over. For all workers together; each counter by itself.
+//! Log lines about visits that are not registered: one at once, then one a minute, and one when it is over. They are for
+//! all workers together, and for each counter separately.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,18 +9,18 @@ use std::{
 
 use crate::{plural::plural, site::Failures};
 
-/// How far apart two lines of one outage are at least.
+/// The least time between two lines about one outage.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 /// An outage is over when visits are registered and none has failed for this long.
 const QUIET: Duration = Duration::from_secs(10);
-/// How often outages are looked at while there are some.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often outages are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The counters whose visits fail.
 #[derive(Debug, Default)]
 pub(super) struct Outages {
-    of: BTreeMap<Arc<str>, Outage>,
-    /// The counters that visits go to; `None` for those of the start.
+    by_counter: BTreeMap<Arc<str>, Outage>,
+    /// The counters in use since the last reload; `None` before the first one.
     in_use: Option<BTreeSet<String>>,
 }
 
@@ -30,14 +30,14 @@ struct Outage {
     last_failure: Instant,
     last_line: Instant,
     cause: String,
-    /// Visits that failed since the last line, and in all.
+    /// Visits that failed since the last line, and in total.
     unreported: u64,
     failed: u64,
     /// Whether a visit was registered after the last that failed.
     registered: bool,
 }
 
-/// A line for the operator.
+/// A log line.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Fails(String),
@@ -45,49 +45,49 @@ enum Line {
 }
 
 impl Outages {
-    /// Takes what a worker tells.
+    /// Takes a report of a worker.
     pub(super) fn note(&mut self, failures: Failures) {
         if let Some(line) = self.line_for(failures, Instant::now()) {
             line.write();
         }
     }
 
-    /// Looks whether an outage is over.
-    pub(super) fn look(&mut self) {
+    /// Checks whether an outage is over.
+    pub(super) fn check(&mut self) {
         self.lines_at(Instant::now()).iter().for_each(Line::write);
     }
 
-    /// Forgets the counters that no visits go to any more.
+    /// Forgets the counters that are no longer in use.
     pub(super) fn retain(&mut self, in_use: BTreeSet<String>) {
-        self.gone(in_use).iter().for_each(Line::write);
+        self.remove_unused(in_use).iter().for_each(Line::write);
     }
 
-    /// Whether visits have failed a moment ago. When none comes any more, because nobody sends visits to a
-    /// server that is not ready, this ends too, so that some come and find out.
+    /// Whether visits have failed recently. A load balancer sends no visits to a server that is not ready; so this
+    /// ends without visits too, and the next ones show whether the counter works again.
     pub(super) fn are_recent(&self) -> bool {
-        self.of.values().any(|outage| outage.last_failure.elapsed() < QUIET)
+        self.by_counter.values().any(|outage| outage.last_failure.elapsed() < QUIET)
     }
 
-    /// How long until the next look; `None` when there is nothing to look at.
+    /// Time until the next check; `None` without an outage.
     pub(super) fn wait(&self) -> Option<Duration> {
-        (!self.of.is_empty()).then_some(LOOK_INTERVAL)
+        (!self.by_counter.is_empty()).then_some(CHECK_INTERVAL)
     }
 
     fn line_for(&mut self, failures: Failures, now: Instant) -> Option<Line> {
         let Failures { counter, failed, cause, registered } = failures;
-        // The last visits of a route that is gone: no other will come that could end the outage.
+        // The last visits of a route that was removed: no later visit could end the outage.
         if self.in_use.as_ref().is_some_and(|in_use| !in_use.contains(&*counter)) {
             tracing::debug!(%counter, failed, "visits of a route that is gone are not registered");
             return None;
         }
         let cause = cause.map(|cause| cause.to_string());
         if failed == 0 {
-            if let Some(outage) = self.of.get_mut(&counter) {
+            if let Some(outage) = self.by_counter.get_mut(&counter) {
                 outage.registered |= registered;
             }
             return None;
         }
-        let Some(outage) = self.of.get_mut(&counter) else {
+        let Some(outage) = self.by_counter.get_mut(&counter) else {
             let cause = cause.unwrap_or_default();
             let line = format!(
                 "visits are not registered: POST {counter}: {cause} ({})",
@@ -102,7 +102,7 @@ impl Outages {
                 failed,
                 registered,
             };
-            self.of.insert(counter, outage);
+            self.by_counter.insert(counter, outage);
             return Some(Line::Fails(line));
         };
         outage.failed += failed;
@@ -128,7 +128,7 @@ impl Outages {
         let over =
             |outage: &Outage| outage.registered && now.duration_since(outage.last_failure) >= QUIET;
         let mut lines = Vec::new();
-        self.of.retain(|counter, outage| {
+        self.by_counter.retain(|counter, outage| {
             if over(outage) {
                 let took = outage.last_failure.duration_since(outage.began).as_secs();
                 lines.push(Line::Over(format!(
@@ -141,15 +141,15 @@ impl Outages {
         lines
     }
 
-    fn gone(&mut self, in_use: BTreeSet<String>) -> Vec<Line> {
+    fn remove_unused(&mut self, in_use: BTreeSet<String>) -> Vec<Line> {
         let mut lines = Vec::new();
         let in_use = self.in_use.insert(in_use);
-        self.of.retain(|counter, outage| {
+        self.by_counter.retain(|counter, outage| {
             let stays = in_use.contains(&**counter);
             if !stays {
                 let failed = plural(outage.failed, "visit");
                 lines.push(Line::Over(format!(
-                    "visits do not go to {counter} any more, where {failed} failed"
+                    "visits no longer go to {counter}, where {failed} failed"
                 )));
             }
             stays
@@ -194,13 +194,13 @@ mod tests {
             fails("visits are not registered: POST http://counter/: answer 404 (1 visit)")
         );
         assert!(outages.wait().is_some());
-        // Other workers, and all that follow.
+        // Reports of other workers, and later ones.
         for second in 0..60 {
             let cause = Some(Failure::Refused);
             assert_eq!(outages.line_for(failures(10, cause, false), at(second)), None);
             assert_eq!(outages.lines_at(at(second)), []);
         }
-        // Those that are not tried say nothing of the cause.
+        // Visits that are not tried, by the circuit breaker, have no cause.
         assert_eq!(
             outages.line_for(failures(5, None, true), at(60)),
             fails(
@@ -223,26 +223,26 @@ mod tests {
         let mut outages = Outages::default();
         let told = outages.line_for(failures(2, Some(Failure::TimedOut), false), Instant::now());
         assert!(told.is_some());
-        assert_eq!(outages.gone(BTreeSet::from([URL.to_owned()])), []);
-        let line = "visits do not go to http://counter/ any more, where 2 visits failed";
-        assert_eq!(outages.gone(BTreeSet::new()), [Line::Over(line.to_owned())]);
-        assert_eq!((outages.gone(BTreeSet::new()), outages.wait()), (vec![], None));
-        // A visit that was under way.
+        assert_eq!(outages.remove_unused(BTreeSet::from([URL.to_owned()])), []);
+        let line = "visits no longer go to http://counter/, where 2 visits failed";
+        assert_eq!(outages.remove_unused(BTreeSet::new()), [Line::Over(line.to_owned())]);
+        assert_eq!((outages.remove_unused(BTreeSet::new()), outages.wait()), (vec![], None));
+        // A visit that was under way during the reload.
         let failed = failures(1, Some(Failure::TimedOut), false);
         assert_eq!(outages.line_for(failed.clone(), Instant::now()), None);
         assert!(!outages.are_recent() && outages.wait().is_none());
-        assert_eq!(outages.gone(BTreeSet::from([URL.to_owned()])), []);
+        assert_eq!(outages.remove_unused(BTreeSet::from([URL.to_owned()])), []);
         assert!(outages.line_for(failed, Instant::now()).is_some() && outages.are_recent());
     }
 
     #[test]
-    fn a_counter_that_nobody_asks_any_more_is_not_said_to_be_well() {
+    fn an_outage_is_not_over_without_a_registered_visit() {
         let mut outages = Outages::default();
         let start = Instant::now();
         let later = start + Duration::from_secs(3600);
         assert!(outages.line_for(failures(1, Some(Failure::TimedOut), false), start).is_some());
         assert_eq!(outages.lines_at(later), []);
-        // What is told of a counter without an outage is no news.
+        // A success ends nothing at once, and means nothing without an outage.
         assert_eq!(outages.line_for(failures(0, None, true), later), None);
         assert_eq!(outages.lines_at(later).len(), 1);
         assert_eq!(outages.line_for(failures(0, None, true), later), None);

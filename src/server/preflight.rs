@@ -1,5 +1,5 @@
-//! A start as far as it can be tried beside a server that runs: what `serve` would refuse, `check` refuses in the
-//! same words, since both go through here.
+//! A start as far as it can be tried while another server may run. `serve` and `check` both call this, so they refuse
+//! the same with the same message.
 
 use super::ServerError;
 use crate::{
@@ -10,11 +10,11 @@ use crate::{
     worker::WorkerError,
 };
 
-/// Looks at all that a start needs. What is in the way of a start only now is a note: a server that runs has its
-/// addresses and its file, and an address may come with the network.
+/// Checks all that a start needs. What may pass is only a note: another server may have the addresses and the file, and
+/// an address may appear with the network.
 ///
 /// # Errors
-/// When a start would fail whenever it was.
+/// When a start would fail at any time.
 pub(super) fn try_start(config: &Config) -> Result<Vec<String>, ServerError> {
     let mut notes = Vec::new();
     let mut judge = |tried: Result<(), ServerError>| match tried {
@@ -24,7 +24,7 @@ pub(super) fn try_start(config: &Config) -> Result<Vec<String>, ServerError> {
         }
         result => result,
     };
-    // Where sockets are handed down, nobody listens on `listen`.
+    // With sockets from the service manager, nothing listens on `listen`.
     if !inherited::are_expected() {
         for &address in &config.listen {
             let tried = listener::probe(address, config.share_port);
@@ -45,7 +45,7 @@ pub(super) fn try_start(config: &Config) -> Result<Vec<String>, ServerError> {
     Ok(notes)
 }
 
-/// The driver, where only one will do.
+/// Tries the driver, if the settings allow only one.
 pub(super) fn try_driver(config: &Config) -> Result<(), ServerError> {
     if config.driver == Choice::IoUring {
         driver::build(config.driver).map_err(WorkerError::Driver)?;

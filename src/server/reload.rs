@@ -1,4 +1,5 @@
-//! SIGHUP: the settings are read anew, from the same places as at the start, and what can hold at once does.
+//! SIGHUP: the settings are read again, from the same sources as at the start, and take effect at once where that is
+//! possible.
 
 use std::{
     cell::RefCell,
@@ -17,8 +18,7 @@ use crate::{
     runtime::clock,
 };
 
-/// How long the workers may take to apply settings before the reload is told: one that hangs is the watchdog's
-/// business.
+/// How long a reload waits for the workers to apply the settings. A worker that hangs is left to the watchdog.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The parts of a running server that settings can change.
@@ -29,7 +29,7 @@ pub(super) struct Running<'a> {
     pub(super) admin: Option<&'a AdminListener>,
 }
 
-/// The settings that a server runs by, and how they are read anew.
+/// The settings of a running server, and how they are read again.
 pub(super) struct Reloader<'a, R> {
     running: RefCell<Settled>,
     read: R,
@@ -51,13 +51,13 @@ where
         Self { running: RefCell::new(started), read, metrics, parts }
     }
 
-    /// The time for visits under way to end, as it is set now.
+    /// The current drain time-out.
     pub(super) fn drain_timeout(&self) -> Duration {
         self.running.borrow().config.limits.drain_timeout
     }
 
-    /// Reads all settings and applies what can hold at once; where one is wrong, all stay as they were. What came of
-    /// it, for the service manager.
+    /// Reads all settings and applies those that need no restart; if one is wrong, none changes. The result, for the
+    /// service manager.
     pub(super) fn reload(&self) -> String {
         let read = (self.read)().map_err(|error| error.to_string());
         let applied = read.and_then(|read| {
@@ -68,7 +68,7 @@ where
         });
         match applied {
             Ok(renewed) => {
-                // Before the line: who reads it may ask for the metric.
+                // Before the log line: after the line, the metric must be up to date.
                 self.metrics.succeeded(clock::unix_seconds());
                 self.tell(&renewed);
                 self.running.replace(renewed.settled);
@@ -85,7 +85,7 @@ where
 
     fn tell(&self, renewed: &Renewed) {
         let config = &renewed.settled.config;
-        // The lines about the change are for whoever reads by the level before or after it.
+        // These lines are logged if either the old level or the new one includes them.
         let level = self.running.borrow().config.log_level.max(config.log_level);
         log::set_level(level);
         renewed.settled.notes.iter().for_each(|note| tracing::warn!("SIGHUP: {note}"));
@@ -94,14 +94,13 @@ where
         log::set_level(config.log_level);
     }
 
-    /// Has all threads apply these settings, of which the contents of the routes are taken out. When they cannot,
-    /// nothing has changed.
+    /// Makes all threads apply these settings, and takes the contents out of them. On an error nothing has changed.
     fn apply(&self, config: &mut Config) -> Result<(), String> {
         let Running { run, site, bundled, admin } = self.parts;
         let contents = std::mem::take(&mut config.contents);
         site.set_routes(&config.routes, contents, rules(config))
             .map_err(|error| error.to_string())?;
-        // Before visits come that need more connections to it.
+        // Before the workers may open more connections to it.
         if let Some(bundled) = bundled {
             bundled.set_own_limits(own_limits(config));
         }
@@ -115,7 +114,7 @@ where
         Ok(())
     }
 
-    /// Waits until all threads have done what they were told: who reads that settings hold finds that they do.
+    /// Waits until all threads have applied the settings, so that they are in effect when the log line says so.
     fn wait_until_applied(&self) {
         let Running { site, bundled, admin, .. } = self.parts;
         let (confirm, confirmed) = mpsc::channel();
@@ -127,7 +126,7 @@ where
         loop {
             match confirmed.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(()) => {}
-                // The last of them is done.
+                // The last thread has confirmed.
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     tracing::warn!(

@@ -1,5 +1,4 @@
-//! From routes as they are set to routes as workers serve them: each finds its counter among those that
-//! the workers know.
+//! Turns the routes of the settings into those of the workers: each gets its counter among those that the workers know.
 
 use std::collections::BTreeSet;
 
@@ -10,24 +9,24 @@ use crate::{
     upstream::{Endpoint, Host},
 };
 
-/// A counter that the workers do not know: they know those of the start.
+/// A counter that the workers do not know: they know those of the start only.
 #[derive(Debug, thiserror::Error)]
 #[error("route {path:?}: the counter {counter} is new, which takes a restart")]
 pub struct UnknownCounter {
     path: String,
-    /// The counter's URL, or what stands for it.
+    /// The counter's URL, or `(bundled)`.
     counter: String,
 }
 
 /// The counters that the workers know, from the start on.
 pub(super) struct Counters {
-    /// Each once; its place is that of the workers' upstream.
+    /// Each once; the index is that of the workers' upstream.
     origins: Vec<Host>,
     bundled: Option<Addresses>,
 }
 
 impl Counters {
-    /// Those of these routes; `bundled` is the address of the bundled one, where it runs.
+    /// The counters of these routes; `bundled` is the address of the bundled one, if it runs.
     pub(super) fn of(routes: &[RouteConfig], bundled: Option<Addresses>) -> Self {
         let mut counters = Self { origins: Vec::new(), bundled };
         for visits in routes.iter().filter_map(RouteConfig::visits) {
@@ -44,7 +43,7 @@ impl Counters {
         &self.origins
     }
 
-    /// What workers are given to serve these routes, of which `contents` are the contents.
+    /// These routes for the workers, each with its content.
     ///
     /// # Errors
     /// When a route needs a counter that the workers do not know.
@@ -87,7 +86,7 @@ impl Counters {
             methods: visits.methods.clone(),
             upstream,
             call: target.request(),
-            counter: self.told(visits).map(|told| told.to_string()).unwrap_or_default().into(),
+            counter: self.shown(visits).map(|url| url.to_string()).unwrap_or_default().into(),
             pages,
         })
     }
@@ -97,37 +96,37 @@ impl Counters {
         self.find(visits).is_some()
     }
 
-    /// The counter of these visits and its place, if the workers know it.
+    /// The counter of these visits and its index, if the workers know it.
     fn find(&self, visits: &VisitsConfig) -> Option<(Endpoint, usize)> {
         let target = self.target(visits)?;
-        let place = self.origins.iter().position(|origin| *origin == target.origin)?;
-        Some((target, place))
+        let index = self.origins.iter().position(|origin| *origin == target.origin)?;
+        Some((target, index))
     }
 
-    /// Where visits are registered; `None` where the bundled counter is to do it and does not run.
+    /// Where these visits are registered; `None` if that is the bundled counter and it does not run.
     fn target(&self, visits: &VisitsConfig) -> Option<Endpoint> {
         let bundled = || self.bundled.map(|addresses| Endpoint::bundled(addresses.own));
         visits.counter.clone().or_else(bundled)
     }
 
-    /// The same, as people are told of it.
-    fn told(&self, visits: &VisitsConfig) -> Option<Endpoint> {
-        let bundled = || self.bundled.map(|addresses| Endpoint::bundled(addresses.told));
+    /// The same, for messages.
+    fn shown(&self, visits: &VisitsConfig) -> Option<Endpoint> {
+        let bundled = || self.bundled.map(|addresses| Endpoint::bundled(addresses.shown));
         visits.counter.clone().or_else(bundled)
     }
 
     /// The URLs of the counters of these routes.
     pub(super) fn urls(&self, routes: &[RouteConfig]) -> BTreeSet<String> {
-        let targets = routes.iter().filter_map(|route| self.told(route.visits()?));
+        let targets = routes.iter().filter_map(|route| self.shown(route.visits()?));
         targets.map(|target| target.to_string()).collect()
     }
 
-    /// Where the visits of each route go, for a person.
+    /// Where the visits of each route are registered, for a person.
     pub(super) fn describe(&self, routes: &[RouteConfig]) -> impl Iterator<Item = String> {
         let visits = routes.iter().filter_map(RouteConfig::visits);
         visits.filter_map(|visits| {
             let bundled = if visits.counter.is_none() { BUNDLED } else { "" };
-            self.told(visits).map(|target| format!("{target}{bundled}"))
+            self.shown(visits).map(|target| format!("{target}{bundled}"))
         })
     }
 }
@@ -156,14 +155,14 @@ mod tests {
     }
 
     /// The upstream of each route, or the error.
-    fn places(counters: &Counters, routes: &[RouteConfig]) -> Result<Vec<usize>, String> {
+    fn indices(counters: &Counters, routes: &[RouteConfig]) -> Result<Vec<usize>, String> {
         let contents = read_contents(routes, &PageFiles::default(), 0, &mut vec![]).unwrap();
         let set = counters.route_set(routes, contents, RULES).map_err(|error| error.to_string())?;
-        let place = |route: &Route| match &route.kind {
+        let index = |route: &Route| match &route.kind {
             site::RouteKind::Visits(visits) => visits.upstream,
             other => panic!("{other:?} is no visit"),
         };
-        Ok(set.routes.iter().map(place).collect())
+        Ok(set.routes.iter().map(index).collect())
     }
 
     #[test]
@@ -172,22 +171,22 @@ mod tests {
         let start = routes(&[("/", Some(one)), ("/b", Some(other)), ("/c", Some("http://a:1/c"))]);
         let counters = Counters::of(&start, None);
         assert_eq!(counters.origins().len(), 2);
-        assert_eq!(places(&counters, &start), Ok(vec![0, 1, 0]));
+        assert_eq!(indices(&counters, &start), Ok(vec![0, 1, 0]));
         let changed = routes(&[("/d", Some("http://b:1/d")), ("/", Some(one))]);
-        assert_eq!(places(&counters, &changed), Ok(vec![1, 0]));
-        assert_eq!(places(&counters, &[]), Ok(vec![]));
-        let error = places(&counters, &routes(&[("/d", Some("http://a:2/counter"))])).unwrap_err();
+        assert_eq!(indices(&counters, &changed), Ok(vec![1, 0]));
+        assert_eq!(indices(&counters, &[]), Ok(vec![]));
+        let error = indices(&counters, &routes(&[("/d", Some("http://a:2/counter"))])).unwrap_err();
         assert!(error.contains("\"/d\": the counter http://a:2/counter is new"), "{error}");
-        let error = places(&counters, &routes(&[("/", None)])).unwrap_err();
+        let error = indices(&counters, &routes(&[("/", None)])).unwrap_err();
         assert!(error.contains("(bundled) is new"), "{error}");
     }
 
     #[test]
     fn the_bundled_counter_is_known_where_it_runs() {
         let own = std::net::SocketAddr::from(([127, 0, 0, 1], 3001));
-        let bundled = Addresses { own, told: own };
+        let bundled = Addresses { own, shown: own };
         let counters = Counters::of(&routes(&[("/", None)]), Some(bundled));
         let both = routes(&[("/", Some("http://127.0.0.1:3001/counter/a")), ("/b", None)]);
-        assert_eq!(places(&counters, &both), Ok(vec![0, 0]));
+        assert_eq!(indices(&counters, &both), Ok(vec![0, 0]));
     }
 }

@@ -1,4 +1,4 @@
-//! What a running server hears of, and how it waits for it: signals, reports of its workers.
+//! The events of a running server, and how it waits for them: signals, and reports of its workers.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,21 +29,20 @@ use crate::{
     worker::{Report, WorkerError},
 };
 
-/// For a worker to stop when it is cut: it does so as soon as it is done with what it is at.
+/// How long a worker may take to stop: it finishes only what it is doing.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What happens to a server.
 #[derive(Debug)]
 enum Event {
     Signal(i32),
     Report(Group, Report),
-    /// Visits are not registered, or are again.
+    /// Visits are not registered, or are registered again.
     Failures(Failures),
     /// The counter's store is closed.
     StoreClosed,
 }
 
-/// Whose report it is.
+/// A group of workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Group {
     Site,
@@ -51,23 +50,32 @@ pub(super) enum Group {
     Admin,
 }
 
-/// What a running server hears of.
+/// A running server: its events and its state.
 pub(super) struct Run {
-    sender: mpsc::Sender<Event>,
+    sender: EventSender,
     events: mpsc::Receiver<Event>,
     pub(super) readiness: Arc<Readiness>,
     needs_counter: Cell<bool>,
-    /// SIGHUP has come during the start.
+    /// SIGHUP came during the start.
     reload_wanted: Cell<bool>,
-    /// A SIGHUP is among the events that nobody has taken yet. Another one would say nothing new: all that were
-    /// sent are answered by one look at the settings, and none stands in the way of a signal to stop.
+    /// A SIGHUP is in the queue. Further ones are dropped: one reload answers them all, and they must not delay a
+    /// signal to stop.
     reload_queued: Arc<AtomicBool>,
     outages: RefCell<Outages>,
 }
 
+#[derive(Clone)]
+struct EventSender(mpsc::Sender<Event>);
+
+impl EventSender {
+    fn send(&self, event: Event) {
+        // Fails only when the process is about to end.
+        let _ = self.0.send(event);
+    }
+}
+
 impl Run {
-    /// Begins to listen: signals are heard from now on. `needs_counter` is for a server that is not ready while
-    /// visits are not registered.
+    /// Catches signals from now on. `needs_counter` makes the server not ready while visits are not registered.
     pub(super) fn start(needs_counter: bool) -> io::Result<Self> {
         let run = Self::new(needs_counter);
         run.catch_signals()?;
@@ -78,7 +86,7 @@ impl Run {
         let (sender, events) = mpsc::channel();
         let outages = RefCell::default();
         Self {
-            sender,
+            sender: EventSender(sender),
             events,
             readiness: Arc::default(),
             needs_counter: Cell::new(needs_counter),
@@ -89,59 +97,49 @@ impl Run {
     }
 
     fn catch_signals(&self) -> io::Result<()> {
-        // SIGXFSZ: beyond a file-size limit a write then fails instead of ending the process.
+        // SIGXFSZ: a write beyond the file-size limit then fails instead of ending the process.
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
-        let put = self.signal_reporter();
+        let report = self.signal_reporter();
         task::spawn_essential_thread(String::from("signals"), move || {
-            signals.forever().filter(|signal| *signal != SIGXFSZ).for_each(put);
+            signals.forever().filter(|signal| *signal != SIGXFSZ).for_each(report);
         })?;
         Ok(())
     }
 
-    /// Where signals are told.
+    /// Reports signals.
     fn signal_reporter(&self) -> impl Fn(i32) + Send + 'static {
         let (events, reload_queued) = (self.sender.clone(), Arc::clone(&self.reload_queued));
         move |signal| {
             if signal != SIGHUP || !reload_queued.swap(true, Ordering::AcqRel) {
-                // Fails only when the process is at its end.
-                let _ = events.send(Event::Signal(signal));
+                events.send(Event::Signal(signal));
             }
         }
     }
 
-    /// A SIGHUP was taken: one that comes from now on may be about settings that are not read yet.
+    /// A SIGHUP was taken from the queue: a later one may be about settings that are not read yet.
     fn take_reload(&self) {
         self.reload_queued.store(false, Ordering::Release);
     }
 
-    /// Where the workers of a group report to.
+    /// For the reports of the workers of a group.
     pub(super) fn reporter(&self, group: Group) -> impl Fn(Report) + Clone + Send + 'static {
         let events = self.sender.clone();
-        move |report| {
-            // Fails only when the process is at its end.
-            let _ = events.send(Event::Report(group, report));
-        }
+        move |report| events.send(Event::Report(group, report))
     }
 
-    /// Where the site's workers tell of visits that fail.
+    /// For the reports of the site's workers about visits that fail.
     pub(super) fn failure_reporter(&self) -> impl Fn(Failures) + Send + 'static {
         let events = self.sender.clone();
-        move |failures| {
-            // Fails only when the process is at its end.
-            let _ = events.send(Event::Failures(failures));
-        }
+        move |failures| events.send(Event::Failures(failures))
     }
 
-    /// Where the end of the counter's store is told.
+    /// For the report that the counter's store is closed.
     pub(super) fn close_reporter(&self) -> impl FnOnce() + Send + 'static {
         let events = self.sender.clone();
-        move || {
-            // Fails only when the process is at its end.
-            let _ = events.send(Event::StoreClosed);
-        }
+        move || events.send(Event::StoreClosed)
     }
 
-    /// Waits until `count` workers of a group stand; their drivers.
+    /// Waits until `count` workers of a group are ready; their drivers.
     pub(super) fn wait_until_ready(
         &self,
         group: Group,
@@ -162,7 +160,7 @@ impl Run {
                     self.take_reload();
                     self.reload_wanted.set(true);
                 }
-                // A signal during the start: nothing runs yet that would have to end in order.
+                // Nothing serves yet that would have to drain.
                 Ok(Event::Signal(signal)) => std::process::exit(128 + signal),
                 Ok(_) => {}
                 Err(_) => unreachable!("this end holds a sender"),
@@ -170,12 +168,12 @@ impl Run {
         }
     }
 
-    /// Waits for the signal that ends the server, calling `reload` at each SIGHUP and `ask` when all
-    /// `workers` are to report that they live.
+    /// Waits for the signal that ends the server. Calls `reload` at each SIGHUP, and `ping` when all `workers` are to
+    /// report that they still work.
     pub(super) fn wait_for_end(
         &self,
         workers: usize,
-        ask: impl Fn(),
+        ping: impl Fn(),
         reload: impl Fn() -> String,
     ) -> i32 {
         let mut watchdog = Watchdog::new(workers);
@@ -202,11 +200,11 @@ impl Run {
                 Ok(Event::Report(_, Report::Pong)) => watchdog.answered(),
                 Ok(Event::Report(..) | Event::StoreClosed) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    self.outages.borrow_mut().look();
+                    self.outages.borrow_mut().check();
                     self.judge_counter();
                     if watchdog.wait().is_some_and(|wait| wait.is_zero()) {
                         watchdog.asked();
-                        ask();
+                        ping();
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => unreachable!("this end holds a sender"),
@@ -214,13 +212,13 @@ impl Run {
         }
     }
 
-    /// From now on, a server is not ready while visits are not registered, or is all the same.
+    /// Changes whether the server is ready while visits are not registered.
     pub(super) fn set_needs_counter(&self, needs_counter: bool) {
         self.needs_counter.set(needs_counter);
         self.judge_counter();
     }
 
-    /// Visits go to no other counters from now on.
+    /// Forgets the outages of counters that are no longer in use.
     pub(super) fn forget_outages(&self, in_use: BTreeSet<String>) {
         self.outages.borrow_mut().retain(in_use);
         self.judge_counter();
@@ -231,8 +229,7 @@ impl Run {
         self.readiness.counter_fails.store(fails, Ordering::Release);
     }
 
-    /// Waits until `count` workers of a group have drained, `timeout` at most; the second signal, if
-    /// one came.
+    /// Waits until `count` workers of a group have drained, for at most `timeout`; the second signal, if one came.
     pub(super) fn drain(&self, group: Group, count: usize, timeout: Duration) -> Option<i32> {
         let end = Instant::now() + timeout;
         let mut drained = 0;
@@ -257,8 +254,8 @@ impl Run {
         None
     }
 
-    /// Waits until the counter's store is closed, until `end` at most, and after a signal no longer than
-    /// `grace`. Whether it is closed, and the first signal that came.
+    /// Waits until the counter's store is closed: at most until `end`, and at most for `grace` after a signal. Whether
+    /// it is closed, and the signal, if one came.
     pub(super) fn wait_until_closed(&self, end: Instant, grace: Duration) -> (bool, Option<i32>) {
         let (mut end, mut cut) = (end, None);
         loop {
@@ -275,7 +272,7 @@ impl Run {
         }
     }
 
-    /// Waits until `count` workers of a group have stopped, but not for one that hangs.
+    /// Waits until `count` workers of a group have stopped, at most for [`STOP_TIMEOUT`].
     pub(super) fn wait_until_stopped(&self, group: Group, count: usize) {
         let end = Instant::now() + STOP_TIMEOUT;
         let mut stopped = 0;
@@ -311,15 +308,15 @@ mod tests {
         store::{Counted, Operation, Outcome, Store},
     };
 
-    /// A store that says when it is asked, and answers when it is told to.
+    /// A store whose commits report that they begin, and wait until they may end.
     struct Gated {
-        asked: mpsc::Sender<()>,
+        begun: mpsc::Sender<()>,
         go_on: mpsc::Receiver<()>,
     }
 
     impl Store for Gated {
         fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
-            self.asked.send(()).unwrap();
+            self.begun.send(()).unwrap();
             let _ = self.go_on.recv();
             vec![Outcome::Total(1); batch.len()]
         }
@@ -330,11 +327,11 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_change_during_the_start_are_read_anew_after_it() {
+    fn settings_that_change_during_the_start_are_read_again_after_it() {
         let run = Run::new(false);
         let ready = || Event::Report(Group::Site, Report::Ready(Driver::Epoll(String::new())));
         for event in [ready(), Event::Signal(SIGHUP), ready(), Event::Signal(SIGTERM)] {
-            run.sender.send(event).unwrap();
+            run.sender.send(event);
         }
         assert_eq!(run.wait_until_ready(Group::Site, 2).unwrap().len(), 2);
         let reloads = Cell::new(0);
@@ -344,24 +341,24 @@ mod tests {
         };
         assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
         assert_eq!(reloads.get(), 1);
-        // Once is enough.
-        run.sender.send(Event::Signal(SIGTERM)).unwrap();
+        // Not once more.
+        run.sender.send(Event::Signal(SIGTERM));
         assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
         assert_eq!(reloads.get(), 1);
     }
 
     #[test]
-    fn many_sighups_keep_no_signal_waiting() {
+    fn many_sighups_do_not_delay_a_signal_to_stop() {
         let run = Run::new(false);
-        let put = run.signal_reporter();
-        (0..1000).for_each(|_| put(SIGHUP));
+        let report = run.signal_reporter();
+        (0..1000).for_each(|_| report(SIGHUP));
         let reloads = Cell::new(0);
         let reload = || {
             reloads.set(reloads.get() + 1);
-            // What changes while the settings are read is read too.
+            // SIGHUPs during a reload cause one more.
             if reloads.get() == 1 {
-                (0..1000).for_each(|_| put(SIGHUP));
-                put(SIGTERM);
+                (0..1000).for_each(|_| report(SIGHUP));
+                report(SIGTERM);
             }
             String::new()
         };
@@ -372,21 +369,21 @@ mod tests {
     #[test]
     fn a_signal_ends_the_wait_for_a_store_that_hangs() {
         let run = Run::new(false);
-        let (asked, arrived) = mpsc::channel();
+        let (begun, committing) = mpsc::channel();
         let (release, go_on) = mpsc::channel();
         let (report, reported) = mpsc::channel();
         let report = Arc::new(move |outcomes| drop(report.send(outcomes)));
-        let store = Box::new(Gated { asked, go_on });
+        let store = Box::new(Gated { begun, go_on });
         let committer = Committer::start(store, Arc::default(), run.close_reporter()).unwrap();
         committer.jobs().send(Job::Commit(vec![Operation::All], report)).unwrap();
-        arrived.recv().unwrap();
+        committing.recv().unwrap();
         committer.close();
-        // A time after which the test would hang.
+        // So late that the test would hang if it waited for it.
         let end = Instant::now() + Duration::from_secs(3600);
-        run.sender.send(Event::Signal(SIGHUP)).unwrap();
-        run.sender.send(Event::Signal(SIGTERM)).unwrap();
+        run.sender.send(Event::Signal(SIGHUP));
+        run.sender.send(Event::Signal(SIGTERM));
         assert_eq!(run.wait_until_closed(end, Duration::ZERO), (false, Some(SIGTERM)));
-        // Without a signal its time is up.
+        // Without a signal, after the end.
         assert_eq!(run.wait_until_closed(Instant::now(), Duration::ZERO), (false, None));
         drop(release);
         assert_eq!(run.wait_until_closed(end, Duration::ZERO), (true, None));

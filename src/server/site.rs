@@ -1,4 +1,4 @@
-//! The site as workers: one on each core, each with its listeners and its own side of each counter.
+//! The site as workers: one on each core, each with its listeners and its connections to each counter.
 
 use std::{
     collections::BTreeSet,
@@ -13,6 +13,7 @@ use super::{
     counter::Addresses,
     describe_drivers,
     routes::{Counters, UnknownCounter},
+    send_all,
     summary::{Role, StartSummary},
 };
 use crate::{
@@ -29,37 +30,37 @@ use crate::{
     worker::{self, Command, Plan},
 };
 
-/// How long the start waits for the first answers of the name service.
+/// How long the start waits for the counters' names to be resolved.
 const FIRST_LOOK_UP: Duration = Duration::from_secs(5);
 
 type Orders = mailbox::Sender<Command<Message>>;
 
-/// The listeners of the workers: for each, one for each address.
+/// The listeners of the workers: each worker has one for each address.
 pub(super) struct Listeners {
     of_workers: Vec<Vec<Listener>>,
     addresses: Vec<SocketAddr>,
 }
 
-/// Gives every worker a listener at every address: at those of the sockets that a service manager has
-/// handed down, if there are any, else at those of the settings.
+/// Gives every worker a listener on every address: on those of the service manager's sockets, if it has handed any down,
+/// else on those of the settings.
 pub(super) fn listen(config: &Config) -> Result<Listeners, ServerError> {
     let count = config.cores.len();
     let handed = inherited::take()?;
-    let mut places = Vec::new();
+    let mut by_address = Vec::new();
     if handed.is_empty() {
         for &address in &config.listen {
             let listeners = listener::bind(address, count, config.share_port);
-            places.push(listeners.map_err(ServerError::Site)?);
+            by_address.push(listeners.map_err(ServerError::Site)?);
         }
     } else {
         tracing::info!("listening on {} of the service manager's, not on --listen", handed.len());
         for socket in &handed {
-            places.push(inherited::share_out(socket, count)?);
+            by_address.push(inherited::share_out(socket, count)?);
         }
     }
-    let addresses = places.iter().map(|listeners| listeners[0].address).collect();
+    let addresses = by_address.iter().map(|listeners| listeners[0].address).collect();
     let mut of_workers: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
-    for listeners in places {
+    for listeners in by_address {
         for (of_worker, listener) in of_workers.iter_mut().zip(listeners) {
             of_worker.push(listener);
         }
@@ -73,14 +74,14 @@ pub(super) struct SiteWorkers {
     metrics: Vec<Arc<WorkerMetrics>>,
     addresses: Vec<SocketAddr>,
     drivers: String,
-    /// The counters that the workers know, which stay the same.
+    /// The counters that the workers know, until the end.
     counters: Counters,
-    /// Where visits went at the start, for a person.
+    /// Where visits are registered, as of the start, for a person.
     described: Vec<String>,
 }
 
 impl SiteWorkers {
-    /// Starts all of them. They stand and listen, but do not accept before [`serve`](Self::serve).
+    /// Starts all workers. They listen, but do not accept before [`serve`](Self::serve).
     pub(super) fn start(
         run: &Run,
         config: &Config,
@@ -127,39 +128,39 @@ impl SiteWorkers {
 
     /// Lets them accept.
     pub(super) fn serve(&self) {
-        self.tell_all(|| Command::Serve);
+        send_all(&self.orders, || Command::Serve);
     }
 
-    /// Has each say that all orders before this one are done.
+    /// Asks each to confirm that all earlier commands are done.
     pub(super) fn confirm(&self, confirmed: &mpsc::Sender<()>) {
-        self.tell_all(|| Command::Confirm(confirmed.clone()));
+        send_all(&self.orders, || Command::Confirm(confirmed.clone()));
     }
 
-    /// Has each report that it still works.
-    pub(super) fn ask(&self) {
-        self.tell_all(|| Command::Ping);
+    /// Asks each to report that it still works.
+    pub(super) fn ping(&self) {
+        send_all(&self.orders, || Command::Ping);
     }
 
     /// Lets them finish.
     pub(super) fn drain(&self) {
-        self.tell_all(|| Command::Drain);
+        send_all(&self.orders, || Command::Drain);
     }
 
-    /// Stops them whatever is under way.
+    /// Stops them at once, with visits under way.
     pub(super) fn cut(&self) {
-        self.tell_all(|| Command::Stop);
+        send_all(&self.orders, || Command::Stop);
     }
 
-    /// From now on, these limits hold.
+    /// Changes the limits.
     pub(super) fn set_limits(&self, limits: &Limits) {
         let clients = limits.clients_of_each(self.count());
         let shortest_wait = Some(limits.shortest_call_wait());
-        self.tell_all(|| Command::Limit(clients, shortest_wait));
-        self.tell_all(|| Command::Deliver(Message::Limits(limits.upstream)));
+        send_all(&self.orders, || Command::Limit(clients, shortest_wait));
+        send_all(&self.orders, || Command::Deliver(Message::Limits(limits.upstream)));
     }
 
-    /// Has all workers serve these routes in place of those before, from their next request on. Visits under way
-    /// end with the route that they began with.
+    /// Replaces the routes of all workers, from their next request on. Visits under way keep the route that they began
+    /// with.
     ///
     /// # Errors
     /// When a route needs a counter that the workers do not know. Nothing has changed then.
@@ -170,7 +171,7 @@ impl SiteWorkers {
         rules: Rules,
     ) -> Result<(), UnknownCounter> {
         let routes = Arc::new(self.counters.route_set(routes, contents, rules)?);
-        self.tell_all(|| Command::Deliver(Message::Routes(Arc::clone(&routes))));
+        send_all(&self.orders, || Command::Deliver(Message::Routes(Arc::clone(&routes))));
         Ok(())
     }
 
@@ -192,7 +193,7 @@ impl SiteWorkers {
         &self.metrics
     }
 
-    /// What the start tells.
+    /// What the start logs.
     pub(super) fn summary(
         &self,
         config: &Config,
@@ -213,48 +214,40 @@ impl SiteWorkers {
             admin,
         }
     }
-
-    fn tell_all(&self, order: impl Fn() -> Command<Message>) {
-        for orders in &self.orders {
-            // Fails only when the worker has failed, which was reported.
-            let _ = orders.send(order());
-        }
-    }
 }
 
-/// What holds for all routes.
+/// The settings that apply to all routes.
 pub(super) fn rules(config: &Config) -> Rules {
     Rules { accept: config.accept, sorry_status: config.sorry_status }
 }
 
-/// The texts in their order, without those that were there before.
+/// The texts in order, without repetitions.
 fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
     let mut seen = BTreeSet::new();
     texts.filter(|text| seen.insert(text.clone())).collect()
 }
 
-/// Looks up all counters, and sees to it that the workers hear of every change. Gives the first
-/// answers; a name that has none by then is looked up further.
+/// Resolves the names of all counters, and tells the workers of every change. Returns the first answers; a name without
+/// one is resolved later.
 fn resolve_all(
     origins: &[Host],
     orders: &[Orders],
 ) -> Result<(Vec<Vec<SocketAddr>>, Vec<Refresher>), ServerError> {
     let (first, answers) = mpsc::channel();
     let mut refreshers = Vec::new();
-    for (place, origin) in origins.iter().enumerate() {
+    for (index, origin) in origins.iter().enumerate() {
         let (first, orders) = (first.clone(), orders.to_vec());
         refreshers.push(resolve::start(origin.clone(), move |addresses: Vec<SocketAddr>| {
-            for orders in &orders {
-                let _ = orders.send(Command::Deliver(Message::Addresses(place, addresses.clone())));
-            }
-            let _ = first.send((place, addresses));
+            send_all(&orders, || Command::Deliver(Message::Addresses(index, addresses.clone())));
+            // Fails only after the start.
+            let _ = first.send((index, addresses));
         })?);
     }
     let mut addresses = vec![Vec::new(); origins.len()];
     let end = Instant::now() + FIRST_LOOK_UP;
     for _ in origins {
         match answers.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok((place, answer)) => addresses[place] = answer,
+            Ok((index, answer)) => addresses[index] = answer,
             Err(_) => {
                 tracing::warn!("the name service is slow; visits fail until it has answered");
                 break;
@@ -264,7 +257,7 @@ fn resolve_all(
     Ok((addresses, refreshers))
 }
 
-/// What a worker's site is made of, on its way to the worker's thread.
+/// The parts of a worker's site, which are sent to the worker's thread.
 struct SiteParts {
     addresses: Vec<Vec<SocketAddr>>,
     refreshers: Vec<Refresher>,

@@ -1,5 +1,4 @@
-//! What a start tells of itself, once: a few lines on a terminal, a sentence where lines are read, fields where
-//! programs read them.
+//! What a start logs: a few lines on a terminal, one sentence in a text log, and fields in logs for programs.
 
 use std::net::SocketAddr;
 
@@ -12,16 +11,16 @@ use crate::{
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What runs.
+/// What has started.
 #[derive(Debug, Clone)]
 pub(super) struct StartSummary {
     /// What is served: the site, or a counter.
     pub(super) role: Role,
-    /// Where.
+    /// Where it is served.
     pub(super) addresses: Vec<SocketAddr>,
-    /// On what it waits.
+    /// What it waits on.
     pub(super) driver: String,
-    /// Where the totals of the counter in this process are kept, if there is one.
+    /// Where the counter in this process keeps its totals, if there is one.
     pub(super) store: Option<String>,
     /// What it has counted.
     pub(super) count: Option<Counted>,
@@ -38,7 +37,7 @@ pub(super) enum Role {
         workers: usize,
         /// On which cores.
         cores: Cores,
-        /// Who registers the visits, each once; the bundled one says so.
+        /// The counters that register the visits, each once; the bundled one ends in [`BUNDLED`].
         counters: Vec<String>,
     },
     /// A counter alone.
@@ -46,7 +45,7 @@ pub(super) enum Role {
 }
 
 impl StartSummary {
-    /// Tells it in the form of the log.
+    /// Logs it in the format of the log.
     pub(super) fn tell(&self) {
         match log::chosen() {
             Format::Terminal => tracing::info!(target: log::PLAIN, "{}", self.lines()),
@@ -83,7 +82,7 @@ impl StartSummary {
         }
     }
 
-    /// For a log that people read.
+    /// For a log that is read by people.
     fn sentence(&self) -> String {
         let (urls, driver) = (self.urls().join(" and "), &self.driver);
         let admin = self.admin.map(|address| format!("; admin on {}", url(address)));
@@ -117,7 +116,7 @@ impl StartSummary {
             Role::Site { counters, .. } => counters.as_slice(),
             Role::Counter => &[],
         };
-        // The bundled one is told by its store.
+        // The bundled one is shown by its store.
         for counter in counters.iter().filter(|counter| !counter.ends_with(BUNDLED)) {
             say("counter", counter.clone());
         }
@@ -144,14 +143,14 @@ impl StartSummary {
     }
 }
 
-/// Behind the URL of the bundled counter.
+/// Follows the URL of the bundled counter.
 pub(super) const BUNDLED: &str = " (bundled)";
 
 fn url(address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
-/// Where a browser on this machine finds what listens on all addresses.
+/// A URL for a browser on this machine, also where the server listens on all addresses.
 fn reachable(address: &SocketAddr) -> String {
     match address.ip().is_unspecified() {
         true => format!("http://localhost:{}", address.port()),

@@ -24,6 +24,8 @@ use std::{
 
 pub use books::Books;
 pub use client::{Client, Response, get_request};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use socket2::{Domain, Socket, Type};
 pub use stub::{COUNTED, Gate, Peer, Stub};
 
@@ -52,6 +54,10 @@ pub fn without_settings(command: &mut Command) {
     command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     // Stubs count every request, so none may be sent at the start.
     command.env("TALLYRING_SKIP_COUNTER_CHECK", "yes");
+}
+
+pub fn send_signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 /// A running process, killed when the test ends.
@@ -149,16 +155,15 @@ impl Server {
         self.child.id()
     }
 
-    pub fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    pub fn signal(&self, signal: Signal) {
+        send_signal(&self.child, signal);
     }
 
     /// Runs `act` while the process is stopped, so that it finds all effects at once when it continues.
     pub fn while_stopped<T>(&self, act: impl FnOnce() -> T) -> T {
-        self.signal("-STOP");
+        self.signal(Signal::STOP);
         let outcome = act();
-        self.signal("-CONT");
+        self.signal(Signal::CONT);
         outcome
     }
 
@@ -174,7 +179,7 @@ impl Server {
 
     /// Asks it to stop and waits; the last line.
     pub fn stop(&mut self) -> String {
-        self.signal("-TERM");
+        self.signal(Signal::TERM);
         let (status, lines) = self.wait();
         assert_eq!(status.code(), Some(0), "{lines:?}");
         lines.last().expect("a last line").clone()

@@ -1,8 +1,7 @@
-//! axum and reqwest as one ships them where each microsecond counts: one pinned single-threaded runtime for each
-//! core, with a listener and a client of its own, another allocator, and a client that does nothing which this
-//! program does not need. `axum-tuned ADDRESS COUNTER-URL`
+//! axum and reqwest, tuned: one pinned single-threaded runtime for each core with its own listener and client, another
+//! allocator, and a client without the features that this program does not need. `axum-tuned ADDRESS COUNTER-URL`
 //!
-//! What each of these gives is in the benchmark's README. The runtimes give nearly all of it.
+//! The benchmark's README says what each of these gains. The runtimes gain nearly all.
 
 use std::io;
 

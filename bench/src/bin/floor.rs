@@ -1,6 +1,6 @@
-//! The floor: the least this kernel lets a visit cost. `floor ADDRESS COUNTER-ADDRESS`
+//! The floor: the least that a visit costs on this kernel. `floor ADDRESS COUNTER-ADDRESS`
 //!
-//! One exchange with the counter for each visit, each on a connection that carries no other.
+//! Each visit is one exchange with the counter, on a connection that has no other exchange at the time.
 
 use std::{collections::VecDeque, io, os::fd::RawFd};
 
@@ -9,15 +9,15 @@ use tallyring_bench::{
     ring::{self, Io, Program},
 };
 
-/// Most connections to the counter; opened as they are needed.
+/// The most connections to the counter, opened as needed.
 const UPSTREAMS_MAX: usize = 8192;
 
 /// What a socket is.
 #[derive(Clone, Copy)]
 enum Socket {
-    /// A visitor, and whether it makes its last visit.
+    /// A visitor, and whether this is its last visit.
     Client { is_last: bool },
-    /// To the counter, and for which client.
+    /// A connection to the counter, and the client that it is used for.
     Upstream(Option<RawFd>),
 }
 
@@ -73,7 +73,7 @@ impl Program for Floor {
     fn received(&mut self, io: &mut Io, socket: RawFd, bytes: &[u8]) {
         match self.of(socket) {
             Some(Socket::Client { .. }) => {
-                // The visitors of this benchmark say so in their last field.
+                // The visitors of this benchmark send `connection: close` as the last field.
                 if bytes.ends_with(b"close\r\n\r\n") {
                     self.set(socket, Some(Socket::Client { is_last: true }));
                 }

@@ -1,4 +1,4 @@
-//! Visitors that load a server, as a program of their own. Prints what they saw as JSON.
+//! The visitors that load a server, as a program. Prints their report as JSON.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use tallyring_bench::{
     thread_nanoseconds,
 };
 
-/// Visits that tell which thread serves a connection.
+/// Visits that show which thread serves a connection.
 const SOUNDING: usize = 300;
 /// Connections opened in search of some that one thread serves.
 const SOUNDINGS_MAX: usize = 64;
@@ -33,7 +33,7 @@ struct Arguments {
     /// Visits a second of all connections together; without it each makes its next visit at once
     #[arg(long)]
     rate: Option<f64>,
-    /// Come anew, on another connection, after so many visits
+    /// Open another connection after so many visits
     #[arg(long)]
     visits_per_connection: Option<u64>,
     #[arg(long, default_value_t = 1.0)]
@@ -83,8 +83,8 @@ fn visit_all(arguments: Arguments) -> io::Result<()> {
     Ok(())
 }
 
-/// Connections that the same thread serves: of as many as were opened, those of the thread that first
-/// had enough. Where threads share connections, that is whichever did most of the work each time.
+/// Connections that the same thread serves: those of the thread that first has enough. Where threads share connections,
+/// a connection counts for the thread that did most of the work for it.
 fn hot(plan: &Plan, process: u32, visits: &mut u64) -> io::Result<Vec<RawFd>> {
     let mut by_thread: HashMap<i32, Vec<TcpStream>> = HashMap::new();
     for _ in 0..SOUNDINGS_MAX {

@@ -1,8 +1,8 @@
-//! The same program by monoio-http's own decoder and encoder, the way one writes it first with these packages: one
-//! pinned monoio runtime for each core, on tallyring's ring flags. Beside tallyring it tells what is the codec's and
-//! what the runtime's. `monoio-http ADDRESS COUNTER-URL`
+//! The same program with monoio-http's own decoder and encoder, as one would first write it with these packages: one
+//! pinned monoio runtime for each core, with tallyring's ring flags. It separates the cost of the codec from that of the
+//! runtime. `monoio-http ADDRESS COUNTER-URL`
 //!
-//! These decoders have no limits and misread some malformed messages: they see the benchmark's own load only.
+//! These decoders have no limits and misread some malformed messages; they are used for the benchmark's load only.
 
 use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, thread};
 
@@ -28,9 +28,9 @@ use monoio_http::{
         payload::{FixedPayload, Payload},
     },
 };
-use tallyring_bench::{arguments, heavy};
+use tallyring_bench::{SORRY_PAGE, WELCOME_PAGE, arguments, heavy};
 
-/// tallyring's, so that only the codec and what is around it differ.
+/// As in tallyring, so that only the code around the runtime differs.
 const ENTRIES: u32 = 4096;
 
 /// A connection to the counter.
@@ -79,7 +79,7 @@ impl Site {
 
     async fn answer(&self, request: Request) -> Response {
         let page = match request.uri().path() {
-            "/" => Bytes::from_static(b"Welcome to my site!"),
+            "/" => Bytes::from_static(WELCOME_PAGE.as_bytes()),
             "/heavy" => self.heavy.clone(),
             _ => {
                 let mut response = Response::new(Payload::None);
@@ -89,7 +89,7 @@ impl Site {
         };
         let page = match self.register().await {
             Ok(true) => page,
-            _ => Bytes::from_static(b"Error registering your visit"),
+            _ => Bytes::from_static(SORRY_PAGE.as_bytes()),
         };
         let mut response = Response::new(Payload::Fixed(FixedPayload::new(page)));
         let fields = response.headers_mut();
@@ -113,7 +113,7 @@ impl Site {
         link.sender.send_and_flush(call).await?;
         let answer = link.receiver.next().await;
         let answer = answer.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))??;
-        // Only a connection whose answer was read to its end is used again.
+        // Only a connection whose answer was read to the end is used again.
         link.receiver.fill_payload().await?;
         self.idle.borrow_mut().push(link);
         Ok(answer.status().is_success())
@@ -130,7 +130,7 @@ impl Site {
 fn main() -> io::Result<()> {
     let [address, counter] = arguments(["127.0.0.1:3000", "http://127.0.0.1:3001/counter"]);
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-    // A worker that fails ends the process: its listener would take connections that nobody serves.
+    // If a worker fails, the process ends: its listener would keep accepting connections that are not served.
     thread::scope(|scope| {
         for core in core_affinity::get_core_ids().unwrap_or_default() {
             let counter = &counter;

@@ -1,4 +1,4 @@
-//! The program that everybody writes first: axum, and a new client for each visit.
+//! The program as one first writes it: axum, and a new client for each visit.
 //! `seed ADDRESS COUNTER-URL`
 
 use std::io;

@@ -1,8 +1,7 @@
 //! The counter stub: a fast counter that keeps its total in memory.
 //! `stub ADDRESS [DELAY-MS [THREADS]]`
 //!
-//! Each `POST` is counted and answered, after the delay if there is one; a `GET` is answered with the
-//! total so far.
+//! Each `POST` is counted, and answered after the delay; a `GET` is answered with the total.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +21,7 @@ static TOTAL: AtomicU64 = AtomicU64::new(0);
 
 struct Stub {
     delay: Duration,
-    /// Answers that are owed, in the order of their times.
+    /// Answers that are due later, in the order of their times.
     owed: VecDeque<(Instant, RawFd)>,
 }
 
@@ -32,7 +31,7 @@ impl Program for Stub {
             let total = TOTAL.load(Ordering::Relaxed).to_string();
             let answer =
                 format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{total}", total.len());
-            // Asked for a few times in a run; what is sent must outlive the kernel's use of it.
+            // Leaked, since the ring sends static bytes; a run asks only a few times.
             return io.send(socket, Box::leak(answer.into_boxed_str()).as_bytes());
         }
         for _ in 0..heads(bytes) {
@@ -46,7 +45,7 @@ impl Program for Stub {
     }
 
     fn closed(&mut self, _io: &mut Io, socket: RawFd) {
-        // Its number may soon be another's.
+        // The descriptor may be used again for another connection.
         self.owed.retain(|(_, owed)| *owed != socket);
     }
 

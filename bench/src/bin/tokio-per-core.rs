@@ -1,5 +1,5 @@
-//! hyper on one single-threaded tokio runtime for each core, pinned, each with its own
-//! `SO_REUSEPORT` listener and its own client: tallyring's architecture on tokio's I/O.
+//! hyper on one pinned single-threaded tokio runtime for each core, each with its own `SO_REUSEPORT` listener and client:
+//! tallyring's architecture on tokio.
 //! `tokio-per-core ADDRESS COUNTER-URL`
 
 use std::io;

@@ -1,11 +1,11 @@
-//! An answer to a visit, as far as visitors care: is it whole, and was the visit registered.
+//! An answer to a visit: whether it is complete, and whether the visit was registered.
 
-/// The page of a visit that was not registered.
-const SORRY: &str = "Error registering your visit";
-/// Taken for the status of such a page.
+use crate::SORRY_PAGE;
+
+/// Stands for the status of a sorry page.
 const NOT_REGISTERED: u16 = 0;
 
-/// An answer on its way in. Only its status and its length matter.
+/// An answer that is being received. Only its status and its length matter.
 pub(super) enum Answer {
     Head(Vec<u8>),
     Body { status: u16, left: usize },
@@ -18,7 +18,7 @@ impl Default for Answer {
 }
 
 impl Answer {
-    /// Takes bytes; the status when the answer is whole. What is no answer has status 0.
+    /// Takes bytes; the status when the answer is complete, 0 for a malformed one.
     pub(super) fn advance(&mut self, bytes: &mut &[u8]) -> Option<u16> {
         if let Self::Head(held) = self {
             let before = held.len();
@@ -52,8 +52,8 @@ fn head(bytes: &[u8]) -> Option<(u16, usize)> {
     let status = response.code?;
     let length = response.headers.iter().find(|f| f.name.eq_ignore_ascii_case("content-length"));
     let length = std::str::from_utf8(length?.value).ok()?.parse().ok()?;
-    // The page was served, but the visit was not registered: known by its length.
-    let status = if status == 200 && length == SORRY.len() { NOT_REGISTERED } else { status };
+    // The sorry page is recognised by its length.
+    let status = if status == 200 && length == SORRY_PAGE.len() { NOT_REGISTERED } else { status };
     Some((status, length))
 }
 
@@ -67,8 +67,8 @@ mod tests {
             let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len());
             Answer::default().advance(&mut text.as_bytes())
         };
-        assert_eq!(answer("Welcome to my site!"), Some(200));
-        assert_eq!(answer(SORRY), Some(NOT_REGISTERED));
+        assert_eq!(answer(crate::WELCOME_PAGE), Some(200));
+        assert_eq!(answer(SORRY_PAGE), Some(NOT_REGISTERED));
     }
 
     #[test]

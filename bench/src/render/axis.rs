@@ -1,8 +1,8 @@
-//! Where on an axis a value is, and which values are named there.
+//! Where a value is on an axis, and the ticks of the axis.
 
 use std::ops::RangeInclusive;
 
-/// Of the values on logarithmic axes.
+/// The powers of ten on logarithmic axes.
 const DECADES: RangeInclusive<i32> = -3..=12;
 
 /// An axis from one value at one place to another at another.
@@ -14,12 +14,12 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// One on which equal differences are equally far.
+    /// A linear axis.
     pub fn linear(values: (f64, f64), places: (f64, f64)) -> Self {
         Self { values, places, is_log: false }
     }
 
-    /// One on which equal ratios are equally far.
+    /// A logarithmic axis.
     pub fn log(values: (f64, f64), places: (f64, f64)) -> Self {
         Self { values, places, is_log: true }
     }
@@ -32,7 +32,7 @@ impl Axis {
         self.places.0 + share * (self.places.1 - self.places.0)
     }
 
-    /// Values that are named: some round ones.
+    /// The values of the ticks: some round ones.
     pub fn ticks(&self) -> Vec<f64> {
         let within = |value: &f64| (self.values.0..=self.values.1).contains(value);
         if self.is_log {
@@ -46,7 +46,7 @@ impl Axis {
     }
 }
 
-/// A round step that makes at most six of a range.
+/// A round step that divides a range into at most six parts.
 fn step(range: f64) -> f64 {
     let decade = 10f64.powf((range / 6.0).log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|times| times * decade);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn round_values_are_named() {
+    fn ticks_are_round() {
         let ticks = |most| Axis::linear((0.0, most), (100.0, 200.0)).ticks();
         assert_eq!(ticks(34.0), [0.0, 10.0, 20.0, 30.0]);
         assert_eq!(ticks(61_000.0), [0.0, 20_000.0, 40_000.0, 60_000.0]);

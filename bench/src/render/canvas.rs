@@ -1,4 +1,4 @@
-//! The paper that charts are drawn on: SVG that follows the reader's light or dark colour scheme.
+//! The canvas that charts are drawn on: SVG that follows the reader's light or dark colour scheme.
 
 use svg::{
     Document, Node,
@@ -7,9 +7,9 @@ use svg::{
 
 use crate::arms::Arm;
 
-/// As wide as a README is shown, so that text is read at its size.
+/// The width of a README, so that text is shown at its size.
 pub const WIDTH: f64 = 860.0;
-/// The distance of the paper's edge from what is drawn.
+/// The margin of the canvas.
 pub const MARGIN: f64 = 16.0;
 
 /// Colours are given by class; an arm's marks take the `color` of their group.
@@ -68,14 +68,14 @@ text{fill:#f0f6fc}
 }
 "#;
 
-/// Which side of its place a text is on.
+/// On which side of its position a text is.
 #[derive(Debug, Clone, Copy)]
 pub enum Side {
-    /// It begins there.
+    /// It begins at the position.
     Right,
-    /// It is centred there.
+    /// It is centred at the position.
     Both,
-    /// It ends there.
+    /// It ends at the position.
     Left,
 }
 
@@ -85,7 +85,7 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// Paper of this height, with what the chart shows and how it is to be read.
+    /// A canvas of this height, with a title and notes.
     pub fn new(height: f64, title: &str, notes: &[&str]) -> Self {
         let paper =
             Rectangle::new().set("class", "paper").set("width", WIDTH).set("height", height);
@@ -114,17 +114,17 @@ impl Canvas {
     }
 }
 
-/// A number for an attribute: to the tenth of a pixel.
+/// A number for an attribute, rounded to a tenth of a pixel.
 pub fn at(place: f64) -> f64 {
     (place * 10.0).round() / 10.0
 }
 
-/// What an arm's marks are in.
+/// The group of an arm's marks, which gives them its colour.
 pub fn group(arm: Arm) -> Group {
     Group::new().set("class", arm.name())
 }
 
-/// A text, vertically centred at its place.
+/// A text, vertically centred at its position.
 pub fn text((x, y): (f64, f64), side: Side, class: &str, text: &str) -> Text {
     let anchor = match side {
         Side::Right => "start",
@@ -152,7 +152,7 @@ pub fn dot(class: &str, (x, y): (f64, f64), radius: f64) -> Circle {
     Circle::new().set("class", class).set("cx", at(x)).set("cy", at(y)).set("r", radius)
 }
 
-/// Names of curves right of `right`, none over another: each curve's end, and whose it is.
+/// Names of curves right of `right`, without overlap; `ends` are the ends of the curves.
 pub fn names(canvas: &mut Canvas, mut ends: Vec<((f64, f64), Arm)>, (right, bottom): (f64, f64)) {
     const APART: f64 = 17.0;
     ends.sort_by(|one, other| one.0.1.total_cmp(&other.0.1));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_apart_and_on_the_paper() {
+    fn names_do_not_overlap_and_are_on_the_canvas() {
         let mut canvas = Canvas::new(100.0, "", &[]);
         let ends = [Arm::Floor, Arm::Hyper, Arm::Axum].map(|arm| ((0.0, 90.0), arm));
         names(&mut canvas, ends.to_vec(), (0.0, 95.0));

@@ -1,5 +1,5 @@
-//! What a record is shown as: a summary, charts, and the table of the README. Everything here is made
-//! from the record alone, so that it can be made again.
+//! The summary and the charts of a record, and the table of the benchmark's README. They are made from the record alone,
+//! so that they can be made again.
 
 mod axis;
 mod canvas;
@@ -11,7 +11,7 @@ use std::{fs, io, path::Path};
 pub use self::summary::in_short;
 use crate::record::Record;
 
-/// Writes the summary and the charts of a record beside it.
+/// Writes the summary and the charts of a record into its directory.
 ///
 /// # Errors
 /// When they cannot be written.
@@ -22,7 +22,7 @@ pub fn write(directory: &Path, record: &Record) -> io::Result<()> {
     Ok(())
 }
 
-/// The files that a record gives, by name.
+/// The summary and the charts of a record, by the names of their files.
 pub fn files(record: &Record) -> Vec<(&'static str, String)> {
     let charts = charts::charts(record);
     let names: Vec<_> = charts.iter().map(|(name, _)| *name).collect();
@@ -31,8 +31,7 @@ pub fn files(record: &Record) -> Vec<(&'static str, String)> {
     files
 }
 
-/// The median ratios to the floor of each arm, from the least to the most over some records, as Markdown: the table of
-/// the benchmark's README.
+/// The range over some records of each arm's median ratio to the floor, as Markdown: the table of the benchmark's README.
 #[cfg(test)]
 fn over_machines(records: &[Record]) -> String {
     use crate::{
@@ -90,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_committed_is_what_the_figures_give() {
+    fn committed_files_match_their_figures() {
         for directory in recorded() {
             let record = Record::read(&directory).unwrap();
             for (name, text) in files(&record) {

@@ -1,4 +1,4 @@
-//! The tables.
+//! The summary of a record: its tables, as Markdown and for the terminal.
 
 use crate::{
     arms::Arm,
@@ -8,7 +8,7 @@ use crate::{
     terminal::table,
 };
 
-/// All that a record says, as Markdown, with charts that are beside it.
+/// The summary as Markdown, with the charts of these names.
 pub fn summary(record: &Record, charts: &[&str]) -> String {
     let mut text = record.environment.describe();
     let repeats = record.runs.iter().map(|run| run.repeat + 1).max().unwrap_or(0);
@@ -22,7 +22,7 @@ pub fn summary(record: &Record, charts: &[&str]) -> String {
     for failure in &record.failures {
         text += &format!("\nA run failed: {failure}\n");
     }
-    text += &format!("\n{}", in_short_for_readme(record));
+    text += &format!("\n{}", main_table(record));
     for chart in charts {
         text += &format!("\n![{}]({chart})\n", chart.trim_end_matches(".svg"));
     }
@@ -54,7 +54,7 @@ fn books(record: &Record) -> String {
     text
 }
 
-/// The fifth is followed by the name of the usual arm.
+/// The heads of the columns; the fifth gets the name of the usual arm.
 const HEADS: [&str; 13] = [
     "arm",
     "CPU µs a visit",
@@ -160,8 +160,8 @@ pub fn in_short(record: &Record) -> String {
     table(&main_figures(record))
 }
 
-/// The same as Markdown; the table of the README too.
-pub fn in_short_for_readme(record: &Record) -> String {
+/// The same as Markdown.
+fn main_table(record: &Record) -> String {
     let mut text = String::new();
     for (place, cells) in main_figures(record).into_iter().enumerate() {
         text += &row(cells);
@@ -172,7 +172,7 @@ pub fn in_short_for_readme(record: &Record) -> String {
     text
 }
 
-/// The main figures of each arm, below their heads.
+/// The main figures of each arm, below the heads of the columns.
 fn main_figures(record: &Record) -> Vec<[String; 6]> {
     let usual = record.usual();
     let mut rows = vec![[
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn each_arm_has_a_row_in_short() {
         let expected = "| tallyring | 16.5 (11.0–22.0) | 1.10 | 0.28 | 200 | – |\n";
-        assert!(in_short_for_readme(&record()).contains(expected));
+        assert!(main_table(&record()).contains(expected));
         let expected = "tallyring  16.5 (11.0–22.0)     1.10    0.28             200";
         assert!(in_short(&record()).contains(expected), "{}", in_short(&record()));
     }

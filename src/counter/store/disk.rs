@@ -1,5 +1,5 @@
-//! The system's calls about files, and the paths beside a file. Each call goes through [`Disk`], where a test
-//! can make it fail. Knows nothing of redb but how it locks.
+//! System calls for files, and names next to a file. Each call goes through [`Disk`], where a test can make it fail.
+//! Knows nothing of redb except how it locks.
 
 use std::{
     ffi::OsString,
@@ -40,7 +40,7 @@ pub(super) enum Call<'a> {
     Sync,
 }
 
-/// The system's calls.
+/// Makes the system calls.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk {
     #[cfg(test)]
@@ -57,7 +57,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes a directory and those above it, each on disk before the next.
+    /// Creates a directory and its parents, each on disk before the next.
     pub(super) fn make_directories(&self, directory: &Path) -> io::Result<()> {
         if directory.is_dir() {
             return Ok(());
@@ -76,7 +76,7 @@ impl Disk {
     pub(super) fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         self.before(Call::SyncDirectory)?;
         match File::open(directory)?.sync_all() {
-            // fsync(2): a file system that has no such thing for directories.
+            // fsync(2): the file system cannot sync directories.
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
             result => result,
         }
@@ -87,7 +87,7 @@ impl Disk {
         OpenOptions::new().read(true).write(true).open(path)
     }
 
-    /// Opens a file that is not written to. One that is a pipe is nobody's to wait for.
+    /// Opens a file to read it. Does not block, even if it is a pipe.
     pub(super) fn open_to_read(&self, path: &Path) -> io::Result<File> {
         self.before(Call::Open)?;
         let flags = OFlags::NONBLOCK.bits().cast_signed();
@@ -111,8 +111,8 @@ impl Disk {
         fs::metadata(path)
     }
 
-    /// Locks a file as redb does, which may then do it again; false when another process has it.
-    /// Nothing may be written to a file before this.
+    /// Locks a file as redb does; false when another process has the lock. redb can then take it once more. Nothing may
+    /// be written to a file before this.
     pub(super) fn lock(&self, file: &File) -> io::Result<bool> {
         let locked = self.before(Call::Lock).map_err(TryLockError::Error);
         match locked.and_then(|()| file.try_lock()) {
@@ -126,14 +126,14 @@ impl Disk {
         }
     }
 
-    /// Whether another process has locked a file. No lock is taken: a start at this moment would find it.
+    /// Whether another process has locked a file. Takes no lock, which a start at the same moment would run into.
     pub(super) fn is_locked(&self, file: &File) -> io::Result<bool> {
         self.before(Call::Lock)?;
         let backend = FileBackend::new(file.try_clone()?).map_err(io::Error::other)?;
         match backend.query_lock_range(Bound::Unbounded, Bound::Unbounded) {
             Ok(locked) => Ok(locked),
             Err(BackendError::Io(error)) => Err(error),
-            // A file system without fcntl(2), F_OFD_GETLK. redb goes by flock(2) there.
+            // A file system without fcntl(2), F_OFD_GETLK, where redb uses flock(2).
             Err(_) => match file.try_lock_shared() {
                 Ok(()) => file.unlock().map(|()| false),
                 Err(TryLockError::WouldBlock) => Ok(true),
@@ -146,7 +146,7 @@ impl Disk {
     pub(super) fn rename_to_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.before(Call::Rename)?;
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // renameat2(2): a file system that cannot.
+            // renameat2(2): the file system cannot do this.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 fs::hard_link(from, to)?;
                 fs::remove_file(from)
@@ -155,7 +155,7 @@ impl Disk {
         }
     }
 
-    /// Gives a file the name of another, which loses it at the same moment.
+    /// Gives a file the name of another, which it replaces atomically.
     pub(super) fn rename_over(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.before(Call::Rename)?;
         fs::rename(from, to)
@@ -206,15 +206,14 @@ impl Disk {
     }
 }
 
-/// Locks all bytes of a file by fcntl(2), F_OFD_SETLK; false when another process has some, as redb has
-/// while it is open. The lock belongs to the open file, not to the backend that takes it here, and
-/// ends with the last descriptor.
+/// Locks all bytes of a file by fcntl(2), F_OFD_SETLK; false when another process has locked some, as redb does. The
+/// lock belongs to the open file and not to the backend here, and ends with the last descriptor.
 fn lock_range(file: &File) -> io::Result<bool> {
     let backend = FileBackend::new(file.try_clone()?).map_err(io::Error::other)?;
     match backend.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
         Ok(locked) => Ok(locked),
         Err(BackendError::Io(error)) => Err(error),
-        // redb would go on without a lock, and a second start would overwrite what the first counts.
+        // redb would continue without a lock, and a second process could overwrite what the first counts.
         Err(error) => Err(io::Error::new(
             io::ErrorKind::Unsupported,
             format!("its file system has no locks, so that two could write to it: {error}"),
@@ -229,7 +228,12 @@ pub(super) fn directory_of(path: &Path) -> &Path {
     }
 }
 
-/// Where a file is that `path` leads to, by links or not, whether it is there or not.
+/// Which file it is, whatever its names.
+pub(super) fn device_and_inode(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// The path that `path` leads to through symbolic links, whether a file is there or not.
 pub(super) fn link_target(path: &Path) -> PathBuf {
     // path_resolution(7)
     const LINKS_MAX: usize = 40;
@@ -243,7 +247,7 @@ pub(super) fn link_target(path: &Path) -> PathBuf {
     path
 }
 
-/// Where the file at `path` stands until it is complete.
+/// The name of the file at `path` until it is complete.
 pub(super) fn unfinished_path(path: &Path) -> PathBuf {
     let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
     name.push(".unfinished");

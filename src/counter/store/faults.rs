@@ -1,4 +1,4 @@
-//! Calls to the system that fail, and what a disk holds when the power fails at any moment.
+//! System calls that fail, and what a disk holds after a power failure at any moment.
 
 use std::{
     collections::BTreeMap,
@@ -15,33 +15,33 @@ use super::{
     redb_store::RedbStore,
 };
 
-/// Counts the calls, makes some of them fail, and notes what is done to the counter's file.
+/// Counts the calls, makes some of them fail, and records what is done to the counter's file.
 #[derive(Debug, Default)]
 pub(super) struct Faults(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     calls: usize,
-    /// The first call to fail, how many do, and what they say.
+    /// The first call to fail, how many fail, and the error.
     plan: Option<(usize, usize, Errno)>,
-    /// Calls that fail each time, and what they say.
+    /// A call that always fails, and its error.
     missing: Option<(Call<'static>, Errno)>,
     failed: usize,
     journal: Vec<Entry>,
 }
 
-/// What has happened, in its order.
+/// What was done to the file.
 #[derive(Debug, Clone)]
 enum Entry {
     Write(u64, Vec<u8>),
     SetLength(u64),
     Synced,
-    /// The sync has failed. The kernel calls its pages clean all the same and never writes them again.
+    /// The sync has failed. The kernel marks its pages as clean all the same and never writes them again.
     NotSynced,
     Renamed,
-    /// Additions that may be seen from now on.
+    /// Additions that may be on disk from now on.
     Begun(u64),
-    /// Additions that must be seen from now on.
+    /// Additions that must be on disk from now on.
     Told(u64),
 }
 
@@ -86,7 +86,7 @@ impl Faults {
         state.plan = Some((state.calls + wait, count, error));
     }
 
-    /// A disk that has no such call.
+    /// On a disk without this call.
     fn without(call: Call<'static>, error: Errno) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State { missing: Some((call, error)), ..State::default() })))
     }
@@ -103,14 +103,14 @@ impl Faults {
     }
 }
 
-/// A store on a disk that fails as it is told, and what its totals must be.
+/// A store on a disk with faults, and what its totals must be.
 struct Trial {
     faults: Arc<Faults>,
     path: PathBuf,
     store: Option<RedbStore>,
-    /// Additions that were told as durable, of each name.
+    /// Additions that were reported as durable, by name.
     told: BTreeMap<String, u64>,
-    /// Those and the ones of which it is not known.
+    /// The same, with those that may be durable.
     possible: BTreeMap<String, u64>,
     batches: usize,
 }
@@ -129,20 +129,20 @@ impl Trial {
         }
     }
 
-    /// Opens it as a start does; false when that fails.
+    /// Opens the store as a start does; false when that fails.
     fn start(&mut self) -> bool {
         let disk = Disk { faults: Some(Arc::clone(&self.faults)) };
-        // The one before ends first: its lock with it.
+        // The store before must give up its lock first.
         self.store = None;
         self.store = RedbStore::open(disk, &self.path, false).ok();
         self.store.is_some()
     }
 
-    /// One batch; whether it was counted.
+    /// Commits a batch; whether it was counted.
     fn commit(&mut self) -> bool {
         let Some(store) = &mut self.store else { return false };
         self.batches += 1;
-        // A name of its own makes the file grow.
+        // A new name makes the file grow.
         let own = format!("{:0>100}", self.batches);
         let names = NAMES.iter().map(|name| (*name).to_owned()).chain([own]);
         let batch: Vec<_> = names.map(|name| Operation::Add { name, by: 1 }).collect();
@@ -157,7 +157,7 @@ impl Trial {
                     *told += by;
                     *possible += by;
                     assert!((*told..=*possible).contains(total), "{told} <= {total} <= {possible}");
-                    // What was unknown is known now.
+                    // From now on the total is known.
                     (*told, *possible) = (*total, *total);
                 }
                 Outcome::Unknown => *possible += by,
@@ -172,7 +172,7 @@ impl Trial {
         counted
     }
 
-    /// All totals, without a fault, lie between what was told and what is possible.
+    /// Checks that all totals are between what was reported and what is possible.
     fn check(&mut self) {
         let names: Vec<_> = self.told.keys().cloned().collect();
         let batch: Vec<_> =
@@ -197,7 +197,7 @@ impl Trial {
     }
 }
 
-/// Makes `count` calls fail from the one of this number on. True when there are as many.
+/// Makes `count` calls fail from call `number` on. False when there is no such call.
 #[track_caller]
 fn check_fault(number: usize, count: usize) -> bool {
     let directory = tempfile::tempdir().unwrap();
@@ -206,12 +206,12 @@ fn check_fault(number: usize, count: usize) -> bool {
     trial.faults.fail(number, count, error);
     trial.run();
     let failed = trial.faults.end();
-    // It goes on by itself when the fault is gone.
+    // It recovers by itself after the fault.
     if trial.store.is_some() {
-        assert!(trial.commit(), "call {number} failed {count} times: it does not go on");
+        assert!(trial.commit(), "call {number} failed {count} times: it does not recover");
         trial.check();
     }
-    // And a start is in no need of --create.
+    // And a start does not need --create.
     assert!(trial.start(), "call {number} failed {count} times: it does not start");
     trial.check();
     assert!(trial.commit());
@@ -226,12 +226,12 @@ fn each_call_to_the_system_may_fail_and_nothing_is_lost_or_counted_twice() {
     }
 }
 
-/// What a disk may hold when the power fails: what was synced, and of the rest any part.
+/// What a disk may hold after a power failure: what was synced, and any part of the rest.
 #[derive(Default, Clone)]
 struct Image {
     bytes: Vec<u8>,
     renamed: bool,
-    /// Additions that must be there, and those that may.
+    /// Additions that must be there, and those that may be there.
     told: u64,
     begun: u64,
 }
@@ -253,7 +253,7 @@ impl Image {
         }
     }
 
-    /// A start on this disk finds all that was told.
+    /// Checks that a start on this disk finds all that was reported.
     #[track_caller]
     fn check(&self, what: &str) {
         let directory = tempfile::tempdir().unwrap();
@@ -270,20 +270,19 @@ impl Image {
     }
 }
 
-/// Whether a write reaches the disk, of which nobody has waited for the sync: its place among those, and
-/// their number.
+/// Whether a write that was not synced reaches the disk, by its index among those, and their number.
 type Keeps = fn(usize, usize) -> bool;
 
-/// Which of such writes reach it.
+/// Which writes that were not synced reach the disk.
 const KEPT: [(&str, Keeps); 5] = [
     ("none", |_, _| false),
     ("all", |_, _| true),
-    ("the last", |place, count| place + 1 == count),
-    ("all but the last", |place, count| place + 1 < count),
-    ("every second", |place, _| place % 2 == 0),
+    ("the last", |index, count| index + 1 == count),
+    ("all but the last", |index, count| index + 1 < count),
+    ("every second", |index, _| index % 2 == 0),
 ];
 
-/// Lets the power fail after each entry of a journal, from one of them on.
+/// Lets the power fail after each entry of a journal from entry `from` on.
 #[track_caller]
 fn check_power_failures(journal: &[Entry], from: usize, patterns: &[(&str, Keeps)]) {
     let mut disk = Image::default();
@@ -300,8 +299,8 @@ fn check_power_failures(journal: &[Entry], from: usize, patterns: &[(&str, Keeps
                 continue;
             }
             let mut image = disk.clone();
-            for (place, entry) in pending.iter().enumerate() {
-                if keeps(place, pending.len()) {
+            for (index, entry) in pending.iter().enumerate() {
+                if keeps(index, pending.len()) {
                     image.apply(entry);
                 }
             }
@@ -318,8 +317,8 @@ fn the_power_may_fail_at_any_moment() {
     check_power_failures(&trial.faults.0.lock().unwrap().journal, 0, &KEPT);
 }
 
-/// Makes the call of this number after the first commit fail, and the power fail later, where that
-/// call is a sync. False when there is no such call.
+/// Makes call `number` after the first commit fail, and if it is a sync, lets the power fail later. False when there is
+/// no such call.
 #[track_caller]
 fn check_failed_sync(number: usize) -> bool {
     let directory = tempfile::tempdir().unwrap();
@@ -365,7 +364,7 @@ fn a_file_in_use_is_not_written_to_where_flock_is_not_supported() {
 fn a_file_that_another_makes_is_not_written_to_where_flock_is_not_supported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("counter.redb");
-    // What somebody has at hand who makes it, just before it gets its name.
+    // The state of another process that creates the file, just before it gets its name.
     let maker = Disk { faults: Some(Faults::without(Call::Lock, Errno::NOSYS)) };
     let unfinished = fs::File::create_new(directory.path().join("counter.redb.unfinished"));
     let unfinished = unfinished.unwrap();
@@ -382,12 +381,12 @@ fn a_directory_that_cannot_be_listed_keeps_nobody_from_a_file_that_is_there() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("counter.redb");
     let faults = Faults::without(Call::SyncDirectory, Errno::ACCESS);
-    // None is made there: its name might be lost with the power.
+    // No file is created there: its name might be lost in a power failure.
     let error = open_on(&faults, &path).err().expect("a file was made").to_string();
     assert!(error.contains(&format!("{}:", directory.path().display())), "{error}");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     drop(RedbStore::open(Disk::default(), &path, false).unwrap());
     open_on(&faults, &path).unwrap();
-    // Other failures say that the name may not be on disk.
+    // After other failures the name may not be on disk.
     assert!(open_on(&Faults::without(Call::SyncDirectory, Errno::IO), &path).is_err());
 }

@@ -1,5 +1,5 @@
-//! The counter's file as the system has it: how it is made and opened, whether its name still leads to
-//! it, and the bytes that redb reads and writes. Knows nothing of totals.
+//! The counter's file for the system: how it is created and opened, whether its name still leads to it, and the bytes
+//! that redb reads and writes. Knows nothing of totals.
 
 use std::{
     fs::File,
@@ -19,18 +19,18 @@ use redb::{
 
 use super::{
     OpenError,
-    disk::{Call, Disk, directory_of, link_target, unfinished_path},
+    disk::{Call, Disk, device_and_inode, directory_of, link_target, unfinished_path},
 };
 
-/// What each redb file begins with.
+/// The first bytes of each redb file.
 pub(super) const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
-/// Pages that redb keeps in memory. A file with as many names as there may be is smaller.
+/// Pages that redb keeps in memory. A file with the most names is smaller.
 pub(super) const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How often a start looks again when the file appears or vanishes under its hands.
+/// How often a start tries again when the file appears or vanishes meanwhile.
 const ATTEMPTS_MAX: usize = 3;
-/// What is read at a time.
+/// Bytes that are read at a time.
 pub(super) const READ_BYTES: usize = 256 * PAGE_BYTES;
-/// What is written back at a time.
+/// Bytes that are written back at a time.
 const PAGE_BYTES: usize = 4096;
 
 /// A file that is open and locked, and the database in it.
@@ -41,12 +41,12 @@ pub(super) struct CounterFile {
     shared: Arc<Shared>,
 }
 
-/// What redb's side of a file and ours both know.
+/// What is known of a file by redb's backend and by us.
 #[derive(Debug, Default)]
 struct Shared {
-    /// How long the file is, by what was done to it here.
+    /// The length that this process has given it.
     length: AtomicU64,
-    /// Nothing is read from it or written to it any more.
+    /// Whether reads and writes fail from now on.
     given_up: AtomicBool,
 }
 
@@ -59,13 +59,12 @@ pub(super) enum Named {
     Nothing,
     /// Another file.
     Another,
-    /// The file that is open, but somebody has cut it.
-    Cut,
+    /// The file that is open, but another process has made it shorter.
+    Truncated,
 }
 
 impl CounterFile {
-    /// Opens the file at `path`, or makes it where there is none. An empty one is another's only if
-    /// `create` says so.
+    /// Opens the file at `path`, or creates it. With `create`, an empty file is replaced by a new one.
     pub(super) fn open_or_create(
         disk: &Disk,
         path: &Path,
@@ -89,13 +88,12 @@ impl CounterFile {
         Err(OpenError::Io(path.to_owned(), io::Error::other(problem)))
     }
 
-    /// Opens the file at `path`. Never makes one.
+    /// Opens the file at `path`. Never creates one.
     ///
-    /// What it holds was checked and is on disk. The system's cache alone proves neither: after a
-    /// failed write it may give back what never reached the disk, call it clean and never write it
-    /// again, in this process and in the next. So all of it is written once more, and the sync after
-    /// that must succeed, before redb takes any of it for true: redb's own repair would overwrite the
-    /// commit to go back to.
+    /// After this its content is checked and on disk. Reading alone does not prove that it is on disk: after a failed
+    /// write the kernel's cache may return data that never reached the disk, as clean pages that are never written
+    /// again, in this process and in the next. So the whole file is written and synced once more before redb reads
+    /// it: redb's own repair could overwrite the last commit that is intact.
     pub(super) fn open(disk: &Disk, path: &Path) -> Result<Self, OpenError> {
         let io_error = |error| OpenError::Io(path.to_owned(), error);
         let file = match disk.open(path) {
@@ -111,27 +109,27 @@ impl CounterFile {
         if !disk.lock(&file).map_err(io_error)? {
             return Err(OpenError::InUse(path.to_owned()));
         }
-        // Once more, behind the lock.
+        // Once more, since it may have changed before it was locked.
         let length = disk.metadata(&file).map_err(io_error)?.len();
-        check_begin(disk, path, &file, length)?;
+        check_magic(disk, path, &file, length)?;
         write_again(disk, &file, length).map_err(io_error)?;
-        // Its maker may have been killed before this.
+        // The process that created it may have been killed before this.
         match disk.sync_directory(directory_of(&link_target(path))) {
-            // Who may not read a directory cannot sync it, and makes no file there: see `create`.
+            // A process that may not read the directory cannot have created the file: see `create`.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             result => result.map_err(io_error)?,
         }
         Self::with_database(disk, file, length).map_err(|error| open_error(path, error))
     }
 
-    /// Makes the file at `path`; `None` when another process was faster.
+    /// Creates the file at `path`; `None` when another process was faster.
     ///
-    /// It is made under another name and gets its own when it is complete and on disk: who is killed
-    /// in between leaves nothing that a later start would take for a counter.
+    /// It is created under another name and renamed when it is complete and on disk: a process that is killed in
+    /// between leaves nothing that a later start would take for a counter's file.
     fn create(disk: &Disk, path: &Path) -> Result<Option<Self>, OpenError> {
         let io_error = |error| OpenError::Io(path.to_owned(), error);
         let directory = directory_of(path);
-        // A file whose name cannot be brought to disk is not made at all.
+        // A file whose name could not be synced is not created at all.
         disk.sync_directory(directory)
             .map_err(|error| OpenError::Unsynced(directory.to_owned(), error))?;
         let unfinished = unfinished_path(path);
@@ -156,7 +154,7 @@ impl CounterFile {
             }
         });
         if !matches!(named, Ok(Some(_))) {
-            // Whoever comes next could use it too.
+            // If this fails, the next start uses the file.
             let _ = disk.remove(&unfinished);
         }
         named
@@ -175,8 +173,7 @@ impl CounterFile {
             .set_cache_size(CACHE_BYTES_MAX)
             .set_check_integrity_on_open(true)
             .create_with_backend(backend)?;
-        let device_and_inode = (metadata.dev(), metadata.ino());
-        Ok(Self { database, device_and_inode, shared })
+        Ok(Self { database, device_and_inode: device_and_inode(&metadata), shared })
     }
 
     /// What `path` leads to now.
@@ -185,22 +182,22 @@ impl CounterFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Named::Nothing),
             result => result?,
         };
-        Ok(match (metadata.dev(), metadata.ino()) == self.device_and_inode {
+        Ok(match device_and_inode(&metadata) == self.device_and_inode {
             false => Named::Another,
-            true if metadata.len() < self.shared.length.load(Ordering::Relaxed) => Named::Cut,
+            true if metadata.len() < self.shared.length.load(Ordering::Relaxed) => Named::Truncated,
             true => Named::Same,
         })
     }
 
-    /// Closes it without a further write: what it held is not there any more, and what redb notes
-    /// at its close would stand alone.
+    /// Closes it without another write: its content is gone, and redb would write its closing mark into an otherwise
+    /// empty file.
     pub(super) fn give_up(self) {
         self.shared.given_up.store(true, Ordering::Relaxed);
     }
 }
 
-/// Whether a file of this length begins like one of redb's.
-pub(super) fn check_begin(
+/// Checks that a file of this length begins like one of redb.
+pub(super) fn check_magic(
     disk: &Disk,
     path: &Path,
     file: &File,
@@ -220,24 +217,23 @@ pub(super) fn check_begin(
     Ok(())
 }
 
-/// Opens the file that is to become the counter's, alone; `None` when another process makes it now.
-/// What somebody has left there who was killed is used again.
+/// Opens and locks the file that is to become the counter's; `None` when another process has the lock. What a process
+/// that was killed has left there is used again.
 pub(super) fn create_unfinished(disk: &Disk, path: &Path) -> io::Result<Option<File>> {
     for _ in 0..ATTEMPTS_MAX {
         let file = disk.create(path)?;
         if !disk.lock(&file)? {
             return Ok(None);
         }
-        // Between the two, whoever had the lock may have finished: then this is the counter's file,
-        // under its own name.
+        // Before the lock, another process may have finished it: then this is the counter's file under its final name.
         let (opened, named) = (disk.metadata(&file)?, disk.metadata_of(path));
         let is_named =
-            named.is_ok_and(|named| named.dev() == opened.dev() && named.ino() == opened.ino());
+            named.is_ok_and(|named| device_and_inode(&named) == device_and_inode(&opened));
         if !is_named {
             continue;
         }
         if opened.nlink() > 1 {
-            // It has its own name too; see `rename_to_new`.
+            // It has its final name too; see `rename_to_new`.
             disk.remove(path)?;
             continue;
         }
@@ -247,24 +243,24 @@ pub(super) fn create_unfinished(disk: &Disk, path: &Path) -> io::Result<Option<F
     Ok(None)
 }
 
-/// Removes an empty file, unless it is in use or not empty any more.
+/// Removes an empty file, unless it is in use or no longer empty.
 fn remove_empty(disk: &Disk, path: &Path) -> Result<(), OpenError> {
     let io_error = |error| OpenError::Io(path.to_owned(), error);
     let file = disk.open(path).map_err(io_error)?;
-    // Nobody else removes it or puts another in its place while it is locked.
+    // No other start removes or replaces it while it is locked.
     if !disk.lock(&file).map_err(io_error)? {
         return Err(OpenError::InUse(path.to_owned()));
     }
     let (opened, named) = (disk.metadata(&file), disk.metadata_of(path));
     let (opened, named) = (opened.map_err(io_error)?, named.map_err(io_error)?);
-    if opened.len() == 0 && opened.ino() == named.ino() && opened.dev() == named.dev() {
+    if opened.len() == 0 && device_and_inode(&opened) == device_and_inode(&named) {
         disk.remove(path).map_err(io_error)?;
     }
     Ok(())
 }
 
-/// Writes all of a file once more as it is, its length too, and syncs it. A page of zeros holds nothing
-/// of redb's and may be a hole, which is not filled.
+/// Writes a file once more as it is, its length too, and syncs it. A page of zeros is left out: redb has nothing there,
+/// and it may be a hole.
 fn write_again(disk: &Disk, file: &File, length: u64) -> io::Result<()> {
     let mut bytes = vec![0; READ_BYTES];
     let mut offset = 0;
@@ -287,7 +283,7 @@ pub(super) fn open_error(path: &Path, error: DatabaseError) -> OpenError {
     let path = path.to_owned();
     match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path),
-        // What redb says of a file that does not begin like one of its own.
+        // redb's error for a file that does not begin like one of its own.
         DatabaseError::Storage(StorageError::Io(error))
             if error.kind() == io::ErrorKind::InvalidData =>
         {
@@ -299,12 +295,12 @@ pub(super) fn open_error(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-/// The file as redb has it.
+/// The file for redb.
 #[derive(Debug)]
 struct Backend {
     disk: Disk,
     file: FileBackend,
-    /// Whether it may be empty, in which case redb begins a database.
+    /// Whether it may be empty: redb creates a database then.
     is_new: bool,
     shared: Arc<Shared>,
 }

@@ -1,10 +1,10 @@
-//! What a start would find of the counter's file, looked at beside a counter that may run on it: nothing is changed
-//! that lasts, no lock is taken, and nothing is made under a name that another start would use.
+//! What a start would find of the counter's file, while a counter may be using it: no lock is taken, nothing lasting is
+//! changed, and nothing is created under a name that another start would use.
 
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::MetadataExt,
     path::Path,
     process,
 };
@@ -16,12 +16,12 @@ use rustix::{
 
 use super::{
     OpenError,
-    disk::{directory_of, link_target},
-    file::MAGIC,
+    disk::{Disk, directory_of, link_target},
+    file::check_magic,
 };
 
-/// Whether the file at `path` can be opened, or made where there is none, as far as can be seen; an error that it
-/// is in use is one that may pass.
+/// Checks whether the file at `path` can be opened or created, as far as that can be seen. The error that it is in use
+/// may be temporary.
 pub(super) fn probe(path: &Path, create: bool) -> Result<(), OpenError> {
     let path = &link_target(path);
     let io_error = |error| OpenError::Io(path.to_owned(), error);
@@ -36,15 +36,9 @@ pub(super) fn probe(path: &Path, create: bool) -> Result<(), OpenError> {
         return Err(OpenError::Foreign(path.to_owned()));
     }
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(io_error)?;
-    let mut magic = [0; MAGIC.len()];
     match file.metadata().map_err(io_error)?.len() {
         0 if create => return probe_directory(directory_of(path)),
-        0 => return Err(OpenError::Empty(path.to_owned())),
-        length if length < MAGIC.len() as u64 => return Err(OpenError::Foreign(path.to_owned())),
-        _ => file.read_exact_at(&mut magic, 0).map_err(io_error)?,
-    }
-    if magic != MAGIC {
-        return Err(OpenError::Foreign(path.to_owned()));
+        length => check_magic(&Disk::default(), path, &file, length)?,
     }
     if is_locked(&file) { Err(OpenError::InUse(path.to_owned())) } else { Ok(()) }
 }
@@ -53,7 +47,7 @@ fn is_nothing_there(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Whether a file can be made in `directory`, which itself may have to be made.
+/// Checks whether a file can be created in `directory`, which may have to be created itself.
 fn probe_directory(directory: &Path) -> Result<(), OpenError> {
     let mut existing = directory;
     let metadata = loop {
@@ -70,28 +64,28 @@ fn probe_directory(directory: &Path) -> Result<(), OpenError> {
         let problem = io::Error::other(format!("{} is no directory", existing.display()));
         return Err(OpenError::Directory(directory.to_owned(), problem));
     }
-    // A new file is synced by its directory, which has to be opened for that.
+    // A start syncs the directory of a new file, and has to open it for that.
     File::open(existing).map_err(|error| OpenError::Unsynced(existing.to_owned(), error))?;
     try_entry(existing).map_err(|error| OpenError::NotWritable(existing.to_owned(), error))
 }
 
-/// Makes an entry in a directory and removes it again: permissions alone do not tell whether one can be made.
+/// Creates an entry in a directory and removes it: permissions alone do not tell whether that is possible.
 fn try_entry(directory: &Path) -> io::Result<()> {
     let entry = directory.join(format!(".tallyring-check-{}", process::id()));
     match fs::create_dir(&entry) {
-        // Of a process that was killed and had this number.
+        // Left by a process that had the same id and was killed.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         result => result?,
     }
     match fs::remove_dir(&entry) {
-        // By another one that looks at the same time; in containers, all processes have the same number.
+        // Removed by another process with the same id, as in several containers.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
 }
 
-/// Whether a process has a lock on the file, as far as proc_locks(5) tells: to ask by taking it could keep a start
-/// from it. Some file systems show their files under another device there.
+/// Whether a process has a lock on the file, as far as proc_locks(5) tells. A lock is not tried: a start at the same
+/// moment could fail because of it. Some file systems show other device numbers there.
 fn is_locked(file: &File) -> bool {
     let Ok(metadata) = file.metadata() else { return false };
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
@@ -105,7 +99,6 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::{super::RedbStore, *};
-    use crate::counter::store::disk::Disk;
 
     #[track_caller]
     fn check(path: &Path, create: bool, expected: Option<&str>) {
@@ -130,7 +123,7 @@ mod tests {
         let path = |name: &str| directory.path().join(name);
         check(&path("none"), false, None);
         check(&path("new/deep/none"), false, None);
-        fs::write(path("text"), "a text of somebody's").unwrap();
+        fs::write(path("text"), "some other text").unwrap();
         fs::write(path("short"), "a").unwrap();
         fs::write(path("empty"), "").unwrap();
         check(&path("text"), false, Some("text is not a counter's file of tallyring"));
@@ -143,17 +136,17 @@ mod tests {
         check(&path("text/sub/counter.redb"), false, Some(&words));
         symlink(path("text/sub/counter.redb"), path("link")).unwrap();
         check(&path("link"), false, Some("is no directory"));
-        // Not even root makes anything there.
+        // Not even root can create anything there.
         check(Path::new("/proc/counter.redb"), false, Some("cannot write to the directory /proc"));
     }
 
     #[test]
-    fn several_may_look_at_the_same_time() {
+    fn several_may_probe_at_the_same_time() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("counter.redb");
-        let look = || (0..300).for_each(|_| probe(&path, false).unwrap());
+        let probe = || (0..300).for_each(|_| probe(&path, false).unwrap());
         std::thread::scope(|scope| {
-            (0..4).for_each(|_| drop(scope.spawn(look)));
+            (0..4).for_each(|_| drop(scope.spawn(probe)));
         });
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }

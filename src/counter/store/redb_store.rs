@@ -1,15 +1,15 @@
-//! Totals in a redb file. What was told as durable is never lost in silence: a file that vanishes, is
-//! replaced or fails is counted in again only once it holds at least what was told.
+//! Totals in a redb file. What was reported as durable is never lost silently: after the file vanishes, is replaced or
+//! fails, counting goes on only when it holds at least what was reported.
 //!
 //! ```text
 //!            open, checked, all of it on disk
 //!   closed ----------------------------------> open <---+ a commit
 //!     ^                                        |  |     |
 //!     +------------- an error -----------------+  +-----+
-//!     +-- another file stands there, or it is cut
+//!     +-- another file has its name, or it is truncated
 //! ```
 //!
-//! While its name leads to nothing the file stays open, and nothing is counted.
+//! While its name leads to nothing, the file stays open and nothing is counted.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use super::{
 };
 
 const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("tallyring.totals");
-/// What the file is, so that another program's redb file is told apart.
+/// The version of the format. It also tells our files from those of other programs that use redb.
 const FORMAT: TableDefinition<'_, &str, u64> = TableDefinition::new("tallyring.format");
 const FORMAT_VERSION: u64 = 1;
 
@@ -37,13 +37,13 @@ const FORMAT_VERSION: u64 = 1;
 pub(super) struct RedbStore {
     disk: Disk,
     path: PathBuf,
-    /// Closed after it has failed: redb does not trust a file again that it could not write to.
+    /// `None` after a failure: redb does not use a file again that it could not write to.
     file: Option<CounterFile>,
-    /// What was found on disk or told as durable. No total is ever below.
+    /// What was found on disk or reported as durable. No total may be less.
     durable: BTreeMap<String, u64>,
-    /// What those add up to.
+    /// The sums of those.
     counted: Counted,
-    /// What was said last of why it fails: it is said once.
+    /// The last reason of a failure that was logged: each is logged once.
     complaint: Option<String>,
     listings: Listings,
 }
@@ -62,8 +62,7 @@ fn after(error: impl fmt::Display) -> NotCommitted {
 }
 
 impl RedbStore {
-    /// Opens the file at `path`, or makes it where there is none; `create` has one made in place of
-    /// an empty one too.
+    /// Opens the file at `path`, or creates it. With `create`, an empty file is replaced by a new one.
     pub(super) fn open(disk: Disk, path: &Path, create: bool) -> Result<Self, OpenError> {
         let file = CounterFile::open_or_create(&disk, path, create)?;
         let durable = read_totals(path, &file.database)?;
@@ -72,7 +71,7 @@ impl RedbStore {
         Ok(Self { disk, path, file, durable, counted, complaint: None, listings })
     }
 
-    /// The file, to which its name leads and which holds all that was told.
+    /// The file, after a check that its name leads to it and that it holds all that was reported.
     fn file(&mut self) -> Result<&CounterFile, NotCommitted> {
         if let Some(file) = self.file.take() {
             match file.named(&self.disk, &self.path).map_err(before)? {
@@ -82,7 +81,7 @@ impl RedbStore {
                     return Err(before(OpenError::Missing(self.path.clone())));
                 }
                 Named::Another => drop(file),
-                Named::Cut => file.give_up(),
+                Named::Truncated => file.give_up(),
             }
         }
         let file = CounterFile::open(&self.disk, &self.path).map_err(before)?;
@@ -104,7 +103,7 @@ impl RedbStore {
             return Ok(outcomes);
         }
         transaction.commit().map_err(after)?;
-        // It is on disk; but a file that nobody can find any more keeps nothing.
+        // The commit is on disk, but if the name no longer leads to the file, it is lost.
         if let Some(file) = &self.file
             && file.named(&self.disk, &self.path).map_err(after)? != Named::Same
         {
@@ -126,7 +125,7 @@ impl RedbStore {
         }
     }
 
-    /// Says why it fails, once for each reason.
+    /// Logs why it fails, once for each reason.
     fn complain(&mut self, problem: String) {
         if self.complaint.as_ref() != Some(&problem) {
             let path = self.path.display();
@@ -148,9 +147,9 @@ impl Store for RedbStore {
             Err(NotCommitted(outcome, problem)) => {
                 if let Some(file) = self.file.take() {
                     match file.named(&self.disk, &self.path) {
-                        // Its lock is kept with it, and what it holds.
+                        // Kept open with its lock: the totals may be only here.
                         Ok(Named::Nothing) => self.file = Some(file),
-                        Ok(Named::Cut) => file.give_up(),
+                        Ok(Named::Truncated) => file.give_up(),
                         _ => drop(file),
                     }
                 }
@@ -190,7 +189,7 @@ fn all(
     rows.map(|row| row.map(|(name, total)| (name.value().to_owned(), total.value()))).collect()
 }
 
-/// Says what a file is.
+/// Writes the format into a new file.
 pub(super) fn mark(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(FORMAT)?.insert("version", FORMAT_VERSION)?;
@@ -199,7 +198,7 @@ pub(super) fn mark(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// Puts totals into a file that holds none.
+/// Writes totals into a new file.
 pub(super) fn fill(database: &Database, totals: &BTreeMap<String, u64>) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
@@ -212,7 +211,7 @@ pub(super) fn fill(database: &Database, totals: &BTreeMap<String, u64>) -> Resul
     Ok(())
 }
 
-/// All totals of a file, once it is clear that it is one of ours.
+/// All totals of a file, after a check that it is one of ours.
 pub(super) fn read_totals(
     path: &Path,
     database: &Database,
@@ -236,7 +235,7 @@ pub(super) fn read_totals(
             return Err(OpenError::Foreign(path.to_owned()));
         }
         None => {
-            // Made by an earlier version that was killed before it marked it: nothing was counted.
+            // Created by an earlier version that was killed before it wrote the format: nothing was counted.
             drop(transaction);
             mark(database)
                 .map_err(|error| OpenError::Io(path.to_owned(), io::Error::other(error)))?;
@@ -250,7 +249,7 @@ pub(super) fn read_totals(
     }
 }
 
-/// Whether each total that was durable is still reached.
+/// Checks that no total is less than the durable one.
 fn check_not_below(
     path: &Path,
     found: &BTreeMap<String, u64>,

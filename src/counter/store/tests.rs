@@ -1,4 +1,4 @@
-//! Stores that are closed, killed, damaged and foreign.
+//! Stores that count, and files that are damaged, foreign, in use, moved or replaced.
 
 use redb::{Database, TableDefinition};
 
@@ -141,12 +141,12 @@ fn an_empty_file_is_not_taken_for_a_counter() {
     check_untouched(b"", |error| matches!(error, OpenError::Empty(_)));
     std::fs::write(&path, "").unwrap();
     assert_eq!(open(&kind, true).unwrap().commit(&[add("", 7)]), [Outcome::Total(7)]);
-    // Of a file that is not empty it makes nothing else.
+    // A file that is not empty is not replaced.
     assert_eq!(open(&kind, true).unwrap().commit(&[add("", 1)]), [Outcome::Total(8)]);
 }
 
 #[test]
-fn a_link_leads_to_where_the_file_is_made() {
+fn a_symbolic_link_leads_to_where_the_file_is_created() {
     let directory = tempfile::tempdir().unwrap();
     let [link, target] = ["link", "made/target"].map(|name| directory.path().join(name));
     std::os::unix::fs::symlink("made/target", &link).unwrap();
@@ -168,7 +168,7 @@ fn counted(directory: &tempfile::TempDir) -> (Box<dyn Store>, PathBuf) {
 }
 
 #[test]
-fn a_file_that_is_gone_is_not_made_anew_and_goes_on_when_it_is_back() {
+fn a_missing_file_is_not_created_again_and_is_used_when_it_is_back() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, path) = counted(&directory);
     let away = directory.path().join("away");
@@ -182,7 +182,7 @@ fn a_file_that_is_gone_is_not_made_anew_and_goes_on_when_it_is_back() {
 }
 
 #[test]
-fn a_file_that_was_removed_goes_on_from_a_backup_that_holds_as_much() {
+fn a_removed_file_may_be_replaced_by_a_backup_that_holds_as_much() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, path) = counted(&directory);
     let old = std::fs::read(&path).unwrap();
@@ -190,7 +190,7 @@ fn a_file_that_was_removed_goes_on_from_a_backup_that_holds_as_much() {
     let new = std::fs::read(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(store.commit(&[add("", 1)]), [Outcome::Failed]);
-    // That a was counted was told; this one does not know it.
+    // This copy is from before `a` was counted.
     std::fs::write(&path, old).unwrap();
     assert_eq!(store.commit(&[add("", 1)]), [Outcome::Failed]);
     std::fs::write(&path, "").unwrap();
@@ -200,7 +200,7 @@ fn a_file_that_was_removed_goes_on_from_a_backup_that_holds_as_much() {
 }
 
 #[test]
-fn a_file_that_is_replaced_counts_only_if_it_holds_as_much() {
+fn a_replaced_file_is_used_only_if_it_holds_as_much() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, path) = counted(&directory);
     let other = directory.path().join("other");
@@ -213,7 +213,7 @@ fn a_file_that_is_replaced_counts_only_if_it_holds_as_much() {
 }
 
 #[test]
-fn a_file_that_is_cut_stays_as_it_is_until_it_is_restored() {
+fn a_truncated_file_is_not_written_to_until_it_is_restored() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, path) = counted(&directory);
     let bytes = std::fs::read(&path).unwrap();
@@ -227,7 +227,7 @@ fn a_file_that_is_cut_stays_as_it_is_until_it_is_restored() {
 }
 
 #[test]
-fn what_a_start_has_left_that_was_killed_does_not_matter() {
+fn what_a_killed_start_has_left_does_not_matter() {
     let directory = tempfile::tempdir().unwrap();
     let (store, path) = counted(&directory);
     drop(store);
@@ -240,7 +240,7 @@ fn what_a_start_has_left_that_was_killed_does_not_matter() {
         assert_eq!(store.commit(&[add("", 1)]), [Outcome::Total(1)]);
         assert!(!unfinished.exists());
     }
-    // Where a file gets its name by a link, it may be left with both.
+    // A file that gets its name by a link may be left with both names.
     std::fs::hard_link(&path, &unfinished).unwrap();
     let away = directory.path().join("away");
     std::fs::rename(&path, &away).unwrap();
@@ -250,7 +250,7 @@ fn what_a_start_has_left_that_was_killed_does_not_matter() {
 }
 
 #[test]
-fn of_starts_at_the_same_moment_one_has_the_file() {
+fn one_of_several_starts_at_the_same_moment_gets_the_file() {
     const STARTS: usize = 4;
     for _ in 0..20 {
         let directory = tempfile::tempdir().unwrap();
@@ -290,11 +290,11 @@ fn listings_are_shared_and_their_number_is_bounded() {
             assert!(matches!(outcomes[1], Outcome::All(_)));
             assert_eq!(outcomes[1], outcomes[2]);
         }
-        // What is refused is the listing alone.
+        // Only the listing is refused.
         let refused = list();
         assert_eq!(refused[0], Outcome::Total(5));
         assert_eq!(refused[1..], [Outcome::Busy, Outcome::Busy]);
-        // A listing exists until the last who has it is gone.
+        // A listing exists until its last owner drops it.
         let first = kept.remove(0);
         let last = first[2].clone();
         drop(first);
@@ -305,7 +305,7 @@ fn listings_are_shared_and_their_number_is_bounded() {
 }
 
 #[test]
-fn a_listing_is_no_larger_than_is_said() {
+fn a_listing_has_at_most_the_documented_size() {
     let longest = |number: u64| format!("{number:0>128}");
     let all: BTreeMap<_, _> = (0..=NAMES_MAX).map(|number| (longest(number), u64::MAX)).collect();
     assert!(serde_json::to_vec(&all).unwrap().len() <= 1_600_000);

@@ -1,14 +1,13 @@
-//! Totals out of a file, and into a new one: for who asks while no counter runs, for backups, and back.
+//! Reads the totals of a file while no counter uses it, writes totals into a new file for a backup, and restores them.
 //!
-//! A file is read as it is and never changed: its bytes are opened in memory, where redb repairs what a process that
-//! was killed has left. A file is made under another name and has its own only when it is complete and on disk:
-//! who is killed at any moment leaves what was there before, or what is to be there.
+//! A file that is read is never changed: its bytes are opened in memory, where redb repairs what a killed process has
+//! left. A file that is written has another name until it is complete and on disk: if the process is killed, either the
+//! old file or the new one is there.
 
 use std::{
     ffi::OsString,
     fs::{File, Metadata},
     io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,21 +16,21 @@ use redb::{Database, StorageBackend, backends::InMemoryBackend};
 
 use super::{
     OpenError, TotalsByName,
-    disk::{Disk, directory_of, link_target, unfinished_path},
-    file::{CACHE_BYTES_MAX, MAGIC, READ_BYTES, check_begin, create_unfinished, open_error},
+    disk::{Disk, device_and_inode, directory_of, link_target, unfinished_path},
+    file::{CACHE_BYTES_MAX, MAGIC, READ_BYTES, check_magic, create_unfinished, open_error},
     redb_store::{fill, mark, read_totals},
 };
 
-/// The largest file that is read into memory. One with as many names as there may be is far smaller.
+/// The largest file that is read into memory. One with the most names is far smaller.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Files that restores may have kept beside each other.
+/// The most old files that restores keep.
 const KEPT_MAX: u32 = 1000;
 
-/// All totals of the file at `path`, which no counter may use. It stays as it is, and its owner may begin
-/// to use it at any time.
+/// All totals of the file at `path`, which no counter may use. The file is unchanged, and a counter may start to use it
+/// at any time.
 ///
 /// # Errors
-/// When a counter uses it, or it cannot be read for what it is.
+/// When a counter uses it, or it cannot be read.
 pub fn read(path: &Path) -> Result<TotalsByName, OpenError> {
     let disk = Disk::default();
     read_unused(&disk, path, &open_to_read(&disk, path)?)
@@ -52,12 +51,12 @@ fn read_unused(disk: &Disk, path: &Path, file: &File) -> Result<TotalsByName, Op
     };
     check_unused()?;
     let totals = read_file(disk, path, file);
-    // One that was begun to be used meanwhile may have been read half before a commit and half after it.
+    // If a counter started meanwhile, one half may be from before a commit and the other from after it.
     check_unused()?;
     totals
 }
 
-/// All totals of an open file that nobody writes to.
+/// All totals of an open file that no process writes to.
 fn read_file(disk: &Disk, path: &Path, file: &File) -> Result<TotalsByName, OpenError> {
     let io_error = |error| OpenError::Io(path.to_owned(), error);
     let metadata = disk.metadata(file).map_err(io_error)?;
@@ -65,7 +64,7 @@ fn read_file(disk: &Disk, path: &Path, file: &File) -> Result<TotalsByName, Open
         return Err(OpenError::Foreign(path.to_owned()));
     }
     let length = metadata.len();
-    check_begin(disk, path, file, length)?;
+    check_magic(disk, path, file, length)?;
     if length > FILE_BYTES_MAX {
         return Err(OpenError::TooLarge(path.to_owned(), length));
     }
@@ -88,10 +87,10 @@ fn read_file(disk: &Disk, path: &Path, file: &File) -> Result<TotalsByName, Open
     read_totals(path, &database)
 }
 
-/// Makes a file at `path` that holds `totals`. One that is there is replaced only if `replace` says so.
+/// Writes `totals` to a file at `path`. With `replace` it may replace a file.
 ///
 /// # Errors
-/// When it cannot be made. What was at `path` is there still, unless the last sync of its directory failed.
+/// When it cannot be written. What was at `path` is still there then, unless the last sync of its directory failed.
 pub fn write(path: &Path, totals: &TotalsByName, replace: bool) -> Result<(), OpenError> {
     write_on(&Disk::default(), path, totals, replace)
 }
@@ -120,8 +119,8 @@ fn write_on(
     if is_there { finished.replace() } else { finished.name() }
 }
 
-/// What is in the way of a backup under its first name is used up, so it must be what another backup has left that was
-/// killed: redb's file, or one without content. The directory is the user's, and may have anything in it.
+/// Checks that a file with the name of an unfinished backup may be overwritten: only one that a killed backup has left,
+/// which is redb's or has no content. The directory is the user's and may contain other files.
 fn check_unfinished(disk: &Disk, path: &Path) -> Result<(), OpenError> {
     let file = match open_to_read(disk, path) {
         Err(OpenError::Missing(_)) => return Ok(()),
@@ -130,14 +129,14 @@ fn check_unfinished(disk: &Disk, path: &Path) -> Result<(), OpenError> {
     let metadata = disk.metadata(&file).map_err(|error| OpenError::Io(path.to_owned(), error))?;
     let is_ours = metadata.is_file() && {
         let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(MAGIC.len());
-        let mut begin = vec![0; length];
-        disk.read(&file, 0, &mut begin).map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        begin == MAGIC[..length] || begin.iter().all(|byte| *byte == 0)
+        let mut magic = vec![0; length];
+        disk.read(&file, 0, &mut magic).map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        magic == MAGIC[..length] || magic.iter().all(|byte| *byte == 0)
     };
     if is_ours { Ok(()) } else { Err(OpenError::InTheWay(path.to_owned())) }
 }
 
-/// A device or a pipe is nothing that a file may take the place of: for root, /dev/null would be a file from then on.
+/// Refuses to replace a device or a pipe: root could turn /dev/null into a file.
 fn check_regular(disk: &Disk, path: &Path, file: &File) -> Result<(), OpenError> {
     match disk.metadata(file) {
         Ok(metadata) if metadata.is_file() => Ok(()),
@@ -146,7 +145,7 @@ fn check_regular(disk: &Disk, path: &Path, file: &File) -> Result<(), OpenError>
     }
 }
 
-/// A file that is complete and on disk, locked, and has not its own name yet.
+/// A file that is complete, on disk and locked, but does not have its final name yet.
 struct Finished<'a> {
     disk: &'a Disk,
     path: &'a Path,
@@ -158,14 +157,14 @@ struct Finished<'a> {
 impl Drop for Finished<'_> {
     fn drop(&mut self) {
         if !self.is_named {
-            // Whoever comes next could use it too.
+            // If this fails, the next backup or restore uses the file.
             let _ = self.disk.remove(&self.unfinished);
         }
     }
 }
 
 impl<'a> Finished<'a> {
-    /// Makes it beside `path`, for the user and with the permissions of the file `like`.
+    /// Writes it next to `path`, with the owner and the permissions of the file `like`.
     fn make(
         disk: &'a Disk,
         path: &'a Path,
@@ -173,7 +172,7 @@ impl<'a> Finished<'a> {
         like: Option<&Metadata>,
     ) -> Result<Self, OpenError> {
         let directory = directory_of(path);
-        // A file whose name cannot be brought to disk is not made at all.
+        // A file whose name could not be synced is not created at all.
         disk.sync_directory(directory)
             .map_err(|error| OpenError::Unsynced(directory.to_owned(), error))?;
         let unfinished = unfinished_path(path);
@@ -184,7 +183,7 @@ impl<'a> Finished<'a> {
         };
         let finished = Self { disk, path, unfinished, file, is_named: false };
         finished.complete(&bytes, like).map_err(|error| finished.failed(error))?;
-        // What is on disk is what is to be there.
+        // Read back what was written.
         if read_file(disk, &finished.unfinished, &finished.file)? != *totals {
             return Err(
                 finished.failed(io::Error::other("it holds other totals than were written"))
@@ -205,7 +204,7 @@ impl<'a> Finished<'a> {
         OpenError::Write(self.unfinished.clone(), error)
     }
 
-    /// Gives it its name, which must be free.
+    /// Gives it its final name, which must be free.
     fn name(mut self) -> Result<(), OpenError> {
         match self.disk.rename_to_new(&self.unfinished, self.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -217,7 +216,7 @@ impl<'a> Finished<'a> {
         self.sync_name()
     }
 
-    /// Gives it the name of the file that is there.
+    /// Replaces the file that has its final name.
     fn replace(mut self) -> Result<(), OpenError> {
         let renamed = self.disk.rename_over(&self.unfinished, self.path);
         renamed.map_err(|error| self.failed(error))?;
@@ -244,7 +243,7 @@ fn image(totals: &TotalsByName) -> Result<Vec<u8>, redb::Error> {
     Ok(bytes)
 }
 
-/// Memory that outlives the database in it.
+/// Memory that remains when the database in it is closed.
 #[derive(Debug, Default, Clone)]
 struct Memory(Arc<InMemoryBackend>);
 
@@ -270,14 +269,14 @@ impl StorageBackend for Memory {
     }
 }
 
-/// A restore that nothing stands against: the counter's file is locked until it is replaced.
+/// A restore that is possible. The counter's file is locked until it is replaced.
 #[derive(Debug)]
 pub struct Restore {
     disk: Disk,
     path: PathBuf,
-    /// What the backup holds.
+    /// The totals of the backup.
     pub backup: TotalsByName,
-    /// The counter's file and what it holds, or why that cannot be read; `None` where there is no file.
+    /// The totals of the counter's file, or why they cannot be read; `None` without a file.
     pub now: Option<Result<TotalsByName, OpenError>>,
     old: Option<Metadata>,
     _lock: Option<File>,
@@ -287,7 +286,7 @@ impl Restore {
     /// Reads the file at `backup`, and the counter's file at `path`, which no counter may use.
     ///
     /// # Errors
-    /// When one of them is in use, or the backup cannot be read. Nothing was changed then.
+    /// When one of them is in use, or the backup cannot be read. Nothing has changed then.
     pub fn prepare(backup: &Path, path: &Path) -> Result<Self, OpenError> {
         Self::prepare_on(Disk::default(), backup, path)
     }
@@ -308,14 +307,15 @@ impl Restore {
         check_regular(&disk, &path, &file)?;
         let old = disk.metadata(&file).map_err(io_error)?;
         let of_source = disk.metadata(&source).map_err(io_error)?;
-        if is_same(&old, &of_source) {
+        if device_and_inode(&old) == device_and_inode(&of_source) {
             return Err(OpenError::Same(path));
         }
         if !disk.lock(&file).map_err(io_error)? {
             return Err(OpenError::InUse(path));
         }
-        // Between the two, another restore may have replaced it.
-        if !is_same(&old, &disk.metadata_of(&path).map_err(io_error)?) {
+        // Before the lock, another restore may have replaced it.
+        let named = disk.metadata_of(&path).map_err(io_error)?;
+        if device_and_inode(&old) != device_and_inode(&named) {
             return Err(OpenError::InUse(path));
         }
         let now = match read_file(&disk, &path, &file) {
@@ -326,16 +326,16 @@ impl Restore {
         Ok(Self { disk, path, backup, now, old: Some(old), _lock: Some(file) })
     }
 
-    /// Puts the backup's totals in place of the counter's file; where that is kept, if there was one.
+    /// Replaces the counter's file by one with the totals of the backup; the path under which the old file is kept.
     ///
     /// # Errors
-    /// When it cannot be done. The counter's file is what it was then, unless the last sync of its directory failed.
+    /// When that fails. The counter's file is unchanged then, unless the last sync of its directory failed.
     pub fn replace(self) -> Result<Option<PathBuf>, OpenError> {
         let directory = directory_of(&self.path);
         self.disk
             .make_directories(directory)
             .map_err(|error| OpenError::Directory(directory.to_owned(), error))?;
-        // The counter runs as the user whose file, or directory, it is.
+        // The counter probably runs as the owner of the file or of the directory.
         let of_directory = || match rustix::process::geteuid().is_root() {
             true => self.disk.metadata_of(directory).map(Some),
             false => Ok(None),
@@ -355,7 +355,7 @@ impl Restore {
     }
 }
 
-/// Gives the file at `path` one more name, which was free, and brings it to disk.
+/// Gives the file at `path` a second name, which was free, and syncs the directory.
 fn keep(disk: &Disk, path: &Path) -> Result<PathBuf, OpenError> {
     let mut number = 1;
     loop {
@@ -374,10 +374,6 @@ fn keep(disk: &Disk, path: &Path) -> Result<PathBuf, OpenError> {
             Err(error) => return Err(OpenError::NotKept(path.to_owned(), kept, error)),
         }
     }
-}
-
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 #[cfg(test)]
@@ -409,8 +405,7 @@ mod tests {
         names
     }
 
-    /// Makes the call of this number fail, and all after it if it is the `last` of a process that is killed. True
-    /// when there is such a call.
+    /// Makes call `number` of a restore fail; with `killed`, all calls after it too. False when there is no such call.
     #[track_caller]
     fn check_fault(number: usize, killed: bool) -> bool {
         let directory = tempfile::tempdir().unwrap();
@@ -421,7 +416,7 @@ mod tests {
         let restored =
             Restore::prepare_on(disk, &backup, &path).and_then(|restore| restore.replace());
         let failed = faults.end() > 0;
-        // The one or the other, whole; and where the new one stands, the old one is kept.
+        // Either file is there and complete; with the new one, the old one is kept.
         let found = read(&path).unwrap_or_else(|error| panic!("call {number}: {error}"));
         let is_new = found[""] == 7;
         assert!(is_new || found[""] == 9, "call {number}: {found:?}");
@@ -430,7 +425,7 @@ mod tests {
         if is_new {
             assert_eq!(read(&kept).unwrap()[""], 9, "call {number}");
         }
-        // A start and another restore find nothing in their way.
+        // Another restore works.
         let restored = Restore::prepare(&backup, &path).unwrap().replace().unwrap();
         assert!(restored.is_some() && read(&path).unwrap()[""] == 7);
         assert!(!names_in(directory.path()).contains(&"counter.redb.unfinished".into()));
@@ -438,14 +433,14 @@ mod tests {
     }
 
     #[test]
-    fn a_restore_that_ends_anywhere_leaves_the_old_file_or_the_new_one() {
+    fn a_restore_that_fails_anywhere_leaves_the_old_file_or_the_new_one() {
         for killed in [false, true] {
             let calls = (0..).take_while(|&number| check_fault(number, killed)).count();
             assert!(calls > 20, "{calls} calls");
         }
     }
 
-    /// The same of a backup that is made, in place of another one or not.
+    /// The same for a backup, with or without an old one that it replaces.
     #[track_caller]
     fn check_fault_of_backup(number: usize, replace: bool) -> bool {
         let directory = tempfile::tempdir().unwrap();
@@ -478,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_of_a_counter_is_left_as_it_is() {
+    fn other_files_are_left_as_they_are() {
         let directory = tempfile::tempdir().unwrap();
         let [path, backup] = files(directory.path());
         let pipe = directory.path().join("pipe");
@@ -490,14 +485,14 @@ mod tests {
         for special in [&pipe, Path::new("/dev/null")] {
             assert!(is_special(Restore::prepare(&backup, special).unwrap_err()));
         }
-        // A file that has by chance the name that a backup has first.
+        // A file with the name of an unfinished backup.
         let other = directory.path().join("thesis");
         let text = directory.path().join("thesis.unfinished");
         fs::write(&text, "not finished yet").unwrap();
         let in_the_way = write(&other, &totals(&[("", 1)]), false).unwrap_err();
         assert!(matches!(in_the_way, OpenError::InTheWay(_)), "{in_the_way}");
         assert_eq!(fs::read(&text).unwrap(), b"not finished yet");
-        // What a backup has left that was killed is not in the way.
+        // What a killed backup has left may be overwritten.
         for left in [fs::read(&path).unwrap(), vec![0; 5000], vec![], MAGIC[..4].to_vec()] {
             fs::write(&text, left).unwrap();
             write(&other, &totals(&[("", 1)]), true).unwrap();
@@ -515,7 +510,7 @@ mod tests {
         assert!(is_in_use(write(&path, &TotalsByName::new(), true).unwrap_err()));
         assert!(is_in_use(Restore::prepare(&backup, &path).unwrap_err()));
         drop(store);
-        // Nor does a restore that has looked let a counter begin.
+        // A restore that is prepared keeps a counter from starting.
         let restore = Restore::prepare(&backup, &path).unwrap();
         let begun = super::super::open(&super::super::Kind::Redb(path.clone()), false);
         assert!(is_in_use(begun.err().unwrap()));
@@ -524,10 +519,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_may_be_read_while_it_is_begun_to_be_used() {
+    fn a_counter_may_start_while_its_file_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let [path, _] = files(directory.path());
-        // Who reads holds no lock that a start would find.
+        // A reader holds no lock.
         let disk = Disk::default();
         let reading = open_to_read(&disk, &path).unwrap();
         assert_eq!(read_unused(&disk, &path, &reading).unwrap()[""], 9);
@@ -544,7 +539,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     }
 
-    /// What a file with these bytes holds, if anything.
+    /// The totals of a file with these bytes, if it can be read.
     fn read_bytes(content: &[u8]) -> Option<TotalsByName> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("damaged");
@@ -556,7 +551,7 @@ mod tests {
     fn each_byte_of_the_head_may_be_damaged() {
         let expected = totals(&[("", 9), ("a", 1)]);
         let whole = image(&expected).unwrap();
-        // The magic number and what redb knows of the file, then its two commit slots.
+        // The magic number and redb's header, then its two commit slots.
         for place in 0..320 {
             let mut content = whole.clone();
             content[place] ^= 0xff;
@@ -569,7 +564,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// What is damaged anywhere holds what it held, or is refused.
+        /// A damaged file has its totals, or is refused.
         #[test]
         fn a_damaged_file_is_refused_or_right(
             place in any::<prop::sample::Index>(),
@@ -578,7 +573,7 @@ mod tests {
         ) {
             let expected = totals(&[("", 9), ("a", 1)]);
             let mut content = image(&expected).unwrap();
-            // The first pages, where something is.
+            // The first pages, which are in use.
             let place = place.index(content.len().min(64 * 1024));
             content[place..place + bytes.len()].copy_from_slice(&bytes);
             if let Some(cut) = cut {

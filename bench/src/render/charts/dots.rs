@@ -1,4 +1,4 @@
-//! Arms below each other, each with a dot for its median and a line for its range.
+//! A chart with a row for each arm: a dot for its median and a line for its range.
 
 use svg::node::element::Group;
 
@@ -13,15 +13,15 @@ use crate::{
 
 const TOP: f64 = 100.0;
 const ROW: f64 = 28.0;
-/// Where the axis begins, after the names, and where it ends, before the figures.
+/// The begin of the axis, after the names, and its end, before the figures.
 const LEFT: f64 = 150.0;
 const RIGHT: f64 = 640.0;
-/// Where the figures end.
+/// The right ends of the two columns of figures.
 const FIGURES: [f64; 2] = [WIDTH - 80.0, WIDTH - MARGIN];
-/// Where the axis stops before a break, and where what is beyond it stands.
+/// The end of the axis before a break, and the position of the mark beyond it.
 const BREAK: f64 = RIGHT - 70.0;
 const BEYOND: f64 = RIGHT - 24.0;
-/// How many times all others something must be for the axis to be broken before it.
+/// The axis is broken before an arm that needs this many times as much as all others.
 const FAR: f64 = 2.0;
 
 /// An arm, its figure, and how that is written.
@@ -31,7 +31,7 @@ pub struct Row {
     pub labels: [String; 2],
 }
 
-/// On an axis from 0, which is broken before an arm that is far beyond all others.
+/// A chart with an axis from 0, which is broken before an arm that is far beyond all others.
 pub fn broken(title: &str, note: &str, heads: [&str; 2], mut rows: Vec<Row>) -> Option<String> {
     sort(&mut rows);
     let most = |rows: &[Row]| rows.iter().map(|row| row.spread.most).fold(0.0, f64::max);
@@ -59,7 +59,7 @@ pub fn broken(title: &str, note: &str, heads: [&str; 2], mut rows: Vec<Row>) -> 
     Some(canvas.finish())
 }
 
-/// On a logarithmic axis.
+/// A chart with a logarithmic axis.
 pub fn log(title: &str, note: &str, heads: [&str; 2], mut rows: Vec<Row>) -> Option<String> {
     sort(&mut rows);
     let (first, last) = (rows.first()?, rows.last()?);
@@ -79,7 +79,7 @@ fn bottom(rows: &[Row]) -> f64 {
     TOP + ROW * rows.len() as f64
 }
 
-/// The paper with the axis and the heads of the figures.
+/// The canvas with the axis and the heads of the figures.
 fn begin(title: &str, notes: &[String], heads: [&str; 2], rows: &[Row], axis: &Axis) -> Canvas {
     let bottom = bottom(rows);
     let notes: Vec<_> = notes.iter().map(String::as_str).collect();
@@ -95,7 +95,7 @@ fn begin(title: &str, notes: &[String], heads: [&str; 2], rows: &[Row], axis: &A
     canvas
 }
 
-/// Two strokes across the axis.
+/// Draws the break: two strokes across the axis.
 fn cut(canvas: &mut Canvas, bottom: f64) {
     let middle = BREAK + 18.0;
     for x in [middle - 4.0, middle + 4.0] {

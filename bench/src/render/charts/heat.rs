@@ -15,7 +15,7 @@ const KEY: f64 = 46.0;
 /// Where each colour begins, after the first.
 const STEPS: [f64; 7] = [0.95, 1.15, 1.5, 2.0, 3.0, 5.0, 8.0];
 
-/// The arms below each other, the scenes beside each other; `None` without a scene that the floor was run in.
+/// A row for each arm and a column for each scene; `None` without a scene that the floor was run in.
 pub fn chart(record: &Record) -> Option<String> {
     let names = record.scenes.iter().map(|scene| scene.name.as_str());
     let (scenes, without): (Vec<_>, Vec<_>) =
@@ -76,7 +76,7 @@ fn square((x, y): (f64, f64), wide: f64, high: f64, colour: usize) -> Rectangle 
         .set("height", at(high))
 }
 
-/// Which colour stands for what.
+/// The legend of the colours.
 fn key(canvas: &mut Canvas, y: f64) {
     let wide = 62.0;
     for colour in 0..=STEPS.len() {

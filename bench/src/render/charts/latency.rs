@@ -1,4 +1,4 @@
-//! Latencies at a constant rate, as curves over their quantiles, the way HdrHistogram plots them.
+//! Latencies at a constant rate, as curves over their quantiles, as HdrHistogram plots them.
 
 use crate::{
     arms::Arm,
@@ -15,14 +15,14 @@ const TOP: f64 = 92.0;
 const PANEL: f64 = 330.0;
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 690.0;
-/// Named quantiles.
+/// The quantiles with ticks.
 const QUANTILES: [(f64, &str); 5] =
     [(0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")];
 
-/// A quantile, and the latency there over all repeats.
+/// A quantile, and its latency over all repeats.
 type Point = (f64, Spread);
 
-/// The paced scenes of a record, one below the other.
+/// A panel for each scene with a constant rate.
 pub fn chart(record: &Record) -> Option<String> {
     let scenes = [PACED, PACED_BY_AXUM].map(|name| {
         let scene = record.scenes.iter().find(|scene| scene.name == name)?;

@@ -12,7 +12,7 @@ use crate::{
     statistics::Spread,
 };
 
-/// The charts of a record, by the names of their files: those that it has the figures for.
+/// The charts that a record has figures for, by the names of their files.
 pub fn charts(record: &Record) -> Vec<(&'static str, String)> {
     let charts = [
         ("cpu.svg", cpu(record)),
@@ -67,7 +67,7 @@ mod tests {
         chart.map(|(_, chart)| chart).unwrap_or_default()
     }
 
-    /// The record with a `seed` that takes ten times what others do.
+    /// The record, with a `seed` that needs ten times as much as the others.
     fn with_seed() -> Record {
         let mut record = record();
         record.arms.push(Arm::Seed);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn charts_are_those_of_the_figures_and_the_same_each_time() {
+    fn charts_depend_only_on_the_figures() {
         let names = charts(&record()).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         assert_eq!(names, ["cpu.svg", "latency.svg", "memory.svg", "ratios.svg"]);
         assert_eq!(charts(&record()), charts(&record()));

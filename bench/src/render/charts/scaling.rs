@@ -1,4 +1,4 @@
-//! Visits a second over the server's cores, beside what perfect scaling would give.
+//! Visits a second over the server's cores, and ideal scaling for comparison.
 
 use svg::node::element::Text;
 
@@ -16,10 +16,10 @@ const TOP: f64 = 110.0;
 const BOTTOM: f64 = 480.0;
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 690.0;
-/// Between the marks of two arms on as many cores.
+/// The distance between the marks of two arms at the same number of cores.
 const APART: f64 = 6.0;
 
-/// An arm on so many cores: its rate, and whether the visitors were what limited it.
+/// An arm on this many cores: its rate, and whether the load limited it.
 struct Point {
     cores: f64,
     rate: Spread,
@@ -62,7 +62,7 @@ pub fn chart(record: &Record) -> Option<String> {
     }
     let mut ends = Vec::new();
     for (number, (arm, points)) in curves.iter().enumerate() {
-        // Beside each other, so that ranges do not hide each other.
+        // Shifted, so that ranges do not hide each other.
         let aside = APART * (number as f64 - curves.len() as f64 / 2.0);
         let x = |cores: f64| along.place(cores) + aside;
         let place = |point: &Point, rate: f64| (x(point.cores), up.place(rate));
@@ -99,7 +99,7 @@ fn points(record: &Record, arm: Arm) -> Vec<Point> {
     points
 }
 
-/// What else than the server was at its limit.
+/// A note about load that was at its limit.
 fn limits(record: &Record) -> String {
     let mut text =
         String::from("Hollow: the visitors and the counter were at their limit, not the server.");

@@ -1,4 +1,4 @@
-//! Where the keys of the file of `--config` stand, and what is written there.
+//! Where the keys of the file of `--config` are, and what is written there.
 
 use std::{
     collections::BTreeMap,
@@ -11,18 +11,18 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, nearest, quoted_without_secrets};
 use crate::upstream::without_secrets;
 
-/// The most of a value that is repeated.
+/// The most characters of a value that an error shows.
 const SHOWN_CHARACTERS_MAX: usize = 80;
 
 /// A file's keys.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct Locations {
     path: PathBuf,
     keys: Keys,
     routes: Vec<Table>,
 }
 
-type Keys = BTreeMap<String, Place>;
+type Keys = BTreeMap<String, Location>;
 
 /// A `[[route]]` table.
 #[derive(Debug)]
@@ -33,17 +33,17 @@ struct Table {
 
 /// A key and its value.
 #[derive(Debug)]
-struct Place {
+struct Location {
     /// Counted from 1.
     line: usize,
-    /// Of both, in bytes.
+    /// Of key and value, in bytes.
     span: Range<usize>,
-    /// As they are written.
+    /// `key = value`, without secrets and on one line.
     text: String,
 }
 
-impl Places {
-    /// Finds the keys of `text`, which stands in the file at `path`; none where it is no TOML.
+impl Locations {
+    /// Finds the keys of `text`, the content of the file at `path`; none if it is not TOML.
     pub(super) fn of(path: &Path, text: &str) -> Self {
         let table = DeTable::parse(text).map(toml::Spanned::into_inner).unwrap_or_default();
         let keys = keys_of(text, &table);
@@ -58,20 +58,21 @@ impl Places {
         Self { path: path.to_owned(), keys, routes: routes.into_iter().map(table).collect() }
     }
 
-    /// Where a setting stands, `FILE line 3`, if it does.
+    /// Where a setting is, as `FILE line 3`, if the file has it.
     pub(super) fn line(&self, key: &str) -> Option<String> {
-        self.keys.get(key).map(|place| self.at(place.line))
+        self.keys.get(key).map(|location| self.at(location.line))
     }
 
-    /// A setting as it stands there, `FILE line 3: key = value`, if it does.
+    /// A setting as it is written, as `FILE line 3: key = value`, if the file has it.
     pub(super) fn given(&self, key: &str) -> Option<String> {
-        self.keys.get(key).map(|place| self.show(place))
+        self.keys.get(key).map(|location| self.show(location))
     }
 
-    /// Where a route stands, or a key of it.
-    pub(super) fn route(&self, place: usize, key: Option<&str>) -> Option<String> {
-        let table = self.routes.get(place)?;
-        let line = key.and_then(|key| table.keys.get(key)).map_or(table.line, |place| place.line);
+    /// Where a route is, or one of its keys.
+    pub(super) fn route(&self, index: usize, key: Option<&str>) -> Option<String> {
+        let table = self.routes.get(index)?;
+        let key = key.and_then(|key| table.keys.get(key));
+        let line = key.map_or(table.line, |location| location.line);
         Some(self.at(line))
     }
 
@@ -79,8 +80,8 @@ impl Places {
     pub(super) fn explain(&self, text: &str, error: &toml::de::Error) -> ConfigError {
         let start = error.span().map_or(0, |span| span.start);
         let tables = self.routes.iter().map(|table| &table.keys).chain([&self.keys]);
-        let around = tables.flat_map(BTreeMap::values).find(|place| place.span.contains(&start));
-        let given = around.map_or_else(|| self.at(line_at(text, start)), |place| self.show(place));
+        let around = tables.flat_map(BTreeMap::values).find(|key| key.span.contains(&start));
+        let given = around.map_or_else(|| self.at(line_at(text, start)), |key| self.show(key));
         ConfigError::Given { given, problem: problem(error.message()) }
     }
 
@@ -88,25 +89,25 @@ impl Places {
         format!("{} line {line}", self.path.display())
     }
 
-    fn show(&self, place: &Place) -> String {
-        format!("{}: {}", self.at(place.line), place.text)
+    fn show(&self, location: &Location) -> String {
+        format!("{}: {}", self.at(location.line), location.text)
     }
 }
 
 fn keys_of(text: &str, table: &DeTable<'_>) -> Keys {
-    let place = |(key, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| {
+    let locate = |(key, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| {
         let span = key.span().start..value.span().end.max(key.span().end);
         let name: &std::borrow::Cow<'_, str> = key.get_ref();
         let shown = shortened(&shown(text, value));
-        let text_of_place = format!("{} = {shown}", without_secrets(name));
+        let written = format!("{} = {shown}", without_secrets(name));
         let line = line_at(text, span.start);
-        (name.clone().into_owned(), Place { line, span, text: text_of_place })
+        (name.clone().into_owned(), Location { line, span, text: written })
     };
-    table.iter().map(place).collect()
+    table.iter().map(locate).collect()
 }
 
-/// A value without what may be a secret: of each text as a whole, since a secret may hold quotes and spaces, and
-/// what gives it away may come last.
+/// A value without what may be a secret. Each text is judged as a whole: a secret may contain quotes and spaces, and
+/// the sign that shows it to be one may come last.
 fn shown(text: &str, value: &toml::Spanned<DeValue<'_>>) -> String {
     match value.get_ref() {
         DeValue::String(written) => {
@@ -123,7 +124,7 @@ fn shown(text: &str, value: &toml::Spanned<DeValue<'_>>) -> String {
     }
 }
 
-/// On one line, and not too long for it.
+/// A text on one line, cut where it is too long.
 fn shortened(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut shown: String = line.chars().take(SHOWN_CHARACTERS_MAX).collect();
@@ -137,7 +138,7 @@ fn line_at(text: &str, offset: usize) -> usize {
     1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count()
 }
 
-/// What a person is told of what serde says.
+/// A message of serde, in words for a person.
 fn problem(message: &str) -> String {
     let message = quoted_without_secrets(&message.replace('\n', " "));
     // "unknown field `lisen`, expected one of `listen`, `workers`, …"
