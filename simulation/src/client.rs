@@ -29,6 +29,8 @@ use crate::{
 pub const CLIENTS: Process = Process::PEERS;
 /// A client that is still not served after so long will never be.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client that does not close stays after the server's end: longer than any deadline and any drain.
+const STAY: Duration = Duration::from_secs(200);
 /// What a deadline may be late by: the tick, slow timers, the way there and back.
 const SPARE: Duration = Duration::from_millis(400);
 /// For an interim answer.
@@ -72,6 +74,10 @@ struct State {
     ended: Cell<Option<End>>,
     /// When the last answer came.
     answered_at: Cell<Duration>,
+    /// When the last bytes came.
+    received_at: Cell<Duration>,
+    /// Whether the server must do something in time, whatever fails: answer, or close.
+    served: bool,
     deadlines: Deadlines,
     /// Whether nothing stands against its requests being answered.
     calm: bool,
@@ -91,8 +97,10 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
     let limits = &plan.clients_limits;
     let state = Rc::new(State {
         calm,
-        strict: is_swift(plan) && !plan.may_cut() && client.reading == Reading::Prompt,
-        slow: paused || !is_swift(plan),
+        strict: plan.is_swift() && !plan.may_cut() && client.reading == Reading::Prompt,
+        slow: paused || !plan.is_swift(),
+        // One who does not find a place waits for long.
+        served: client.reading == Reading::Prompt && plan.clients.len() <= plan.least_clients(),
         deadlines: Deadlines {
             head: limits.head_timeout,
             body: limits.body_timeout,
@@ -122,6 +130,11 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
             }
         }
         state.leave(calm, answered);
+        if client.ending == Ending::Server && client.id.is_multiple_of(2) {
+            // The server must close all the same.
+            sleep(STAY).await;
+        }
+        drop(stream);
     });
 }
 
@@ -150,11 +163,6 @@ pub async fn probe(worker: usize, visit: usize, tries: usize, record: Rc<Record>
         }
     }
     told
-}
-
-/// Whether bytes take no noticeable time.
-fn is_swift(plan: &Plan) -> bool {
-    plan.is_swift()
 }
 
 /// Whether nothing stands against all of its requests being answered.
@@ -188,7 +196,7 @@ fn is_calm(client: &Client, plan: &Plan) -> bool {
         && !paused
         && stays
         && client.reading == Reading::Prompt
-        && is_swift(plan)
+        && plan.is_swift()
         && !plan.may_cut()
 }
 
@@ -203,6 +211,8 @@ impl State {
             interim: Cell::new(false),
             ended: Cell::new(None),
             answered_at: Cell::default(),
+            received_at: Cell::default(),
+            served: false,
             deadlines: Deadlines::default(),
             calm: false,
             strict: false,
@@ -323,7 +333,11 @@ impl State {
             self.waker.replace(Some(context.waker().clone()));
             Poll::Pending
         });
-        let _ = timeout(PATIENCE, waiting).await;
+        let began = world::now();
+        let late = timeout(PATIENCE, waiting).await.is_err();
+        if late && self.served && self.received_at.get() <= began {
+            self.wrong(format_args!("was neither answered nor closed in {PATIENCE:?}"));
+        }
     }
 
     fn wake(&self) {
@@ -352,6 +366,7 @@ impl State {
                 }
                 Ok(bytes) => {
                     total += bytes.len();
+                    self.received_at.set(world::now());
                     self.received.borrow_mut().extend(bytes);
                     self.judge();
                 }

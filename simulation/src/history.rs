@@ -34,6 +34,8 @@ use crate::{
 const TRIES: usize = 6;
 /// What a drain may take beyond the deadlines of the clients: the linger's two seconds, and that of slow timers.
 const DRAIN_SPARE: Duration = Duration::from_secs(4);
+/// What a worker may take to stop.
+const STOP_TIME: Duration = Duration::from_secs(1);
 /// Polls for each event at most, over a whole history.
 const POLLS_FOR_EVENT: u64 = 20;
 
@@ -98,10 +100,11 @@ pub fn live(plan: &Plan, trace: Option<Tracer>) -> End {
     let ended = panic::catch_unwind(AssertUnwindSafe(world::end));
     LIVES.set(false);
     let mut violations = record.violations();
-    if (lived.is_err() || ended.is_err())
-        && let Some(panic) = PANIC.take()
-    {
+    // Also one that was caught where a task ends: in the counter, nobody reads how many there were.
+    if let Some(panic) = PANIC.take() {
         violations.push(panic);
+    } else if lived.is_err() || ended.is_err() {
+        violations.push(String::from("a panic without a message"));
     }
     let (counts, time) = lived.unwrap_or_default();
     let answers = record.answers();
@@ -195,6 +198,7 @@ impl<'a> History<'a> {
     fn live(&self) {
         self.run(self.plan.length);
         if self.stopped.get() {
+            self.check_stopped();
             return self.check_books();
         }
         if !self.plan.drains_early {
@@ -384,7 +388,7 @@ impl<'a> History<'a> {
             self.violation(format_args!("{polls} polls for {events} events"));
         }
         self.server.tell_all(|| Command::Stop);
-        self.run_until(Duration::from_secs(1), || self.server.all(|reports| reports.stopped == 1));
+        self.check_stopped();
         let Some(bundled) = &self.bundled else { return };
         bundled.drain();
         self.run(COMMIT_TIMEOUT + DRAIN_SPARE);
@@ -393,6 +397,14 @@ impl<'a> History<'a> {
             self.violation(format_args!(
                 "(tasks, descriptors) of the counter that are left: {left:?}"
             ));
+        }
+    }
+
+    /// Whoever was told to stop has stopped, whatever was in progress.
+    fn check_stopped(&self) {
+        let stopped = self.run_until(STOP_TIME, || self.server.all(|reports| reports.stopped == 1));
+        if !stopped && !self.record.failed() {
+            self.violation(format_args!("a worker does not stop"));
         }
     }
 

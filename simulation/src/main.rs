@@ -6,8 +6,10 @@ mod planted;
 
 use std::{
     collections::BTreeSet,
+    fmt::Display,
     io::{self, Write},
     process::ExitCode,
+    str::FromStr,
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -30,20 +32,20 @@ struct Arguments {
     /// Leave out these parts of it, as a failure names them
     #[arg(long, value_delimiter = ',', requires = "seed")]
     without: Vec<Part>,
-    /// Search for so long
-    #[arg(long, default_value_t = 60)]
+    /// Search for so many seconds
+    #[arg(long, default_value_t = 60, value_parser = positive::<u64>, conflicts_with = "seed")]
     seconds: u64,
     /// Search for so many minutes
-    #[arg(long, conflicts_with = "seconds")]
+    #[arg(long, value_parser = positive::<u64>, conflicts_with_all = ["seconds", "seed"])]
     minutes: Option<u64>,
     /// Search through so many histories
-    #[arg(long, conflicts_with_all = ["seconds", "minutes"])]
+    #[arg(long, value_parser = positive::<u64>, conflicts_with_all = ["seconds", "minutes", "seed"])]
     histories: Option<u64>,
-    /// Begin with this seed, not with one of the time
-    #[arg(long)]
+    /// Begin with this seed; without it, with one made of the current time
+    #[arg(long, conflicts_with = "seed")]
     from: Option<u64>,
-    /// How many threads; as many as there are cores, if it is not said
-    #[arg(long)]
+    /// Use so many threads; without it, one for each core
+    #[arg(long, value_parser = positive::<usize>, conflicts_with = "seed")]
     threads: Option<usize>,
     /// Name a failure at once, and do not look for what it does not need
     #[arg(long)]
@@ -65,6 +67,12 @@ fn main() -> ExitCode {
         Some(seed) => repeat(seed, arguments.without.into_iter().collect()),
         None => search(&arguments),
     }
+}
+
+/// A search through nothing finds nothing.
+fn positive<T: FromStr<Err: Display> + Default + PartialEq>(text: &str) -> Result<T, String> {
+    let number = text.parse::<T>().map_err(|error| error.to_string())?;
+    if number == T::default() { Err(String::from("must be at least 1")) } else { Ok(number) }
 }
 
 fn repeat(seed: u64, without: BTreeSet<Part>) -> ExitCode {
@@ -108,9 +116,7 @@ fn search(arguments: &Arguments) -> ExitCode {
     }
     let parts: Vec<_> = search::shrink(seed).iter().map(ToString::to_string).collect();
     println!("to see it happen, with what it does not need left out:");
-    println!(
-        "cargo run --release -p tallyring-simulation -- --seed {seed} --without {}",
-        parts.join(",")
-    );
+    print!("cargo run --release -p tallyring-simulation -- --seed {seed}");
+    println!("{}{}", if parts.is_empty() { "" } else { " --without " }, parts.join(","));
     ExitCode::FAILURE
 }

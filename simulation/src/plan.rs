@@ -325,15 +325,19 @@ impl Plan {
             && !self.acts.iter().any(disturbs)
     }
 
-    /// Whether something other than a client, its own deadline and a drain may end its connection.
-    pub fn may_cut(&self) -> bool {
+    /// The least limit of clients at any time.
+    pub fn least_clients(&self) -> usize {
         let clients_max = self.acts.iter().filter_map(|act| match act.what {
             What::Limits(clients, ..) => Some(clients),
             _ => None,
         });
-        let least = clients_max.chain([self.clients_limits.connections_max]).min().unwrap_or(0);
+        clients_max.chain([self.clients_limits.connections_max]).min().unwrap_or(0)
+    }
+
+    /// Whether something other than a client, its own deadline and a drain may end its connection.
+    pub fn may_cut(&self) -> bool {
         self.world.errors > 0
-            || self.clients.len() >= least
+            || self.clients.len() >= self.least_clients()
             || self.acts.iter().any(|act| act.what == What::Stop)
     }
 }
