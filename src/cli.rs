@@ -102,8 +102,8 @@ fn refuse_arguments(error: &clap::Error, given: &[OsString]) -> ExitCode {
 
 fn serve(arguments: &ServeArguments, matches: &ArgMatches, notes: Vec<String>) -> ExitCode {
     // The same flags and variables each time; the file and the pages may have changed.
-    let read = || config::settle_again(&arguments, matches);
-    let settled = match config::settle(&arguments, matches) {
+    let read = || config::settle_again(arguments, matches);
+    let settled = match config::settle(arguments, matches) {
         Ok(settled) => settled,
         Err(error) => return refuse_settings(&error),
     };
@@ -202,7 +202,7 @@ fn tell(said: Result<String, TotalsError>) -> ExitCode {
 
 /// Prints the settings. What `serve` would refuse at its start is refused with the same message.
 fn check(arguments: &ServeArguments, matches: &ArgMatches, mut notes: Vec<String>) -> ExitCode {
-    let settled = match config::settle(&arguments, matches) {
+    let settled = match config::settle(arguments, matches) {
         Ok(settled) => settled,
         Err(error) => return refuse_settings(&error),
     };
