@@ -1,4 +1,5 @@
-//! A blocking HTTP client for one request, for commands that ask a running server. So they need neither a shell nor curl.
+//! A blocking HTTP client for one request, for commands that ask a running server. So they need neither a shell nor
+//! curl.
 
 use std::{
     io::{self, Read, Write},

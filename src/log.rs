@@ -1,6 +1,7 @@
 //! Log lines on standard error: what an operator must know.
 //!
-//! A separate thread writes the lines, so that no worker waits for a terminal. There are no lines about single requests.
+//! A separate thread writes the lines, so that no worker waits for a terminal. There are no lines about single
+//! requests.
 
 use std::{
     env,

@@ -248,8 +248,8 @@ impl Common {
         Ok(std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default())
     }
 
-    /// Writes the files of a run into the given directory, or into the first of `name`, `name-2` and so on in bench/runs
-    /// that does not exist: a run is never overwritten. Says where they are.
+    /// Writes the files of a run into the given directory, or into the first of `name`, `name-2` and so on in
+    /// bench/runs that does not exist: a run is never overwritten. Says where they are.
     ///
     /// # Errors
     /// When they cannot be written.

@@ -1,5 +1,5 @@
-//! tallyring's architecture on tokio: one pinned single-threaded runtime for each core, each with its own `SO_REUSEPORT`
-//! listener.
+//! tallyring's architecture on tokio: one pinned single-threaded runtime for each core, each with its own
+//! `SO_REUSEPORT` listener.
 
 use std::{io, process, thread};
 

@@ -237,8 +237,8 @@ fn process(id: u32) -> io::Result<Proc> {
     Proc::new(id.cast_signed()).map_err(io::Error::other)
 }
 
-/// A free address on loopback. Start the program that is to listen there before asking for another address: the same one
-/// could be returned again, and with `SO_REUSEPORT` both programs would share the requests.
+/// A free address on loopback. Start the program that is to listen there before asking for another address: the same
+/// one could be returned again, and with `SO_REUSEPORT` both programs would share the requests.
 ///
 /// # Errors
 /// What bind(2) says.

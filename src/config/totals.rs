@@ -62,7 +62,7 @@ pub struct BackupArguments {
     /// File to make
     #[arg(value_name = "FILE")]
     pub to: PathBuf,
-    /// Replace the file where it is there already
+    /// Replace the file if it is there, unless a total in it is higher
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]

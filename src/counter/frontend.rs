@@ -134,8 +134,8 @@ fn operation(request: &Request<'_>) -> Result<Operation, Response> {
     }
 }
 
-/// Whether this can be the name of a counter. Names are written into paths and JSON as they are, so they contain nothing
-/// that has to be escaped there.
+/// Whether this can be the name of a counter. Names are written into paths and JSON as they are, so they contain
+/// nothing that has to be escaped there.
 pub fn is_name(name: &str) -> bool {
     let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     matches!(name.len(), 1..=NAME_BYTES_MAX) && name.bytes().all(is_name_byte)

@@ -1,5 +1,5 @@
-//! The admin listener: whether the server is alive, whether it is ready, and its metrics. It has its own thread, so that
-//! it answers even when the workers do not.
+//! The admin listener: whether the server is alive, whether it is ready, and its metrics. It has its own thread, so
+//! that it answers even when the workers do not.
 
 use std::{
     cell::RefCell,

@@ -1,8 +1,8 @@
 //! The bundled counter as workers: one thread for each frontend, and one for its commits.
 //!
-//! In a server, our own workers have a frontend to themselves, on a port of loopback that changes with each start. Other
-//! programs have another one, with its own thread and limits and at most one batch at the committer: they delay a visit
-//! by one commit at most.
+//! In a server, our own workers have a frontend to themselves, on a port of loopback that changes with each start.
+//! Other programs have another one, with its own thread and limits and at most one batch at the committer: they delay
+//! a visit by one commit at most.
 
 use std::{
     fmt,

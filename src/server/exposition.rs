@@ -90,9 +90,8 @@ fn weight(parameters: &[(String, &str)]) -> u16 {
     }
 }
 
-/// The same metrics in Prometheus' text format 0.0.4: a family has the full name of its samples, an info is a gauge, and
-/// there is no end mark.
-/// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
+/// The same metrics in Prometheus' text format 0.0.4: a family has the full name of its samples, an info is a gauge,
+/// and there is no end mark. <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
 fn to_prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;

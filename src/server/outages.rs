@@ -1,5 +1,5 @@
-//! Log lines about visits that are not registered: one at once, then one a minute, and one when it is over. They are for
-//! all workers together, and for each counter separately.
+//! Log lines about visits that are not registered: one at once, then one a minute, and one when it is over. They are
+//! for all workers together, and for each counter separately.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -41,8 +41,8 @@ pub(super) struct Listeners {
     addresses: Vec<SocketAddr>,
 }
 
-/// Gives every worker a listener on every address: on those of the service manager's sockets, if it has handed any down,
-/// else on those of the settings.
+/// Gives every worker a listener on every address: on those of the service manager's sockets, if it has handed any
+/// down, else on those of the settings.
 pub(super) fn listen(config: &Config) -> Result<Listeners, ServerError> {
     let count = config.cores.len();
     let handed = inherited::take()?;

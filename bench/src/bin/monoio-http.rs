@@ -1,6 +1,6 @@
 //! The same program with monoio-http's own decoder and encoder, as one would first write it with these packages: one
-//! pinned monoio runtime for each core, with tallyring's ring flags. It separates the cost of the codec from that of the
-//! runtime. `monoio-http ADDRESS COUNTER-URL`
+//! pinned monoio runtime for each core, with tallyring's ring flags. It separates the cost of the codec from that of
+//! the runtime. `monoio-http ADDRESS COUNTER-URL`
 //!
 //! These decoders have no limits and misread some malformed messages; they are used for the benchmark's load only.
 

@@ -1,6 +1,5 @@
-//! hyper on one pinned single-threaded tokio runtime for each core, each with its own `SO_REUSEPORT` listener and client:
-//! tallyring's architecture on tokio.
-//! `tokio-per-core ADDRESS COUNTER-URL`
+//! hyper on one pinned single-threaded tokio runtime for each core, each with its own `SO_REUSEPORT` listener and
+//! client: tallyring's architecture on tokio. `tokio-per-core ADDRESS COUNTER-URL`
 
 use std::io;
 

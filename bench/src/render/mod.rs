@@ -1,5 +1,5 @@
-//! The summary and the charts of a record, and the table of the benchmark's README. They are made from the record alone,
-//! so that they can be made again.
+//! The summary and the charts of a record, and the table of the benchmark's README. They are made from the record
+//! alone, so that they can be made again.
 
 mod axis;
 mod canvas;
@@ -31,7 +31,8 @@ pub fn files(record: &Record) -> Vec<(&'static str, String)> {
     files
 }
 
-/// The range over some records of each arm's median ratio to the floor, as Markdown: the table of the benchmark's README.
+/// The range over some records of each arm's median ratio to the floor, as Markdown: the table of the benchmark's
+/// README.
 #[cfg(test)]
 fn over_machines(records: &[Record]) -> String {
     use crate::{
