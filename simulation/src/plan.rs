@@ -1,6 +1,8 @@
 //! What a history is made of: who comes, what they do and when, what fails. Drawn from a seed, and nothing but plain
 //! values, so that parts of it can be left out to find what a failure needs.
 
+mod draw;
+
 use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
 use fastrand::Rng;
@@ -231,38 +233,7 @@ impl FromStr for Part {
     }
 }
 
-fn between(rng: &mut Rng, least: u64, most: u64) -> Duration {
-    Duration::from_millis(rng.u64(least..=most))
-}
-
 impl Plan {
-    /// Draws a plan.
-    pub fn draw(seed: u64) -> Self {
-        let mut rng = Rng::with_seed(seed);
-        let rng = &mut rng;
-        // Many histories are calm in one respect or another: a storm hides what a single fault shows.
-        let stormy = rng.u8(0..3) == 0;
-        let length = between(rng, 500, 6_000);
-        let workers = rng.usize(1..=WORKERS_MAX);
-        let bundled = rng.bool();
-        let mut plan = Self {
-            seed,
-            world: draw_world(rng, stormy),
-            workers,
-            bundled,
-            clients_limits: draw_client_limits(rng),
-            upstream: draw_upstream_limits(rng),
-            clients: Vec::new(),
-            acts: draw_acts(rng, length, bundled),
-            length,
-            drains_early: rng.u8(0..4) == 0,
-        };
-        let mut visits = 0..VISITS - PROBES;
-        let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
-        plan.clients = (0..clients).map(|id| draw_client(rng, id, &plan, &mut visits)).collect();
-        plan
-    }
-
     /// The plan without some of its parts.
     pub fn without(mut self, parts: &BTreeSet<Part>) -> Self {
         let left = |part: Part| !parts.contains(&part);
@@ -339,149 +310,5 @@ impl Plan {
         self.world.errors > 0
             || self.clients.len() >= self.least_clients()
             || self.acts.iter().any(|act| act.what == What::Stop)
-    }
-}
-
-fn draw_world(rng: &mut Rng, stormy: bool) -> Settings {
-    Settings {
-        legacy: rng.u8(0..4) == 0,
-        order: [Order::Fifo, Order::Lifo, Order::Random][rng.usize(0..3)],
-        latency: [50, 1_000, 20_000, 100_000][rng.usize(0..4)],
-        completion: [1, 20, 500, 5_000][rng.usize(0..4)],
-        cuts: if rng.bool() { rng.u8(0..=60) } else { 0 },
-        errors: if stormy { rng.u16(1..=300) } else { 0 },
-        window: [64 * 1024, 3_000, 500, 64][rng.usize(0..4)],
-        lateness: [200, 2_000, 20_000][rng.usize(0..3)],
-    }
-}
-
-fn draw_client_limits(rng: &mut Rng) -> ClientLimits {
-    ClientLimits {
-        head: HeadLimits {
-            head_bytes_max: HEAD_BYTES_MAX,
-            head_fields_max: 10,
-            target_bytes_max: TARGET_BYTES_MAX,
-        },
-        body_bytes_max: BODY_BYTES_MAX as u64,
-        connections_max: if rng.u8(0..4) == 0 { rng.usize(1..=4) } else { 100 },
-        head_timeout: between(rng, 200, 1_500),
-        body_timeout: between(rng, 200, 1_500),
-        idle_timeout: between(rng, 500, 3_000),
-        write_timeout: between(rng, 200, 1_500),
-        drain_idle_timeout: between(rng, 100, 800),
-    }
-}
-
-fn draw_upstream_limits(rng: &mut Rng) -> UpstreamLimits {
-    UpstreamLimits {
-        connect_timeout: between(rng, 100, 600),
-        call_timeout: between(rng, 200, 2_000),
-        connections_max: rng.usize(1..=4),
-        queue_max: if rng.u8(0..4) == 0 { rng.usize(1..=3) } else { 100 },
-        idle_timeout: between(rng, 300, 2_000),
-        head: HeadLimits { head_bytes_max: 400, head_fields_max: 20, target_bytes_max: 0 },
-        drain_bytes_max: 1_000,
-    }
-}
-
-fn draw_acts(rng: &mut Rng, length: Duration, bundled: bool) -> Vec<Act> {
-    let acts = if rng.u8(0..4) == 0 { 0 } else { rng.usize(1..=6) };
-    let mut acts: Vec<_> = (0..acts)
-        .map(|_| {
-            let at = length.mul_f64(rng.f64());
-            (if rng.u8(0..4) == 0 { Duration::ZERO } else { at }, draw_act(rng, bundled))
-        })
-        .collect();
-    acts.sort_by_key(|(at, _)| *at);
-    acts.into_iter().enumerate().map(|(id, (at, what))| Act { id, at, what }).collect()
-}
-
-fn draw_act(rng: &mut Rng, bundled: bool) -> What {
-    let counter = rng.usize(if bundled { 1..COUNTERS } else { 0..COUNTERS });
-    match rng.u8(0..16) {
-        0..=4 => What::Counter(counter, draw_mode(rng)),
-        5 | 6 => What::Move(counter, rng.u8(0..1 << ADDRESSES), rng.bool()),
-        7 if bundled => What::Restart(between(rng, 0, 1_000)),
-        8..=10 if bundled => What::Store(match rng.u8(0..4) {
-            0 => StoreMode::Works(between(rng, 0, 50)),
-            1 | 2 => StoreMode::Fails,
-            _ => StoreMode::Hangs(between(rng, 500, 5_000)),
-        }),
-        11 | 12 => What::Pages(rng.usize(0..2)),
-        13 => What::Limits(rng.usize(1..=5), rng.usize(1..=4), rng.usize(0..2) * HEAD_BYTES_MORE),
-        14 if rng.u8(0..3) == 0 => What::Stop,
-        _ => What::Ping,
-    }
-}
-
-fn draw_mode(rng: &mut Rng) -> Mode {
-    match rng.u8(0..10) {
-        0 => Mode::Prompt,
-        1 => Mode::Slow(between(rng, 1, 1_000)),
-        2..=5 => Mode::Any,
-        6 | 7 => Mode::Refuses,
-        8 => Mode::Hangs,
-        _ => Mode::Silent,
-    }
-}
-
-fn draw_client(
-    rng: &mut Rng,
-    id: usize,
-    plan: &Plan,
-    visits: &mut impl Iterator<Item = usize>,
-) -> Client {
-    let mut steps = Vec::new();
-    let count = if rng.u8(0..5) == 0 { rng.usize(5..=20) } else { rng.usize(1..=4) };
-    for _ in 0..count {
-        let Some(visit) = visits.next() else { break };
-        let last = match rng.u8(0..100) {
-            0..4 => Some(Step::Refused(request::refused(rng))),
-            4..8 => Some(Step::Garbage(request::garbage(rng))),
-            _ => None,
-        };
-        if let Some(last) = last {
-            steps.push(last);
-            break;
-        }
-        let request = Request::draw(rng, visit);
-        let (length, closes) = (request.bytes().0.len(), request.closes());
-        let pause = if rng.u8(0..6) == 0 {
-            // Some wait for longer than they may.
-            let most = plan.clients_limits.head_timeout.as_millis().try_into().unwrap_or(1_000);
-            let most = if rng.u8(0..4) == 0 { most * 2 } else { most / 3 };
-            Some((rng.usize(1..length), between(rng, 0, most)))
-        } else {
-            None
-        };
-        steps.push(Step::Request(request, pause));
-        if closes && rng.u8(0..4) > 0 {
-            // Most keep to what they have said.
-            break;
-        }
-        match rng.u8(0..8) {
-            0 => steps.push(Step::Pause(between(rng, 0, 300))),
-            1 => steps.push(Step::Pause(between(rng, 0, 4_000))),
-            2..=4 => steps.push(Step::Await),
-            _ => {}
-        }
-    }
-    Client {
-        id,
-        worker: rng.usize(0..plan.workers),
-        comes: plan.length.mul_f64(rng.f64() * 0.9),
-        steps: steps.into_iter().enumerate().collect(),
-        reading: match rng.u8(0..12) {
-            0 => Reading::Slow(rng.usize(1..2_000), between(rng, 1, 40)),
-            1 => Reading::Stops(rng.usize(0..3_000)),
-            _ => Reading::Prompt,
-        },
-        ending: match rng.u8(0..10) {
-            0..=3 => Ending::Answers,
-            4 | 5 => Ending::Server,
-            6 | 7 => Ending::Half,
-            8 => Ending::Close,
-            _ => Ending::Reset,
-        },
     }
 }

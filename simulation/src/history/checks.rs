@@ -1,0 +1,151 @@
+//! What is always true: at every moment, once all have left, and of the books at the end.
+
+use super::*;
+
+impl History<'_> {
+    /// What is true at every moment.
+    pub(super) fn check_limits(&self) {
+        for (number, metrics) in self.server.metrics.iter().enumerate() {
+            let calls = metrics.counter_connections.read();
+            if calls > self.most_calls() {
+                self.violation(format_args!("worker {number} has {calls} connections to counters"));
+            }
+            let clients = metrics.connections.read();
+            // A worker that drains serves all whom the kernel has queued: its close would reset them.
+            if clients > self.most_clients() && !self.drains.get() {
+                self.violation(format_args!("worker {number} has {clients} clients"));
+            }
+            if clients > 0 && self.server.reports.borrow()[number].drained > 0 {
+                self.violation(format_args!("worker {number} drained and has {clients} clients"));
+            }
+        }
+    }
+
+    fn most_calls(&self) -> u64 {
+        let acts = self.plan.acts.iter().filter_map(|act| match act.what {
+            What::Limits(_, connections, _) => Some(connections),
+            _ => None,
+        });
+        let most = acts.chain([self.plan.upstream.connections_max]).max().unwrap_or(0);
+        (most * COUNTERS) as u64
+    }
+
+    fn most_clients(&self) -> u64 {
+        let acts = self.plan.acts.iter().filter_map(|act| match act.what {
+            What::Limits(clients, ..) => Some(clients),
+            _ => None,
+        });
+        acts.chain([self.plan.clients_limits.connections_max]).max().unwrap_or(0) as u64
+    }
+
+    /// Nothing is left once all have left.
+    pub(super) fn check_left(&self) {
+        if self.record.failed() {
+            return;
+        }
+        self.run(self.plan.upstream.call_timeout + self.plan.upstream.idle_timeout + DRAIN_SPARE);
+        if self.record.failed() {
+            return;
+        }
+        for (number, metrics) in self.server.metrics.iter().enumerate() {
+            let (clients, calls) = (metrics.connections.read(), metrics.counter_connections.read());
+            if (clients, calls) != (0, 0) {
+                self.violation(format_args!(
+                    "worker {number} keeps {clients} clients and {calls} connections to counters"
+                ));
+            }
+        }
+        if !self.server.has_no_calls() {
+            self.violation(format_args!("calls or connections to counters are left in a pool"));
+        }
+        // Its orders and its deadlines: two tasks for each worker.
+        let tasks = world::tasks_of(SITE);
+        if tasks != 2 * self.plan.workers {
+            self.violation(format_args!("{tasks} tasks are left of {} workers", self.plan.workers));
+        }
+        let descriptors = world::descriptors_of(SITE);
+        if descriptors != 0 {
+            self.violation(format_args!("{descriptors} descriptors are left open"));
+        }
+        let Counts { polls, events, .. } = world::counts();
+        if polls > events * POLLS_FOR_EVENT {
+            self.violation(format_args!("{polls} polls for {events} events"));
+        }
+        self.server.tell_all(|| Command::Stop);
+        self.check_stopped();
+        let Some(bundled) = &self.bundled else { return };
+        bundled.drain();
+        self.run(COMMIT_TIMEOUT + DRAIN_SPARE);
+        let left = (world::tasks_of(bundled::COUNTER), world::descriptors_of(bundled::COUNTER));
+        if left != (2, 0) {
+            self.violation(format_args!(
+                "(tasks, descriptors) of the counter that are left: {left:?}"
+            ));
+        }
+    }
+
+    /// Whoever was told to stop has stopped, whatever was in progress.
+    pub(super) fn check_stopped(&self) {
+        let stopped = self.run_until(STOP_TIME, || self.server.all(|reports| reports.stopped == 1));
+        if !stopped && !self.record.failed() {
+            self.violation(format_args!("a worker does not stop"));
+        }
+    }
+
+    /// The books balance, for each visit, each worker and in total.
+    pub(super) fn check_books(&self) {
+        if self.record.failed() {
+            return;
+        }
+        // What a killed store wrote, or a counter counts that got a call late.
+        self.run(Duration::from_secs(12));
+        let visits = self.record.visits();
+        for (number, visit) in visits[..VISITS - PROBES].iter().enumerate() {
+            if visit.begun > 1 || visit.counted > 1 {
+                self.violation(format_args!("visit {number} was sent more than once: {visit:?}"));
+            }
+            if visit.welcomed && visit.counted == 0 {
+                self.violation(format_args!("visit {number} was welcomed and not counted"));
+            }
+            if visit.refused && (visit.begun, visit.counted) != (0, 0) {
+                self.violation(format_args!("visit {number} was refused and sent: {visit:?}"));
+            }
+        }
+        let mut sum = [0; 4];
+        for (number, metrics) in self.server.metrics.iter().enumerate() {
+            let counted = visits.iter().filter(|visit| visit.worker == number);
+            let counted: u64 = counted.map(|visit| visit.counted).sum();
+            let (welcomed, erred) = (metrics.welcomed.read(), metrics.erred.read());
+            // Once a worker was cut, what it has not told is abandoned.
+            let in_flight = metrics.in_flight();
+            let abandoned = metrics.abandoned.read() + in_flight;
+            if !self.stopped.get() && in_flight > 0 {
+                self.violation(format_args!("worker {number} has {in_flight} visits in no book"));
+            }
+            let books = welcomed + erred + metrics.refused.read() + metrics.abandoned.read();
+            if books > metrics.started.read() {
+                self.violation(format_args!("worker {number} has visits in two books"));
+            }
+            if metrics.panics.read() > 0 {
+                let panic = PANIC.take().unwrap_or_default();
+                self.violation(format_args!("a task of worker {number}: {panic}"));
+            }
+            if !(welcomed <= counted && counted <= welcomed + erred + abandoned) {
+                self.violation(format_args!(
+                    "the books of worker {number}: {welcomed} <= {counted} <= {welcomed} + {erred} + {abandoned}"
+                ));
+            }
+            sum = [sum[0] + welcomed, sum[1] + counted, sum[2] + erred, sum[3] + abandoned];
+        }
+        let [welcomed, counted, erred, abandoned] = sum;
+        if !(welcomed <= counted && counted <= welcomed + erred + abandoned) {
+            self.violation(format_args!("the books of all: {sum:?}"));
+        }
+        let seen = visits.iter().filter(|visit| visit.welcomed).count() as u64;
+        if seen > welcomed {
+            self.violation(format_args!(
+                "{seen} clients were welcomed, and {welcomed} are in the books"
+            ));
+        }
+    }
+}
