@@ -293,7 +293,7 @@ impl<S: Stream> Connection<S> {
 
     /// Tells the client what was wrong, then makes sure that the answer arrives.
     async fn refuse(&mut self, refusal: Refusal) {
-        self.client.context().metrics().bad_requests.increment();
+        self.client.context().metrics().refuse_request(refusal.status);
         // RFC 9110 section 9.3.2: no content in an answer to a HEAD. A client would take it for the
         // beginning of the next answer.
         let head_only = match self.body_of {

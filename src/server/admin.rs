@@ -30,6 +30,8 @@ pub struct Readiness {
     pub serves: AtomicBool,
     /// Visits have not been registered a moment ago, where that is to count.
     pub counter_fails: AtomicBool,
+    /// The end has begun.
+    pub stops: AtomicBool,
 }
 
 /// What the admin listener answers.

@@ -10,6 +10,7 @@ mod reload;
 mod routes;
 mod run;
 mod site;
+mod stats;
 mod summary;
 
 use std::{
@@ -36,7 +37,7 @@ use crate::{
     counter_check,
     http::hosts::{HostList, Hosts},
     listener::{self, BindError, Listener, inherited::InheritError},
-    metrics::{self, ReloadMetrics, Totals},
+    metrics::{ReloadMetrics, Totals},
     plural::plural,
     runtime::{
         clock,
@@ -151,7 +152,8 @@ pub fn serve(
     let reloads = Arc::new(ReloadMetrics::started(clock::unix_seconds()));
     let admin = admin.map(|listeners| {
         let counter = bundled.as_ref().map(BundledCounter::metrics);
-        let registry = metrics::registry(site.metrics().to_vec(), counter, &reloads);
+        let sources = Arc::new(site.sources(config, &run, counter));
+        let registry = stats::registry(sources, &reloads);
         AdminListener::start(&run, listeners, registry, config.admin_hosts.clone())
     });
     let admin = admin.transpose()?;
@@ -187,6 +189,7 @@ fn finish(
     signal: i32,
 ) -> Ended {
     // Before anybody is told: whoever hears of the stop must not find the server ready.
+    run.readiness.stops.store(true, Ordering::Release);
     run.readiness.serves.store(false, Ordering::Release);
     stop(signal);
     let end = Instant::now() + drain_timeout;

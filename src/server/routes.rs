@@ -44,6 +44,11 @@ impl Counters {
         &self.origins
     }
 
+    /// Whether the bundled counter is there.
+    pub(super) fn is_bundled(&self, origin: &Host) -> bool {
+        self.bundled.is_some_and(|bundled| *origin == Host::Address(bundled.own))
+    }
+
     /// What workers are given to serve these routes, of which `contents` are the contents.
     ///
     /// # Errors

@@ -55,6 +55,7 @@ pub(super) enum Group {
 pub(super) struct Run {
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
+    pub(super) started: Instant,
     pub(super) readiness: Arc<Readiness>,
     needs_counter: Cell<bool>,
     /// SIGHUP has come during the start.
@@ -80,6 +81,7 @@ impl Run {
         Self {
             sender,
             events,
+            started: Instant::now(),
             readiness: Arc::default(),
             needs_counter: Cell::new(needs_counter),
             reload_wanted: Cell::default(),

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     net::SocketAddr,
     rc::Rc,
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -13,13 +13,14 @@ use super::{
     counter::Addresses,
     describe_drivers,
     routes::{Counters, UnknownCounter},
+    stats::{CounterAddresses, CounterSource, Sources, WorkerSource},
     summary::{Role, StartSummary},
 };
 use crate::{
     config::{Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
     counter::store::{self, Counted},
     listener::{self, Listener, inherited},
-    metrics::WorkerMetrics,
+    metrics::{CounterMetrics, WorkerMetrics},
     runtime::mailbox,
     site::{Failures, Message, RouteSet, Rules, Site},
     upstream::{
@@ -75,6 +76,8 @@ pub(super) struct SiteWorkers {
     drivers: String,
     /// The counters that the workers know, which stay the same.
     counters: Counters,
+    /// Where these are.
+    counter_addresses: CounterAddresses,
     /// Where visits went at the start, for a person.
     described: Vec<String>,
 }
@@ -93,7 +96,8 @@ impl SiteWorkers {
         let mailboxes = config.cores.iter().map(|_| mailbox::channel());
         let (orders, receivers): (Vec<Orders>, Vec<_>) =
             mailboxes.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        let (addresses, refreshers) = resolve_all(counters.origins(), &orders)?;
+        let counter_addresses = CounterAddresses::default();
+        let (addresses, refreshers) = resolve_all(counters.origins(), &orders, &counter_addresses)?;
         let mut metrics = Vec::new();
         let parts = config.cores.iter().zip(listeners.of_workers).zip(receivers);
         for (number, ((&core, listeners), receiver)) in parts.enumerate() {
@@ -122,7 +126,8 @@ impl SiteWorkers {
         }
         let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
         let described = each_once(counters.describe(&config.routes));
-        Ok(Self { orders, metrics, addresses: listeners.addresses, drivers, counters, described })
+        let addresses = listeners.addresses;
+        Ok(Self { orders, metrics, addresses, drivers, counters, counter_addresses, described })
     }
 
     /// Lets them accept.
@@ -192,6 +197,32 @@ impl SiteWorkers {
         &self.metrics
     }
 
+    /// What the admin listener tells of the server.
+    pub(super) fn sources(
+        &self,
+        config: &Config,
+        run: &Run,
+        bundled: Option<Arc<CounterMetrics>>,
+    ) -> Sources {
+        let workers = config.cores.iter().zip(&self.metrics);
+        let counters = self.counters.origins().iter();
+        Sources {
+            readiness: Arc::clone(&run.readiness),
+            started: run.started,
+            workers: workers
+                .map(|(&core, metrics)| WorkerSource { core, metrics: Arc::clone(metrics) })
+                .collect(),
+            counters: counters
+                .map(|origin| CounterSource {
+                    name: origin.to_string(),
+                    bundled: self.counters.is_bundled(origin),
+                })
+                .collect(),
+            addresses: Arc::clone(&self.counter_addresses),
+            bundled,
+        }
+    }
+
     /// What the start tells.
     pub(super) fn summary(
         &self,
@@ -238,15 +269,18 @@ fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
 fn resolve_all(
     origins: &[Host],
     orders: &[Orders],
+    shown: &CounterAddresses,
 ) -> Result<(Vec<Vec<SocketAddr>>, Vec<Refresher>), ServerError> {
     let (first, answers) = mpsc::channel();
     let mut refreshers = Vec::new();
+    lock(shown).resize(origins.len(), Vec::new());
     for (place, origin) in origins.iter().enumerate() {
-        let (first, orders) = (first.clone(), orders.to_vec());
+        let (first, orders, shown) = (first.clone(), orders.to_vec(), Arc::clone(shown));
         refreshers.push(resolve::start(origin.clone(), move |addresses: Vec<SocketAddr>| {
             for orders in &orders {
                 let _ = orders.send(Command::Deliver(Message::Addresses(place, addresses.clone())));
             }
+            lock(&shown)[place].clone_from(&addresses);
             let _ = first.send((place, addresses));
         })?);
     }
@@ -262,6 +296,10 @@ fn resolve_all(
         }
     }
     Ok((addresses, refreshers))
+}
+
+fn lock(addresses: &Mutex<Vec<Vec<SocketAddr>>>) -> MutexGuard<'_, Vec<Vec<SocketAddr>>> {
+    addresses.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a worker's site is made of, on its way to the worker's thread.

@@ -1,0 +1,131 @@
+//! What the admin listener tells of the server: its metrics.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::sync::mpsc;
+
+use common::{
+    COUNTED, Client, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, nobody, serve,
+    serve_with,
+};
+
+const ADMIN: [&str; 4] = ["--workers", "1", "--admin", "127.0.0.1:0"];
+
+/// The durations of visits that were answered, and of calls.
+fn durations(admin: &mut Client) -> (u64, u64) {
+    let visits = admin.metric("http_server_request_duration_seconds_count{worker=");
+    (visits, admin.metric("http_client_request_duration_seconds_count{worker="))
+}
+
+#[test]
+fn each_answered_visit_has_a_duration() {
+    let stub = Stub::answering(COUNTED);
+    let server = serve_with(&stub, &ADMIN);
+    let mut admin = server.admin();
+    assert_eq!(durations(&mut admin), (0, 0));
+    let mut client = server.client();
+    (0..5).for_each(|_| assert_eq!(client.get("/").body, WELCOME));
+    // What is no visit has none.
+    assert_eq!(client.get("/none").status, 404);
+    assert_eq!(durations(&mut admin), (5, 5));
+    let buckets = "http_server_request_duration_seconds_bucket{le=\"+Inf\"";
+    assert_eq!(admin.metric(buckets), 5);
+    let sum = "http_server_request_duration_seconds_sum{";
+    let text = admin.get("/metrics").body;
+    let sum = text.lines().find_map(|line| line.strip_prefix(sum)).unwrap();
+    let sum: f64 = sum.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(sum > 0.0 && sum < PATIENCE.as_secs_f64(), "{sum}");
+}
+
+#[test]
+fn a_visit_without_a_call_has_a_duration_and_the_call_has_none() {
+    let url = format!("http://{}/counter", nobody());
+    let server = serve(&[&["--counter", &url][..], &ADMIN].concat());
+    let (mut admin, mut client) = (server.admin(), server.client());
+    // The last ones fail at once.
+    (0..15).for_each(|_| assert_eq!(client.get("/").body, SORRY));
+    assert_eq!(durations(&mut admin), (15, 0));
+    assert!(admin.metric("tallyring_visits_erred_total{cause=\"not_tried\"") > 0);
+    assert_eq!(admin.metric("tallyring_upstream_failing{counter="), 1);
+}
+
+#[test]
+fn connections_to_the_counter_are_told_by_what_they_do() {
+    // Visits are answered when the gate opens.
+    let (gate, (asked, arrived)) = (Gate::default(), mpsc::channel());
+    let open = gate.clone();
+    let stub = Stub::start(move |_, mut peer| {
+        while peer.request().is_some() {
+            asked.send(()).unwrap();
+            open.wait();
+            peer.send(COUNTED);
+        }
+    });
+    let server = serve_with(&stub, &[&ADMIN[..], &["--counter-connections-max", "1"]].concat());
+    let mut admin = server.admin();
+    let mut clients = [server.client(), server.client(), server.client()];
+    clients.iter_mut().for_each(|client| client.send(get_request("/")));
+    arrived.recv_timeout(PATIENCE).unwrap();
+    admin.wait_for_metric("tallyring_upstream_calls_queued{counter=", 2);
+    admin.wait_for_metric("tallyring_upstream_connections_idle{counter=", 0);
+    admin.wait_for_metric("tallyring_upstream_connections{counter=", 1);
+    gate.open();
+    clients.iter_mut().for_each(|client| assert_eq!(client.response().body, WELCOME));
+    for (name, expected) in [
+        ("tallyring_upstream_calls_queued", 0),
+        ("tallyring_upstream_connections_idle", 1),
+        ("tallyring_upstream_connections", 1),
+        ("tallyring_upstream_connections_dialed_total", 1),
+        ("tallyring_upstream_connections_reused_total", 2),
+        ("tallyring_upstream_failing", 0),
+    ] {
+        admin.wait_for_metric(&format!("{name}{{counter=\"{}\"", stub.address), expected);
+    }
+    assert_eq!(durations(&mut admin), (3, 3));
+}
+
+#[test]
+fn bad_requests_are_told_by_reason() {
+    let stub = Stub::answering(COUNTED);
+    let server = serve_with(&stub, &ADMIN);
+    let mut admin = server.admin();
+    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(9000));
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        (&long, 414),
+        ("GET / HTTP/2.5\r\nHost: a\r\n\r\n", 505),
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        ("GET /none HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+    ] {
+        let mut client = server.client();
+        client.send(request);
+        assert_eq!(client.response().status, status, "{request}");
+    }
+    let mut counts =
+        |reason: &str| admin.metric(&format!("tallyring_bad_requests_total{{reason=\"{reason}\""));
+    let reasons = ["malformed", "too_large", "unsupported", "too_slow"];
+    assert_eq!(reasons.map(&mut counts), [1, 1, 1, 0]);
+}
+
+#[test]
+fn each_worker_shows_that_it_runs_and_what_it_uses() {
+    let stub = Stub::answering(COUNTED);
+    let server: Server = serve_with(&stub, &["--workers", "2", "--admin", "127.0.0.1:0"]);
+    let text = server.admin().get("/metrics").body;
+    for worker in 0..2 {
+        for row in [
+            format!("tallyring_worker_cpu_seconds_total{{worker=\"{worker}\",mode=\"user\"}} "),
+            format!("tallyring_worker_cpu_seconds_total{{worker=\"{worker}\",mode=\"system\"}} "),
+            format!("tallyring_worker_silent_seconds{{worker=\"{worker}\"}} "),
+        ] {
+            let value = text.lines().find_map(|line| line.strip_prefix(&row)).expect(&row);
+            let value: f64 = value.parse().unwrap();
+            assert!((0.0..PATIENCE.as_secs_f64()).contains(&value), "{row}{value}");
+        }
+    }
+    for name in ["process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds_total"] {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {text}");
+    }
+}
