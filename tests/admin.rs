@@ -1,4 +1,4 @@
-//! What the admin listener tells of the server: its metrics.
+//! What the admin listener tells of the server: its metrics and its figures as JSON.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,6 +10,8 @@ use common::{
     COUNTED, Client, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, nobody, serve,
     serve_with,
 };
+
+use serde_json::Value;
 
 const ADMIN: [&str; 4] = ["--workers", "1", "--admin", "127.0.0.1:0"];
 
@@ -128,4 +130,105 @@ fn each_worker_shows_that_it_runs_and_what_it_uses() {
     for name in ["process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds_total"] {
         assert!(text.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {text}");
     }
+}
+
+/// What `/stats` tells.
+fn stats(admin: &mut Client) -> Value {
+    let response = admin.get("/stats");
+    assert_eq!((response.status, response.field("content-type")), (200, Some("application/json")));
+    assert_eq!(response.field("cache-control"), Some("no-store"));
+    serde_json::from_str(&response.body).unwrap()
+}
+
+#[track_caller]
+fn check(stats: &Value, pointer: &str, expected: impl Into<Value>) {
+    assert_eq!(stats.pointer(pointer), Some(&expected.into()), "{pointer} of {stats:#}");
+}
+
+#[test]
+fn the_figures_are_there_as_json() {
+    let stub = Stub::answering(COUNTED);
+    let server = serve_with(&stub, &["--workers", "2", "--admin", "127.0.0.1:0"]);
+    let (mut admin, mut client) = (server.admin(), server.client());
+    (0..4).for_each(|_| assert_eq!(client.get("/").body, WELCOME));
+    let all = stats(&mut admin);
+    for (pointer, expected) in [
+        ("/schema", Value::from(1)),
+        ("/version", env!("CARGO_PKG_VERSION").into()),
+        ("/state", "serving".into()),
+        ("/ready", true.into()),
+        ("/bundled", Value::Null),
+        ("/totals/visits/welcomed", 4.into()),
+        ("/totals/visits/erred", 0.into()),
+        ("/totals/visits/in_flight", 0.into()),
+        ("/totals/durations/count", 4.into()),
+        ("/totals/connections/open", 1.into()),
+        ("/totals/erred_by_cause/timeout", 0.into()),
+        ("/bucket_bounds_seconds/0", 0.000_064.into()),
+        ("/bucket_bounds_seconds/18", Value::Null),
+        ("/workers/1/worker", 1.into()),
+        ("/counters/0/counter", stub.address.to_string().into()),
+        ("/counters/0/bundled", false.into()),
+        ("/counters/0/addresses/0", stub.address.to_string().into()),
+        ("/counters/0/dialed", 1.into()),
+        ("/counters/0/reused", 3.into()),
+        ("/counters/0/failing", 0.into()),
+        ("/counters/0/durations/count", 4.into()),
+    ] {
+        check(&all, pointer, expected);
+    }
+    // The connection is one worker's, and so are its visits.
+    let of_worker = |worker: usize, name: &str| {
+        all.pointer(&format!("/workers/{worker}/{name}")).unwrap().as_u64().unwrap()
+    };
+    let welcomed = [0, 1].map(|worker| of_worker(worker, "visits/welcomed"));
+    assert!(welcomed == [4, 0] || welcomed == [0, 4], "{welcomed:?}");
+    let called = [0, 1].map(|worker| of_worker(worker, "upstreams/0/durations/count"));
+    assert_eq!(called, welcomed);
+    for pointer in [
+        "/totals/durations/p99_seconds",
+        "/counters/0/last_call_seconds",
+        "/workers/0/cpu/user_seconds",
+        "/workers/0/silent_seconds",
+        "/process/resident_memory_bytes",
+        "/uptime_seconds",
+    ] {
+        let number = all.pointer(pointer).and_then(Value::as_f64);
+        assert!(number.is_some_and(|number| number >= 0.0), "{pointer} of {all:#}");
+    }
+    let driver = all.pointer("/workers/0/driver/description").unwrap().as_str().unwrap();
+    assert!(server.line.contains(driver), "{driver} is not in {}", server.line);
+}
+
+#[test]
+fn the_figures_tell_of_a_bundled_counter_and_of_the_drain() {
+    let mut server = Server::start(&["serve", "--workers", "1", "--admin", "127.0.0.1:0"], &[]);
+    let (mut admin, mut client) = (server.admin(), server.client());
+    assert_eq!(client.get("/").body, WELCOME);
+    let all = stats(&mut admin);
+    check(&all, "/bundled/counted", 1);
+    check(&all, "/counters/0/bundled", true);
+    // A head that is not whole keeps the worker from ending.
+    client.send("GET / HTTP/1.1\r\n");
+    server.signal("-TERM");
+    server.wait_for_line("no new connections");
+    let all = stats(&mut admin);
+    check(&all, "/state", "stopping");
+    check(&all, "/ready", false);
+    client.send("Host: a\r\n\r\n");
+    assert_eq!(client.response().body, WELCOME);
+    assert_eq!(server.wait().0.code(), Some(0));
+}
+
+#[test]
+fn a_counter_that_fails_is_told() {
+    let url = format!("http://{}/counter", nobody());
+    let server = serve(&[&["--counter", &url][..], &ADMIN].concat());
+    let (mut admin, mut client) = (server.admin(), server.client());
+    (0..15).for_each(|_| assert_eq!(client.get("/").body, SORRY));
+    let all = stats(&mut admin);
+    check(&all, "/counters/0/failing", 1);
+    check(&all, "/counters/0/last_call_seconds", Value::Null);
+    check(&all, "/totals/visits/erred", 15);
+    check(&all, "/totals/durations/count", 15);
 }

@@ -20,7 +20,7 @@ use crate::{
         hosts::Hosts,
         request::{Method, Request},
     },
-    server::exposition::Exposition,
+    server::{exposition::Exposition, stats::Sources},
 };
 
 /// Whether the server can take visits.
@@ -38,13 +38,19 @@ pub struct Readiness {
 pub struct Admin {
     readiness: Arc<Readiness>,
     metrics: Registry,
+    sources: Arc<Sources>,
     hosts: RefCell<Hosts>,
 }
 
 impl Admin {
-    /// Tells of `readiness` and `metrics` whoever asks by one of `hosts`.
-    pub fn new(readiness: Arc<Readiness>, metrics: Registry, hosts: Hosts) -> Self {
-        Self { readiness, metrics, hosts: RefCell::new(hosts) }
+    /// Tells of `sources`, which `metrics` has as text, whoever asks by one of `hosts`.
+    pub fn new(sources: Arc<Sources>, metrics: Registry, hosts: Hosts) -> Self {
+        Self {
+            readiness: Arc::clone(&sources.readiness),
+            metrics,
+            sources,
+            hosts: RefCell::new(hosts),
+        }
     }
 
     fn answer(&self, request: &Request<'_>) -> Response {
@@ -66,19 +72,32 @@ impl Admin {
                 text(503, "not ready: visits are not registered\n")
             }
             "/readyz" => text(200, "ready\n"),
-            "/metrics" => {
-                let form = Exposition::chosen_by(request.accept);
-                let Ok(body) = form.write(&self.metrics) else {
-                    return text(500, "the metrics cannot be written\n");
-                };
-                let fields = vec![
-                    (header::CONTENT_TYPE, form.content_type()),
-                    (header::VARY, HeaderValue::from_static("accept")),
-                ];
-                Response::new(StatusCode::OK, fields, body)
-            }
-            _ => text(404, "there are /livez, /readyz and /metrics\n"),
+            "/metrics" => self.metrics(Exposition::chosen_by(request.accept)),
+            "/stats" => self.stats(),
+            _ => text(404, "there are /livez, /readyz, /metrics and /stats\n"),
         }
+    }
+
+    fn metrics(&self, form: Exposition) -> Response {
+        let Ok(body) = form.write(&self.metrics) else {
+            return Response::text(500, "the metrics cannot be written\n");
+        };
+        let fields = vec![
+            (header::CONTENT_TYPE, form.content_type()),
+            (header::VARY, HeaderValue::from_static("accept")),
+        ];
+        Response::new(StatusCode::OK, fields, body)
+    }
+
+    fn stats(&self) -> Response {
+        let Ok(body) = serde_json::to_vec(&self.sources.snapshot()) else {
+            return Response::text(500, "the figures cannot be written\n");
+        };
+        let fields = vec![
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ];
+        Response::new(StatusCode::OK, fields, body)
     }
 }
 

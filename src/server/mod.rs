@@ -29,6 +29,7 @@ use self::{
     routes::UnknownCounter,
     run::{Group, Run, signal_name},
     site::SiteWorkers,
+    stats::Sources,
     summary::{Role, StartSummary},
 };
 use crate::{
@@ -153,8 +154,8 @@ pub fn serve(
     let admin = admin.map(|listeners| {
         let counter = bundled.as_ref().map(BundledCounter::metrics);
         let sources = Arc::new(site.sources(config, &run, counter));
-        let registry = stats::registry(sources, &reloads);
-        AdminListener::start(&run, listeners, registry, config.admin_hosts.clone())
+        let registry = stats::registry(Arc::clone(&sources), &reloads);
+        AdminListener::start(&run, listeners, sources, registry, config.admin_hosts.clone())
     });
     let admin = admin.transpose()?;
     site.serve();
@@ -273,6 +274,7 @@ impl AdminListener {
     fn start(
         run: &Run,
         listeners: Vec<Listener>,
+        sources: Arc<Sources>,
         registry: prometheus_client::registry::Registry,
         hosts: HostList,
     ) -> Result<Self, ServerError> {
@@ -281,7 +283,6 @@ impl AdminListener {
         let address = listeners[0].address;
         let (orders, receiver) = mailbox::channel()?;
         let hosts = Hosts::new(address.ip(), hosts);
-        let readiness = Arc::clone(&run.readiness);
         let plan = Plan {
             name: String::from("admin"),
             core: None,
@@ -292,7 +293,7 @@ impl AdminListener {
             shortest_wait: None,
             metrics: Arc::default(),
             orders: receiver,
-            make: move || Admin::new(readiness, registry, hosts),
+            make: move || Admin::new(sources, registry, hosts),
         };
         worker::start(plan, run.reporter(Group::Admin))?;
         run.wait_until_ready(Group::Admin, 1)?;
