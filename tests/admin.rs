@@ -1,10 +1,15 @@
-//! What the admin listener tells of the server: its metrics and its figures as JSON.
+//! What the admin listener tells of the server: its metrics, its figures as JSON, the page and its stream of events.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
-use std::sync::mpsc;
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::mpsc,
+    time::Instant,
+};
 
 use common::{
     COUNTED, Client, Gate, PATIENCE, SORRY, Server, Stub, WELCOME, get_request, nobody, serve,
@@ -14,6 +19,15 @@ use common::{
 use serde_json::Value;
 
 const ADMIN: [&str; 4] = ["--workers", "1", "--admin", "127.0.0.1:0"];
+
+/// Waits until each worker has shown that it runs.
+fn wait_until_all_run(admin: &mut Client, workers: usize) {
+    let began = Instant::now();
+    while admin.get("/metrics").body.matches("\ntallyring_worker_silent_seconds{").count() < workers
+    {
+        assert!(began.elapsed() < PATIENCE, "a worker never showed that it runs");
+    }
+}
 
 /// The durations of visits that were answered, and of calls.
 fn durations(admin: &mut Client) -> (u64, u64) {
@@ -114,8 +128,10 @@ fn bad_requests_are_told_by_reason() {
 #[test]
 fn each_worker_shows_that_it_runs_and_what_it_uses() {
     let stub = Stub::answering(COUNTED);
-    let server: Server = serve_with(&stub, &["--workers", "2", "--admin", "127.0.0.1:0"]);
-    let text = server.admin().get("/metrics").body;
+    let server = serve_with(&stub, &["--workers", "2", "--admin", "127.0.0.1:0"]);
+    let mut admin = server.admin();
+    wait_until_all_run(&mut admin, 2);
+    let text = admin.get("/metrics").body;
     for worker in 0..2 {
         for row in [
             format!("tallyring_worker_cpu_seconds_total{{worker=\"{worker}\",mode=\"user\"}} "),
@@ -150,6 +166,7 @@ fn the_figures_are_there_as_json() {
     let stub = Stub::answering(COUNTED);
     let server = serve_with(&stub, &["--workers", "2", "--admin", "127.0.0.1:0"]);
     let (mut admin, mut client) = (server.admin(), server.client());
+    wait_until_all_run(&mut admin, 2);
     (0..4).for_each(|_| assert_eq!(client.get("/").body, WELCOME));
     let all = stats(&mut admin);
     for (pointer, expected) in [
@@ -231,4 +248,154 @@ fn a_counter_that_fails_is_told() {
     check(&all, "/counters/0/last_call_seconds", Value::Null);
     check(&all, "/totals/visits/erred", 15);
     check(&all, "/totals/durations/count", 15);
+}
+
+#[test]
+fn the_page_needs_nothing_from_elsewhere() {
+    let stub = Stub::answering(COUNTED);
+    let server = serve_with(&stub, &ADMIN);
+    let mut admin = server.admin();
+    let page = admin.get("/");
+    assert_eq!((page.status, page.field("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.field("content-security-policy").unwrap();
+    for rule in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(rule), "no {rule} in {policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    for reference in ["http:", "https:", "src=", "href=", "url(", "@import", "//cdn"] {
+        assert!(!page.body.contains(reference), "{reference} is in the page");
+    }
+    for part in ["<html lang=\"en\">", "prefers-color-scheme: dark", "role=\"status\"", "viewport"]
+    {
+        assert!(page.body.contains(part), "{part} is not in the page");
+    }
+    // It has no other methods, and no other host gets it.
+    for (request, status) in [
+        ("HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+        ("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        ("GET /events HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        ("POST /events HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+    ] {
+        admin.send(request);
+        let method = request.split(' ').next().unwrap();
+        assert_eq!(admin.response_to(method).status, status, "{request}");
+    }
+}
+
+/// One who watches.
+struct Watcher(BufReader<TcpStream>);
+
+impl Watcher {
+    fn start(admin: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(get_request("/events").as_bytes()).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// The head of the answer.
+    fn head(&mut self) -> String {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(self.0.read_line(&mut head).unwrap() > 0, "{head}");
+        }
+        head
+    }
+
+    /// The next event; `None` at the end.
+    fn event(&mut self) -> Option<Value> {
+        let mut event = String::new();
+        while !event.ends_with("\n\n") {
+            if self.0.read_line(&mut event).unwrap() == 0 {
+                assert_eq!(event, "", "an event was cut");
+                return None;
+            }
+        }
+        let lines: Vec<_> = event.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (3, "retry: 1000"), "{event}");
+        Some(serde_json::from_str(lines[1].strip_prefix("data: ").unwrap()).unwrap())
+    }
+
+    /// Reads events until one has this.
+    fn wait_for(&mut self, pointer: &str, wanted: &Value) {
+        while self.event().expect("an event").pointer(pointer) != Some(wanted) {}
+    }
+}
+
+#[test]
+fn a_watcher_gets_the_figures_as_they_grow() {
+    let stub = Stub::answering(COUNTED);
+    let server = serve_with(&stub, &ADMIN);
+    let mut client = server.client();
+    let mut watcher = Watcher::start(server.address_after("admin on "));
+    let head = watcher.head();
+    for line in
+        ["HTTP/1.1 200 OK\r\n", "content-type: text/event-stream\r\n", "connection: close\r\n"]
+    {
+        assert!(head.contains(line), "{line:?} is not in {head}");
+    }
+    assert!(!head.contains("content-length"), "{head}");
+    check(&watcher.event().unwrap(), "/totals/visits/welcomed", 0);
+    for visits in 1..4 {
+        assert_eq!(client.get("/").body, WELCOME);
+        watcher.wait_for("/totals/visits/welcomed", &visits.into());
+    }
+    // Others are answered meanwhile.
+    assert_eq!(server.admin().get("/livez").status, 200);
+}
+
+#[test]
+fn a_head_only_request_for_events_gets_no_stream() {
+    let stub = Stub::answering(COUNTED);
+    let server = serve_with(&stub, &ADMIN);
+    let mut admin = server.admin();
+    admin.send("HEAD /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(admin.response_to("HEAD").field("connection"), Some("close"));
+    assert!(admin.is_closed());
+}
+
+#[test]
+fn only_so_many_may_watch() {
+    const WATCHERS_MAX: usize = 16;
+    let stub = Stub::answering(COUNTED);
+    let server = serve_with(&stub, &ADMIN);
+    let admin = server.address_after("admin on ");
+    let start = || {
+        let mut watcher = Watcher::start(admin);
+        assert!(watcher.head().starts_with("HTTP/1.1 200 "));
+        watcher
+    };
+    let mut watchers: Vec<_> = (0..WATCHERS_MAX).map(|_| start()).collect();
+    let mut other = server.admin();
+    let refused = other.get("/events");
+    assert_eq!((refused.status, refused.field("retry-after")), (503, Some("5")));
+    assert_eq!(refused.body, "too many watch already\n");
+    // The same connection still gets other answers.
+    assert_eq!(other.get("/livez").status, 200);
+    // One who leaves makes room, once the server has noticed.
+    drop(watchers.pop());
+    while !Watcher::start(admin).head().starts_with("HTTP/1.1 200 ") {}
+    assert!(watchers.iter_mut().all(|watcher| watcher.event().is_some()));
+}
+
+#[test]
+fn the_drain_ends_the_stream() {
+    let stub = Stub::answering(COUNTED);
+    let mut server = serve_with(&stub, &ADMIN);
+    let admin = server.address_after("admin on ");
+    let mut client = server.client();
+    let mut watcher = Watcher::start(admin);
+    watcher.head();
+    assert!(watcher.event().is_some());
+    // A head that is not whole keeps the worker from ending.
+    client.send("GET / HTTP/1.1\r\n");
+    server.signal("-TERM");
+    watcher.wait_for("/state", &"stopping".into());
+    assert_eq!(watcher.event(), None);
+    assert_eq!(server.admin().get("/events").status, 503);
+    client.send("Host: a\r\n\r\n");
+    assert_eq!(client.response().body, WELCOME);
+    assert_eq!(server.wait().0.code(), Some(0));
+    assert_eq!(watcher.0.read(&mut [0]).unwrap_or(0), 0);
 }

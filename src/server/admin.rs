@@ -1,5 +1,5 @@
-//! The admin listener: whether the server lives, whether it is ready, and its metrics. It has a
-//! thread of its own, so that it answers whatever the workers do.
+//! The admin listener: whether the server lives, whether it is ready, its metrics, and the page that shows it live. It
+//! has a thread of its own, so that it answers whatever the workers do.
 
 use std::{
     cell::RefCell,
@@ -20,7 +20,7 @@ use crate::{
         hosts::Hosts,
         request::{Method, Request},
     },
-    server::{exposition::Exposition, stats::Sources},
+    server::{exposition::Exposition, page, stats::Sources, watchers::Watchers},
 };
 
 /// Whether the server can take visits.
@@ -39,6 +39,7 @@ pub struct Admin {
     readiness: Arc<Readiness>,
     metrics: Registry,
     sources: Arc<Sources>,
+    watchers: Watchers,
     hosts: RefCell<Hosts>,
 }
 
@@ -48,6 +49,7 @@ impl Admin {
         Self {
             readiness: Arc::clone(&sources.readiness),
             metrics,
+            watchers: Watchers::new(Arc::clone(&sources)),
             sources,
             hosts: RefCell::new(hosts),
         }
@@ -74,7 +76,9 @@ impl Admin {
             "/readyz" => text(200, "ready\n"),
             "/metrics" => self.metrics(Exposition::chosen_by(request.accept)),
             "/stats" => self.stats(),
-            _ => text(404, "there are /livez, /readyz, /metrics and /stats\n"),
+            "/" => page::response(),
+            "/events" => self.watchers.watch(),
+            _ => text(404, "there are /, /events, /livez, /readyz, /metrics and /stats\n"),
         }
     }
 
@@ -121,5 +125,9 @@ impl Service for Admin {
 
     fn on_message(&self, hosts: Hosts) {
         self.hosts.replace(hosts);
+    }
+
+    fn expire(&self) {
+        self.watchers.tick();
     }
 }

@@ -5,6 +5,7 @@ mod counter;
 mod exposition;
 mod manager;
 mod outages;
+mod page;
 mod preflight;
 mod reload;
 mod routes;
@@ -12,6 +13,7 @@ mod run;
 mod site;
 mod stats;
 mod summary;
+mod watchers;
 
 use std::{
     collections::BTreeSet,
