@@ -42,8 +42,8 @@ pub fn unix_seconds() -> u64 {
 
 /// Now, in microseconds of the monotonic clock (`CLOCK_MONOTONIC`).
 ///
-/// It costs 20 to 30 ns where the kernel's clock source can be read without a system call, as on most machines, and a
-/// visit reads it twice: at its start and when the counter has answered. A coarse clock costs 5 ns, and would show
+/// It costs 25 to 50 ns where the kernel's clock source can be read without a system call, as on most machines, and a
+/// visit reads it twice: at its start and when the counter has answered. A coarse clock costs 5 to 10 ns, and would show
 /// nearly all visits as taking no time.
 pub fn micros() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);

@@ -9,7 +9,7 @@ const PAGE: &str = include_str!("page.html");
 /// Nothing but the document's own style and script, named by their hashes, and connections to this server. Nobody may
 /// frame it. After a change of the document, the test says what the hashes are.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-97pCJzZsYR1oLYM3fctHXojNrSbMhC8fLxbrnB4IEt8='; \
+    style-src 'sha256-BKbiHSgne5ySwlzx2OFlnSEidP7rb/FjaSAtm7lnceg='; \
     script-src 'sha256-kybwFae+vw1z+q5HEyX8PpIeU/GmZTU/J6zU8aDLS9E='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
