@@ -130,7 +130,7 @@ where
         Err(error) => return report(Report::Failed(error.into())),
     };
     // Set once: each worker has its own.
-    let _ = plan.metrics.driver.set(driver.name());
+    let _ = plan.metrics.driver.set(driver.info());
     let name = plan.name.clone();
     match runtime.block_on(work(plan, driver, report.clone())) {
         Ok(()) => report(Report::Stopped),
@@ -303,6 +303,7 @@ async fn watch<V: Service>(
     tick: Rc<Cell<Duration>>,
 ) -> io::Result<()> {
     loop {
+        clients.metrics().heartbeat.set(clock::now().millis());
         monoio::time::sleep(tick.get()).await;
         liveness.show(&mut shown);
         clients.expire();

@@ -570,7 +570,7 @@ fn the_admin_listener_reports_the_state() {
     let mut admin = server.admin();
     assert_eq!(admin.get("/livez").body, "alive\n");
     assert_eq!(admin.get("/readyz").body, "ready\n");
-    assert_eq!(admin.get("/").status, 404);
+    assert_eq!(admin.get("/none").status, 404);
     let mut client = server.client();
     assert_eq!(client.get("/").body, WELCOME);
     let mut metrics = |method: &str, accept: &str| {

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use smallvec::SmallVec;
 
 use super::{
-    Response, Service,
+    Feed, Response, Service,
     write_buffer::{Form, WriteBuffer},
 };
 use crate::http::{Refusal, body::BodyReader};
@@ -54,6 +54,8 @@ pub(super) enum Next<A> {
     Read,
     /// This request has a body, or must not run at the same time as others.
     Alone(Box<Alone<A>>),
+    /// There is no next request, but content that comes piece by piece.
+    Stream(Box<Box<dyn Feed>>),
     /// There is no next request.
     Close(ClosedBy),
     /// The next request is not served.

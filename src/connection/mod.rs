@@ -22,7 +22,7 @@ use monoio::io::{AsyncWriteRent, CancelableAsyncReadRent};
 pub use self::{
     context::{ClientContext, ClientHandle, ClientLimits},
     response::Response,
-    service::Service,
+    service::{Feed, Service},
 };
 use self::{
     exchange::{Alone, ClosedBy, Exchange, Next, Started},
@@ -122,6 +122,7 @@ impl<S: Stream> Connection<S> {
                             return self.close_gracefully(closed_by).await;
                         }
                     }
+                    Next::Stream(feed) => return Box::pin(self.write_stream(*feed)).await,
                     Next::Close(closed_by) => return self.close_gracefully(closed_by).await,
                     Next::Refuse(refusal) => return Err(End::Refused(*refusal)),
                 }
@@ -152,7 +153,8 @@ impl<S: Stream> Connection<S> {
             let leaves_body = request.expects_continue
                 && !request.body.is_empty()
                 && admitted.as_ref().is_err_and(Response::is_error);
-            let closed_by = if leaves_body {
+            let feed = admitted.as_ref().err().and_then(Response::take_feed);
+            let closed_by = if leaves_body || feed.is_some() {
                 Some(ClosedBy::Server)
             } else if !request.persistent {
                 Some(ClosedBy::Client)
@@ -177,8 +179,10 @@ impl<S: Stream> Connection<S> {
                 return Next::Alone(Box::new(alone));
             }
             started.push(Exchange { state: admitted, form }.start(service));
-            if let Some(closed_by) = closed_by {
-                return Next::Close(closed_by);
+            match (feed, closed_by) {
+                (Some(feed), _) if !form.head_only => return Next::Stream(Box::new(feed)),
+                (_, Some(closed_by)) => return Next::Close(closed_by),
+                (_, None) => {}
             }
         }
         Next::Start
@@ -210,6 +214,18 @@ impl<S: Stream> Connection<S> {
             buffer.flush(&mut self.stream, &self.client).await?;
             Ok(())
         }
+    }
+
+    /// Writes content as it comes. It ends when the feed does, or when the client has gone or takes too long over a
+    /// piece; nothing that the client sends is read meanwhile.
+    async fn write_stream(&mut self, mut feed: Box<dyn Feed>) -> Result<(), End> {
+        while let Some(piece) = poll_fn(|context| feed.poll_piece(context)).await {
+            let mut buffer = self.client.context().write_buffer();
+            buffer.push_piece(piece);
+            buffer.flush(&mut self.stream, &self.client).await?;
+        }
+        drop(feed);
+        self.close_gracefully(ClosedBy::Server).await
     }
 
     /// Reads a request's body to its end and only then starts the request.
@@ -293,7 +309,7 @@ impl<S: Stream> Connection<S> {
 
     /// Tells the client what was wrong, then makes sure that the answer arrives.
     async fn refuse(&mut self, refusal: Refusal) {
-        self.client.context().metrics().bad_requests.increment();
+        self.client.context().metrics().refuse_request(refusal.status);
         // RFC 9110 section 9.3.2: no content in an answer to a HEAD. A client would take it for the
         // beginning of the next answer.
         let head_only = match self.body_of {

@@ -2,19 +2,20 @@
 
 use std::{
     cell::{Ref, RefCell},
+    fmt,
     rc::Rc,
 };
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
+use super::Feed;
 use crate::http::render::{self, Rendered};
 
 /// An answer, which can be sent to any number of clients: a clone shares it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Response(Rc<Parts>);
 
-#[derive(Debug)]
 struct Parts {
     status: StatusCode,
     fields: Vec<(HeaderName, HeaderValue)>,
@@ -22,6 +23,15 @@ struct Parts {
     /// Whether the head says how long the content is.
     tells_length: bool,
     http1_head: RefCell<Http1Head>,
+    /// The content, if it comes piece by piece; the connection takes it.
+    feed: RefCell<Option<Box<dyn Feed>>>,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { status, fields, content, .. } = &*self.0;
+        f.debug_tuple("Response").field(status).field(fields).field(content).finish()
+    }
 }
 
 /// The status line and the fields, each with its line end, as HTTP/1.1 sends them in one second.
@@ -47,14 +57,27 @@ impl Response {
         Self::with_parts(status, fields, Bytes::new(), false)
     }
 
+    /// An answer whose content comes piece by piece, to one client. It has no length: it ends with the connection
+    /// (RFC 9112 section 6.3, point 8).
+    pub fn stream(fields: Vec<(HeaderName, HeaderValue)>, feed: Box<dyn Feed>) -> Self {
+        let response = Self::with_parts(StatusCode::OK, fields, Bytes::new(), false);
+        response.0.feed.replace(Some(feed));
+        response
+    }
+
+    /// The content that comes piece by piece, if it does.
+    pub(super) fn take_feed(&self) -> Option<Box<dyn Feed>> {
+        self.0.feed.take()
+    }
+
     fn with_parts(
         status: StatusCode,
         fields: Vec<(HeaderName, HeaderValue)>,
         content: Bytes,
         tells_length: bool,
     ) -> Self {
-        let http1_head = RefCell::default();
-        Self(Rc::new(Parts { status, fields, content, tells_length, http1_head }))
+        let (http1_head, feed) = (RefCell::default(), RefCell::default());
+        Self(Rc::new(Parts { status, fields, content, tells_length, http1_head, feed }))
     }
 
     /// A short text, such as the reason of a refusal.

@@ -2,6 +2,8 @@
 
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+
 use super::Response;
 use crate::http::request::Request;
 
@@ -47,4 +49,11 @@ pub trait Service: 'static {
 
     /// Ends its own waits whose deadlines have passed. Called several times within its shortest deadline.
     fn expire(&self) {}
+}
+
+/// The content of a [stream](Response::stream): pieces that come for as long as it lasts.
+pub trait Feed: 'static {
+    /// The next piece, or `None` at the end. Asked for again only when the piece before was written: a client that
+    /// takes none keeps no more than one waiting.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>>;
 }

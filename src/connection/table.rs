@@ -44,9 +44,10 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// It is checked each tick, so a newcomer waits less than a second.
 const SHARE: Duration = Duration::from_millis(800);
 
-/// How long an idle client keeps its place while no newcomer has waited for [`SHARE`]: one that has just connected,
-/// or has just been answered, is about to send a request.
-const IDLE_SHARE: Duration = Duration::from_millis(100);
+/// How long a client keeps its place at least: an idle one has just connected, or was just answered, and is about to
+/// send a request; another is in the middle of a read or a write that takes no time. At the latest, idle clients leave
+/// once a newcomer has waited for [`SHARE`].
+const SHARE_MIN: Duration = Duration::from_millis(100);
 
 /// What the worker waits for from a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
@@ -199,7 +200,7 @@ impl ConnectionTable {
 
     /// Closes one client for a newcomer who has waited for `waited`; returns whether one was closed. It is the client
     /// that has been idle longest, else the one that has used most of its time for a head, a body, a write or the
-    /// close. Each keeps its place for [`IDLE_SHARE`] or [`SHARE`], unless the newcomer has waited for `SHARE`.
+    /// close. A busy one keeps its place for [`SHARE`], or for [`SHARE_MIN`] once the newcomer has waited for `SHARE`.
     /// Clients that wait for their answer stay; if there are no others, the next request that begins is the last of
     /// its connection.
     pub fn evict(&self, waited: Duration, now: Moment) -> bool {
@@ -212,8 +213,9 @@ impl ConnectionTable {
             .into_iter()
             .filter_map(|phase| entries.oldest(phase, now))
             .max_by(|(_, one, _), (_, other, _)| one.total_cmp(other));
+        let share = if patient { SHARE } else { SHARE_MIN };
         match busiest {
-            Some((key, _, waited)) if !patient || waited >= SHARE => close(&mut entries, key),
+            Some((key, _, waited)) if waited >= share => close(&mut entries, key),
             _ => {
                 self.slot_wanted.set(!patient);
                 false
@@ -286,7 +288,7 @@ fn evict_idle(entries: &mut Deadlines<Entry, Phase>, now: Moment, patient: bool)
         let socket = entry.socket;
         if has_unread(socket) {
             entries.arm(key, Phase::Head, now);
-        } else if patient && idle < IDLE_SHARE {
+        } else if patient && idle < SHARE_MIN {
             return false;
         } else {
             entries.disarm(key);

@@ -545,7 +545,7 @@ fn a_read_buffer_comes_back_empty_from_a_client_that_is_too_slow() {
             // As a read that is cancelled.
             stream.0.borrow_mut().last_read = LastRead::Error;
         });
-        assert_eq!(clients.metrics().bad_requests.read(), 1, "{name}");
+        assert_eq!(clients.metrics().bad_requests().sum::<u64>(), 1, "{name}");
         path.check(&clients);
     }
 }
@@ -558,4 +558,102 @@ fn a_read_buffer_does_not_come_back_from_a_panic() {
     let panicked = catch_unwind(AssertUnwindSafe(|| path.serve(&clients, Panics, |_| {})));
     assert!(panicked.is_err());
     path.check(&clients);
+}
+
+/// Answers each request with pieces of this size, as many as there are.
+struct Streams {
+    piece: usize,
+    pieces: usize,
+    /// Pieces that were asked for, of all clients.
+    asked: Rc<std::cell::Cell<usize>>,
+}
+
+struct Pieces {
+    piece: Bytes,
+    left: usize,
+    asked: Rc<std::cell::Cell<usize>>,
+}
+
+impl Feed for Pieces {
+    fn poll_piece(&mut self, _: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let Some(left) = self.left.checked_sub(1) else { return Poll::Ready(None) };
+        self.left = left;
+        self.asked.set(self.asked.get() + 1);
+        Poll::Ready(Some(self.piece.clone()))
+    }
+}
+
+impl Service for Streams {
+    type Admitted = std::convert::Infallible;
+    type Pending = std::convert::Infallible;
+    type Message = ();
+
+    fn admit(&self, _: &Request<'_>) -> Result<Self::Admitted, Response> {
+        let piece = vec![b'x'; self.piece].into();
+        let feed = Pieces { piece, left: self.pieces, asked: Rc::clone(&self.asked) };
+        Err(Response::stream(vec![], Box::new(feed)))
+    }
+
+    fn start(&self, admitted: Self::Admitted) -> Result<Self::Pending, Response> {
+        match admitted {}
+    }
+
+    fn poll_response(&self, pending: &mut Self::Pending, _: &mut Context<'_>) -> Poll<Response> {
+        match *pending {}
+    }
+
+    fn on_message(&self, (): ()) {}
+}
+
+fn streams(piece: usize, pieces: usize) -> Streams {
+    Streams { piece, pieces, asked: Rc::default() }
+}
+
+#[test]
+fn a_stream_is_written_piece_by_piece_and_ends_with_the_connection() {
+    for (method, expected) in [("GET", 2), ("HEAD", 0)] {
+        let requests = format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n").repeat(2);
+        let stream = Recorder::whole(vec![requests.into()]);
+        let connection = Connection::new(stream.clone(), clients().register(-1));
+        let serving = pin!(connection.serve(Rc::new(streams(100, 2))));
+        assert!(serving.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        let written = String::from_utf8(stream.written()).unwrap();
+        let (head, content) = written.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK") && head.ends_with("connection: close"),
+            "{head}"
+        );
+        assert!(!head.contains("content-length"), "{head}");
+        // Nothing follows: the second request is not answered.
+        assert_eq!(content, "x".repeat(100 * expected), "{method}");
+        assert_eq!(stream.0.borrow().writes.len(), 1 + expected);
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_a_stream_is_cut() {
+    let (mut runtime, _) =
+        crate::runtime::driver::build(crate::runtime::driver::Choice::Epoll).unwrap();
+    let clients = clients_with_timeout(Duration::from_millis(50));
+    // Far more than the kernel's buffers hold.
+    let (piece, pieces) = (1 << 20, 1 << 20);
+    let service = Rc::new(streams(piece, pieces));
+    runtime.block_on(async {
+        let listener = monoio::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        io::Write::write_all(&mut client, &requests(&["/"])).unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let handle = clients.register(stream.as_raw_fd());
+        let connection = Connection::new(stream, handle);
+        let serving = connection.serve(Rc::clone(&service));
+        let task = crate::runtime::task::spawn("connection", clients.metrics(), serving);
+        while clients.metrics().connections.read() > 0 {
+            monoio::time::sleep(Duration::from_millis(5)).await;
+            clients.expire();
+        }
+        task.await;
+        drop(client);
+    });
+    // Of what it did not take, no more than a piece was waiting.
+    assert!(service.asked.get() < 100, "{}", service.asked.get());
 }

@@ -149,6 +149,12 @@ impl WriteBuffer {
         self.gathered.extend_from_slice(response);
     }
 
+    /// Adds content that follows an answer. The buffer must be flushed before anything else is added.
+    pub fn push_piece(&mut self, piece: Bytes) {
+        assert!(self.direct.is_none(), "a piece after a large body needs a flush between");
+        self.direct = Some(piece);
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.gathered.is_empty() && self.direct.is_none()

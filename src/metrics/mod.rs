@@ -1,9 +1,10 @@
-//! Counts, each written by one thread and read by the admin listener. [`registry()`] gives them to Prometheus.
+//! Counts, each written by one thread and read by the admin listener.
 
-mod registry;
+mod histogram;
+mod reasons;
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, Mutex, OnceLock, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -12,7 +13,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-pub use self::registry::registry;
+pub use self::{
+    histogram::{BOUNDS, Durations, Histogram},
+    reasons::{BadRequest, Failure},
+};
 
 /// A number that one thread writes and others read. Writing is a plain load, add and store: there is one writer, so
 /// no update is lost.
@@ -23,6 +27,11 @@ impl Count {
     /// Adds one.
     pub fn increment(&self) {
         self.0.store(self.read().wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Adds several.
+    pub fn add(&self, number: u64) {
+        self.0.store(self.read().wrapping_add(number), Ordering::Relaxed);
     }
 
     /// Subtracts one.
@@ -38,73 +47,6 @@ impl Count {
     /// The number as it was a moment ago.
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Why a visit was not registered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// Nobody listens at the counter's address.
-    Refused,
-    /// No connection was established in time.
-    ConnectTimedOut,
-    /// The counter's name has no address.
-    NoAddress,
-    /// No connection could be opened, for another reason.
-    NoConnection,
-    /// The call took too long.
-    TimedOut,
-    /// The connection ended before the answer, or what was received is no HTTP response.
-    Broken,
-    /// The answer had this status, which does not say that the visit was counted.
-    Status(u16),
-    /// It was not tried: the calls before it have all failed.
-    NotTried,
-}
-
-impl Failure {
-    /// The labels of the metric, in the order of [`place`](Self::place).
-    const LABELS: [&str; 10] = [
-        "refused",
-        "connect_timeout",
-        "no_address",
-        "no_connection",
-        "timeout",
-        "broken",
-        "status_4xx",
-        "status_5xx",
-        "status_other",
-        "not_tried",
-    ];
-
-    const fn place(self) -> usize {
-        match self {
-            Self::Refused => 0,
-            Self::ConnectTimedOut => 1,
-            Self::NoAddress => 2,
-            Self::NoConnection => 3,
-            Self::TimedOut => 4,
-            Self::Broken => 5,
-            Self::Status(400..=499) => 6,
-            Self::Status(500..=599) => 7,
-            Self::Status(_) => 8,
-            Self::NotTried => 9,
-        }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused => f.write_str("connection refused"),
-            Self::ConnectTimedOut => f.write_str("connecting timed out"),
-            Self::NoAddress => f.write_str("its name has no address"),
-            Self::NoConnection => f.write_str("no connection could be opened"),
-            Self::TimedOut => f.write_str("timed out"),
-            Self::Broken => f.write_str("the connection broke, or the answer was no HTTP response"),
-            Self::Status(status) => write!(f, "answer {status}"),
-            Self::NotTried => f.write_str("not tried, after many failures"),
-        }
     }
 }
 
@@ -126,8 +68,10 @@ pub struct WorkerMetrics {
     pub abandoned: Count,
     /// Requests for what is not counted, answered without a call.
     pub uncounted: Count,
-    /// Requests refused for what they said or how slowly.
-    pub bad_requests: Count,
+    /// Requests refused, how many for each reason.
+    bad_requests: [Count; BadRequest::LABELS.len()],
+    /// How long visits took that were answered, from their start to their outcome.
+    pub visit_durations: Histogram,
     /// Client connections accepted so far.
     pub accepted: Count,
     /// Client connections closed to make room for others.
@@ -140,8 +84,47 @@ pub struct WorkerMetrics {
     pub counters_failing: Count,
     /// Panics caught at a task's boundary.
     pub panics: Count,
-    /// The driver's name, once the runtime is built.
-    pub driver: OnceLock<&'static str>,
+    /// When the worker last kept its deadlines, in milliseconds of the monotonic clock; 0 before it serves.
+    pub heartbeat: Count,
+    /// The driver, once the runtime is built.
+    pub driver: OnceLock<DriverInfo>,
+    /// Its sides of the counters, in the order in which they were made. Locked only to add one and by readers.
+    upstreams: Mutex<Vec<Arc<UpstreamMetrics>>>,
+}
+
+/// The driver of a worker, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverInfo {
+    /// `io_uring` or `epoll`.
+    pub name: &'static str,
+    /// The flags of the ring, with commas between.
+    pub flags: &'static str,
+    /// All about it, and why it is not a better one.
+    pub description: String,
+}
+
+/// What a worker counts of its side of one counter.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct UpstreamMetrics {
+    /// Connections, open or being opened.
+    pub connections: Count,
+    /// Connections that carry no call.
+    pub idle: Count,
+    /// Connections dialed so far.
+    pub dialed: Count,
+    /// Calls that were sent over a connection that had carried another one.
+    pub reused: Count,
+    /// Calls that wait for a connection.
+    pub queued: Count,
+    /// 1 while the circuit breaker is open, else 0.
+    pub failing: Count,
+    /// How long calls took that were answered, from when they had a connection.
+    pub calls: Histogram,
+    /// The last of these durations, in microseconds.
+    pub last_call_micros: Count,
+    /// When it ended, in microseconds of the monotonic clock.
+    pub last_answer_micros: Count,
 }
 
 impl WorkerMetrics {
@@ -149,6 +132,34 @@ impl WorkerMetrics {
     pub fn err(&self, failure: Failure) {
         self.erred.increment();
         self.failures[failure.place()].increment();
+    }
+
+    /// A request was refused with this status.
+    pub fn refuse_request(&self, status: u16) {
+        self.bad_requests[BadRequest::of_status(status) as usize].increment();
+    }
+
+    /// How many visits have erred for each cause, in the order of [`Failure::LABELS`].
+    pub fn failures(&self) -> impl Iterator<Item = u64> {
+        self.failures.iter().map(Count::read)
+    }
+
+    /// How many requests were refused for each reason, in the order of [`BadRequest::LABELS`].
+    pub fn bad_requests(&self) -> impl Iterator<Item = u64> {
+        self.bad_requests.iter().map(Count::read)
+    }
+
+    /// Adds the worker's side of one more counter.
+    pub fn add_upstream(&self) -> Arc<UpstreamMetrics> {
+        let upstream = Arc::<UpstreamMetrics>::default();
+        let mut upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        upstreams.push(Arc::clone(&upstream));
+        upstream
+    }
+
+    /// The worker's sides of the counters.
+    pub fn upstreams(&self) -> Vec<Arc<UpstreamMetrics>> {
+        self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Visits that were started and neither welcomed, erred nor refused: abandoned, or in flight, which is the same
@@ -234,7 +245,8 @@ impl ReloadMetrics {
         self.success_seconds.set(unix_seconds.cast_signed());
     }
 
-    fn register(&self, registry: &mut Registry) {
+    /// Adds them to what Prometheus reads.
+    pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "config_last_reload_successful",
             "Whether the settings that were read last were right",

@@ -16,6 +16,8 @@ use io_uring::{IoUring, Probe, opcode};
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDriver};
 use nix::errno::Errno;
 
+use crate::metrics::DriverInfo;
+
 /// Submission queue entries, most first. A full queue costs a system call in the middle of a round of tasks, so there
 /// is room for what most rounds begin; the last size fits into the 64 KiB that older systems let a user lock.
 const ENTRIES: [u32; 4] = [4096, 1024, 256, 64];
@@ -89,6 +91,17 @@ impl Driver {
             Self::IoUring(..) => "io_uring",
             Self::Epoll(_) => "epoll",
         }
+    }
+}
+
+impl Driver {
+    /// All about it, for people.
+    pub fn info(&self) -> DriverInfo {
+        let flags = match self {
+            Self::IoUring(Ring { flags: true, .. }, _) => "coop_taskrun,single_issuer",
+            _ => "",
+        };
+        DriverInfo { name: self.name(), flags, description: self.to_string() }
     }
 }
 

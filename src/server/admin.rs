@@ -1,5 +1,5 @@
-//! The admin listener: whether the server is alive, whether it is ready, and its metrics. It has its own thread, so
-//! that it answers even when the workers do not.
+//! The admin listener: whether the server is alive, whether it is ready, its metrics, and the page that shows it live. It
+//! has its own thread, so that it answers even when the workers do not.
 
 use std::{
     cell::RefCell,
@@ -20,7 +20,7 @@ use crate::{
         hosts::Hosts,
         request::{Method, Request},
     },
-    server::exposition::Exposition,
+    server::{exposition::Exposition, page, stats::Sources, watchers::Watchers},
 };
 
 /// Whether the server can take visits.
@@ -30,19 +30,29 @@ pub struct Readiness {
     pub serves: AtomicBool,
     /// Visits have failed recently, and the settings make this count.
     pub counter_fails: AtomicBool,
+    /// The end has begun.
+    pub stops: AtomicBool,
 }
 
 /// What the admin listener answers.
 pub struct Admin {
     readiness: Arc<Readiness>,
     metrics: Registry,
+    sources: Arc<Sources>,
+    watchers: Watchers,
     hosts: RefCell<Hosts>,
 }
 
 impl Admin {
-    /// Serves `readiness` and `metrics` to requests for one of `hosts`.
-    pub fn new(readiness: Arc<Readiness>, metrics: Registry, hosts: Hosts) -> Self {
-        Self { readiness, metrics, hosts: RefCell::new(hosts) }
+    /// Serves what `sources` have, which `metrics` has as text, to requests for one of `hosts`.
+    pub fn new(sources: Arc<Sources>, metrics: Registry, hosts: Hosts) -> Self {
+        Self {
+            readiness: Arc::clone(&sources.readiness),
+            metrics,
+            watchers: Watchers::new(Arc::clone(&sources)),
+            sources,
+            hosts: RefCell::new(hosts),
+        }
     }
 
     fn answer(&self, request: &Request<'_>) -> Response {
@@ -64,19 +74,34 @@ impl Admin {
                 text(503, "not ready: visits are not registered\n")
             }
             "/readyz" => text(200, "ready\n"),
-            "/metrics" => {
-                let form = Exposition::chosen_by(request.accept);
-                let Ok(body) = form.write(&self.metrics) else {
-                    return text(500, "the metrics cannot be written\n");
-                };
-                let fields = vec![
-                    (header::CONTENT_TYPE, form.content_type()),
-                    (header::VARY, HeaderValue::from_static("accept")),
-                ];
-                Response::new(StatusCode::OK, fields, body)
-            }
-            _ => text(404, "there are /livez, /readyz and /metrics\n"),
+            "/metrics" => self.metrics(Exposition::chosen_by(request.accept)),
+            "/stats" => self.stats(),
+            "/" => page::response(),
+            "/events" => self.watchers.watch(),
+            _ => text(404, "there are /, /events, /livez, /readyz, /metrics and /stats\n"),
         }
+    }
+
+    fn metrics(&self, form: Exposition) -> Response {
+        let Ok(body) = form.write(&self.metrics) else {
+            return Response::text(500, "the metrics cannot be written\n");
+        };
+        let fields = vec![
+            (header::CONTENT_TYPE, form.content_type()),
+            (header::VARY, HeaderValue::from_static("accept")),
+        ];
+        Response::new(StatusCode::OK, fields, body)
+    }
+
+    fn stats(&self) -> Response {
+        let Ok(body) = serde_json::to_vec(&self.sources.snapshot()) else {
+            return Response::text(500, "the figures cannot be written\n");
+        };
+        let fields = vec![
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ];
+        Response::new(StatusCode::OK, fields, body)
     }
 }
 
@@ -100,5 +125,9 @@ impl Service for Admin {
 
     fn on_message(&self, hosts: Hosts) {
         self.hosts.replace(hosts);
+    }
+
+    fn expire(&self) {
+        self.watchers.tick();
     }
 }

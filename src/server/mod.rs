@@ -5,12 +5,15 @@ mod counter;
 mod exposition;
 mod manager;
 mod outages;
+mod page;
 mod preflight;
 mod reload;
 mod routes;
 mod run;
 mod site;
+mod stats;
 mod summary;
+mod watchers;
 
 use std::{
     collections::BTreeSet,
@@ -28,6 +31,7 @@ use self::{
     routes::UnknownCounter,
     run::{Group, Run, signal_name},
     site::SiteWorkers,
+    stats::Sources,
     summary::{Role, StartSummary},
 };
 use crate::{
@@ -36,7 +40,7 @@ use crate::{
     counter_check,
     http::hosts::{HostList, Hosts},
     listener::{self, BindError, Listener, inherited::InheritError},
-    metrics::{self, ReloadMetrics, Totals},
+    metrics::{ReloadMetrics, Totals},
     plural::plural,
     runtime::{
         clock,
@@ -151,8 +155,9 @@ pub fn serve(
     let reloads = Arc::new(ReloadMetrics::started(clock::unix_seconds()));
     let admin = admin.map(|listeners| {
         let counter = bundled.as_ref().map(BundledCounter::metrics);
-        let registry = metrics::registry(site.metrics().to_vec(), counter, &reloads);
-        AdminListener::start(&run, listeners, registry, config.admin_hosts.clone())
+        let sources = Arc::new(site.sources(config, &run, counter));
+        let registry = stats::registry(Arc::clone(&sources), &reloads);
+        AdminListener::start(&run, listeners, sources, registry, config.admin_hosts.clone())
     });
     let admin = admin.transpose()?;
     site.serve();
@@ -187,6 +192,7 @@ fn finish(
     signal: i32,
 ) -> Ended {
     // Before the stop is announced: after that, the server must not be found ready.
+    run.readiness.stops.store(true, Ordering::Release);
     run.readiness.serves.store(false, Ordering::Release);
     stop(signal);
     let end = Instant::now() + drain_timeout;
@@ -270,6 +276,7 @@ impl AdminListener {
     fn start(
         run: &Run,
         listeners: Vec<Listener>,
+        sources: Arc<Sources>,
         registry: prometheus_client::registry::Registry,
         hosts: HostList,
     ) -> Result<Self, ServerError> {
@@ -278,7 +285,6 @@ impl AdminListener {
         let address = listeners[0].address;
         let (orders, receiver) = mailbox::channel()?;
         let hosts = Hosts::new(address.ip(), hosts);
-        let readiness = Arc::clone(&run.readiness);
         let plan = Plan {
             name: String::from("admin"),
             core: None,
@@ -289,7 +295,7 @@ impl AdminListener {
             shortest_wait: None,
             metrics: Arc::default(),
             orders: receiver,
-            make: move || Admin::new(readiness, registry, hosts),
+            make: move || Admin::new(sources, registry, hosts),
         };
         worker::start(plan, run.reporter(Group::Admin))?;
         run.wait_until_ready(Group::Admin, 1)?;

@@ -43,6 +43,11 @@ impl Counters {
         &self.origins
     }
 
+    /// Whether the bundled counter is there.
+    pub(super) fn is_bundled(&self, origin: &Host) -> bool {
+        self.bundled.is_some_and(|bundled| *origin == Host::Address(bundled.own))
+    }
+
     /// These routes for the workers, each with its content.
     ///
     /// # Errors

@@ -54,6 +54,7 @@ pub(super) enum Group {
 pub(super) struct Run {
     sender: EventSender,
     events: mpsc::Receiver<Event>,
+    pub(super) started: Instant,
     pub(super) readiness: Arc<Readiness>,
     needs_counter: Cell<bool>,
     /// SIGHUP came during the start.
@@ -88,6 +89,7 @@ impl Run {
         Self {
             sender: EventSender(sender),
             events,
+            started: Instant::now(),
             readiness: Arc::default(),
             needs_counter: Cell::new(needs_counter),
             reload_wanted: Cell::default(),

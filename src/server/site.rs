@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     net::SocketAddr,
     rc::Rc,
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -14,13 +14,14 @@ use super::{
     describe_drivers,
     routes::{Counters, UnknownCounter},
     send_all,
+    stats::{CounterAddresses, CounterSource, Sources, WorkerSource},
     summary::{Role, StartSummary},
 };
 use crate::{
     config::{Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
     counter::store::{self, Counted},
     listener::{self, Listener, inherited},
-    metrics::WorkerMetrics,
+    metrics::{CounterMetrics, WorkerMetrics},
     runtime::mailbox,
     site::{Failures, Message, RouteSet, Rules, Site},
     upstream::{
@@ -76,6 +77,8 @@ pub(super) struct SiteWorkers {
     drivers: String,
     /// The counters that the workers know, until the end.
     counters: Counters,
+    /// Where these are.
+    counter_addresses: CounterAddresses,
     /// Where visits are registered, as of the start, for a person.
     described: Vec<String>,
 }
@@ -94,7 +97,8 @@ impl SiteWorkers {
         let mailboxes = config.cores.iter().map(|_| mailbox::channel());
         let (orders, receivers): (Vec<Orders>, Vec<_>) =
             mailboxes.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        let (addresses, refreshers) = resolve_all(counters.origins(), &orders)?;
+        let counter_addresses = CounterAddresses::default();
+        let (addresses, refreshers) = resolve_all(counters.origins(), &orders, &counter_addresses)?;
         let mut metrics = Vec::new();
         let parts = config.cores.iter().zip(listeners.of_workers).zip(receivers);
         for (number, ((&core, listeners), receiver)) in parts.enumerate() {
@@ -123,7 +127,8 @@ impl SiteWorkers {
         }
         let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
         let described = each_once(counters.describe(&config.routes));
-        Ok(Self { orders, metrics, addresses: listeners.addresses, drivers, counters, described })
+        let addresses = listeners.addresses;
+        Ok(Self { orders, metrics, addresses, drivers, counters, counter_addresses, described })
     }
 
     /// Lets them accept.
@@ -193,6 +198,32 @@ impl SiteWorkers {
         &self.metrics
     }
 
+    /// What the admin listener tells of the server.
+    pub(super) fn sources(
+        &self,
+        config: &Config,
+        run: &Run,
+        bundled: Option<Arc<CounterMetrics>>,
+    ) -> Sources {
+        let workers = config.cores.iter().zip(&self.metrics);
+        let counters = self.counters.origins().iter();
+        Sources {
+            readiness: Arc::clone(&run.readiness),
+            started: run.started,
+            workers: workers
+                .map(|(&core, metrics)| WorkerSource { core, metrics: Arc::clone(metrics) })
+                .collect(),
+            counters: counters
+                .map(|origin| CounterSource {
+                    name: origin.to_string(),
+                    bundled: self.counters.is_bundled(origin),
+                })
+                .collect(),
+            addresses: Arc::clone(&self.counter_addresses),
+            bundled,
+        }
+    }
+
     /// What the start logs.
     pub(super) fn summary(
         &self,
@@ -232,13 +263,16 @@ fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
 fn resolve_all(
     origins: &[Host],
     orders: &[Orders],
+    shown: &CounterAddresses,
 ) -> Result<(Vec<Vec<SocketAddr>>, Vec<Refresher>), ServerError> {
     let (first, answers) = mpsc::channel();
     let mut refreshers = Vec::new();
+    lock(shown).resize(origins.len(), Vec::new());
     for (index, origin) in origins.iter().enumerate() {
-        let (first, orders) = (first.clone(), orders.to_vec());
+        let (first, orders, shown) = (first.clone(), orders.to_vec(), Arc::clone(shown));
         refreshers.push(resolve::start(origin.clone(), move |addresses: Vec<SocketAddr>| {
             send_all(&orders, || Command::Deliver(Message::Addresses(index, addresses.clone())));
+            lock(&shown)[index].clone_from(&addresses);
             // Fails only after the start.
             let _ = first.send((index, addresses));
         })?);
@@ -255,6 +289,10 @@ fn resolve_all(
         }
     }
     Ok((addresses, refreshers))
+}
+
+fn lock(addresses: &Mutex<Vec<Vec<SocketAddr>>>) -> MutexGuard<'_, Vec<Vec<SocketAddr>>> {
+    addresses.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The parts of a worker's site, which are sent to the worker's thread.

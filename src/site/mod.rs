@@ -152,15 +152,19 @@ impl Service for Site {
 
     fn start(&self, route: Rc<VisitRoute>) -> Result<Registration, Response> {
         self.metrics.started.increment();
-        Registration::begin(&route).map_err(|error| match error {
-            NotBegun::Overloaded => {
-                self.metrics.refused.increment();
-                self.overloaded.clone()
-            }
-            NotBegun::Failing => {
-                self.metrics.err(Failure::NotTried);
-                self.note(&route, Err(Failure::NotTried));
-                route.answers.sorry.clone()
+        Registration::begin(&route).map_err(|error| {
+            // It is answered at once.
+            self.metrics.visit_durations.add(0);
+            match error {
+                NotBegun::Overloaded => {
+                    self.metrics.refused.increment();
+                    self.overloaded.clone()
+                }
+                NotBegun::Failing => {
+                    self.metrics.err(Failure::NotTried);
+                    self.note(&route, Err(Failure::NotTried));
+                    route.answers.sorry.clone()
+                }
             }
         })
     }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::routes::VisitRoute;
 use crate::{
     metrics::{Failure, WorkerMetrics},
-    runtime::clock::{self, Moment},
+    runtime::clock::{self, Moment, Stamp},
     upstream::{Call, CallBytes, CallError, DialError, NotBegun, Upstream},
 };
 
@@ -142,6 +142,7 @@ impl AsRef<Upstream> for Rc<VisitRoute> {
 /// It holds its route for as long as it needs it: a route that was replaced is freed with its last visit.
 pub struct Registration {
     call: Call<Rc<VisitRoute>>,
+    began: Stamp,
     ended: bool,
 }
 
@@ -152,7 +153,8 @@ impl Registration {
     /// When its call cannot begin.
     pub(super) fn begin(route: &Rc<VisitRoute>) -> Result<Self, NotBegun> {
         let Counter { upstream, call, .. } = &*route.counter;
-        upstream.call(call, Rc::clone(route)).map(|call| Self { call, ended: false })
+        let call = upstream.call(call, Rc::clone(route))?;
+        Ok(Self { call, began: Stamp::new(upstream.last_event()), ended: false })
     }
 
     pub(super) fn route(&self) -> &Rc<VisitRoute> {
@@ -163,7 +165,13 @@ impl Registration {
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let outcome = ready!(self.call.poll(context));
         assert!(!std::mem::replace(&mut self.ended, true), "a visit ends once");
+        let now = match outcome {
+            // The clock was read when the answer came, a moment ago.
+            Ok(_) => self.route().counter.upstream.last_event(),
+            Err(_) => clock::micros(),
+        };
         let metrics = self.metrics();
+        metrics.visit_durations.add(self.began.micros_until(now));
         Poll::Ready(match outcome {
             Ok(status) if self.route().accept.is_met(status) => {
                 metrics.welcomed.increment();

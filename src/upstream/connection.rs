@@ -5,7 +5,7 @@
 //! of the stream or unexpected bytes, ends the connection.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
@@ -28,7 +28,10 @@ use super::{
     pool::ConnectionId,
     response_reader::{Answer, Broken, ResponseLimits, ResponseReader},
 };
-use crate::runtime::{clock, read_buffer::ReadBuffer};
+use crate::runtime::{
+    clock::{self, Stamp},
+    read_buffer::ReadBuffer,
+};
 
 type Reader = OwnedReadHalf<TcpStream>;
 type Writer = OwnedWriteHalf<TcpStream>;
@@ -70,13 +73,25 @@ pub(super) struct PoolGuard {
     id: ConnectionId,
     /// Why there is no connection; `None` once it is established.
     not_connected: Option<DialError>,
+    /// Whether it has carried a call.
+    used: Cell<bool>,
+    /// When its call got it.
+    call_began: Cell<Stamp>,
 }
 
 impl PoolGuard {
     /// For a connection that is about to be dialed.
     pub(super) fn new(upstream: &Rc<Upstream>, id: ConnectionId) -> Self {
         upstream.metrics.counter_connections.increment();
-        Self { upstream: Rc::clone(upstream), id, not_connected: Some(DialError::Other) }
+        upstream.counts.connections.increment();
+        upstream.counts.dialed.increment();
+        Self {
+            upstream: Rc::clone(upstream),
+            id,
+            not_connected: Some(DialError::Other),
+            used: Cell::default(),
+            call_began: Cell::default(),
+        }
     }
 
     /// The connection is established.
@@ -84,17 +99,30 @@ impl PoolGuard {
         let handle = Rc::new(Handle { socket, waker: RefCell::new(None) });
         self.upstream.handles.borrow_mut().insert(self.id, Rc::clone(&handle));
         self.not_connected = None;
+        self.upstream.note_time();
         self.upstream.tell(|pool| pool.connected(self.id, address, clock::now()));
         handle
     }
 
     /// The request to send, if the connection has a call.
     pub(super) fn take_request(&self) -> Option<CallBytes> {
-        self.upstream.pool.borrow_mut().take_request(self.id)
+        let request = self.upstream.pool.borrow_mut().take_request(self.id)?;
+        self.call_began.set(Stamp::new(self.upstream.last_event()));
+        if self.used.replace(true) {
+            self.upstream.counts.reused.increment();
+        }
+        Some(request)
     }
 
     /// The call was answered. Returns whether the connection stays open.
     fn answered(&self, Answer { status, reusable }: Answer) -> bool {
+        let Upstream { counts, .. } = &*self.upstream;
+        self.upstream.note_time();
+        let now = self.upstream.last_event();
+        let micros = self.call_began.get().micros_until(now);
+        counts.calls.add(micros);
+        counts.last_call_micros.set(micros);
+        counts.last_answer_micros.set(now);
         self.upstream.tell(|pool| pool.answered(self.id, status, reusable, clock::now()))
     }
 
@@ -106,11 +134,15 @@ impl PoolGuard {
 
 impl Drop for PoolGuard {
     fn drop(&mut self) {
-        let Self { upstream, id, not_connected } = self;
+        let Self { upstream, id, not_connected, .. } = self;
         upstream.metrics.counter_connections.decrement();
+        upstream.counts.connections.decrement();
         upstream.handles.borrow_mut().remove(*id);
         match *not_connected {
-            None => upstream.tell(|pool| pool.closed(*id, clock::now())),
+            None => {
+                upstream.note_time();
+                upstream.tell(|pool| pool.closed(*id, clock::now()));
+            }
             Some(error) => {
                 (upstream.refresh)();
                 upstream.tell(|pool| pool.dial_failed(*id, error, clock::now()));

@@ -20,6 +20,15 @@ pub enum Host {
     Name(String, u16),
 }
 
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
 /// A counter's URL, `http://host[:port]/path[?query]`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {

@@ -17,7 +17,7 @@ pub mod resolve;
 mod response_reader;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     net::SocketAddr,
     rc::Rc,
@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     http::HeadLimits,
-    metrics::WorkerMetrics,
+    metrics::{UpstreamMetrics, WorkerMetrics},
     runtime::{clock, task},
 };
 
@@ -122,6 +122,11 @@ pub struct Upstream {
     /// For the calls that begin from now on.
     response_limits: RefCell<Rc<ResponseLimits>>,
     metrics: Arc<WorkerMetrics>,
+    /// What is counted of this counter alone.
+    counts: Arc<UpstreamMetrics>,
+    /// When the last call began or a connection became free, by [`clock::micros`]. A call gets its connection at such
+    /// an event, so that its visit reads the clock only twice.
+    last_event: Cell<u64>,
     /// Asks for the addresses to be looked up again.
     refresh: Box<dyn Fn()>,
 }
@@ -146,6 +151,8 @@ impl Upstream {
             response_limits: RefCell::new(Rc::new(ResponseLimits::new(&limits))),
             pool: RefCell::new(Pool::new(limits, addresses, clock::now())),
             handles: RefCell::default(),
+            counts: metrics.add_upstream(),
+            last_event: Cell::new(clock::micros()),
             metrics,
             refresh,
         })
@@ -178,6 +185,7 @@ impl Upstream {
         holder: H,
     ) -> Result<Call<H>, NotBegun> {
         debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
+        self.note_time();
         let id = self.tell(|pool| pool.call(request, clock::now()))?;
         Ok(Call { holder, id })
     }
@@ -185,6 +193,16 @@ impl Upstream {
     /// Ends the calls and closes the unused connections whose deadlines have passed.
     pub fn expire(self: &Rc<Self>) {
         self.tell(|pool| pool.expire(clock::now()));
+    }
+
+    /// When the last event was, in microseconds of [`clock::micros`].
+    pub fn last_event(&self) -> u64 {
+        self.last_event.get()
+    }
+
+    /// Reads the clock for an event, at which calls may get a connection.
+    fn note_time(&self) {
+        self.last_event.set(clock::micros());
     }
 
     /// Whether nothing is left of all calls and connections.
@@ -196,10 +214,18 @@ impl Upstream {
     /// Tells the pool of an event, then performs its actions. The pool is not borrowed meanwhile, since an action may
     /// cause another event.
     fn tell<T>(self: &Rc<Self>, event: impl FnOnce(&mut Pool) -> T) -> T {
-        let result = event(&mut self.pool.borrow_mut());
+        let result = self.change(event);
         while let Some(action) = self.next_action() {
             self.perform(action);
         }
+        result
+    }
+
+    fn change<T>(&self, event: impl FnOnce(&mut Pool) -> T) -> T {
+        let mut pool = self.pool.borrow_mut();
+        let result = event(&mut pool);
+        self.counts.idle.set(pool.idle_connections() as u64);
+        self.counts.queued.set(pool.queued_calls() as u64);
         result
     }
 
@@ -216,8 +242,14 @@ impl Upstream {
             Action::Send(id) => self.with_handle(id, Handle::wake),
             Action::Cut(id) => self.with_handle(id, Handle::cut),
             Action::Wake(waker) => waker.wake(),
-            Action::Breaker(Change::Opened) => self.metrics.counters_failing.increment(),
-            Action::Breaker(Change::Closed) => self.metrics.counters_failing.decrement(),
+            Action::Breaker(Change::Opened) => {
+                self.counts.failing.set(1);
+                self.metrics.counters_failing.increment();
+            }
+            Action::Breaker(Change::Closed) => {
+                self.counts.failing.set(0);
+                self.metrics.counters_failing.decrement();
+            }
         }
     }
 
@@ -253,7 +285,7 @@ impl<H: AsRef<Upstream>> Call<H> {
 impl<H: AsRef<Upstream>> Drop for Call<H> {
     fn drop(&mut self) {
         // The waker is dropped after the borrow, since it may drop another call.
-        let waker = self.holder.as_ref().pool.borrow_mut().dropped(self.id);
+        let waker = self.holder.as_ref().change(|pool| pool.dropped(self.id));
         drop(waker);
     }
 }

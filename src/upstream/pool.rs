@@ -92,6 +92,16 @@ impl Pool {
         &self.addresses
     }
 
+    /// How many connections carry no call.
+    pub(super) fn idle_connections(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// How many calls wait for a connection.
+    pub(super) fn queued_calls(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Event: a call begins. It gets the connection used last, or waits for the next to be free.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 use std::{convert::Infallible, fmt, future::Future};
 
+use crate::metrics::DriverInfo;
+
 /// Which driver the operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
@@ -14,9 +16,9 @@ pub enum Choice {
 pub struct Driver;
 
 impl Driver {
-    /// Its name.
-    pub const fn name(&self) -> &'static str {
-        "simulated"
+    /// Never asked in a history, where no thread builds a runtime.
+    pub fn info(&self) -> DriverInfo {
+        DriverInfo { name: "simulated", flags: "", description: String::new() }
     }
 }
 

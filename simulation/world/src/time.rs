@@ -16,10 +16,11 @@ const UNIX_SECONDS: i64 = 1_800_000_000;
 /// The tick of the coarse clocks, in microseconds.
 const COARSE: u64 = 4_000;
 
-/// The virtual time, in the steps of a coarse clock.
+/// The virtual time, in steps where the clock is a coarse one.
 pub fn clock_gettime(clock: ClockId) -> Timespec {
     let now = with(|world| world.now());
-    let now = i64::try_from(now / COARSE * COARSE).unwrap_or(i64::MAX);
+    let step = if matches!(clock, ClockId::Monotonic) { 1 } else { COARSE };
+    let now = i64::try_from(now / step * step).unwrap_or(i64::MAX);
     let from = if matches!(clock, ClockId::RealtimeCoarse) { UNIX_SECONDS } else { 1 };
     Timespec { tv_sec: from + now / 1_000_000, tv_nsec: now % 1_000_000 * 1_000 }
 }
