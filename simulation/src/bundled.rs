@@ -61,6 +61,9 @@ pub struct Bundled {
 impl Bundled {
     /// Starts it.
     pub fn start(plan: &Plan, record: &Rc<Record>) -> Rc<Self> {
+        let mut rng = Rng::with_seed(plan.seed ^ 0xb0b0);
+        // Long ones let operations gather.
+        let commit = [COMMIT, COMMIT * 20, COMMIT * 100][rng.usize(0..3)];
         let minute = Duration::from_secs(60);
         let counter = Rc::new(Self {
             limits: ClientLimits {
@@ -73,8 +76,8 @@ impl Bundled {
                 ..plan.clients_limits
             },
             refuses: Cell::new(true),
-            mode: Cell::new(StoreMode::Works(COMMIT)),
-            rng: RefCell::new(Rng::with_seed(plan.seed ^ 0xb0b0)),
+            mode: Cell::new(StoreMode::Works(commit)),
+            rng: RefCell::new(rng),
             record: Rc::clone(record),
             queue: RefCell::default(),
             commits: Cell::new(false),
@@ -188,7 +191,7 @@ impl Bundled {
                 return Outcome::Busy;
             };
             // One of many is refused, so that it shows whether each is told its own outcome.
-            if self.refuses.get() && outcome.is_none() && self.rng.borrow_mut().u8(0..20) == 0 {
+            if self.refuses.get() && outcome.is_none() && self.rng.borrow_mut().u8(0..5) == 0 {
                 return Outcome::TooManyNames;
             }
             let total = if kept { self.keep(visit, *by) } else { Outcome::Unknown };
