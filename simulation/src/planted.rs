@@ -1,7 +1,8 @@
 //! Plants known defects into a copy of the code, one at a time, and shows how soon the simulation finds each.
 //!
-//! The copy and what is built from it stay in the target directory, so that the next defect builds only what it
-//! changes. Its program has another name than the one that is built from the code as it is.
+//! The copy stays in `planted` in the target directory, so that the next defect builds only what it changes, and has a
+//! target directory of its own there: cargo takes what it has built from a copy of a workspace for what it has built
+//! from the workspace itself, and would go on with code that has a defect.
 
 use std::{
     env, fs,
@@ -13,8 +14,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// What the program of a copy is called.
-const PROGRAM: &str = "tallyring-planted";
 /// What the workspace's manifest needs to load, and the simulation to be built.
 const SOURCES: [&str; 8] = [
     ".cargo",
@@ -76,7 +75,7 @@ fn try_run(arguments: &Arguments) -> Result<bool, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the workspace has no path")?;
     let defects = choose(read_defects(&root.join("simulation/planted"))?, arguments)?;
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let copy = SourceCopy::open(root, target)?;
+    let copy = SourceCopy::open(root, &target)?;
     println!("| defect | what it breaks | histories | seconds | what was found first |");
     println!("| --- | --- | --- | --- | --- |");
     let mut found = 0;
@@ -136,27 +135,28 @@ fn choose(mut defects: Vec<Defect>, arguments: &Arguments) -> Result<Vec<Defect>
 /// A copy of the sources, in which defects are planted.
 struct SourceCopy<'a> {
     root: &'a Path,
+    sources: PathBuf,
+    /// Where it is built.
     target: PathBuf,
-    place: PathBuf,
     /// Locked for as long as the copy is used: two at a time would build each other's defects.
     _lock: fs::File,
 }
 
 impl<'a> SourceCopy<'a> {
-    fn open(root: &'a Path, target: PathBuf) -> Result<Self, String> {
-        let target = std::path::absolute(target).map_err(|error| error.to_string())?;
-        let place = target.join("planted");
+    fn open(root: &'a Path, target: &Path) -> Result<Self, String> {
+        let place = std::path::absolute(target).map_err(|error| error.to_string())?.join("planted");
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", place.display());
-        fs::create_dir_all(&place).map_err(|error| failed(&error))?;
-        let lock = fs::File::create(target.join("planted.lock")).map_err(|error| failed(&error))?;
+        let (sources, target) = (place.join("sources"), place.join("target"));
+        fs::create_dir_all(&sources).map_err(|error| failed(&error))?;
+        let lock = fs::File::create(place.join("lock")).map_err(|error| failed(&error))?;
         lock.try_lock().map_err(|error| failed(&error))?;
-        Ok(Self { root, target, place, _lock: lock })
+        Ok(Self { root, sources, target, _lock: lock })
     }
 
     /// Makes the copy what the sources are, but for this defect, and builds it.
     fn plant(&self, patch: &Path) -> Result<(), String> {
         for source in SOURCES {
-            copy(&self.root.join(source), &self.place.join(source))
+            copy(&self.root.join(source), &self.sources.join(source))
                 .map_err(|error| format!("{source} cannot be copied: {error}"))?;
         }
         run_quietly(
@@ -164,24 +164,23 @@ impl<'a> SourceCopy<'a> {
                 .args(["apply", "--whitespace=nowarn"])
                 .arg(patch)
                 // It would take the paths for those of the repository around the target directory.
-                .env("GIT_CEILING_DIRECTORIES", &self.target)
-                .current_dir(&self.place),
+                .env("GIT_CEILING_DIRECTORIES", self.sources.parent().unwrap_or(&self.sources))
+                .current_dir(&self.sources),
         )
         .map_err(|error| format!("it does not apply: {error}"))?;
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         run_quietly(
             Command::new(cargo)
                 .args(["build", "--quiet", "--locked", "-p", "tallyring-simulation"])
-                .args(["--bin", PROGRAM])
                 .env("CARGO_TARGET_DIR", &self.target)
-                .current_dir(&self.place),
+                .current_dir(&self.sources),
         )
         .map_err(|error| format!("it cannot be built: {error}"))
     }
 
     /// Searches with the program that was built for what it does wrong.
     fn search(&self, arguments: &Arguments) -> Result<Found, String> {
-        let mut command = Command::new(self.target.join("debug").join(PROGRAM));
+        let mut command = Command::new(self.target.join("debug/tallyring-simulation"));
         // Always the same histories, so that a defect is found or not on any day.
         command.args(["--no-shrink", "--from", "1", "--seconds", &arguments.seconds.to_string()]);
         if let Some(threads) = arguments.threads {
@@ -190,13 +189,16 @@ impl<'a> SourceCopy<'a> {
         let limit = Duration::from_secs(arguments.seconds) + SPARE;
         let said = output_within(&mut command, limit).map_err(|error| error.to_string())?;
         let said = said.ok_or("a history never ends")?;
-        let words: Vec<_> = said.lines().next().unwrap_or_default().split(' ').collect();
-        let [histories, _, _, _, _, _, seconds, ..] = words[..] else {
-            return Err(format!("the search ends without a result: {said:?}"));
-        };
         let violation = said.lines().find_map(|line| line.strip_prefix("wrong: "));
-        let violation =
-            violation.ok_or_else(|| format!("{histories} histories in {seconds} s"))?.to_owned();
+        // One that ends the process has no summary.
+        let words: Vec<_> = said.lines().next().unwrap_or_default().split(' ').collect();
+        let (histories, seconds) = match words[..] {
+            [histories, "histories", "from", "seed", _, "in", seconds, ..] => (histories, seconds),
+            _ => ("?", "?"),
+        };
+        let violation = violation
+            .ok_or_else(|| format!("{histories} histories in {seconds} s say {said:?}"))?
+            .to_owned();
         Ok(Found { histories: histories.to_owned(), seconds: seconds.to_owned(), violation })
     }
 }
@@ -220,14 +222,11 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         }
         return Ok(());
     }
-    let mut bytes = match fs::read(from) {
+    let bytes = match fs::read(from) {
         // Not all of them must be there.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         read => read?,
     };
-    if from.ends_with("simulation/Cargo.toml") {
-        bytes = rename_program(&String::from_utf8_lossy(&bytes))?.into_bytes();
-    }
     if fs::read(to).is_ok_and(|copied| copied == bytes) {
         return Ok(());
     }
@@ -235,14 +234,6 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     fs::write(to, bytes)
-}
-
-/// The simulation's manifest, for a program that takes the place of no other.
-fn rename_program(manifest: &str) -> io::Result<String> {
-    let (before, after) = manifest
-        .split_once("[[bin]]\nname = \"tallyring-simulation\"\n")
-        .ok_or_else(|| io::Error::other("simulation/Cargo.toml does not name its program"))?;
-    Ok(format!("{before}[[bin]]\nname = \"{PROGRAM}\"\n{after}"))
 }
 
 /// Runs a command to its end.
