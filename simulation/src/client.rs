@@ -161,11 +161,12 @@ fn is_calm(client: &Client, plan: &Plan) -> bool {
     let stays = matches!(client.ending, Ending::Answers | Ending::Server | Ending::Half);
     // Nothing may be asked after what was to be the last.
     let last = client.steps.iter().rev().find_map(|(_, step)| match step {
-        Step::Request(request, _) => Some(request),
+        Step::Request(request, _) => Some(Some(request)),
+        Step::Refused(_) => Some(None),
         _ => None,
     });
     let keeps_word = client.steps.iter().all(|(_, step)| match step {
-        Step::Request(request, _) => !request.closes() || Some(request) == last,
+        Step::Request(request, _) => !request.closes() || Some(Some(request)) == last,
         _ => true,
     });
     // Two pauses in a row are one.

@@ -253,8 +253,8 @@ impl Foreign {
 
 /// How a counter that works says that a visit is counted, in each of the forms that an answer may have, and whether it
 /// takes another call.
-fn welcome(visit: usize) -> (&'static str, bool) {
-    match visit % 5 {
+fn welcome(visit: usize) -> (String, bool) {
+    let (text, goes_on) = match visit % 5 {
         0 => (
             "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n1\n",
             true,
@@ -265,8 +265,14 @@ fn welcome(visit: usize) -> (&'static str, bool) {
         ),
         2 => ("HTTP/1.1 204 Counted\r\n\r\n", true),
         3 => ("HTTP/1.0 200 OK\r\n\r\n1\n", false),
-        _ => ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n1\n", true),
-    }
+        // More than is read at once.
+        _ => {
+            let content = "x".repeat(500);
+            let head = "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n";
+            return (format!("{head}{content}"), true);
+        }
+    };
+    (text.to_owned(), goes_on)
 }
 
 /// What a counter does after an answer.

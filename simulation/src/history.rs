@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     fmt,
+    io::{self, Write},
     panic::{self, AssertUnwindSafe},
     rc::Rc,
     sync::Once,
@@ -48,6 +49,9 @@ pub struct End {
     pub time: Duration,
 }
 
+/// What a panic says that Rust cannot survive.
+const ABORTS: &str = "panic in a destructor during cleanup";
+
 thread_local! {
     static PANIC: Cell<Option<String>> = const { Cell::new(None) };
 }
@@ -61,7 +65,13 @@ fn catch_panics() {
             let payload = panic.payload();
             let text = payload.downcast_ref::<&str>().copied();
             let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-            PANIC.set(Some(format!("a panic at {place}: {}", text.unwrap_or("(no message)"))));
+            let text = text.unwrap_or("(no message)");
+            // The first is what is wrong: what is dropped because of it may panic too.
+            let first = PANIC.take().unwrap_or_else(|| format!("a panic at {place}: {text}"));
+            if text == ABORTS {
+                let _ = writeln!(io::stdout(), "a history ends the process:\nwrong: {first}");
+            }
+            PANIC.set(Some(first));
         }));
     });
 }

@@ -9,7 +9,7 @@ use std::{
 
 pub use rustix::time::{ClockId, Timespec};
 
-use crate::world::{TimerKey, with};
+use crate::world::{TimerKey, with, with_any};
 
 /// When the virtual epoch began, in seconds of Unix: any time will do that is always the same.
 const UNIX_SECONDS: i64 = 1_800_000_000;
@@ -45,7 +45,7 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        with(|world| world.remove_timer(self.timer));
+        with_any(|world| world.remove_timer(self.timer));
     }
 }
 
