@@ -2,7 +2,7 @@
 //! that this request may get.
 
 use crate::{
-    request::{Body, Request, Subject},
+    request::{Request, Subject},
     server::{file, page},
 };
 
@@ -137,9 +137,4 @@ fn is(request: &Request, answer: &Answer, content: &str) -> bool {
         return answer.field("content-length") == Some(&content.len().to_string());
     }
     answer.content == content.as_bytes()
-}
-
-/// Whether a request may be answered before its body was sent: where its head tells that it is an error.
-pub fn may_leave_body(request: &Request) -> bool {
-    request.expects_continue && request.body != Body::None
 }

@@ -24,7 +24,7 @@ use crate::{
     bundled::{self, Bundled},
     client::{self, CLIENTS},
     counter::COMMIT_TIMEOUT,
-    foreign::{self, Foreign},
+    foreign::Foreign,
     memory,
     plan::{Act, COUNTERS, Mode, PROBES, Plan, What},
     record::{Record, visit_of},

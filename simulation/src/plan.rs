@@ -5,8 +5,7 @@ mod draw;
 
 use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
-use fastrand::Rng;
-use monoio::world::{Order, Settings};
+use monoio::world::Settings;
 
 use crate::{
     connection::ClientLimits,
