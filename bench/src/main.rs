@@ -14,6 +14,7 @@ mod soak;
 mod statistics;
 mod terminal;
 mod visitors;
+mod watched;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Compare(Box<compare::CompareArguments>),
     /// Measure what visitors who take more than their share cost the server and others
     Greedy(greedy::GreedyArguments),
+    /// Measure what it costs a visit that somebody reads the metrics or has the live page open
+    Watched(watched::WatchedArguments),
     /// Make many visits over changing connections, and check that the server ends as it began
     Soak(soak::SoakArguments),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Greedy(arguments) => greedy::greedy(&arguments),
+        Command::Watched(arguments) => watched::watched(&arguments),
         Command::Soak(arguments) => soak::soak(&arguments),
     };
     match done {
