@@ -23,7 +23,7 @@ use monoio::{
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::{
-    CallBytes, DialError, Upstream,
+    CallBytes, Content, DialError, Upstream,
     dial::dial,
     pool::ConnectionId,
     response_reader::{Answer, Broken, ResponseLimits, ResponseReader},
@@ -105,7 +105,7 @@ impl PoolGuard {
     }
 
     /// The request to send, if the connection has a call.
-    pub(super) fn take_request(&self) -> Option<CallBytes> {
+    pub(super) fn take_request(&self) -> Option<(CallBytes, Content)> {
         let request = self.upstream.pool.borrow_mut().take_request(self.id)?;
         self.call_began.set(Stamp::new(self.upstream.last_event()));
         if self.used.replace(true) {
@@ -115,7 +115,7 @@ impl PoolGuard {
     }
 
     /// The call was answered. Returns whether the connection stays open.
-    fn answered(&self, Answer { status, reusable }: Answer) -> bool {
+    fn answered(&self, answer: Answer) -> bool {
         let Upstream { counts, .. } = &*self.upstream;
         self.upstream.note_time();
         let now = self.upstream.last_event();
@@ -123,7 +123,7 @@ impl PoolGuard {
         counts.calls.add(micros);
         counts.last_call_micros.set(micros);
         counts.last_answer_micros.set(now);
-        self.upstream.tell(|pool| pool.answered(self.id, status, reusable, clock::now()))
+        self.upstream.tell(|pool| pool.answered(self.id, answer, clock::now()))
     }
 
     /// Not a byte of the call has left.
@@ -191,11 +191,15 @@ async fn run(guard: PoolGuard, stream: TcpStream, address: SocketAddr) {
     // Declared last and so dropped first: when the socket closes, nobody has its number any more.
     let mut guard = guard;
     let handle = guard.connected(address, socket);
-    while let Some(request) = next_call(&guard, &handle, &mut receiver).await {
+    while let Some((request, content)) = next_call(&guard, &handle, &mut receiver).await {
         let limits = guard.upstream.response_limits();
-        match exchange(&limits, request, &mut writer, &mut receiver).await {
-            Ok(answer) if guard.answered(answer) => {}
-            Ok(_) | Err(ExchangeError::Broken) => return,
+        match exchange(&limits, request, content, &mut writer, &mut receiver).await {
+            Ok(answer) => {
+                if !guard.answered(answer) {
+                    return;
+                }
+            }
+            Err(ExchangeError::Broken) => return,
             Err(ExchangeError::NotSent) => return guard.not_sent(),
         }
     }
@@ -206,7 +210,7 @@ async fn next_call<F: Future<Output = Received>>(
     guard: &PoolGuard,
     handle: &Handle,
     receiver: &mut Receiver<F>,
-) -> Option<CallBytes> {
+) -> Option<(CallBytes, Content)> {
     poll_fn(|context| {
         // First: a connection that has ended must not take a call with it.
         if receiver.poll_received(context).is_ready() {
@@ -240,11 +244,12 @@ impl From<Broken> for ExchangeError {
 async fn exchange<F: Future<Output = Received>>(
     limits: &Rc<ResponseLimits>,
     request: CallBytes,
+    content: Content,
     writer: &mut Writer,
     receiver: &mut Receiver<F>,
 ) -> Result<Answer, ExchangeError> {
     let mut sending = Sending::UnderWay(pin!(send(writer, request)));
-    let mut response = ResponseReader::default();
+    let mut response = ResponseReader::new(content);
     loop {
         let receiving = pin!(receiver.receive(limits, |received, buffer| match received {
             Ok(1..) => {
