@@ -75,6 +75,8 @@ pub(super) struct PoolGuard {
     not_connected: Option<DialError>,
     /// Whether it has carried a call.
     used: Cell<bool>,
+    /// What becomes of the content of the answer to its call.
+    content: Cell<Content>,
     /// When its call got it.
     call_began: Cell<Stamp>,
 }
@@ -90,6 +92,7 @@ impl PoolGuard {
             id,
             not_connected: Some(DialError::Other),
             used: Cell::default(),
+            content: Cell::default(),
             call_began: Cell::default(),
         }
     }
@@ -105,8 +108,9 @@ impl PoolGuard {
     }
 
     /// The request to send, if the connection has a call.
-    pub(super) fn take_request(&self) -> Option<(CallBytes, Content)> {
-        let request = self.upstream.pool.borrow_mut().take_request(self.id)?;
+    pub(super) fn take_request(&self) -> Option<CallBytes> {
+        let (request, content) = self.upstream.pool.borrow_mut().take_request(self.id)?;
+        self.content.set(content);
         self.call_began.set(Stamp::new(self.upstream.last_event()));
         if self.used.replace(true) {
             self.upstream.counts.reused.increment();
@@ -191,8 +195,9 @@ async fn run(guard: PoolGuard, stream: TcpStream, address: SocketAddr) {
     // Declared last and so dropped first: when the socket closes, nobody has its number any more.
     let mut guard = guard;
     let handle = guard.connected(address, socket);
-    while let Some((request, content)) = next_call(&guard, &handle, &mut receiver).await {
+    while let Some(request) = next_call(&guard, &handle, &mut receiver).await {
         let limits = guard.upstream.response_limits();
+        let content = guard.content.get();
         match exchange(&limits, request, content, &mut writer, &mut receiver).await {
             Ok(answer) => {
                 if !guard.answered(answer) {
@@ -210,7 +215,7 @@ async fn next_call<F: Future<Output = Received>>(
     guard: &PoolGuard,
     handle: &Handle,
     receiver: &mut Receiver<F>,
-) -> Option<(CallBytes, Content)> {
+) -> Option<CallBytes> {
     poll_fn(|context| {
         // First: a connection that has ended must not take a call with it.
         if receiver.poll_received(context).is_ready() {

@@ -5,7 +5,7 @@ use crate::{
     http::{
         HeadLimits,
         body::{BodyError, BodyReader},
-        response::{self, HeadScan},
+        response::{self, HeadScan, Response},
     },
     runtime::read_buffer::ReadBufferPool,
 };
@@ -69,6 +69,12 @@ struct FinalResponse {
     body: BodyReader,
 }
 
+impl From<Response> for FinalResponse {
+    fn from(Response { status, persistent, body, .. }: Response) -> Self {
+        Self { status, persistent, body }
+    }
+}
+
 impl ResponseReader {
     /// For a call that does this with the content of its answer.
     pub(super) fn new(content: Content) -> Self {
@@ -92,14 +98,15 @@ impl ResponseReader {
     ) -> Result<(usize, Option<Answer>), Broken> {
         let heads = self.read_heads(bytes, limits)?;
         let Some(response) = &mut self.final_response else { return Ok((heads, None)) };
-        let (status, body, content) = (response.status, &bytes[heads..], &mut self.content);
-        let keep = |piece: &[u8]| content.iter_mut().for_each(|content| content.push(piece));
+        let (status, body, kept) = (response.status, &bytes[heads..], &mut self.content);
+        let keep = |piece: &[u8]| kept.iter_mut().for_each(|content| content.push(piece));
         match response.body.advance_with(body, keep) {
             Ok(progress) => {
                 // Bytes after the response belong to no call.
                 let reusable = response.persistent && progress.consumed == body.len();
-                let answer = || Answer { status, reusable, content: self.content.take() };
-                Ok((heads + progress.consumed, progress.done.then(answer)))
+                let answer =
+                    progress.done.then(|| Answer { status, reusable, content: kept.take() });
+                Ok((heads + progress.consumed, answer))
             }
             // The status is known, so the call is answered; the rest of the body stays unread, so the connection
             // closes.
@@ -142,8 +149,7 @@ impl ResponseReader {
             read += response.head_bytes;
             self.scan = HeadScan::default();
             if !response.is_interim() {
-                let response::Response { status, persistent, body, .. } = response;
-                self.final_response = Some(FinalResponse { status, persistent, body });
+                self.final_response = Some(FinalResponse::from(response));
             } else if self.interim == INTERIM_MAX {
                 return Err(Broken);
             } else {
