@@ -14,7 +14,7 @@ use std::{
     thread,
 };
 
-use common::{COUNTED, SORRY, Server, Signal, Stub, get_request, run, serve};
+use common::{COUNTED, Client, SORRY, Server, Signal, Stub, get_request, run, serve};
 
 const PAGE: &str = "<p>Visit {visits}, yes {visits}</p>";
 
@@ -63,7 +63,7 @@ fn what_a_counter_answers_is_shown_if_it_is_a_number() {
     );
     shown("HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n100000000000000000000", "");
     shown("HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\n42\r\n", "42");
-    // Where the connection ends may be too early.
+    // It closes after an answer whose end is told by its length.
     shown("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n42", "42");
     shown("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"total\":42}", "");
     shown("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n<b>42</b>", "");
@@ -160,9 +160,10 @@ fn no_two_visitors_are_shown_the_same_number() {
     const CLIENTS: usize = 8;
     const VISITS: usize = 50;
     let (server, _directory) = serve_page("{visits}", &[]);
+    let address = server.address;
     let shown = thread::scope(|scope| {
-        let client = || {
-            let mut client = server.client();
+        let client = move || {
+            let mut client = Client::connect(address);
             (0..VISITS).map(|_| client.get("/").body.parse().unwrap()).collect::<Vec<usize>>()
         };
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
