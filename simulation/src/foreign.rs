@@ -202,9 +202,6 @@ impl Foreign {
     /// Draws an answer to the call of a visit: its bytes, whether the visit is counted, when it is given, and what follows.
     fn draw(&self, visit: usize) -> (Vec<u8>, bool, Duration, Then) {
         let number = self.record.new_number(visit);
-        let mut tells_number = true;
-        let content = format!("{number}\n");
-        let length = format!("Content-Length: {}", content.len());
         let mut rng = self.rng.borrow_mut();
         let rng = &mut *rng;
         let pause = match rng.u8(0..8) {
@@ -218,29 +215,7 @@ impl Foreign {
             2 => ("302 No", rng.bool()),
             _ => ("200 OK", true),
         };
-        let (mut text, mut closes) = match rng.u8(0..9) {
-            0 if status.starts_with('2') => {
-                tells_number = false;
-                (String::from("HTTP/1.1 204 Counted\r\n\r\n"), false)
-            }
-            1 => (format!("HTTP/1.1 {status}\r\n{}", chunks(&content)), false),
-            2 => {
-                // Whether it was cut off cannot be known.
-                tells_number = false;
-                (format!("HTTP/1.1 {status}\r\n\r\n{content}"), true)
-            }
-            3 => (format!("HTTP/1.0 {status}\r\n{length}\r\n\r\n{content}"), true),
-            4 => (
-                format!("HTTP/1.1 {status}\r\nConnection: close\r\n{length}\r\n\r\n{content}"),
-                true,
-            ),
-            5 => {
-                tells_number = false;
-                let content = "7".repeat(1500);
-                (format!("HTTP/1.1 {status}\r\nContent-Length: 1500\r\n\r\n{content}"), true)
-            }
-            _ => (format!("HTTP/1.1 {status}\r\n{length}\r\n\r\n{content}"), false),
-        };
+        let (mut text, mut closes, tells_number) = draw_form(rng, status, number);
         self.record.visit(visit, |visit| visit.number = tells_number.then_some(number));
         if rng.u8(0..5) == 0 {
             text = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".repeat(rng.usize(1..=3)) + &text;
@@ -274,6 +249,33 @@ impl Foreign {
             _ => Then::GoesOn,
         };
         (bytes, counts, pause, if closes { Then::Ends } else { then })
+    }
+}
+
+/// Draws the form of an answer with this status, whether it says that the connection closes, and whether the number of
+/// the visit can be read in it.
+fn draw_form(rng: &mut Rng, status: &str, number: u64) -> (String, bool, bool) {
+    let content = format!("{number}\n");
+    let length = format!("Content-Length: {}", content.len());
+    match rng.u8(0..9) {
+        0 if status.starts_with('2') => {
+            (String::from("HTTP/1.1 204 Counted\r\n\r\n"), false, false)
+        }
+        1 => (format!("HTTP/1.1 {status}\r\n{}", chunks(&content)), false, true),
+        // Whether it was cut off cannot be known.
+        2 => (format!("HTTP/1.1 {status}\r\n\r\n{content}"), true, false),
+        3 => (format!("HTTP/1.0 {status}\r\n{length}\r\n\r\n{content}"), true, true),
+        4 => (
+            format!("HTTP/1.1 {status}\r\nConnection: close\r\n{length}\r\n\r\n{content}"),
+            true,
+            true,
+        ),
+        5 => {
+            let content = "7".repeat(1500);
+            let text = format!("HTTP/1.1 {status}\r\nContent-Length: 1500\r\n\r\n{content}");
+            (text, true, false)
+        }
+        _ => (format!("HTTP/1.1 {status}\r\n{length}\r\n\r\n{content}"), false, true),
     }
 }
 
