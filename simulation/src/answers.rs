@@ -3,7 +3,7 @@
 
 use crate::{
     request::{Request, Subject},
-    server::{file, page},
+    server::{file, shown_page},
 };
 
 /// An answer, as a client reads it.
@@ -86,11 +86,11 @@ pub enum Told {
     Nothing,
 }
 
-/// Judges an answer to `request`.
+/// Judges an answer to `request`. A welcome shows `number`, and nothing in its place if there is none.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn judge(request: &Request, answer: &Answer) -> Result<Told, String> {
+pub fn judge(request: &Request, answer: &Answer, number: Option<u64>) -> Result<Told, String> {
     let wrong = || {
         let content = String::from_utf8_lossy(&answer.content[..answer.content.len().min(80)]);
         let Request { method, subject, .. } = request;
@@ -117,12 +117,14 @@ pub fn judge(request: &Request, answer: &Answer) -> Result<Told, String> {
             };
         }
         (Subject::Visit(visit), _) => {
-            let any = |welcome: bool| {
-                (0..2).any(|version| is(request, answer, &page(visit, version, welcome)))
+            let any = |welcome: bool, number| {
+                (0..2).any(|version| {
+                    is(request, answer, &shown_page(visit, version, welcome, number))
+                })
             };
             match answer.status {
-                200 if any(true) => Told::Welcome,
-                200 if any(false) => Told::Sorry,
+                200 if any(true, number) => Told::Welcome,
+                200 if any(false, None) => Told::Sorry,
                 503 if answer.field("retry-after") == Some("1") => Told::Overloaded,
                 _ => return wrong(),
             }

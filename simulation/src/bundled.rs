@@ -146,10 +146,14 @@ impl Bundled {
         }
     }
 
-    /// The total of a visit's counter, which is durable.
+    /// The total of a visit's counter, which is durable. It is another one for each call, as if all had one counter.
     fn keep(&self, visit: usize, by: u64) -> Outcome {
-        self.record.visit(visit, |visit| visit.counted += by);
-        Outcome::Total(1)
+        let number = self.record.new_number(visit);
+        self.record.visit(visit, |visit| {
+            visit.counted += by;
+            visit.number = Some(number);
+        });
+        Outcome::Total(number)
     }
 
     fn submit(self: &Rc<Self>, batch: Batch) {

@@ -154,12 +154,14 @@ impl Foreign {
             }
         }
         self.count(visit);
-        let (welcome, goes_on) = welcome(visit);
+        let number = self.record.new_number(visit);
+        let (welcome, tells_number, goes_on) = welcome(visit, number);
+        self.record.visit(visit, |visit| visit.number = tells_number.then_some(number));
         stream.send(welcome.into()).await.is_ok() && goes_on
     }
 
     async fn answer_anyhow(&self, stream: &TcpStream, visit: usize) -> bool {
-        let (answer, counts, pause, then) = self.draw();
+        let (answer, counts, pause, then) = self.draw(visit);
         if counts {
             self.count(visit);
         }
@@ -197,8 +199,9 @@ impl Foreign {
         }
     }
 
-    /// Draws an answer: its bytes, whether the visit is counted, when it is given, and what follows.
-    fn draw(&self) -> (Vec<u8>, bool, Duration, Then) {
+    /// Draws an answer to the call of a visit: its bytes, whether the visit is counted, when it is given, and what follows.
+    fn draw(&self, visit: usize) -> (Vec<u8>, bool, Duration, Then) {
+        let number = self.record.new_number(visit);
         let mut rng = self.rng.borrow_mut();
         let rng = &mut *rng;
         let pause = match rng.u8(0..8) {
@@ -212,26 +215,8 @@ impl Foreign {
             2 => ("302 No", rng.bool()),
             _ => ("200 OK", true),
         };
-        let (mut text, mut closes) = match rng.u8(0..9) {
-            0 if status.starts_with('2') => (String::from("HTTP/1.1 204 Counted\r\n\r\n"), false),
-            1 => (
-                format!(
-                    "HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n1\n\r\n0\r\n\r\n"
-                ),
-                false,
-            ),
-            2 => (format!("HTTP/1.1 {status}\r\n\r\n1\n"), true),
-            3 => (format!("HTTP/1.0 {status}\r\nContent-Length: 2\r\n\r\n1\n"), true),
-            4 => (
-                format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 2\r\n\r\n1\n"),
-                true,
-            ),
-            5 => (
-                format!("HTTP/1.1 {status}\r\nContent-Length: 1500\r\n\r\n{}", "x".repeat(1500)),
-                true,
-            ),
-            _ => (format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n1\n"), false),
-        };
+        let (mut text, mut closes, tells_number) = draw_form(rng, status, number);
+        self.record.visit(visit, |visit| visit.number = tells_number.then_some(number));
         if rng.u8(0..5) == 0 {
             text = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".repeat(rng.usize(1..=3)) + &text;
         }
@@ -267,28 +252,64 @@ impl Foreign {
     }
 }
 
-/// How a counter that works says that a visit is counted, in each of the forms that an answer may have, and whether it
-/// takes another call.
-fn welcome(visit: usize) -> (String, bool) {
-    let (text, goes_on) = match visit % 5 {
-        0 => (
-            "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n1\n",
-            true,
-        ),
-        1 => (
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n1\n\r\n0\r\nA: b\r\n\r\n",
-            true,
-        ),
-        2 => ("HTTP/1.1 204 Counted\r\n\r\n", true),
-        3 => ("HTTP/1.0 200 OK\r\n\r\n1\n", false),
-        // More than is read at once.
-        _ => {
-            let content = "x".repeat(500);
-            let head = "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n";
-            return (format!("{head}{content}"), true);
+/// Draws the form of an answer with this status, whether it says that the connection closes, and whether the number of
+/// the visit can be read in it.
+fn draw_form(rng: &mut Rng, status: &str, number: u64) -> (String, bool, bool) {
+    let content = format!("{number}\n");
+    let length = format!("Content-Length: {}", content.len());
+    match rng.u8(0..9) {
+        0 if status.starts_with('2') => {
+            (String::from("HTTP/1.1 204 Counted\r\n\r\n"), false, false)
         }
-    };
-    (text.to_owned(), goes_on)
+        1 => (format!("HTTP/1.1 {status}\r\n{}", chunks(&content)), false, true),
+        // Whether it was cut off cannot be known.
+        2 => (format!("HTTP/1.1 {status}\r\n\r\n{content}"), true, false),
+        3 => (format!("HTTP/1.0 {status}\r\n{length}\r\n\r\n{content}"), true, true),
+        4 => (
+            format!("HTTP/1.1 {status}\r\nConnection: close\r\n{length}\r\n\r\n{content}"),
+            true,
+            true,
+        ),
+        5 => {
+            let content = "7".repeat(1500);
+            let text = format!("HTTP/1.1 {status}\r\nContent-Length: 1500\r\n\r\n{content}");
+            (text, true, false)
+        }
+        _ => (format!("HTTP/1.1 {status}\r\n{length}\r\n\r\n{content}"), false, true),
+    }
+}
+
+/// How a counter that works says that a visit is counted, in each of the forms that an answer may have, whether the
+/// number of the visit can be read in it, and whether the counter takes another call.
+fn welcome(visit: usize, number: u64) -> (String, bool, bool) {
+    let content = format!("{number}{}", if visit.is_multiple_of(4) { "" } else { "\n" });
+    let length = content.len();
+    match visit % 5 {
+        0 => (
+            format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n\
+                 HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{content}"
+            ),
+            true,
+            true,
+        ),
+        1 => (format!("HTTP/1.1 200 OK\r\n{}", chunks(&content)), true, true),
+        2 => (String::from("HTTP/1.1 204 Counted\r\n\r\n"), false, true),
+        3 => (format!("HTTP/1.0 200 OK\r\n\r\n{content}"), false, false),
+        // No number, though it begins and ends like one; some are more than is read at once.
+        _ => {
+            let length = if visit.is_multiple_of(2) { 500 } else { 21 };
+            let content = "7".repeat(length);
+            (format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{content}"), false, true)
+        }
+    }
+}
+
+/// A body of two chunks.
+fn chunks(content: &str) -> String {
+    let (one, other) = content.split_at(content.len() / 2);
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    format!("Transfer-Encoding: chunked\r\n\r\n{}{}0\r\nA: 8\r\n\r\n", chunk(one), chunk(other))
 }
 
 /// What a counter does after an answer.

@@ -8,37 +8,42 @@
 // The product's unit tests are in its files: they run with the product, not here.
 #![cfg(not(test))]
 #![deny(unsafe_code)]
-#![allow(
-    // The product's modules are here whole, and not all of each is used.
-    dead_code, unused_imports, missing_docs, unreachable_pub,
-    // A wrong use of the world is a bug of the simulation, and a failure is a panic.
-    clippy::expect_used, clippy::panic, clippy::unwrap_used
-)]
+// A wrong use of the world is a bug of the simulation, and a failure is a panic.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 extern crate tallyring_world as monoio;
 extern crate tallyring_world as nix;
 extern crate tallyring_world as rustix;
 
+// The product's modules are here whole, and not all of each is used.
 #[path = "../../src/connection/mod.rs"]
+#[allow(dead_code, unused_imports)]
 mod connection;
 #[path = "../../src/counter/mod.rs"]
+#[allow(dead_code, unused_imports)]
 mod counter;
 #[path = "../../src/http/mod.rs"]
+#[allow(dead_code, unused_imports)]
 mod http;
 #[path = "edge/listener.rs"]
 mod listener;
 #[path = "edge/log.rs"]
 mod log;
 #[path = "../../src/metrics/mod.rs"]
+#[allow(dead_code, unused_imports)]
 mod metrics;
 #[path = "../../src/plural.rs"]
+#[allow(dead_code, unused_imports)]
 mod plural;
 mod runtime;
 #[path = "../../src/site/mod.rs"]
+#[allow(dead_code, unused_imports)]
 mod site;
 #[path = "../../src/upstream/mod.rs"]
+#[allow(dead_code, unused_imports)]
 mod upstream;
 #[path = "../../src/worker.rs"]
+#[allow(dead_code, unused_imports)]
 mod worker;
 
 mod answers;

@@ -22,6 +22,8 @@ pub struct Visit {
     pub begun: usize,
     /// How often it was counted, and will not be forgotten.
     pub counted: u64,
+    /// The number that its counter answered last, if that answer has one which must be shown.
+    pub number: Option<u64>,
     /// Whether its client was welcomed.
     pub welcomed: bool,
     /// Whether its client was told that the server has too much to do.
@@ -34,6 +36,8 @@ pub struct Record {
     visits: RefCell<Vec<Visit>>,
     /// What is wrong, in the order in which it was seen.
     violations: RefCell<Vec<String>>,
+    /// Numbers that counters have answered.
+    numbers: Cell<u64>,
     /// Answers that were read and found to be right.
     answers: Cell<usize>,
     /// Whether nothing stands against visits of this counter being welcomed.
@@ -67,6 +71,19 @@ impl Record {
     /// Changes what is known of a visit.
     pub fn visit(&self, visit: usize, change: impl FnOnce(&mut Visit)) {
         change(&mut self.visits.borrow_mut()[visit]);
+    }
+
+    /// The number for a call of a visit: no two calls of a history get the same. Those of one visit have the same
+    /// length, from 4 digits to 20, so that the answer to a `HEAD` tells whether it has one.
+    pub fn new_number(&self, visit: usize) -> u64 {
+        self.numbers.set(self.numbers.get() + 1);
+        let zeros = u32::try_from(3 + visit % 17).unwrap_or(0);
+        10_u64.pow(zeros) + self.numbers.get()
+    }
+
+    /// The number that the page of a visit shows if it is welcomed.
+    pub fn number(&self, visit: usize) -> Option<u64> {
+        self.visits.borrow()[visit].number
     }
 
     /// All visits.

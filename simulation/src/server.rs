@@ -42,14 +42,28 @@ pub fn counter_of(visit: usize) -> usize {
     visit % COUNTERS
 }
 
-/// A page: no two have the same length, so that the answer to a `HEAD` tells which it is.
-pub fn page(visit: usize, version: usize, welcome: bool) -> String {
+/// What stands for the number of a visit in a page.
+const PLACEHOLDER: &str = "{visits}";
+
+/// A page: without its number, no two have the same length, so that the answer to a `HEAD` tells which it is.
+fn page(visit: usize, version: usize, welcome: bool) -> String {
     let word = if welcome { "welcome" } else { "sorry" };
     let text = format!("{word} v{visit} of {version}\n");
     // Some are too large to be copied into a write buffer.
     let least = if visit % 8 == 7 { 4_500 } else { 40 };
     let length = least + visit * 4 + version * 2 + usize::from(welcome);
-    text.clone() + &"x".repeat(length - text.len())
+    let rest = "x".repeat(length - text.len());
+    match visit % 3 {
+        0 => text + PLACEHOLDER + &rest,
+        1 => String::from(PLACEHOLDER) + &text + &rest + PLACEHOLDER,
+        _ => text + &rest,
+    }
+}
+
+/// A page as a visitor gets it.
+pub fn shown_page(visit: usize, version: usize, welcome: bool, number: Option<u64>) -> String {
+    let number = number.map(|number| number.to_string()).unwrap_or_default();
+    page(visit, version, welcome).replace(PLACEHOLDER, &number)
 }
 
 /// A text that is not counted.

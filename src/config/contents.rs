@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     http::render::TEXT_PLAIN,
-    site::{self, Directory, File, Page, Pages, ReadError, Room},
+    plural::plural,
+    site::{self, Directory, File, Page, Pages, ReadError, Room, TEMPLATE_BYTES_MAX},
 };
 
 /// The largest page. Those of visits are rendered by each worker.
@@ -167,10 +168,28 @@ fn read_pages(files: &PageFiles, read_before: &mut PageCache) -> Result<Pages, C
         }),
         None => Ok(Page { content_type: TEXT_PLAIN, body: Bytes::from_static(text.as_bytes()) }),
     };
-    Ok(Pages {
+    let pages = Pages {
         welcome: read("welcome", &files.welcome, WELCOME)?,
         sorry: read("sorry", &files.sorry, SORRY)?,
-    })
+    };
+    match &files.welcome {
+        Some(path) => refuse_large_template(path, &pages.welcome).map(|()| pages),
+        None => Ok(pages),
+    }
+}
+
+fn refuse_large_template(path: &Path, page: &Page) -> Result<(), ConfigError> {
+    if page.body.len() <= TEMPLATE_BYTES_MAX || !page.has_placeholder() {
+        return Ok(());
+    }
+    let problem = format!(
+        "{} has {} and {{visits}} in it: a page with {{visits}} is made for each visit, and has at most {}; \
+         make it smaller, or write {{ visits }} if no number is to be shown",
+        path.display(),
+        plural(page.body.len(), "byte"),
+        Size(TEMPLATE_BYTES_MAX)
+    );
+    Err(invalid("welcome", problem))
 }
 
 /// Reads a regular file only: a pipe could block a reload, and signals with it, and a device may be endless.
@@ -211,6 +230,40 @@ mod tests {
         check("a.unknown", None, "application/octet-stream");
         check("a", Some("text/html"), "text/html");
         check("a.html", Some("text/html; charset=latin1"), "text/html; charset=latin1");
+    }
+
+    #[track_caller]
+    fn check_size(name: &str, bytes: usize, text: &str, accepted: bool) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        fs::write(&path, text.to_owned() + &"x".repeat(bytes - text.len())).unwrap();
+        for is_welcome in [true, false] {
+            let (mut welcome, mut sorry) = (Some(path.clone()), None);
+            if !is_welcome {
+                std::mem::swap(&mut welcome, &mut sorry);
+            }
+            let files = PageFiles { welcome, sorry, content_type: None };
+            let read = read_pages(&files, &mut PageCache::new());
+            // A sorry page shows no number, so it is the same for all.
+            assert_eq!(read.is_ok(), accepted || !is_welcome, "{read:?}");
+            if let Err(error) = read {
+                let said = error.to_string();
+                let expected = format!(
+                    "welcome: {} has 65537 bytes and {{visits}} in it: a page with {{visits}} is made for each visit, \
+                     and has at most 64KiB; make it smaller, or write {{ visits }} if no number is to be shown",
+                    path.display()
+                );
+                assert_eq!(said, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_made_for_each_visit_is_small() {
+        check_size("a.html", TEMPLATE_BYTES_MAX, "{visits}", true);
+        check_size("a.html", TEMPLATE_BYTES_MAX + 1, "{visits}", false);
+        check_size("a.html", TEMPLATE_BYTES_MAX + 1, "{ visits }", true);
+        check_size("a.png", TEMPLATE_BYTES_MAX + 1, "{visits}", true);
     }
 
     #[test]

@@ -359,9 +359,19 @@ fn a_panic_costs_its_connection_alone() {
 
 /// What a client receives that shares its worker with `clients`.
 fn receives(clients: &Rc<ClientContext>, pieces: &[&[u8]], fault: Option<Fault>) -> Vec<u8> {
+    receives_of(Echo::default(), clients, pieces, fault)
+}
+
+/// The same, of any service.
+fn receives_of<V: Service>(
+    service: V,
+    clients: &Rc<ClientContext>,
+    pieces: &[&[u8]],
+    fault: Option<Fault>,
+) -> Vec<u8> {
     let stream = Recorder::of(pieces, fault);
     let connection = Connection::new(stream.clone(), clients.register(-1));
-    let serving = pin!(connection.serve(Rc::new(Echo::default())));
+    let serving = pin!(connection.serve(Rc::new(service)));
     let done = serving.poll(&mut Context::from_waker(Waker::noop()));
     let waits = fault.is_some_and(|fault| matches!(fault.kind, FaultKind::NeverEnds));
     assert!(done.is_ready() || waits, "nothing here waits");
@@ -627,6 +637,37 @@ fn a_stream_is_written_piece_by_piece_and_ends_with_the_connection() {
         // Nothing follows: the second request is not answered.
         assert_eq!(content, "x".repeat(100 * expected), "{method}");
         assert_eq!(stream.0.borrow().writes.len(), 1 + expected);
+    }
+}
+
+#[test]
+fn what_one_client_did_not_take_of_a_stream_reaches_no_other() {
+    let innocent = requests(&["/10", "/5000", "/20"]);
+    let expected = receives(&clients(), &[&innocent], None);
+    let request: &[&[u8]] = &[&requests(&["/"])];
+    for (piece, pieces) in [(1, 3), (100, 3), (1_500, 2)] {
+        let stream = || streams(piece, pieces);
+        let whole = receives_of(stream(), &clients(), request, None);
+        assert!(whole.len() > piece * pieces);
+        for kind in [FaultKind::Error, FaultKind::WritesNothing, FaultKind::NeverEnds] {
+            let clients = clients();
+            for after in 0..whole.len() {
+                let fault = Some(Fault { after, kind });
+                let received = receives_of(stream(), &clients, request, fault);
+                assert!(received.len() == after && whole.starts_with(&received), "{after}");
+                // Nor does another watcher.
+                for (of, service) in [("answers", None), ("a stream", Some(stream()))] {
+                    let (received, expected) = match service {
+                        None => (receives(&clients, &[&innocent], None), &expected),
+                        Some(service) => (receives_of(service, &clients, request, None), &whole),
+                    };
+                    assert!(
+                        received == *expected,
+                        "{of} after {pieces} pieces of {piece} with {kind:?} at {after}"
+                    );
+                }
+            }
+        }
     }
 }
 

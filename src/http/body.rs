@@ -1,4 +1,4 @@
-//! The body of a message, found and discarded: how many of the received bytes belong to it.
+//! The body of a message: how many of the received bytes belong to it, and which of these are its content.
 //!
 //! Knows the framing of RFC 9112 section 6 and 7; keeps no content.
 
@@ -105,6 +105,18 @@ impl BodyReader {
     /// When the content exceeds the limit, as soon as its length or the size of a chunk says so, or when the
     /// chunked coding is broken. Neither the reader nor the connection can be used after that.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Progress, BodyError> {
+        self.advance_with(bytes, |_| {})
+    }
+
+    /// The same; `take` is given the content in pieces, in their order.
+    ///
+    /// # Errors
+    /// Those of [`advance`](Self::advance); what was given until then is not the whole content.
+    pub fn advance_with(
+        &mut self,
+        bytes: &[u8],
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<Progress, BodyError> {
         match &mut self.framing {
             Framing::Sized { left } if *left > self.content_left => Err(BodyError::TooLarge),
             Framing::Sized { left } => {
@@ -112,13 +124,15 @@ impl BodyReader {
                 *left -= taken as u64;
                 let done = *left == 0;
                 spend(&mut self.content_left, taken)?;
+                take(&bytes[..taken]);
                 Ok(Progress { consumed: taken, done })
             }
             Framing::ToClose => {
                 spend(&mut self.content_left, bytes.len())?;
+                take(bytes);
                 Ok(Progress { consumed: bytes.len(), done: false })
             }
-            Framing::Chunked(chunked) => chunked.advance(bytes, &mut self.content_left),
+            Framing::Chunked(chunked) => chunked.advance(bytes, &mut self.content_left, take),
         }
     }
 }
@@ -176,13 +190,19 @@ impl Chunked {
         }
     }
 
-    fn advance(&mut self, bytes: &[u8], content_left: &mut u64) -> Result<Progress, BodyError> {
+    fn advance(
+        &mut self,
+        bytes: &[u8],
+        content_left: &mut u64,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<Progress, BodyError> {
         let mut at = 0;
         while at < bytes.len() {
             if self.state == State::Data {
                 let rest = bytes.len() - at;
                 let taken = usize::try_from(self.size).unwrap_or(usize::MAX).min(rest);
                 spend(content_left, taken)?;
+                take(&bytes[at..at + taken]);
                 self.size -= taken as u64;
                 at += taken;
                 if self.size == 0 {
@@ -366,6 +386,32 @@ mod tests {
             let text = String::from_utf8_lossy(bytes);
             assert_eq!(result, expected, "{text:?} cut at {:?}", &cuts[1..cuts.len() - 1]);
         }
+    }
+
+    /// The content of `bytes`, which are cut in every place.
+    #[track_caller]
+    fn check_content(reader: &BodyReader, bytes: &str, expected: &str) {
+        for cut in 0..=bytes.len() {
+            let (mut reader, mut content) = (reader.clone(), Vec::new());
+            let (first, rest) = bytes.as_bytes().split_at(cut);
+            for piece in [first, rest] {
+                reader.advance_with(piece, |piece| content.extend_from_slice(piece)).unwrap();
+            }
+            assert_eq!(content, expected.as_bytes(), "{bytes:?} cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn the_content_is_what_is_not_framing() {
+        check_content(&BodyReader::sized(5, 5), "hello", "hello");
+        check_content(&BodyReader::to_close(9), "0\r\n\r\n", "0\r\n\r\n");
+        let chunks = "5;a=b\r\nhello\r\n2\r\n\r\n\r\n0\r\nSum: 1\r\n\r\n";
+        check_content(&BodyReader::chunked(9), chunks, "hello\r\n");
+        check_content(&BodyReader::chunked(9), "0\r\n\r\n", "");
+        let mut content = Vec::new();
+        let taken = BodyReader::sized(5, 5)
+            .advance_with(b"helloGET", |piece| content.extend_from_slice(piece));
+        assert_eq!((taken.unwrap().consumed, &content[..]), (5, &b"hello"[..]));
     }
 
     #[track_caller]

@@ -1,8 +1,9 @@
 //! Answers that many requests share: each worker has them ready.
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
+use super::{number::VisitNumber, template::Template};
 use crate::{
     connection::Response,
     http::{render, request::Method},
@@ -28,7 +29,10 @@ pub struct Pages {
 
 /// The answers of a route whose requests are visits.
 pub(super) struct Answers {
-    pub(super) welcome: Response,
+    /// The welcome page of a visit without a number.
+    welcome: Response,
+    /// The welcome page of a visit with a number, if that is shown.
+    numbered_welcome: Option<Template>,
     pub(super) sorry: Response,
     pub(super) not_allowed: Response,
     pub(super) options: Response,
@@ -36,22 +40,41 @@ pub(super) struct Answers {
 
 impl Answers {
     pub(super) fn new(methods: &[Method], pages: &Pages, sorry_status: StatusCode) -> Self {
+        let Pages { welcome, sorry } = pages;
         Self {
-            welcome: page(StatusCode::OK, &pages.welcome),
-            sorry: page(sorry_status, &pages.sorry),
+            welcome: page(StatusCode::OK, welcome),
+            numbered_welcome: Template::new(StatusCode::OK, &page_fields(welcome), welcome),
+            sorry: page(sorry_status, sorry),
             not_allowed: not_allowed(methods),
             options: options(methods),
         }
     }
+
+    /// Whether the welcome page shows the number of the visit.
+    pub(super) fn show_number(&self) -> bool {
+        self.numbered_welcome.is_some()
+    }
+
+    /// The welcome page of a visit with this number. One that shows no number is the same for all.
+    pub(super) fn welcome(&self, number: Option<&VisitNumber>) -> Response {
+        match (&self.numbered_welcome, number) {
+            (Some(template), Some(number)) => template.fill(number),
+            _ => self.welcome.clone(),
+        }
+    }
 }
 
+/// A page without the number of a visit.
 fn page(status: StatusCode, page: &Page) -> Response {
+    Response::new(status, page_fields(page), page.without_number())
+}
+
+fn page_fields(page: &Page) -> Vec<(HeaderName, HeaderValue)> {
     // A visit that a cache answers is not counted.
-    let fields = vec![
+    vec![
         (header::CONTENT_TYPE, page.content_type.clone()),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Response::new(status, fields, page.body.clone())
+    ]
 }
 
 /// For when too many visits wait already.

@@ -7,7 +7,9 @@ mod answers;
 mod conditional;
 mod directory;
 mod files;
+mod number;
 mod routes;
+mod template;
 mod visit;
 
 use std::{
@@ -26,6 +28,7 @@ pub use self::{
     directory::{Directory, ReadError, Room, file_name},
     files::{File, cache_for, content_type},
     routes::{Route, RouteKind, RouteSet, Rules, VisitRoute, Visits},
+    template::TEMPLATE_BYTES_MAX,
     visit::{Accept, Failures, Registration},
 };
 use self::{
@@ -176,9 +179,11 @@ impl Service for Site {
     ) -> Poll<Response> {
         let outcome = ready!(registration.poll(context));
         let route = registration.route();
-        self.note(route, outcome);
-        let page = if outcome.is_ok() { &route.answers.welcome } else { &route.answers.sorry };
-        Poll::Ready(page.clone())
+        self.note(route, outcome.map(drop));
+        Poll::Ready(match outcome {
+            Ok(number) => route.answers.welcome(number.as_ref()),
+            Err(_) => route.answers.sorry.clone(),
+        })
     }
 
     fn on_message(&self, message: Message) {

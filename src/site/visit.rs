@@ -10,11 +10,11 @@ use std::{
 
 use bytes::Bytes;
 
-use super::routes::VisitRoute;
+use super::{number::VisitNumber, routes::VisitRoute};
 use crate::{
     metrics::{Failure, WorkerMetrics},
     runtime::clock::{self, Moment, Stamp},
-    upstream::{Call, CallBytes, CallError, DialError, NotBegun, Upstream},
+    upstream::{Call, CallBytes, CallError, Content, DialError, NotBegun, Upstream},
 };
 
 /// What counts as a visit that was registered.
@@ -153,7 +153,11 @@ impl Registration {
     /// When its call cannot begin.
     pub(super) fn begin(route: &Rc<VisitRoute>) -> Result<Self, NotBegun> {
         let Counter { upstream, call, .. } = &*route.counter;
-        let call = upstream.call(call, Rc::clone(route))?;
+        let content = match route.answers.show_number() {
+            true => Content::Kept,
+            false => Content::Discarded,
+        };
+        let call = upstream.call(call, content, Rc::clone(route))?;
         Ok(Self { call, began: Stamp::new(upstream.last_event()), ended: false })
     }
 
@@ -161,8 +165,12 @@ impl Registration {
         self.call.holder()
     }
 
-    /// Whether the visit is registered, or why not, once that is known.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    /// Whether the visit is registered, or why not, once that is known. If it is, and the route's page shows it, with
+    /// its number.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<VisitNumber>, Failure>> {
         let outcome = ready!(self.call.poll(context));
         assert!(!std::mem::replace(&mut self.ended, true), "a visit ends once");
         let now = match outcome {
@@ -175,7 +183,7 @@ impl Registration {
         Poll::Ready(match outcome {
             Ok(status) if self.route().accept.is_met(status) => {
                 metrics.welcomed.increment();
-                Ok(())
+                Ok(self.number(status))
             }
             outcome => {
                 let failure = outcome.map_or_else(failure, Failure::Status);
@@ -183,6 +191,13 @@ impl Registration {
                 Err(failure)
             }
         })
+    }
+
+    /// The number of a visit that is registered, if the counter's answer is one. An answer that is not 2xx says
+    /// something else, even where any answer is [enough](Accept::Any).
+    fn number(&self, status: u16) -> Option<VisitNumber> {
+        let content = self.call.take_content().filter(|_| Accept::Success.is_met(status))?;
+        content.whole().and_then(VisitNumber::parse)
     }
 
     fn metrics(&self) -> &WorkerMetrics {

@@ -23,7 +23,7 @@ use monoio::{
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::{
-    CallBytes, DialError, Upstream,
+    CallBytes, Content, DialError, Upstream,
     dial::dial,
     pool::ConnectionId,
     response_reader::{Answer, Broken, ResponseLimits, ResponseReader},
@@ -75,6 +75,8 @@ pub(super) struct PoolGuard {
     not_connected: Option<DialError>,
     /// Whether it has carried a call.
     used: Cell<bool>,
+    /// What becomes of the content of the answer to its call.
+    content: Cell<Content>,
     /// When its call got it.
     call_began: Cell<Stamp>,
 }
@@ -90,6 +92,7 @@ impl PoolGuard {
             id,
             not_connected: Some(DialError::Other),
             used: Cell::default(),
+            content: Cell::default(),
             call_began: Cell::default(),
         }
     }
@@ -106,7 +109,8 @@ impl PoolGuard {
 
     /// The request to send, if the connection has a call.
     pub(super) fn take_request(&self) -> Option<CallBytes> {
-        let request = self.upstream.pool.borrow_mut().take_request(self.id)?;
+        let (request, content) = self.upstream.pool.borrow_mut().take_request(self.id)?;
+        self.content.set(content);
         self.call_began.set(Stamp::new(self.upstream.last_event()));
         if self.used.replace(true) {
             self.upstream.counts.reused.increment();
@@ -115,7 +119,7 @@ impl PoolGuard {
     }
 
     /// The call was answered. Returns whether the connection stays open.
-    fn answered(&self, Answer { status, reusable }: Answer) -> bool {
+    fn answered(&self, answer: Answer) -> bool {
         let Upstream { counts, .. } = &*self.upstream;
         self.upstream.note_time();
         let now = self.upstream.last_event();
@@ -123,7 +127,7 @@ impl PoolGuard {
         counts.calls.add(micros);
         counts.last_call_micros.set(micros);
         counts.last_answer_micros.set(now);
-        self.upstream.tell(|pool| pool.answered(self.id, status, reusable, clock::now()))
+        self.upstream.tell(|pool| pool.answered(self.id, answer, clock::now()))
     }
 
     /// Not a byte of the call has left.
@@ -193,9 +197,14 @@ async fn run(guard: PoolGuard, stream: TcpStream, address: SocketAddr) {
     let handle = guard.connected(address, socket);
     while let Some(request) = next_call(&guard, &handle, &mut receiver).await {
         let limits = guard.upstream.response_limits();
-        match exchange(&limits, request, &mut writer, &mut receiver).await {
-            Ok(answer) if guard.answered(answer) => {}
-            Ok(_) | Err(ExchangeError::Broken) => return,
+        let content = guard.content.get();
+        match exchange(&limits, request, content, &mut writer, &mut receiver).await {
+            Ok(answer) => {
+                if !guard.answered(answer) {
+                    return;
+                }
+            }
+            Err(ExchangeError::Broken) => return,
             Err(ExchangeError::NotSent) => return guard.not_sent(),
         }
     }
@@ -240,11 +249,12 @@ impl From<Broken> for ExchangeError {
 async fn exchange<F: Future<Output = Received>>(
     limits: &Rc<ResponseLimits>,
     request: CallBytes,
+    content: Content,
     writer: &mut Writer,
     receiver: &mut Receiver<F>,
 ) -> Result<Answer, ExchangeError> {
     let mut sending = Sending::UnderWay(pin!(send(writer, request)));
-    let mut response = ResponseReader::default();
+    let mut response = ResponseReader::new(content);
     loop {
         let receiving = pin!(receiver.receive(limits, |received, buffer| match received {
             Ok(1..) => {

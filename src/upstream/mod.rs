@@ -10,6 +10,7 @@
 mod addresses;
 mod breaker;
 mod connection;
+mod content;
 mod dial;
 mod endpoint;
 mod pool;
@@ -29,12 +30,15 @@ use std::{
 use bytes::Bytes;
 use slotmap::SecondaryMap;
 
-pub use self::endpoint::{Endpoint, Host, without_secrets};
 use self::{
     breaker::Change,
     connection::{Handle, PoolGuard},
     pool::{Action, CallId, ConnectionId, Pool},
     response_reader::ResponseLimits,
+};
+pub use self::{
+    content::{Content, ShortContent},
+    endpoint::{Endpoint, Host, without_secrets},
 };
 use crate::{
     http::HeadLimits,
@@ -177,16 +181,19 @@ impl Upstream {
     /// Begins a call, which sends `request`, on the connection used last, or on the
     /// next to be free or opened. `holder` leads to this upstream.
     ///
+    /// What becomes of the content of its answer is said by `content`.
+    ///
     /// # Errors
     /// When too many wait already, or the counter fails.
     pub fn call<H: AsRef<Self>>(
         self: &Rc<Self>,
         request: &CallBytes,
+        content: Content,
         holder: H,
     ) -> Result<Call<H>, NotBegun> {
         debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
         self.note_time();
-        let id = self.tell(|pool| pool.call(request, clock::now()))?;
+        let id = self.tell(|pool| pool.call(request, content, clock::now()))?;
         Ok(Call { holder, id })
     }
 
@@ -279,6 +286,11 @@ impl<H: AsRef<Upstream>> Call<H> {
     /// The status of the counter's final response, once it was received whole.
     pub fn poll(&self, context: &mut Context<'_>) -> Poll<Result<u16, CallError>> {
         self.holder.as_ref().pool.borrow_mut().poll(self.id, context)
+    }
+
+    /// The content of that response, once, if it is [kept](Content::Kept) and its end was told by its framing.
+    pub fn take_content(&self) -> Option<Box<ShortContent>> {
+        self.holder.as_ref().pool.borrow_mut().take_content(self.id)
     }
 }
 

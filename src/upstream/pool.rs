@@ -19,9 +19,10 @@ use slotmap::SlotMap;
 pub(super) use self::state::{CallId, ConnectionId};
 use self::state::{CallState, ConnectionState, PooledCall, PooledConnection};
 use super::{
-    CallBytes, CallError, DialError, NotBegun, UpstreamLimits,
+    CallBytes, CallError, Content, DialError, NotBegun, ShortContent, UpstreamLimits,
     addresses::Addresses,
     breaker::{Breaker, Change},
+    response_reader::Answer,
 };
 use crate::runtime::{clock::Moment, deadlines::Deadlines};
 
@@ -106,7 +107,12 @@ impl Pool {
     ///
     /// # Errors
     /// When too many wait already, or the counter fails.
-    pub(super) fn call(&mut self, request: &CallBytes, now: Moment) -> Result<CallId, NotBegun> {
+    pub(super) fn call(
+        &mut self,
+        request: &CallBytes,
+        content: Content,
+        now: Moment,
+    ) -> Result<CallId, NotBegun> {
         self.expire(now);
         if !self.breaker.admit(now) {
             return Err(NotBegun::Failing);
@@ -114,7 +120,7 @@ impl Pool {
         if self.idle.is_empty() && self.queue.len() >= self.queue_room() {
             return Err(NotBegun::Overloaded);
         }
-        let call = CallId(self.calls.insert(PooledCall::new(Rc::clone(request))));
+        let call = CallId(self.calls.insert(PooledCall::new(Rc::clone(request), content)));
         self.calls.arm(call.0, (), now);
         match self.idle.pop_back() {
             Some(connection) => self.assign(call, connection),
@@ -140,6 +146,11 @@ impl Pool {
             call.waker = Some(context.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// The content of a call's answer, if it was kept: once, to its caller.
+    pub(super) fn take_content(&mut self, call: CallId) -> Option<Box<ShortContent>> {
+        self.call_mut(call).answer_content.take()
     }
 
     /// Event: the caller has left. Gives its waker back.
@@ -183,10 +194,11 @@ impl Pool {
         self.dial_for_queue(now);
     }
 
-    /// Event: the connection's task asks what to send.
-    pub(super) fn take_request(&mut self, id: ConnectionId) -> Option<CallBytes> {
+    /// Event: the connection's task asks what to send, and what becomes of the content of the answer.
+    pub(super) fn take_request(&mut self, id: ConnectionId) -> Option<(CallBytes, Content)> {
         let call = self.connection_mut(id).take_request()?;
-        Some(Rc::clone(&self.call_mut(call).request))
+        let PooledCall { request, content, .. } = self.call_mut(call);
+        Some((Rc::clone(request), *content))
     }
 
     /// Event: not a byte of the request that was taken has left. The connection is about to close.
@@ -197,19 +209,15 @@ impl Pool {
     /// Event: the call was answered. Returns whether the connection stays open: it must be reusable, its address must
     /// still be the counter's, and there must not be more connections than the limit.
     #[must_use]
-    pub(super) fn answered(
-        &mut self,
-        id: ConnectionId,
-        status: u16,
-        reusable: bool,
-        now: Moment,
-    ) -> bool {
+    pub(super) fn answered(&mut self, id: ConnectionId, answer: Answer, now: Moment) -> bool {
+        let Answer { status, reusable, content } = answer;
         let connection = self.connection_mut(id);
         let Some(call) = connection.answered(now) else { return false };
         let address = connection.address;
         let stays = reusable
             && self.connections.len() <= self.limits.connections_max
             && address.is_some_and(|address| self.addresses.contains(address));
+        self.call_mut(call).answer_content = content;
         self.end(call, Ok(status), now);
         if stays {
             self.assign_next(id);

@@ -1,17 +1,17 @@
 //! The response to one call: bytes in, the answer out. A value without I/O.
 
-use super::UpstreamLimits;
+use super::{Content, ShortContent, UpstreamLimits};
 use crate::{
     http::{
         HeadLimits,
-        body::BodyError,
+        body::{BodyError, BodyReader},
         response::{self, HeadScan, Response},
     },
     runtime::read_buffer::ReadBufferPool,
 };
 
 /// Interim responses before a final one. A counter that sends more of them makes no progress.
-const INTERIM_MAX: usize = 16;
+const INTERIM_MAX: u8 = 16;
 
 /// How large a response may be, and buffers of that size.
 #[derive(Debug)]
@@ -37,11 +37,13 @@ impl ResponseLimits {
 }
 
 /// What a call was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) status: u16,
     /// Whether the connection can carry another call.
     pub(super) reusable: bool,
+    /// The content, if it is kept and whole.
+    pub(super) content: Option<Box<ShortContent>>,
 }
 
 /// The connection ended too early, or what was received is not the response to one call.
@@ -49,14 +51,41 @@ pub(super) struct Answer {
 pub(super) struct Broken;
 
 /// Reads one response.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ResponseReader {
     scan: HeadScan,
-    interim: usize,
-    final_response: Option<Response>,
+    interim: u8,
+    final_response: Option<FinalResponse>,
+    /// What was read of the final response's content; `None` where it is discarded.
+    content: Option<Box<ShortContent>>,
+}
+
+/// A final response whose head was read.
+#[derive(Debug)]
+struct FinalResponse {
+    status: u16,
+    /// Whether the connection can carry another call once the body is whole.
+    persistent: bool,
+    body: BodyReader,
+}
+
+impl From<Response> for FinalResponse {
+    fn from(Response { status, persistent, body, .. }: Response) -> Self {
+        Self { status, persistent, body }
+    }
 }
 
 impl ResponseReader {
+    /// For a call that does this with the content of its answer.
+    pub(super) fn new(content: Content) -> Self {
+        Self {
+            scan: HeadScan::default(),
+            interim: 0,
+            final_response: None,
+            content: (content == Content::Kept).then(Box::default),
+        }
+    }
+
     /// Reads what was received and not consumed before: how many bytes of it are consumed, and the answer once
     /// it is whole.
     ///
@@ -69,17 +98,21 @@ impl ResponseReader {
     ) -> Result<(usize, Option<Answer>), Broken> {
         let heads = self.read_heads(bytes, limits)?;
         let Some(response) = &mut self.final_response else { return Ok((heads, None)) };
-        let (status, body) = (response.status, &bytes[heads..]);
-        match response.body.advance(body) {
+        let (status, body, kept) = (response.status, &bytes[heads..], &mut self.content);
+        let keep = |piece: &[u8]| kept.iter_mut().for_each(|content| content.push(piece));
+        match response.body.advance_with(body, keep) {
             Ok(progress) => {
                 // Bytes after the response belong to no call.
                 let reusable = response.persistent && progress.consumed == body.len();
-                let answer = progress.done.then_some(Answer { status, reusable });
+                let answer =
+                    progress.done.then(|| Answer { status, reusable, content: kept.take() });
                 Ok((heads + progress.consumed, answer))
             }
             // The status is known, so the call is answered; the rest of the body stays unread, so the connection
             // closes.
-            Err(BodyError::TooLarge) => Ok((bytes.len(), Some(Answer { status, reusable: false }))),
+            Err(BodyError::TooLarge) => {
+                Ok((bytes.len(), Some(Answer { status, reusable: false, content: None })))
+            }
             Err(BodyError::Malformed(_)) => Err(Broken),
         }
     }
@@ -90,9 +123,10 @@ impl ResponseReader {
     /// When the response was not whole.
     pub(super) fn read_end(&self) -> Result<Answer, Broken> {
         match &self.final_response {
-            // RFC 9112 section 6.3, point 8: the close is the end of such a body.
+            // RFC 9112 section 6.3, point 8: the close is the end of such a body. Whether it was cut off cannot be
+            // known, so its content is not told: the beginning of a number is another number.
             Some(response) if response.body.ends_with_connection() => {
-                Ok(Answer { status: response.status, reusable: false })
+                Ok(Answer { status: response.status, reusable: false, content: None })
             }
             _ => Err(Broken),
         }
@@ -115,7 +149,7 @@ impl ResponseReader {
             read += response.head_bytes;
             self.scan = HeadScan::default();
             if !response.is_interim() {
-                self.final_response = Some(response);
+                self.final_response = Some(FinalResponse::from(response));
             } else if self.interim == INTERIM_MAX {
                 return Err(Broken);
             } else {
@@ -150,8 +184,8 @@ mod tests {
     }
 
     /// Reads `text` and then the end of the stream, receiving as many bytes at a time as `piece`.
-    fn read(text: &str, piece: usize) -> Result<Answer, Broken> {
-        let (mut reader, limits) = (ResponseReader::default(), limits());
+    fn read(text: &str, piece: usize, content: Content) -> Result<Answer, Broken> {
+        let (mut reader, limits) = (ResponseReader::new(content), limits());
         let mut unread = Vec::new();
         for received in text.as_bytes().chunks(piece) {
             unread.extend_from_slice(received);
@@ -166,12 +200,14 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Result<Answer, Broken>) {
-        assert_eq!(read(text, text.len().max(1)), expected, "{text:?}");
-        assert_eq!(read(text, 1), expected, "{text:?}, a byte at a time");
+        for piece in 1..=text.len().max(1) {
+            let read = read(text, piece, Content::Discarded);
+            assert_eq!(read, expected, "{text:?}, {piece} bytes at a time");
+        }
     }
 
     const fn answer(status: u16, reusable: bool) -> Result<Answer, Broken> {
-        Ok(Answer { status, reusable })
+        Ok(Answer { status, reusable, content: None })
     }
 
     #[test]
@@ -203,15 +239,15 @@ mod tests {
     fn interim_responses_come_before_a_final_one() {
         let interim = "HTTP/1.1 100 Continue\r\n\r\n";
         let counted = "HTTP/1.1 204 Counted\r\n\r\n";
-        check(&(interim.repeat(INTERIM_MAX) + counted), answer(204, true));
-        check(&(interim.repeat(INTERIM_MAX + 1) + counted), Err(Broken));
+        check(&(interim.repeat(INTERIM_MAX.into()) + counted), answer(204, true));
+        check(&(interim.repeat(usize::from(INTERIM_MAX) + 1) + counted), Err(Broken));
         check(interim, Err(Broken));
     }
 
     #[test]
     fn bytes_after_the_response_spoil_the_connection() {
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1\r\n";
-        assert_eq!(read(text, text.len()), answer(200, false));
+        assert_eq!(read(text, text.len(), Content::Discarded), answer(200, false));
     }
 
     #[test]
@@ -221,6 +257,50 @@ mod tests {
         };
         check(&body(10), answer(200, true));
         check(&body(11), answer(200, false));
+    }
+
+    /// The content that is kept, however the response is split. It is told with the answer, so an error has none.
+    #[track_caller]
+    fn check_content(text: &str, expected: Option<&str>) {
+        for piece in 1..=text.len() {
+            let answer = read(text, piece, Content::Kept).expect("an answer");
+            let content = answer.content.as_deref().and_then(ShortContent::whole);
+            let content = content.map(|bytes| str::from_utf8(bytes).unwrap());
+            assert_eq!(content, expected, "{text:?}, {piece} bytes at a time");
+        }
+    }
+
+    #[test]
+    fn the_content_of_the_final_response_is_kept_in_any_pieces() {
+        let ok = "HTTP/1.1 200 OK\r\n";
+        check_content(&format!("{ok}Content-Length: 3\r\n\r\n42\n"), Some("42\n"));
+        check_content(&format!("{ok}Content-Length: 0\r\n\r\n"), Some(""));
+        let chunks =
+            "Transfer-Encoding: chunked\r\n\r\n1;a=5\r\n4\r\n2\r\n2\n\r\n0\r\nB: 6\r\n\r\n";
+        check_content(&format!("{ok}{chunks}"), Some("42\n"));
+        check_content(
+            &format!("HTTP/1.1 103 Hints\r\nB: 7\r\n\r\n{ok}Content-Length: 1\r\n\r\n1"),
+            Some("1"),
+        );
+        // Statuses are not judged here.
+        check_content("HTTP/1.1 500 No\r\nContent-Length: 1\r\n\r\n1", Some("1"));
+        // Bytes after the response are not its own.
+        let first = read(&format!("{ok}Content-Length: 1\r\n\r\n12"), 100, Content::Kept).unwrap();
+        assert_eq!(first.content.unwrap().whole(), Some(&b"1"[..]));
+    }
+
+    #[test]
+    fn a_content_that_may_not_be_whole_is_not_told() {
+        let ok = "HTTP/1.1 200 OK\r\n";
+        // One that ends with the connection may have been cut off.
+        check_content(&format!("{ok}\r\n42\n"), None);
+        // More than the limit of what is read.
+        check_content(&format!("{ok}Content-Length: 11\r\n\r\n12345678901"), None);
+        let chunks = "Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n6\r\n678901\r\n0\r\n\r\n";
+        check_content(&format!("{ok}{chunks}"), None);
+        check_content("HTTP/1.1 204 Counted\r\nContent-Length: 1\r\n\r\n", Some(""));
+        let cut = format!("{ok}Content-Length: 3\r\n\r\n42");
+        assert_eq!(read(&cut, 1, Content::Kept), Err(Broken));
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn upstream(addresses: Vec<SocketAddr>) -> Rc<Upstream> {
 
 fn begin(upstream: &Rc<Upstream>) -> Call<Rc<Upstream>> {
     let request = Rc::new(Bytes::from_static(b"POST / HTTP/1.1\r\n\r\n"));
-    upstream.call(&request, Rc::clone(upstream)).unwrap()
+    upstream.call(&request, Content::Discarded, Rc::clone(upstream)).unwrap()
 }
 
 async fn end(call: Call<Rc<Upstream>>) -> Result<u16, CallError> {
@@ -197,7 +197,11 @@ fn a_call_whose_address_refuses_is_tried_at_the_new_one() {
 fn check_panic(progress: fn(&mut PoolGuard), expected: CallError) {
     on_each_driver(|| async move {
         let upstream = upstream(vec![]);
-        let id = upstream.pool.borrow_mut().call(&CallBytes::default(), clock::now()).unwrap();
+        let id = upstream
+            .pool
+            .borrow_mut()
+            .call(&CallBytes::default(), Content::Discarded, clock::now())
+            .unwrap();
         let call = Call { holder: Rc::clone(&upstream), id };
         let Some(Action::Dial(connection)) = upstream.next_action() else { panic!("no dial") };
         let mut guard = PoolGuard::new(&upstream, connection);

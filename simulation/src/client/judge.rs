@@ -60,13 +60,19 @@ impl State {
             Expected::Refusal if (400..600).contains(&answer.status) && answer.closes() => {}
             Expected::Refusal => self.wrong(format_args!("was to be refused, and got {answer:?}")),
             Expected::Answer(..) if answer.status == 408 && self.slow && answer.closes() => {}
-            Expected::Answer(request, sent) => match answers::judge(&request, answer) {
-                Ok(told) => {
-                    self.judge_time(sent);
-                    self.note(&request, told);
+            Expected::Answer(request, sent) => {
+                let number = match request.subject {
+                    Subject::Visit(visit) => self.record.number(visit),
+                    _ => None,
+                };
+                match answers::judge(&request, answer, number) {
+                    Ok(told) => {
+                        self.judge_time(sent);
+                        self.note(&request, told);
+                    }
+                    Err(why) => self.wrong(format_args!("{why}; the number is {number:?}")),
                 }
-                Err(why) => self.wrong(format_args!("{why}")),
-            },
+            }
         }
     }
 

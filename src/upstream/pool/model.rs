@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{
-    tests::{Done, Wakes, address, limits},
+    tests::{Done, Wakes, address, answer, limits},
     *,
 };
 use crate::runtime::clock;
@@ -379,7 +379,7 @@ impl Both {
     fn call(&mut self) {
         let may_begin = self.model.may_begin();
         let request = CallBytes::default();
-        let begun = self.pool.call(&request, self.model.now);
+        let begun = self.pool.call(&request, Content::Discarded, self.model.now);
         assert_eq!(begun.map(drop), may_begin);
         if let Ok(id) = begun {
             self.model.begin(id, request, Arc::default());
@@ -399,7 +399,8 @@ impl Both {
     fn take_request(&mut self, n: usize) -> Option<()> {
         let asks = |it: &Connection| it.address.is_some() && !it.in_exchange;
         let (place, id) = self.choose(n, asks)?;
-        let requests = [self.pool.take_request(id), self.model.take_request(place)];
+        let given = self.pool.take_request(id).map(|(request, _)| request);
+        let requests = [given, self.model.take_request(place)];
         let [given, expected] = requests.map(|bytes| bytes.map(|it| Rc::as_ptr(&it)));
         assert_eq!(given, expected);
         Some(())
@@ -427,7 +428,7 @@ impl Both {
             Event::Answered(n, reusable) => {
                 let (place, id) = self.choose(n, |connection| connection.in_exchange)?;
                 let status = 200 + u16::try_from(n % 100).unwrap();
-                let stays = self.pool.answered(id, status, reusable, now);
+                let stays = self.pool.answered(id, answer(status, reusable), now);
                 assert_eq!(stays, self.model.answered(place, status, reusable));
             }
             Event::NotSent(n) => {

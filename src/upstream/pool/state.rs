@@ -54,7 +54,7 @@ use std::{net::SocketAddr, task::Waker};
 
 use slotmap::new_key_type;
 
-use super::super::{CallBytes, CallError};
+use super::super::{CallBytes, CallError, Content, ShortContent};
 use crate::runtime::{clock::Moment, deadlines::Key};
 
 new_key_type! {
@@ -70,6 +70,10 @@ pub(in crate::upstream) struct CallId(pub(super) Key);
 #[derive(Debug)]
 pub(super) struct PooledCall {
     pub(super) request: CallBytes,
+    /// What becomes of the content of its answer.
+    pub(super) content: Content,
+    /// The content, from its end until its caller takes it.
+    pub(super) answer_content: Option<Box<ShortContent>>,
     pub(super) state: CallState,
     /// The caller's, while it waits for the outcome.
     pub(super) waker: Option<Waker>,
@@ -88,8 +92,15 @@ pub(super) enum CallState {
 }
 
 impl PooledCall {
-    pub(super) fn new(request: CallBytes) -> Self {
-        Self { request, state: CallState::Queued, waker: None, abandoned: false }
+    pub(super) fn new(request: CallBytes, content: Content) -> Self {
+        Self {
+            request,
+            content,
+            answer_content: None,
+            state: CallState::Queued,
+            waker: None,
+            abandoned: false,
+        }
     }
 
     pub(super) fn assign(&mut self, connection: ConnectionId) {

@@ -113,6 +113,11 @@ pub(super) fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
+/// An answer whose content is discarded.
+pub(super) const fn answer(status: u16, reusable: bool) -> Answer {
+    Answer { status, reusable, content: None }
+}
+
 /// A pool and the time.
 struct World {
     pool: Pool,
@@ -129,7 +134,7 @@ fn world(connections_max: usize, queue_max: usize) -> World {
 impl World {
     /// Begins a call whose caller waits for it.
     fn call(&mut self) -> CallId {
-        let call = self.pool.call(&CallBytes::default(), self.now).unwrap();
+        let call = self.pool.call(&CallBytes::default(), Content::Discarded, self.now).unwrap();
         assert_eq!(self.outcome(call), None);
         call
     }
@@ -169,7 +174,7 @@ impl World {
     #[track_caller]
     fn exchange(&mut self, id: ConnectionId, reusable: bool) -> bool {
         assert!(self.take_request(id));
-        self.pool.answered(id, 204, reusable, self.now)
+        self.pool.answered(id, answer(204, reusable), self.now)
     }
 
     fn after(&mut self, duration: Duration) {
@@ -199,7 +204,7 @@ fn a_call_waits_for_a_dial_and_is_answered() {
     world.connected(id);
     world.expect([Done::Send(id)]);
     assert!(world.take_request(id) && !world.take_request(id), "it is sent once");
-    assert!(world.pool.answered(id, 204, true, world.now));
+    assert!(world.pool.answered(id, answer(204, true), world.now));
     world.expect([Done::Woken]);
     assert_eq!((world.outcome(call), world.wakes.count()), (Some(Ok(204)), 1));
     world.pool.dropped(call);
@@ -228,18 +233,27 @@ fn a_connection_is_dialed_for_each_waiting_call_up_to_the_limit() {
     let mut world = world(2, 1);
     let calls = [world.call(), world.call(), world.call()];
     let [a, _] = world.dials();
-    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Overloaded));
+    assert_eq!(
+        world.pool.call(&CallBytes::default(), Content::Discarded, world.now),
+        Err(NotBegun::Overloaded)
+    );
     world.connected(a);
     world.expect([Done::Send(a)]);
     // One is dialed, one waits beside it.
-    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Overloaded));
+    assert_eq!(
+        world.pool.call(&CallBytes::default(), Content::Discarded, world.now),
+        Err(NotBegun::Overloaded)
+    );
     assert!(world.exchange(a, true));
     world.expect([Done::Woken, Done::Send(a)]);
     world.call();
     // A caller that leaves makes room.
     world.pool.dropped(calls[2]);
     world.call();
-    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Overloaded));
+    assert_eq!(
+        world.pool.call(&CallBytes::default(), Content::Discarded, world.now),
+        Err(NotBegun::Overloaded)
+    );
 }
 
 #[test]
@@ -341,7 +355,7 @@ fn a_call_that_takes_too_long_cuts_its_connection_whose_answer_comes_too_late() 
     world.after(Duration::from_millis(1));
     world.expect([Done::Cut(id), Done::Woken, Done::Woken]);
     let late = world.call();
-    assert!(!world.pool.answered(id, 204, true, world.now));
+    assert!(!world.pool.answered(id, answer(204, true), world.now));
     assert!(!world.take_request(id));
     let timed_out = Some(Err(CallError::TimedOut));
     let outcomes = [sent, queued, late].map(|call| world.outcome(call));
@@ -369,7 +383,7 @@ fn an_abandoned_call_keeps_its_connection_until_it_is_answered_or_takes_too_long
         assert!(world.take_request(id));
         world.expect([Done::Send(id)]);
         if answered {
-            assert!(world.pool.answered(id, 204, true, world.now));
+            assert!(world.pool.answered(id, answer(204, true), world.now));
             world.expect([]);
         } else {
             world.after(CALL_TIMEOUT);
@@ -434,7 +448,7 @@ fn connections_to_an_address_that_is_no_longer_the_counters_close() {
     world.expect([]);
     world.pool.set_addresses(vec![address(2)]);
     world.expect([Done::Cut(idle)]);
-    assert!(!world.pool.answered(busy, 204, true, world.now));
+    assert!(!world.pool.answered(busy, answer(204, true), world.now));
     world.expect([Done::Woken]);
 }
 
@@ -492,7 +506,10 @@ fn calls_fail_at_once_after_a_run_of_failures() {
         }
     };
     assert_eq!((opened, failures), (Change::Opened, 10));
-    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Failing));
+    assert_eq!(
+        world.pool.call(&CallBytes::default(), Content::Discarded, world.now),
+        Err(NotBegun::Failing)
+    );
     world.after(Duration::from_secs(1));
     world.call();
     let [id] = world.dials();
@@ -506,5 +523,50 @@ fn calls_fail_at_once_after_a_run_of_failures() {
 fn an_answer_to_nothing_is_a_bug() {
     let mut world = world(1, 0);
     let [id] = world.idle();
-    let _ = world.pool.answered(id, 204, true, world.now);
+    let _ = world.pool.answered(id, answer(204, true), world.now);
+}
+
+#[test]
+fn the_content_of_an_answer_is_the_callers_of_its_own_call_once() {
+    let mut world = world(1, 2);
+    let kept = |text: &str| {
+        let mut content = Box::<ShortContent>::default();
+        content.push(text.as_bytes());
+        Some(content)
+    };
+    let contents = [Content::Kept, Content::Discarded, Content::Kept];
+    let calls = contents.map(|content| {
+        let call = world.pool.call(&CallBytes::default(), content, world.now).unwrap();
+        assert_eq!(world.outcome(call), None);
+        call
+    });
+    let [id] = world.dials();
+    world.connected(id);
+    for (call, (content, text)) in contents.into_iter().zip(["1", "", "3"]).enumerate() {
+        assert_eq!(world.pool.take_request(id).map(|(_, content)| content), Some(content));
+        let answered = match content {
+            Content::Kept => Answer { content: kept(text), ..answer(200, true) },
+            Content::Discarded => answer(200, true),
+        };
+        assert!(world.pool.answered(id, answered, world.now));
+        // The calls behind it have none.
+        assert!(calls[call + 1..].iter().all(|call| world.pool.take_content(*call).is_none()));
+    }
+    let taken = calls.map(|call| world.pool.take_content(call));
+    assert_eq!(taken, [kept("1"), None, kept("3")]);
+    assert!(calls.iter().all(|call| world.pool.take_content(*call).is_none()));
+}
+
+#[test]
+fn the_content_for_a_caller_that_has_left_goes_to_nobody() {
+    let mut world = world(1, 2);
+    let [id] = world.idle();
+    let gone = world.pool.call(&CallBytes::default(), Content::Kept, world.now).unwrap();
+    assert!(world.take_request(id));
+    world.pool.dropped(gone);
+    let next = world.pool.call(&CallBytes::default(), Content::Kept, world.now).unwrap();
+    let answered = Answer { content: Some(Box::default()), ..answer(200, true) };
+    assert!(world.pool.answered(id, answered, world.now));
+    assert!(world.exchange(id, true));
+    assert_eq!((world.outcome(next), world.pool.take_content(next)), (Some(Ok(204)), None));
 }
