@@ -33,6 +33,8 @@ mod log;
 mod metrics;
 #[path = "../../src/plural.rs"]
 mod plural;
+#[path = "../../src/proxy_protocol/mod.rs"]
+mod proxy_protocol;
 mod runtime;
 #[path = "../../src/site/mod.rs"]
 mod site;
@@ -48,6 +50,7 @@ mod foreign;
 pub mod history;
 mod memory;
 mod names;
+mod opening;
 pub mod plan;
 mod record;
 mod request;

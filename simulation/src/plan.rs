@@ -10,8 +10,10 @@ use monoio::world::Settings;
 use crate::{
     connection::ClientLimits,
     http::HeadLimits,
+    opening::Opening,
     request::{
-        self, BODY_BYTES_MAX, HEAD_BYTES_MAX, HEAD_BYTES_MORE, Request, TARGET_BYTES_MAX, VISITS,
+        self, BODY_BYTES_MAX, HEAD_BYTES_MAX, HEAD_BYTES_MORE, Request, Subject, TARGET_BYTES_MAX,
+        VISITS,
     },
     upstream::UpstreamLimits,
 };
@@ -59,12 +61,24 @@ pub struct Client {
     pub worker: usize,
     /// When it comes.
     pub comes: Duration,
+    /// What it sends first, where the server expects a PROXY header.
+    pub opening: Option<Opening>,
     /// What it sends, each with its number.
     pub steps: Vec<(usize, Step)>,
     /// How it reads.
     pub reading: Reading,
     /// How it ends.
     pub ending: Ending,
+}
+
+impl Client {
+    /// The visits that it asks for.
+    pub fn visits(&self) -> impl Iterator<Item = usize> {
+        self.steps.iter().filter_map(|(_, step)| match step {
+            Step::Request(Request { subject: Subject::Visit(visit), .. }, _) => Some(*visit),
+            _ => None,
+        })
+    }
 }
 
 /// What a client does next.

@@ -114,6 +114,10 @@ pub struct ServeArguments {
     /// Listen beside other processes that listen on the same address
     #[arg(long, env = "TALLYRING_SHARE_PORT", value_parser = yes_or_no)]
     pub share_port: bool,
+    /// Expect a PROXY header (version 1 or 2), in which a load balancer names its client, at the beginning of each
+    /// connection to the site; close others
+    #[arg(long, env = "TALLYRING_PROXY_PROTOCOL", value_parser = yes_or_no)]
+    pub proxy_protocol: bool,
     #[command(flatten)]
     pub endpoint: CounterEndpointArguments,
     /// Hosts that the bundled counter answers to beside localhost and its own address, like

@@ -32,6 +32,8 @@ pub(super) struct File {
     pub(super) listen: Option<Listen>,
     #[serde(default, deserialize_with = "yes_or_no")]
     pub(super) share_port: Option<bool>,
+    #[serde(default, deserialize_with = "yes_or_no")]
+    pub(super) proxy_protocol: Option<bool>,
     pub(super) counter: Option<Text<Endpoint>>,
     pub(super) counter_listen: Option<Text<CounterAddress>>,
     pub(super) counter_hosts: Option<Text<HostList>>,

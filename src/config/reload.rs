@@ -256,6 +256,7 @@ mod tests {
     #[test]
     fn every_setting_is_known_here() {
         let applied = [
+            "proxy-protocol",
             "sorry-status",
             "accept",
             "admin-hosts",

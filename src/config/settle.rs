@@ -99,6 +99,9 @@ struct AdminSettings {
 impl Sources<'_, '_> {
     fn settle(mut self) -> Result<Settled, ConfigError> {
         let (listen, share_port) = self.listen()?;
+        let Self { arguments, file, pick } = &mut self;
+        let proxy_protocol =
+            pick.shown("proxy-protocol", arguments.proxy_protocol, file.proxy_protocol);
         let counter = self.counter();
         let cores = self.cores()?;
         let driver = self.file.driver.map(|Word(driver)| driver);
@@ -124,7 +127,8 @@ impl Sources<'_, '_> {
         };
         let mut notes = Vec::new();
         let Self { arguments, file, pick } = &mut self;
-        let limits = settle_limits(pick, &arguments.limits, file, &open_files, &mut notes)?;
+        let mut limits = settle_limits(pick, &arguments.limits, file, &open_files, &mut notes)?;
+        limits.clients.proxy_protocol = proxy_protocol;
         let contents = read_contents(&routes, &pages.files, limits.files_bytes_max, &mut notes)?;
         self.describe_routes(&routes, &contents);
         let config = Config {

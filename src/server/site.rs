@@ -235,6 +235,7 @@ impl SiteWorkers {
             workers: self.orders.len(),
             cores: Cores::of(&config.cores),
             counters: self.described.clone(),
+            proxy_protocol: config.limits.clients.proxy_protocol,
         };
         StartSummary {
             role,

@@ -32,7 +32,20 @@ impl Plan {
         let mut visits = 0..VISITS - PROBES;
         let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
         plan.clients = (0..clients).map(|id| draw_client(rng, id, &plan, &mut visits)).collect();
+        plan.draw_openings();
         plan
+    }
+
+    /// In some plans the server stands behind a load balancer. Drawn apart, so that the others stay as they are.
+    fn draw_openings(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0xbeef);
+        if rng.u8(0..4) > 0 {
+            return;
+        }
+        self.clients_limits.proxy_protocol = true;
+        for client in &mut self.clients {
+            client.opening = Some(Opening::draw(&mut rng, self.clients_limits.head_timeout));
+        }
     }
 }
 
@@ -67,6 +80,7 @@ fn draw_client_limits(rng: &mut Rng) -> ClientLimits {
         idle_timeout: between(rng, 500, 3_000),
         write_timeout: between(rng, 200, 1_500),
         drain_idle_timeout: between(rng, 100, 800),
+        proxy_protocol: false,
     }
 }
 
@@ -168,6 +182,7 @@ fn draw_client(
         id,
         worker: rng.usize(0..plan.workers),
         comes: plan.length.mul_f64(rng.f64() * 0.9),
+        opening: None,
         steps: steps.into_iter().enumerate().collect(),
         reading: match rng.u8(0..12) {
             0 => Reading::Slow(rng.usize(1..2_000), between(rng, 1, 40)),
