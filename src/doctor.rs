@@ -57,7 +57,13 @@ pub fn examine(settings: Result<&Config, &ConfigError>) -> Report {
     examine_sysctls(&mut sheet);
     examine_limits(&mut sheet);
     match settings {
-        Ok(config) => examine_counters(&mut sheet, config),
+        Ok(config) => {
+            if config.limits.clients.proxy_protocol {
+                let expected = "on: a connection to the site that does not begin with a PROXY header is closed";
+                sheet.good("PROXY protocol", expected);
+            }
+            examine_counters(&mut sheet, config);
+        }
         Err(error) => sheet.short("settings", &error.to_string(), "see tallyring check"),
     }
     Report { text: sheet.text, exit_code }

@@ -14,6 +14,7 @@
 //! - `connection`: one client. Answers leave in the order of their requests; every wait has a deadline.
 //! - `listener`: the `SO_REUSEPORT` sockets, and how connections are accepted from them.
 //! - [`http`]: the wire format, pure. What it accepts obeys every rule; what it consumes is bounded.
+//! - [`proxy_protocol`]: the header in which a load balancer names its client, pure.
 //! - `runtime`: the driver, tasks, clock, deadlines, mailbox, cooperative budget, read buffers.
 //! - `metrics`, `log`, `plural`: written to by all others, never read by them.
 //!
@@ -35,6 +36,7 @@ mod listener;
 mod log;
 mod metrics;
 mod plural;
+pub mod proxy_protocol;
 mod runtime;
 mod server;
 mod site;

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// From the top down, as in the crate's documentation.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
     "main",
     "cli",
     "doctor",
@@ -26,6 +26,7 @@ const LAYERS: [&str; 20] = [
     "connection",
     "listener",
     "http",
+    "proxy_protocol",
     "runtime",
     "metrics",
     "log",

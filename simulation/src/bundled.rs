@@ -73,6 +73,7 @@ impl Bundled {
                 idle_timeout: minute,
                 write_timeout: minute,
                 drain_idle_timeout: Duration::ZERO,
+                proxy_protocol: false,
                 ..plan.clients_limits
             },
             refuses: Cell::new(true),

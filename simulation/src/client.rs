@@ -21,6 +21,7 @@ use monoio::{
 
 use crate::{
     answers::{self, Answer, Told},
+    opening::Opening,
     plan::{Client, Ending, Plan, Reading, Step},
     record::Record,
     request::{Request, Subject},
@@ -68,6 +69,10 @@ struct Deadlines {
 struct State {
     name: String,
     record: Rc<Record>,
+    /// What is sent together with what follows.
+    held: RefCell<Vec<u8>>,
+    /// Whether its connection does not begin as it must: it gets no answer to anything.
+    turned_away: bool,
     expected: RefCell<VecDeque<Expected>>,
     received: RefCell<Vec<u8>>,
     /// The last answer said that the connection closes.
@@ -99,8 +104,9 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
     let limits = &plan.clients_limits;
     let state = Rc::new(State {
         calm,
+        turned_away: client.opening.as_ref().is_some_and(|opening| !opening.is_valid()),
         strict: plan.is_swift() && !plan.may_cut() && client.reading == Reading::Prompt,
-        slow: paused || !plan.is_swift(),
+        slow: paused || !opens_at_once(client) || !plan.is_swift(),
         // One who does not find a place waits for long.
         served: client.reading == Reading::Prompt && plan.clients.len() <= plan.least_clients(),
         deadlines: Deadlines {
@@ -112,10 +118,9 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
         },
         ..State::new(format!("client {}", client.id), record)
     });
-    for (_, step) in &client.steps {
-        if let Step::Request(Request { subject: Subject::Visit(visit), .. }, _) = step {
-            record.visit(*visit, |visit| visit.worker = client.worker);
-        }
+    for (visit, trace) in client.visits_with_traces() {
+        record.visit(visit, |visit| visit.worker = client.worker);
+        trace.into_iter().for_each(|fields| record.traces.expect(visit, fields));
     }
     let client = client.clone();
     world::spawn_in(CLIENTS, async move {
@@ -141,7 +146,13 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
 }
 
 /// Makes visits one after another on a connection each, until two in a row are welcomed: the second at once.
-pub async fn probe(worker: usize, visit: usize, tries: usize, record: Rc<Record>) -> Vec<Told> {
+pub async fn probe(
+    worker: usize,
+    visit: usize,
+    tries: usize,
+    opening: &[u8],
+    record: Rc<Record>,
+) -> Vec<Told> {
     let mut told = Vec::new();
     for _ in 0..tries {
         let state = State::new(format!("probe of worker {worker}"), &record);
@@ -150,7 +161,7 @@ pub async fn probe(worker: usize, visit: usize, tries: usize, record: Rc<Record>
             return told;
         };
         stream.set_name(&state.name);
-        let _ = stream.send(Request::visit(visit).bytes().0).await;
+        let _ = stream.send([opening, &Request::visit(visit).bytes().0].concat()).await;
         {
             let reads = pin!(state.read(&stream, Reading::Prompt));
             let waits = pin!(timeout(PATIENCE, state.answered()));
@@ -195,6 +206,7 @@ fn is_calm(client: &Client, plan: &Plan) -> bool {
         .windows(2)
         .any(|steps| matches!(steps, [(_, Step::Pause(_)), (_, Step::Pause(_))]));
     keeps_word
+        && opens_at_once(client)
         && patient
         && !paused
         && stays
@@ -203,11 +215,18 @@ fn is_calm(client: &Client, plan: &Plan) -> bool {
         && !plan.may_cut()
 }
 
+/// Whether its connection begins as it must, without a pause.
+fn opens_at_once(client: &Client) -> bool {
+    matches!(client.opening, None | Some(Opening::Header(_, None) | Opening::Joined(_)))
+}
+
 impl State {
     fn new(name: String, record: &Rc<Record>) -> Self {
         Self {
             name,
             record: Rc::clone(record),
+            held: RefCell::default(),
+            turned_away: false,
             expected: RefCell::default(),
             received: RefCell::default(),
             told_last: Cell::new(false),
@@ -227,6 +246,9 @@ impl State {
 
     /// Sends what the client has to send, and waits as it is to.
     async fn act(&self, stream: &TcpStream, client: &Client) {
+        if self.open(stream, client).await.is_none() {
+            return self.end().await;
+        }
         for (_, step) in &client.steps {
             if self.ended.get().is_some() || self.step(stream, step).await.is_none() {
                 break;
@@ -252,6 +274,52 @@ impl State {
         }
     }
 
+    /// Sends what its connection begins with. `None` when nothing is to follow.
+    async fn open(&self, stream: &TcpStream, client: &Client) -> Option<()> {
+        let (bytes, pause) = match &client.opening {
+            None => return Some(()),
+            Some(Opening::Joined(bytes)) => {
+                // What follows must be sent at once.
+                let waits =
+                    matches!(client.steps.first(), None | Some((_, Step::Pause(_) | Step::Await)));
+                if !waits {
+                    self.held.replace(bytes.clone());
+                    return Some(());
+                }
+                (bytes, None)
+            }
+            Some(Opening::Header(bytes, pause)) => (bytes, *pause),
+            Some(Opening::Wrong(bytes) | Opening::Part(bytes)) => (bytes, None),
+        };
+        let mut rest = &bytes[..];
+        if let Some((place, pause)) = pause {
+            stream.send(bytes[..place].to_vec()).await.ok()?;
+            rest = &bytes[place..];
+            sleep(pause).await;
+            if self.strict && pause > self.deadlines.head + SPARE && self.ended.get().is_none() {
+                self.wrong(format_args!("took {pause:?} over a PROXY header, and was not closed"));
+            }
+        }
+        stream.send(rest.to_vec()).await.ok()?;
+        if matches!(client.opening, Some(Opening::Part(_))) {
+            let sent = world::now();
+            self.end().await;
+            let open = world::now() - sent;
+            if self.strict && open > self.deadlines.head + SPARE {
+                self.wrong(format_args!(
+                    "sent a part of a PROXY header, and was open for {open:?}"
+                ));
+            }
+            return None;
+        }
+        Some(())
+    }
+
+    async fn send(&self, stream: &TcpStream, bytes: &[u8]) -> Option<()> {
+        let held = self.held.take();
+        stream.send([&held, bytes].concat()).await.ok()
+    }
+
     /// `None` when nothing more can be sent.
     async fn step(&self, stream: &TcpStream, step: &Step) -> Option<()> {
         let (bytes, expected) = match step {
@@ -268,7 +336,7 @@ impl State {
             Step::Garbage(bytes) => (bytes, Expected::Anything),
         };
         self.expected.borrow_mut().push_back(expected);
-        stream.send(bytes.clone()).await.ok()
+        self.send(stream, bytes).await
     }
 
     async fn request(
@@ -282,7 +350,7 @@ impl State {
         let begins = self.expected.borrow().len() == 1;
         let (mut from, length) = (0, bytes.len());
         if request.expects_continue && head < length {
-            stream.send(bytes[..head].to_vec()).await.ok()?;
+            self.send(stream, &bytes[..head]).await?;
             from = head;
             // One that is told to go on does so; one that is told nothing does too, in the end.
             self.interim.set(false);
@@ -292,7 +360,7 @@ impl State {
         if let Some((place, pause)) = pause
             && (from..length).contains(&place)
         {
-            stream.send(bytes[from..place].to_vec()).await.ok()?;
+            self.send(stream, &bytes[from..place]).await?;
             from = place;
             sleep(pause).await;
             let (what, most) = match place < head {
@@ -305,7 +373,7 @@ impl State {
                 ));
             }
         }
-        stream.send(bytes[from..].to_vec()).await.ok()?;
+        self.send(stream, &bytes[from..]).await?;
         // It may have been refused before.
         if let Some(Expected::Answer(last, sent)) = self.expected.borrow_mut().back_mut()
             && last == request

@@ -25,7 +25,7 @@ use crate::{
     client::{self, CLIENTS},
     counter::COMMIT_TIMEOUT,
     foreign::Foreign,
-    memory,
+    memory, opening,
     plan::{Act, COUNTERS, Mode, PROBES, Plan, What},
     record::{Record, visit_of},
     request::VISITS,
@@ -149,6 +149,7 @@ impl<'a> History<'a> {
                 && let Some(visit) = visit_of(sent.offered)
             {
                 calls.visit(visit, |visit| visit.begun += 1);
+                calls.judge_call(visit, sent.offered);
             }
         });
         let first = usize::from(plan.bundled);
@@ -274,6 +275,7 @@ impl<'a> History<'a> {
             self.violation(format_args!("a worker does not say that it lives"));
         }
         let told = Rc::new(RefCell::new(VecDeque::new()));
+        let opening = if self.plan.clients_limits.proxy_protocol { opening::PLAIN } else { b"" };
         let mut probes = 0;
         for worker in 0..self.plan.workers {
             for counter in 0..COUNTERS {
@@ -282,7 +284,7 @@ impl<'a> History<'a> {
                 let (told, record) = (Rc::clone(&told), Rc::clone(&self.record));
                 probes += 1;
                 world::spawn_in(CLIENTS, async move {
-                    let answers = client::probe(worker, visit, TRIES, record).await;
+                    let answers = client::probe(worker, visit, TRIES, opening, record).await;
                     told.borrow_mut().push_back((worker, visit, answers));
                 });
             }
@@ -309,7 +311,7 @@ impl<'a> History<'a> {
         let visits = u32::try_from(visits).unwrap_or(1).max(1);
         let reading = Duration::from_secs(if self.reads_slowly() { 60 } else { 0 });
         let most = limits.drain_idle_timeout
-            + limits.head_timeout
+            + limits.head_timeout * if limits.proxy_protocol { 2 } else { 1 }
             + limits.body_timeout
             + limits.write_timeout * 2
             + self.plan.upstream.call_timeout * visits

@@ -35,6 +35,8 @@ mod metrics;
 #[path = "../../src/plural.rs"]
 #[allow(dead_code, unused_imports)]
 mod plural;
+#[path = "../../src/proxy_protocol/mod.rs"]
+mod proxy_protocol;
 mod runtime;
 #[path = "../../src/site/mod.rs"]
 #[allow(dead_code, unused_imports)]
@@ -53,8 +55,10 @@ mod foreign;
 pub mod history;
 mod memory;
 mod names;
+mod opening;
 pub mod plan;
 mod record;
 mod request;
 pub mod search;
 mod server;
+mod trace;

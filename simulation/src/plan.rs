@@ -10,9 +10,12 @@ use monoio::world::Settings;
 use crate::{
     connection::ClientLimits,
     http::HeadLimits,
+    opening::Opening,
     request::{
-        self, BODY_BYTES_MAX, HEAD_BYTES_MAX, HEAD_BYTES_MORE, Request, TARGET_BYTES_MAX, VISITS,
+        self, BODY_BYTES_MAX, HEAD_BYTES_MAX, HEAD_BYTES_MORE, Request, Subject, TARGET_BYTES_MAX,
+        VISITS,
     },
+    trace::Fields,
     upstream::UpstreamLimits,
 };
 
@@ -40,6 +43,8 @@ pub struct Plan {
     pub clients_limits: ClientLimits,
     /// What workers may ask of a counter.
     pub upstream: UpstreamLimits,
+    /// Whether calls take traces to the counters, and the share of them that is recorded.
+    pub traces: Option<&'static str>,
     /// Who comes.
     pub clients: Vec<Client>,
     /// What others do.
@@ -59,12 +64,31 @@ pub struct Client {
     pub worker: usize,
     /// When it comes.
     pub comes: Duration,
+    /// What it sends first, where the server expects a PROXY header.
+    pub opening: Option<Opening>,
     /// What it sends, each with its number.
     pub steps: Vec<(usize, Step)>,
     /// How it reads.
     pub reading: Reading,
     /// How it ends.
     pub ending: Ending,
+}
+
+impl Client {
+    /// The visits that it asks for.
+    pub fn visits(&self) -> impl Iterator<Item = usize> {
+        self.visits_with_traces().map(|(visit, _)| visit)
+    }
+
+    /// The same, with the fields of their traces.
+    pub fn visits_with_traces(&self) -> impl Iterator<Item = (usize, Option<Fields>)> {
+        self.steps.iter().filter_map(|(_, step)| match step {
+            Step::Request(Request { subject: Subject::Visit(visit), trace, .. }, _) => {
+                Some((*visit, *trace))
+            }
+            _ => None,
+        })
+    }
 }
 
 /// What a client does next.

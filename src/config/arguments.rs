@@ -12,7 +12,12 @@ use super::{
     values::{Cores, Number, PageStatus, Period, address},
 };
 use crate::{
-    counter::store, http::hosts::HostList, log, runtime::driver, site::Accept, upstream::Endpoint,
+    counter::store,
+    http::hosts::HostList,
+    log,
+    runtime::driver,
+    site::{Accept, Share},
+    upstream::Endpoint,
 };
 
 const EXAMPLES: &str = "\
@@ -114,6 +119,10 @@ pub struct ServeArguments {
     /// Listen beside other processes that listen on the same address
     #[arg(long, env = "TALLYRING_SHARE_PORT", value_parser = yes_or_no)]
     pub share_port: bool,
+    /// Expect a PROXY header (version 1 or 2), in which a load balancer names its client, at the beginning of each
+    /// connection to the site; close others
+    #[arg(long, env = "TALLYRING_PROXY_PROTOCOL", value_parser = yes_or_no)]
+    pub proxy_protocol: bool,
     #[command(flatten)]
     pub endpoint: CounterEndpointArguments,
     /// Hosts that the bundled counter answers to beside localhost and its own address, like
@@ -147,6 +156,13 @@ pub struct ServeArguments {
     /// Answers of the counter that make a visit registered: those with a 2xx status, or any
     #[arg(long, env = "TALLYRING_ACCEPT", value_name = "ANSWERS", default_value = "2xx")]
     pub accept: Accept,
+    /// Send W3C Trace Context to the counter (traceparent, tracestate): of the client's trace, or of one that
+    /// begins with the visit
+    #[arg(long, env = "TALLYRING_TRACE_CONTEXT", value_parser = yes_or_no)]
+    pub trace_context: bool,
+    /// Share of the traces that begin with a visit which are marked to be recorded
+    #[arg(long, env = "TALLYRING_TRACE_SAMPLE", value_name = "SHARE", default_value = "1%")]
+    pub trace_sample: Share,
     #[command(flatten)]
     pub data_dir: DataDirArguments,
     /// Begin from zero where the counter's file is empty; without this, a start refuses it

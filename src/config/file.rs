@@ -21,7 +21,7 @@ use crate::{
     http::{hosts::HostList, request::Method},
     log,
     runtime::driver,
-    site::Accept,
+    site::{Accept, Share},
     upstream::Endpoint,
 };
 
@@ -32,6 +32,8 @@ pub(super) struct File {
     pub(super) listen: Option<Listen>,
     #[serde(default, deserialize_with = "yes_or_no")]
     pub(super) share_port: Option<bool>,
+    #[serde(default, deserialize_with = "yes_or_no")]
+    pub(super) proxy_protocol: Option<bool>,
     pub(super) counter: Option<Text<Endpoint>>,
     pub(super) counter_listen: Option<Text<CounterAddress>>,
     pub(super) counter_hosts: Option<Text<HostList>>,
@@ -44,6 +46,9 @@ pub(super) struct File {
     pub(super) sorry: Option<PathBuf>,
     pub(super) sorry_status: Option<PageStatus>,
     pub(super) accept: Option<Word<Accept>>,
+    #[serde(default, deserialize_with = "yes_or_no")]
+    pub(super) trace_context: Option<bool>,
+    pub(super) trace_sample: Option<Text<Share>>,
     pub(super) data_dir: Option<PathBuf>,
     #[serde(default, deserialize_with = "yes_or_no")]
     pub(super) create: Option<bool>,

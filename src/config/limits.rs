@@ -118,6 +118,7 @@ pub(super) fn settle_limits(
         idle_timeout: time("idle-timeout", arguments.idle_timeout, file.idle_timeout),
         write_timeout: time("write-timeout", arguments.write_timeout, file.write_timeout),
         drain_idle_timeout: DRAIN_IDLE_TIMEOUT,
+        proxy_protocol: false,
     };
     let upstream = UpstreamLimits {
         connect_timeout: time(
@@ -200,6 +201,7 @@ pub fn internal_client_limits(connections_max: usize) -> ClientLimits {
         idle_timeout: Duration::from_secs(300),
         write_timeout: Duration::from_secs(30),
         drain_idle_timeout: DRAIN_IDLE_TIMEOUT,
+        proxy_protocol: false,
     }
 }
 

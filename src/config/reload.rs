@@ -256,8 +256,11 @@ mod tests {
     #[test]
     fn every_setting_is_known_here() {
         let applied = [
+            "proxy-protocol",
             "sorry-status",
             "accept",
+            "trace-context",
+            "trace-sample",
             "admin-hosts",
             "ready-needs-counter",
             "log-level",

@@ -22,7 +22,11 @@ use super::{
     scalar::{Text, Word},
 };
 use crate::{
-    http::hosts::HostList, listener::inherited, log, runtime::host, site::Accept,
+    http::hosts::HostList,
+    listener::inherited,
+    log,
+    runtime::host,
+    site::{Accept, Share},
     upstream::Endpoint,
 };
 
@@ -87,6 +91,7 @@ struct PageSettings {
     files: PageFiles,
     sorry_status: StatusCode,
     accept: Accept,
+    traces: Option<Share>,
 }
 
 /// The section about the admin listener.
@@ -99,6 +104,9 @@ struct AdminSettings {
 impl Sources<'_, '_> {
     fn settle(mut self) -> Result<Settled, ConfigError> {
         let (listen, share_port) = self.listen()?;
+        let Self { arguments, file, pick } = &mut self;
+        let proxy_protocol =
+            pick.shown("proxy-protocol", arguments.proxy_protocol, file.proxy_protocol);
         let counter = self.counter();
         let cores = self.cores()?;
         let driver = self.file.driver.map(|Word(driver)| driver);
@@ -124,7 +132,8 @@ impl Sources<'_, '_> {
         };
         let mut notes = Vec::new();
         let Self { arguments, file, pick } = &mut self;
-        let limits = settle_limits(pick, &arguments.limits, file, &open_files, &mut notes)?;
+        let mut limits = settle_limits(pick, &arguments.limits, file, &open_files, &mut notes)?;
+        limits.clients.proxy_protocol = proxy_protocol;
         let contents = read_contents(&routes, &pages.files, limits.files_bytes_max, &mut notes)?;
         self.describe_routes(&routes, &contents);
         let config = Config {
@@ -136,6 +145,7 @@ impl Sources<'_, '_> {
             contents,
             sorry_status: pages.sorry_status,
             accept: pages.accept,
+            traces: pages.traces,
             bundled,
             counter_listen,
             counter_hosts: counter.hosts,
@@ -196,8 +206,11 @@ impl Sources<'_, '_> {
             Accept::Success => String::from("2xx"),
             Accept::Any => String::from("any"),
         });
+        let traced = pick.shown("trace-context", arguments.trace_context, file.trace_context);
+        let share = file.trace_sample.take().map(|Text(share)| share);
+        let share = pick.shown("trace-sample", arguments.trace_sample, share);
         let files = PageFiles { welcome, sorry, content_type: None };
-        PageSettings { files, sorry_status, accept }
+        PageSettings { files, sorry_status, accept, traces: traced.then_some(share) }
     }
 
     /// The directory of the bundled counter's file, and whether an empty file is begun from zero.

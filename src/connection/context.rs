@@ -1,9 +1,17 @@
 //! What the connections of one worker have in common: their table, their buffers, their limits and metrics. And the
 //! handle of a connection in that table.
 
-use std::{cell::Cell, os::fd::RawFd, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    net::{IpAddr, SocketAddr},
+    os::fd::RawFd,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use monoio::io::CancelHandle;
+use slotmap::SparseSecondaryMap;
 
 use super::{
     table::{ConnectionTable, Phase},
@@ -11,7 +19,8 @@ use super::{
 };
 use crate::{
     http::HeadLimits,
-    metrics::WorkerMetrics,
+    metrics::{BadRequest, WorkerMetrics},
+    proxy_protocol::HEADER_BYTES_MAX,
     runtime::{
         budget,
         clock::{self, Moment},
@@ -19,6 +28,9 @@ use crate::{
         read_buffer::ReadBufferPool,
     },
 };
+
+/// How long a worker says nothing more of connections that began without a PROXY header.
+const TELL_PAUSE: Duration = Duration::from_secs(60);
 
 /// The limits of the clients of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +51,16 @@ pub struct ClientLimits {
     pub write_timeout: Duration,
     /// For one more request of a client that is idle when the server is about to stop.
     pub drain_idle_timeout: Duration,
+    /// Whether each connection must begin with a PROXY header, within the time for a head.
+    pub proxy_protocol: bool,
+}
+
+impl ClientLimits {
+    /// The largest read that is not whole.
+    fn unread_bytes_max(&self) -> usize {
+        let header_bytes_max = if self.proxy_protocol { HEADER_BYTES_MAX } else { 0 };
+        self.head.head_bytes_max.max(header_bytes_max)
+    }
 }
 
 /// What the connections of one worker have in common.
@@ -49,6 +71,10 @@ pub struct ClientContext {
     read_buffers: ReadBufferPool,
     write_buffers: WriteBufferPool,
     draining: Cell<bool>,
+    /// The clients that proxies have named.
+    relayed: RefCell<SparseSecondaryMap<Key, IpAddr>>,
+    /// Nothing is said before this of connections without a PROXY header.
+    tell_after: Cell<Moment>,
 }
 
 /// A connection's place in the table, for as long as it is open.
@@ -62,9 +88,11 @@ impl ClientContext {
     pub fn new(limits: ClientLimits, metrics: Arc<WorkerMetrics>) -> Rc<Self> {
         Rc::new(Self {
             table: ConnectionTable::new(&limits),
-            read_buffers: ReadBufferPool::new(limits.head.head_bytes_max),
+            read_buffers: ReadBufferPool::new(limits.unread_bytes_max()),
             write_buffers: WriteBufferPool::default(),
             draining: Cell::new(false),
+            relayed: RefCell::default(),
+            tell_after: Cell::new(clock::now()),
             limits: Cell::new(limits),
             metrics,
         })
@@ -76,10 +104,10 @@ impl ClientContext {
     }
 
     /// Applies new limits, also to heads that are not whole and to waits that have begun, but not to a body that is
-    /// being read. Clients beyond the new number stay until another client needs their place.
+    /// being read; a PROXY header, to connections that are accepted from now on. Clients beyond the new number stay until another client needs their place.
     pub fn set_limits(&self, limits: ClientLimits) {
         self.limits.set(limits);
-        self.read_buffers.set_large_bytes(limits.head.head_bytes_max);
+        self.read_buffers.set_large_bytes(limits.unread_bytes_max());
         self.table.set_limits(&limits);
     }
 
@@ -96,6 +124,12 @@ impl ClientContext {
     /// The worker's counts.
     pub fn metrics(&self) -> &Arc<WorkerMetrics> {
         &self.metrics
+    }
+
+    /// The clients that proxies have named, as long as they are connected.
+    #[cfg(test)]
+    pub fn relayed(&self) -> Vec<IpAddr> {
+        self.relayed.borrow().values().copied().collect()
     }
 
     /// Whether the worker takes no more requests after those that have begun.
@@ -117,6 +151,20 @@ impl ClientContext {
         self.metrics.accepted.increment();
         self.metrics.connections.increment();
         ClientHandle { context: Rc::clone(self), key: self.table.insert(socket) }
+    }
+
+    /// A connection did not begin with a PROXY header. It is logged now and then, since a proxy that sends none makes
+    /// all connections end in this way.
+    pub fn refuse_proxy_header(&self, reason: &dyn std::fmt::Display) {
+        self.metrics.refuse(BadRequest::ProxyHeader);
+        let now = clock::now();
+        if now >= self.tell_after.get() {
+            self.tell_after.set(now.after(TELL_PAUSE));
+            tracing::warn!(
+                "a connection was closed, since --proxy-protocol expects a PROXY header: {reason}; others are counted, \
+                 and told once a minute"
+            );
+        }
     }
 
     /// Waits until another connection is allowed, and closes a client for it where possible. `look` is called before
@@ -173,6 +221,13 @@ impl ClientHandle {
         &self.context
     }
 
+    /// Its proxy has named the client.
+    pub fn set_address(&self, client: SocketAddr) {
+        tracing::debug!("a connection was relayed for {client}");
+        // An IPv4 client of an IPv6 socket is the same client.
+        self.context.relayed.borrow_mut().insert(self.key, client.ip().to_canonical());
+    }
+
     /// The worker waits for the client. A wait for the rest of a head or body keeps its first deadline.
     pub fn arm_deadline(&self, phase: Phase) {
         self.context.table.arm_deadline(self.key, phase, clock::now());
@@ -207,6 +262,7 @@ impl ClientHandle {
 impl Drop for ClientHandle {
     fn drop(&mut self) {
         self.context.metrics.connections.decrement();
+        self.context.relayed.borrow_mut().remove(self.key);
         self.context.table.remove(self.key);
     }
 }

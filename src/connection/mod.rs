@@ -35,6 +35,7 @@ use crate::{
         body::{BodyError, BodyReader},
         request::{self, BODY_TOO_LARGE, HeadScan, Method},
     },
+    proxy_protocol::{self, Header},
     runtime::{budget::Budget, read_buffer::ReadBuffer},
 };
 
@@ -90,10 +91,41 @@ impl<S: Stream> Connection<S> {
     /// Serves the client until one side closes.
     pub fn serve<V: Service>(mut self, service: Rc<V>) -> impl Future<Output = ()> {
         async move {
-            if let Err(End::Refused(refusal)) = self.serve_requests(&*service).await {
+            let is_relayed = self.client.context().limits().proxy_protocol;
+            if (!is_relayed || Box::pin(self.receive_proxy_header()).await.is_ok())
+                && let Err(End::Refused(refusal)) = self.serve_requests(&*service).await
+            {
                 Box::pin(self.refuse(refusal)).await;
             }
             self.received.release(self.client.context().read_buffers());
+        }
+    }
+
+    /// Receives what a proxy says of the connection before the first request. A connection that begins otherwise, or
+    /// too late, is closed without an answer: HTTP is not spoken yet.
+    async fn receive_proxy_header(&mut self) -> Result<(), End> {
+        self.client.arm_deadline(Phase::Head);
+        loop {
+            match proxy_protocol::parse(self.received.unread()) {
+                Ok(Some(Header { bytes, relayed })) => {
+                    // What came behind it is the first request, whose time begins now.
+                    self.received.consume(bytes);
+                    self.client.disarm_deadline();
+                    relayed.into_iter().for_each(|ends| self.client.set_address(ends.source));
+                    return Ok(());
+                }
+                Ok(None) => {}
+                Err(malformed) => {
+                    self.client.context().refuse_proxy_header(&malformed);
+                    return Err(End::Gone);
+                }
+            }
+            if let Err(end) = self.receive_rest(HEAD_TOO_SLOW).await {
+                if matches!(end, End::Refused(_)) {
+                    self.client.context().refuse_proxy_header(&"it took too long");
+                }
+                return Err(end);
+            }
         }
     }
 

@@ -225,6 +225,7 @@ fn clients_with_timeout(timeout: Duration) -> Rc<ClientContext> {
         idle_timeout: timeout,
         write_timeout: timeout,
         drain_idle_timeout: timeout,
+        proxy_protocol: false,
     };
     ClientContext::new(limits, Arc::default())
 }
@@ -697,4 +698,85 @@ fn a_client_that_takes_nothing_of_a_stream_is_cut() {
     });
     // Of what it did not take, no more than a piece was waiting.
     assert!(service.asked.get() < 100, "{}", service.asked.get());
+}
+
+const PROXY_LINE: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n";
+
+/// A client of a server that expects a PROXY header, which sends these pieces; its answers, and what is known of it
+/// while it is served.
+fn serve_relayed(pieces: &[&[u8]]) -> (String, Option<std::net::IpAddr>, u64) {
+    let clients = clients();
+    clients.set_limits(ClientLimits { proxy_protocol: true, ..clients.limits() });
+    let stream = Recorder::of(pieces, None);
+    stream.0.borrow_mut().last_read = LastRead::NeverEnds;
+    let client = clients.register(-1);
+    let address = Rc::new(std::cell::Cell::new(None));
+    let service = Rc::new(Echo::default());
+    let mut serving = Box::pin(Connection::new(stream.clone(), client).serve(service));
+    let context = &mut Context::from_waker(Waker::noop());
+    // It ends by itself, or waits for its next request.
+    while serving.as_mut().poll(context).is_pending() {
+        address.set(clients.relayed().pop());
+        if stream.0.borrow().pieces.is_empty() {
+            break;
+        }
+    }
+    drop(serving);
+    assert_eq!(
+        clients.relayed(),
+        [] as [std::net::IpAddr; 0],
+        "the address of a client that has left is kept"
+    );
+    (
+        String::from_utf8(stream.written()).unwrap(),
+        address.get(),
+        clients.metrics().bad_requests().sum(),
+    )
+}
+
+#[test]
+fn a_relayed_connection_is_that_of_its_client() {
+    let requests = requests(&["/1", "/2"]);
+    let whole = [PROXY_LINE, &requests].concat();
+    let expected = serve_relayed(&[&whole]);
+    assert_eq!(expected.0.matches("HTTP/1.1 200 OK").count(), 2, "{expected:?}");
+    assert_eq!(expected.1, Some("192.0.2.1".parse().unwrap()));
+    assert_eq!(expected.2, 0);
+    for cut in 1..whole.len() {
+        assert_eq!(serve_relayed(&[&whole[..cut], &whole[cut..]]), expected, "cut at {cut}");
+    }
+    // Nothing is known of a client that a proxy does not name, and an IPv4 client is one in any form.
+    let unnamed = serve_relayed(&[b"PROXY UNKNOWN\r\n", &requests]);
+    assert_eq!(unnamed, (expected.0.clone(), None, 0));
+    let mapped = serve_relayed(&[b"PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n", &requests]);
+    assert_eq!(mapped, expected);
+}
+
+#[test]
+fn a_connection_without_a_proxy_header_is_closed_without_an_answer() {
+    let requests = requests(&["/1"]);
+    let wrong_line = [b"PROXY TCP4 192.0.2.01 198.51.100.7 56324 443\r\n", &requests[..]].concat();
+    let twice = [b"PROXY UNKNOWN\n", &requests[..]].concat();
+    for bytes in [&requests, &wrong_line, &twice] {
+        for cut in 1..bytes.len() {
+            let seen = serve_relayed(&[&bytes[..cut], &bytes[cut..]]);
+            assert_eq!(seen, (String::new(), None, 1), "cut at {cut}");
+        }
+    }
+    // One header is enough: a second one is no request.
+    let (answer, ..) = serve_relayed(&[PROXY_LINE, PROXY_LINE]);
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[test]
+fn a_proxy_header_that_does_not_come_is_counted_and_closed() {
+    let clients = clients_with_timeout(Duration::ZERO);
+    clients.set_limits(ClientLimits { proxy_protocol: true, ..clients.limits() });
+    let path = ReadPath::new("a part", PROXY_LINE[..9].to_vec(), LastRead::NeverEnds, 0);
+    path.serve(&clients, Echo::default(), |stream| {
+        clients.expire();
+        // As a read that is cancelled.
+        stream.0.borrow_mut().last_read = LastRead::Error;
+    });
+    assert_eq!(clients.metrics().bad_requests().sum::<u64>(), 1);
 }

@@ -136,7 +136,12 @@ impl WorkerMetrics {
 
     /// A request was refused with this status.
     pub fn refuse_request(&self, status: u16) {
-        self.bad_requests[BadRequest::of_status(status) as usize].increment();
+        self.refuse(BadRequest::of_status(status));
+    }
+
+    /// A client was refused for this reason.
+    pub fn refuse(&self, reason: BadRequest) {
+        self.bad_requests[reason as usize].increment();
     }
 
     /// How many visits have erred for each cause, in the order of [`Failure::LABELS`].

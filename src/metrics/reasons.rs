@@ -78,11 +78,14 @@ pub enum BadRequest {
     TooSlow,
     /// It asks for what is not supported here.
     Unsupported,
+    /// Its connection did not begin with a valid PROXY header, and was closed.
+    ProxyHeader,
 }
 
 impl BadRequest {
     /// The labels of the metric, in the order of the variants.
-    pub const LABELS: [&str; 4] = ["malformed", "too_large", "too_slow", "unsupported"];
+    pub const LABELS: [&str; 5] =
+        ["malformed", "too_large", "too_slow", "unsupported", "proxy_header"];
 
     /// The reason that a status stands for.
     pub const fn of_status(status: u16) -> Self {

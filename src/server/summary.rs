@@ -39,6 +39,8 @@ pub(super) enum Role {
         cores: Cores,
         /// The counters that register the visits, each once; the bundled one ends in [`BUNDLED`].
         counters: Vec<String>,
+        /// Whether each connection must begin with a PROXY header.
+        proxy_protocol: bool,
     },
     /// A counter alone.
     Counter,
@@ -61,9 +63,11 @@ impl StartSummary {
         let admin = self.admin.map(url);
         let admin = admin.as_deref();
         match &self.role {
-            Role::Site { workers, cores, counters } => {
+            Role::Site { workers, cores, counters, proxy_protocol } => {
                 let (cores, counter) = (cores.to_string(), counters.join(","));
                 let (cores, counter) = (cores.as_str(), counter.as_str());
+                // Without a value it is left out.
+                let proxy_protocol = proxy_protocol.then_some(true);
                 tracing::info!(
                     listen,
                     workers,
@@ -73,6 +77,7 @@ impl StartSummary {
                     store,
                     count,
                     admin,
+                    proxy_protocol,
                     "tallyring {VERSION} serves"
                 );
             }
@@ -91,8 +96,9 @@ impl StartSummary {
             _ => String::new(),
         };
         match &self.role {
-            Role::Site { workers, cores, counters } => format!(
-                "tallyring {VERSION} serves {urls} with {} by {driver}; {}{counted}{}",
+            Role::Site { workers, cores, counters, proxy_protocol } => format!(
+                "tallyring {VERSION} serves {urls}{} with {} by {driver}; {}{counted}{}",
+                if *proxy_protocol { " by the PROXY protocol" } else { "" },
                 on_cores(*workers, cores),
                 match counters.as_slice() {
                     [] => String::from("no route is counted"),
@@ -125,7 +131,10 @@ impl StartSummary {
             say("count", format!("{}in {store}", count.unwrap_or_default()));
         }
         match &self.role {
-            Role::Site { workers, cores, .. } => {
+            Role::Site { workers, cores, proxy_protocol, .. } => {
+                if *proxy_protocol {
+                    say("proxy", String::from("each connection must begin with a PROXY header"));
+                }
                 say("runs", format!("{}, by {}", on_cores(*workers, cores), self.driver));
             }
             Role::Counter => say("runs", format!("by {}", self.driver)),
@@ -173,6 +182,7 @@ mod tests {
                 workers,
                 cores: cores.parse().unwrap(),
                 counters: vec![format!("http://127.0.0.1:3001/counter{BUNDLED}")],
+                proxy_protocol: false,
             },
             addresses: vec!["0.0.0.0:3000".parse().unwrap()],
             driver: String::from("epoll (chosen by --driver epoll)"),
@@ -196,8 +206,9 @@ mod tests {
         let mut other = site(1, "3");
         (other.count, other.admin) = (None, None);
         other.addresses.push("[::1]:80".parse().unwrap());
-        if let Role::Site { counters, .. } = &mut other.role {
+        if let Role::Site { counters, proxy_protocol, .. } = &mut other.role {
             counters.push(String::from("http://counter/a?…"));
+            *proxy_protocol = true;
         }
         let expected = format!(
             "tallyring {VERSION}\n  \
@@ -205,6 +216,7 @@ mod tests {
              open     http://[::1]:80/\n  \
              counter  http://counter/a?…\n  \
              count    in /data/counter.redb\n  \
+             proxy    each connection must begin with a PROXY header\n  \
              runs     1 worker on core 3, by epoll (chosen by --driver epoll)\n  \
              stop     Ctrl-C"
         );
@@ -219,6 +231,13 @@ mod tests {
              /data/counter.redb; admin on http://127.0.0.1:9300"
         );
         assert_eq!(site(2, "0-1").sentence(), expected);
+        let mut relayed = site(2, "0-1");
+        if let Role::Site { proxy_protocol, .. } = &mut relayed.role {
+            *proxy_protocol = true;
+        }
+        let begin = format!("tallyring {VERSION} serves http://0.0.0.0:3000");
+        let expected = expected.replace(&begin, &format!("{begin} by the PROXY protocol"));
+        assert_eq!(relayed.sentence(), expected);
         let counter = StartSummary { role: Role::Counter, admin: None, ..site(1, "0") };
         let expected = format!(
             "tallyring {VERSION} counts at http://0.0.0.0:3000/counter, on epoll (chosen by --driver epoll); \

@@ -10,6 +10,7 @@ mod files;
 mod number;
 mod routes;
 mod template;
+mod trace;
 mod visit;
 
 use std::{
@@ -29,11 +30,13 @@ pub use self::{
     files::{File, cache_for, content_type},
     routes::{Route, RouteKind, RouteSet, Rules, VisitRoute, Visits},
     template::TEMPLATE_BYTES_MAX,
+    trace::Share,
     visit::{Accept, Failures, Registration},
 };
 use self::{
     directory::Found,
     routes::{Place, Table},
+    trace::Tracer,
 };
 use crate::{
     connection::{Response, Service},
@@ -43,7 +46,7 @@ use crate::{
     },
     metrics::{Failure, WorkerMetrics},
     runtime::clock,
-    upstream::{NotBegun, Upstream, UpstreamLimits},
+    upstream::{CallBytes, NotBegun, Upstream, UpstreamLimits},
 };
 
 /// A message to a site that serves.
@@ -64,11 +67,19 @@ pub struct Site {
     metrics: Arc<WorkerMetrics>,
     /// Called with reports of visits that fail.
     report: Box<dyn Fn(Failures)>,
+    tracer: Tracer,
     not_found: Response,
     overloaded: Response,
     any_resource: Response,
     file_options: Response,
     file_not_allowed: Response,
+}
+
+/// A visit that is to be registered.
+pub struct Admitted {
+    route: Rc<VisitRoute>,
+    /// Its call, if that is not the one that all visits of its route have.
+    call: Option<CallBytes>,
 }
 
 /// The methods of content that is not counted.
@@ -78,24 +89,31 @@ const FILE_METHODS: [Method; 2] = [Method::Get, Method::Head];
 const _: () = assert!(size_of::<Registration>() <= 24);
 
 impl Site {
-    /// A site of these routes. Each route's counter is one of `upstreams`.
+    /// A site of these routes. Each route's counter is one of `upstreams`. The ids of traces follow from `seed`.
     pub fn new(
         upstreams: Vec<Rc<Upstream>>,
         routes: &RouteSet,
         metrics: Arc<WorkerMetrics>,
         report: Box<dyn Fn(Failures)>,
+        seed: u64,
     ) -> Self {
         Self {
             table: RefCell::new(Table::new(routes, &upstreams, &Table::default())),
             upstreams,
             metrics,
             report,
+            tracer: Tracer::new(seed),
             not_found: Response::text(404, "there is no such page\n"),
             overloaded: answers::overloaded(),
             any_resource: Response::new(StatusCode::OK, vec![], Bytes::new()),
             file_options: answers::options(&FILE_METHODS),
             file_not_allowed: answers::not_allowed(&FILE_METHODS),
         }
+    }
+
+    fn admit_visit(&self, route: &Rc<VisitRoute>, request: &Request<'_>) -> Admitted {
+        let trace = |sampled| self.tracer.call(route.counter.call(), request.fields, sampled);
+        Admitted { route: Rc::clone(route), call: route.traces.map(trace) }
     }
 
     /// Notes how a visit of `route` ended, and reports it if that is due.
@@ -132,12 +150,11 @@ fn add_slash(request: &Request<'_>, cache: Option<&HeaderValue>) -> Response {
 }
 
 impl Service for Site {
-    /// The route of a visit that is to be registered.
-    type Admitted = Rc<VisitRoute>;
+    type Admitted = Admitted;
     type Pending = Registration;
     type Message = Message;
 
-    fn admit(&self, request: &Request<'_>) -> Result<Rc<VisitRoute>, Response> {
+    fn admit(&self, request: &Request<'_>) -> Result<Admitted, Response> {
         if request.path == "*" {
             return Err(self.any_resource.clone());
         }
@@ -145,7 +162,7 @@ impl Service for Site {
         match table.find(request.path) {
             Some(Place::Visits(route)) => match request.method {
                 Method::Options => Err(route.answers.options.clone()),
-                method if route.takes(method) => Ok(Rc::clone(route)),
+                method if route.takes(method) => Ok(self.admit_visit(route, request)),
                 _ => Err(route.answers.not_allowed.clone()),
             },
             Some(Place::File(file)) => Err(self.answer_uncounted(&Found::File(file), request)),
@@ -153,9 +170,10 @@ impl Service for Site {
         }
     }
 
-    fn start(&self, route: Rc<VisitRoute>) -> Result<Registration, Response> {
+    fn start(&self, admitted: Admitted) -> Result<Registration, Response> {
+        let Admitted { route, call } = admitted;
         self.metrics.started.increment();
-        Registration::begin(&route).map_err(|error| {
+        Registration::begin(&route, call.as_ref()).map_err(|error| {
             // It is answered at once.
             self.metrics.visit_durations.add(0);
             match error {

@@ -5,6 +5,9 @@ use super::*;
 impl State {
     /// Judges what was received, as far as it is whole.
     pub(super) fn judge(&self) {
+        if self.turned_away {
+            return self.wrong(format_args!("was answered, though it sent no PROXY header"));
+        }
         while !self.received.borrow().is_empty() {
             let head_only = match self.expected.borrow().front() {
                 Some(Expected::Answer(request, _)) => request.method == "HEAD",

@@ -1,6 +1,7 @@
 //! What is always true: at every moment, once all have left, and of the books at the end.
 
 use super::*;
+use crate::plan::Client;
 
 impl History<'_> {
     /// What is true at every moment.
@@ -109,6 +110,16 @@ impl History<'_> {
             }
             if visit.refused && (visit.begun, visit.counted) != (0, 0) {
                 self.violation(format_args!("visit {number} was refused and sent: {visit:?}"));
+            }
+        }
+        let turned_away =
+            self.plan.clients.iter().filter(|client| {
+                client.opening.as_ref().is_some_and(|opening| !opening.is_valid())
+            });
+        for number in turned_away.flat_map(Client::visits) {
+            let visit = visits[number];
+            if (visit.begun, visit.counted) != (0, 0) {
+                self.violation(format_args!("visit {number} had no PROXY header before it"));
             }
         }
         let mut sum = [0; 4];

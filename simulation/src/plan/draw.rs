@@ -6,6 +6,7 @@ use fastrand::Rng;
 use monoio::world::{Order, Settings};
 
 use super::*;
+use crate::trace::{Fields, SHARES};
 
 impl Plan {
     /// Draws a plan.
@@ -24,6 +25,7 @@ impl Plan {
             bundled,
             clients_limits: draw_client_limits(rng),
             upstream: draw_upstream_limits(rng),
+            traces: None,
             clients: Vec::new(),
             acts: draw_acts(rng, length, bundled),
             length,
@@ -32,7 +34,37 @@ impl Plan {
         let mut visits = 0..VISITS - PROBES;
         let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
         plan.clients = (0..clients).map(|id| draw_client(rng, id, &plan, &mut visits)).collect();
+        plan.draw_openings();
+        plan.draw_traces();
         plan
+    }
+
+    /// In some plans the server stands behind a load balancer. Drawn apart, so that the others stay as they are.
+    fn draw_openings(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0xbeef);
+        if rng.u8(0..4) > 0 {
+            return;
+        }
+        self.clients_limits.proxy_protocol = true;
+        for client in &mut self.clients {
+            client.opening = Some(Opening::draw(&mut rng, self.clients_limits.head_timeout));
+        }
+    }
+}
+
+impl Plan {
+    /// In some plans requests are parts of traces; in most of these the server knows.
+    fn draw_traces(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0x7ace);
+        if rng.u8(0..3) > 0 {
+            return;
+        }
+        self.traces = (rng.u8(0..4) > 0).then(|| SHARES[rng.usize(0..SHARES.len())]);
+        for (_, step) in self.clients.iter_mut().flat_map(|client| &mut client.steps) {
+            if let Step::Request(request, _) = step {
+                request.trace = Fields::draw(&mut rng);
+            }
+        }
     }
 }
 
@@ -67,6 +99,7 @@ fn draw_client_limits(rng: &mut Rng) -> ClientLimits {
         idle_timeout: between(rng, 500, 3_000),
         write_timeout: between(rng, 200, 1_500),
         drain_idle_timeout: between(rng, 100, 800),
+        proxy_protocol: false,
     }
 }
 
@@ -168,6 +201,7 @@ fn draw_client(
         id,
         worker: rng.usize(0..plan.workers),
         comes: plan.length.mul_f64(rng.f64() * 0.9),
+        opening: None,
         steps: steps.into_iter().enumerate().collect(),
         reading: match rng.u8(0..12) {
             0 => Reading::Slow(rng.usize(1..2_000), between(rng, 1, 40)),
