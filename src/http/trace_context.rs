@@ -132,21 +132,10 @@ fn is_member(member: &[u8]) -> bool {
     sized(key) && sized(value) && begins && key_bytes && value_bytes
 }
 
-/// Adds the fields to a request without a body, whose head is `request`: `trace` with `parent` as the id of the request
-/// that is made, and the state of the request that it is made for.
-///
-/// # Panics
-/// When `request` does not end in an empty line.
-pub fn add_fields(
-    request: &[u8],
-    trace: Trace,
-    parent: u64,
-    incoming: Option<&Incoming<'_>>,
-) -> Vec<u8> {
-    let end = request.len().checked_sub(2).filter(|_| request.ends_with(b"\r\n\r\n"));
-    let Some(end) = end else { unreachable!("a head ends in an empty line") };
-    let mut bytes = Vec::with_capacity(request.len() + FIELDS_BYTES_MAX);
-    bytes.extend_from_slice(&request[..end]);
+/// The fields that a request takes to the next server, each with its line end: `trace` with `parent` as the id of the
+/// request that is made, and the state of the request that it is made for.
+pub fn fields(trace: Trace, parent: u64, incoming: Option<&Incoming<'_>>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(FIELDS_BYTES_MAX);
     let Trace { id, flags } = trace;
     // An id of zeros is forbidden. Writing to a vector does not fail.
     let _ = write!(bytes, "traceparent: 00-{id:032x}-{:016x}-{flags:02x}\r\n", parent.max(1));
@@ -161,9 +150,18 @@ pub fn add_fields(
         }
         bytes.extend_from_slice(b"\r\n");
     }
-    bytes.extend_from_slice(b"\r\n");
-    debug_assert!(bytes.len() <= request.len() + FIELDS_BYTES_MAX);
+    debug_assert!(bytes.len() <= FIELDS_BYTES_MAX);
     bytes
+}
+
+/// Adds [`fields`] to a request without a body, whose head is `request`.
+///
+/// # Panics
+/// When `request` does not end in an empty line.
+pub fn add_fields(request: &[u8], fields: &[u8]) -> Vec<u8> {
+    let end = request.len().checked_sub(2).filter(|_| request.ends_with(b"\r\n\r\n"));
+    let Some(end) = end else { unreachable!("a head ends in an empty line") };
+    [&request[..end], fields, b"\r\n"].concat()
 }
 
 #[cfg(test)]
@@ -189,7 +187,10 @@ mod tests {
     fn passed_on(fields: &[(&str, &str)]) -> Option<String> {
         let head = head(fields);
         let incoming = Incoming::of(fields_of(&head))?;
-        let request = add_fields(b"POST / HTTP/1.1\r\n\r\n", incoming.trace, 7, Some(&incoming));
+        let request = add_fields(
+            b"POST / HTTP/1.1\r\n\r\n",
+            &super::fields(incoming.trace, 7, Some(&incoming)),
+        );
         let text = String::from_utf8(request).unwrap();
         let fields = text.strip_prefix("POST / HTTP/1.1\r\n").unwrap();
         Some(fields.strip_suffix("\r\n\r\n").unwrap().replace("\r\n", "; "))
@@ -336,10 +337,10 @@ mod tests {
         let head = head(&fields);
         let incoming = Incoming::of(fields_of(&head)).unwrap();
         let request = b"POST / HTTP/1.1\r\n\r\n";
-        let bytes = add_fields(request, incoming.trace, u64::MAX, Some(&incoming));
+        let bytes = add_fields(request, &super::fields(incoming.trace, u64::MAX, Some(&incoming)));
         assert_eq!(bytes.len(), request.len() + FIELDS_BYTES_MAX);
         // No zeros, and nothing but its own field without a state.
-        let begun = add_fields(request, Trace::new(0, true), 0, None);
+        let begun = add_fields(request, &super::fields(Trace::new(0, true), 0, None));
         let expected =
             format!("POST / HTTP/1.1\r\ntraceparent: 00-{:032x}-{:016x}-01\r\n\r\n", 1, 1);
         assert_eq!(String::from_utf8(begun).unwrap(), expected);

@@ -36,7 +36,7 @@ pub use self::{
 use self::{
     directory::Found,
     routes::{Place, Table},
-    trace::Tracer,
+    trace::{TraceFields, Tracer},
 };
 use crate::{
     connection::{Response, Service},
@@ -46,7 +46,7 @@ use crate::{
     },
     metrics::{Failure, WorkerMetrics},
     runtime::clock,
-    upstream::{CallBytes, NotBegun, Upstream, UpstreamLimits},
+    upstream::{NotBegun, Upstream, UpstreamLimits},
 };
 
 /// A message to a site that serves.
@@ -78,8 +78,8 @@ pub struct Site {
 /// A visit that is to be registered.
 pub struct Admitted {
     route: Rc<VisitRoute>,
-    /// Its call, if that is not the one that all visits of its route have.
-    call: Option<CallBytes>,
+    /// What its call takes along, if calls take traces to the counter.
+    trace: Option<TraceFields>,
 }
 
 /// The methods of content that is not counted.
@@ -112,8 +112,8 @@ impl Site {
     }
 
     fn admit_visit(&self, route: &Rc<VisitRoute>, request: &Request<'_>) -> Admitted {
-        let trace = |sampled| self.tracer.call(route.counter.call(), request.fields, sampled);
-        Admitted { route: Rc::clone(route), call: route.traces.map(trace) }
+        let trace = |sampled| self.tracer.trace(request.fields, sampled);
+        Admitted { route: Rc::clone(route), trace: route.traces.map(trace) }
     }
 
     /// Notes how a visit of `route` ended, and reports it if that is due.
@@ -171,9 +171,9 @@ impl Service for Site {
     }
 
     fn start(&self, admitted: Admitted) -> Result<Registration, Response> {
-        let Admitted { route, call } = admitted;
+        let Admitted { route, trace } = admitted;
         self.metrics.started.increment();
-        Registration::begin(&route, call.as_ref()).map_err(|error| {
+        Registration::begin(&route, trace.as_ref()).map_err(|error| {
             // It is answered at once.
             self.metrics.visit_durations.add(0);
             match error {

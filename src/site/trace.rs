@@ -11,7 +11,7 @@ use fastrand::Rng;
 use crate::{
     http::{
         request::FieldLines,
-        trace_context::{Incoming, Trace, add_fields},
+        trace_context::{self, Incoming, Trace},
     },
     upstream::CallBytes,
 };
@@ -30,22 +30,33 @@ pub struct Tracer {
     rng: RefCell<Rng>,
 }
 
+/// The fields of one visit's trace, as they go over the wire.
+#[derive(Clone)]
+pub(super) struct TraceFields(Rc<Vec<u8>>);
+
 impl Tracer {
     /// Its ids follow from `seed`, which no two workers share.
     pub fn new(seed: u64) -> Self {
         Self { rng: RefCell::new(Rng::with_seed(seed)) }
     }
 
-    /// The call of a visit whose request has these fields. `call` has none of them; `sampled` is the share of traces
+    /// The trace that the call of a visit takes along whose request has these fields. `sampled` is the share of traces
     /// that are recorded, of those that begin here.
-    pub(super) fn call(&self, call: &Bytes, fields: FieldLines<'_>, sampled: Share) -> CallBytes {
+    pub(super) fn trace(&self, fields: FieldLines<'_>, sampled: Share) -> TraceFields {
         let incoming = Incoming::of(fields);
         let mut rng = self.rng.borrow_mut();
         let trace = match &incoming {
             Some(incoming) => incoming.trace,
             None => Trace::new(rng.u128(..), rng.u32(..WHOLE) < sampled.0),
         };
-        Rc::new(add_fields(call, trace, rng.u64(..), incoming.as_ref()).into())
+        TraceFields(Rc::new(trace_context::fields(trace, rng.u64(..), incoming.as_ref())))
+    }
+}
+
+impl TraceFields {
+    /// A call that takes them along; `call` has none of them.
+    pub(super) fn add_to(&self, call: &Bytes) -> CallBytes {
+        Rc::new(trace_context::add_fields(call, &self.0).into())
     }
 }
 
@@ -129,7 +140,8 @@ mod tests {
         let whole = request::parse(&head, &mut Default::default(), &limits, 0).unwrap().unwrap();
         let call = Bytes::from_static(b"POST / HTTP/1.1\r\nhost: b\r\n\r\n");
         let make = || {
-            let call = tracer.call(&call, whole.request.fields, share.parse().unwrap());
+            let trace = tracer.trace(whole.request.fields, share.parse().unwrap());
+            let call = trace.add_to(&call);
             String::from_utf8(call.to_vec()).unwrap()
         };
         std::iter::repeat_with(make).take(count).collect()

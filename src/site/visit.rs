@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{number::VisitNumber, routes::VisitRoute};
+use super::{number::VisitNumber, routes::VisitRoute, trace::TraceFields};
 use crate::{
     metrics::{Failure, WorkerMetrics},
     runtime::clock::{self, Moment, Stamp},
@@ -62,9 +62,9 @@ impl Counter {
         Self { upstream, call: Rc::new(call), watch: RefCell::new(Watch::new(url)) }
     }
 
-    /// The call that registers a visit.
-    pub(super) fn call(&self) -> &CallBytes {
-        &self.call
+    /// The call that registers a visit, and takes its trace along if it has one.
+    fn call(&self, trace: Option<&TraceFields>) -> CallBytes {
+        trace.map_or_else(|| Rc::clone(&self.call), |trace| trace.add_to(&self.call))
     }
 
     /// Whether it is this one. The URL does not tell, since it is shown without its secrets.
@@ -152,21 +152,21 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Begins to register a visit of `route`, by `call` if it has one of its own.
+    /// Begins to register a visit of `route`.
     ///
     /// # Errors
     /// When its call cannot begin.
     pub(super) fn begin(
         route: &Rc<VisitRoute>,
-        call: Option<&CallBytes>,
+        trace: Option<&TraceFields>,
     ) -> Result<Self, NotBegun> {
-        let Counter { upstream, call: shared, .. } = &*route.counter;
+        let counter = &route.counter;
         let content = match route.answers.show_number() {
             true => Content::Kept,
             false => Content::Discarded,
         };
-        let call = upstream.call(call.unwrap_or(shared), content, Rc::clone(route))?;
-        Ok(Self { call, began: Stamp::new(upstream.last_event()), ended: false })
+        let call = counter.upstream.call(&counter.call(trace), content, Rc::clone(route))?;
+        Ok(Self { call, began: Stamp::new(counter.upstream.last_event()), ended: false })
     }
 
     pub(super) fn route(&self) -> &Rc<VisitRoute> {
