@@ -6,7 +6,7 @@ impl History<'_> {
     /// What is true at every moment.
     pub(super) fn check_limits(&self) {
         for (number, metrics) in self.server.metrics.iter().enumerate() {
-            let calls = metrics.counter_connections.read();
+            let calls = metrics.counter_connections();
             if calls > self.most_calls() {
                 self.violation(format_args!("worker {number} has {calls} connections to counters"));
             }
@@ -48,7 +48,7 @@ impl History<'_> {
             return;
         }
         for (number, metrics) in self.server.metrics.iter().enumerate() {
-            let (clients, calls) = (metrics.connections.read(), metrics.counter_connections.read());
+            let (clients, calls) = (metrics.connections.read(), metrics.counter_connections());
             if (clients, calls) != (0, 0) {
                 self.violation(format_args!(
                     "worker {number} keeps {clients} clients and {calls} connections to counters"

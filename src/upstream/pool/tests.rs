@@ -40,16 +40,18 @@ pub(super) enum Done {
 impl Pool {
     pub(super) fn actions(&mut self) -> Vec<Done> {
         let done = |action| match action {
-            Action::Dial(id) => Done::Dial(id),
-            Action::Send(id) => Done::Send(id),
-            Action::Cut(id) => Done::Cut(id),
-            Action::Breaker(change) => Done::Breaker(change),
+            Action::Dial(id) => Some(Done::Dial(id)),
+            Action::Send(id) => Some(Done::Send(id)),
+            Action::Cut(id) => Some(Done::Cut(id)),
+            Action::Breaker(change) => Some(Done::Breaker(change)),
+            // Only counted.
+            Action::Waited(_) => None,
             Action::Wake(waker) => {
                 waker.wake();
-                Done::Woken
+                Some(Done::Woken)
             }
         };
-        std::iter::from_fn(|| self.next_action()).map(done).collect()
+        std::iter::from_fn(|| self.next_action()).filter_map(done).collect()
     }
 
     /// What must always hold. Every collection is counted again.
@@ -66,9 +68,10 @@ impl Pool {
         });
         assert!(idle.is_sorted(), "the one used last is not the last");
         let state = |call: CallId| self.calls.get(call.0).map(|call| call.state);
-        for (place, call) in self.queue.iter().enumerate() {
+        let queue: Vec<_> = self.queue.iter().map(|queued| queued.id).collect();
+        for (place, call) in queue.iter().enumerate() {
             assert_eq!(state(*call), Some(CallState::Queued));
-            assert!(!self.queue.range(..place).any(|other| other == call), "{call:?} twice");
+            assert!(!queue[..place].contains(call), "{call:?} twice");
         }
         for (id, connection) in &self.connections {
             if let ConnectionState::Assigned(call) | ConnectionState::InFlight(call) =
@@ -80,7 +83,7 @@ impl Pool {
         }
         for call in calls {
             match state(*call) {
-                Some(CallState::Queued) => assert!(self.queue.contains(call), "{call:?} is lost"),
+                Some(CallState::Queued) => assert!(queue.contains(call), "{call:?} is lost"),
                 Some(CallState::Assigned(id)) => {
                     let state = self.connections[id].state;
                     let both = [ConnectionState::Assigned(*call), ConnectionState::InFlight(*call)];
@@ -129,7 +132,7 @@ fn world(connections_max: usize, queue_max: usize) -> World {
 impl World {
     /// Begins a call whose caller waits for it.
     fn call(&mut self) -> CallId {
-        let call = self.pool.call(&CallBytes::default(), self.now).unwrap();
+        let call = self.pool.call(&CallBytes::default(), self.now, Stamp::default()).unwrap();
         assert_eq!(self.outcome(call), None);
         call
     }
@@ -228,18 +231,27 @@ fn a_connection_is_dialed_for_each_waiting_call_up_to_the_limit() {
     let mut world = world(2, 1);
     let calls = [world.call(), world.call(), world.call()];
     let [a, _] = world.dials();
-    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Overloaded));
+    assert_eq!(
+        world.pool.call(&CallBytes::default(), world.now, Stamp::default()),
+        Err(NotBegun::Overloaded)
+    );
     world.connected(a);
     world.expect([Done::Send(a)]);
     // One is dialed, one waits beside it.
-    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Overloaded));
+    assert_eq!(
+        world.pool.call(&CallBytes::default(), world.now, Stamp::default()),
+        Err(NotBegun::Overloaded)
+    );
     assert!(world.exchange(a, true));
     world.expect([Done::Woken, Done::Send(a)]);
     world.call();
     // A caller that leaves makes room.
     world.pool.dropped(calls[2]);
     world.call();
-    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Overloaded));
+    assert_eq!(
+        world.pool.call(&CallBytes::default(), world.now, Stamp::default()),
+        Err(NotBegun::Overloaded)
+    );
 }
 
 #[test]
@@ -293,6 +305,35 @@ fn a_call_that_was_not_sent_gets_another_connection_before_all_others() {
         assert!(world.exchange(id, true));
         assert_eq!([first, second].map(|call| world.outcome(call)), [Some(Ok(204)), None]);
     }
+}
+
+#[test]
+fn a_call_that_found_no_connection_free_tells_once_since_when_it_waited() {
+    /// Of the last event, the times since which calls had waited.
+    fn waits(pool: &mut Pool) -> Vec<Stamp> {
+        let wait = |action| match action {
+            Action::Waited(since) => Some(since),
+            _ => None,
+        };
+        std::iter::from_fn(|| pool.next_action()).filter_map(wait).collect()
+    }
+    let mut world = world(1, 3);
+    let [id] = world.idle();
+    let began = [10, 11, 12].map(Stamp::new);
+    for began in began {
+        world.pool.call(&CallBytes::default(), world.now, began).unwrap();
+    }
+    assert_eq!(waits(&mut world.pool), [], "one had a connection at once, two wait");
+    for expected in [vec![began[1]], vec![began[2]]] {
+        assert!(world.take_request(id) && world.pool.answered(id, 204, true, world.now));
+        assert_eq!(waits(&mut world.pool), expected);
+    }
+    // It has had its connection, and gets another one.
+    world.pool.closed(id, world.now);
+    let [id] = world.dials();
+    world.pool.connected(id, address(1), world.now);
+    assert_eq!(waits(&mut world.pool), []);
+    assert!(world.take_request(id));
 }
 
 #[test]
@@ -492,7 +533,10 @@ fn calls_fail_at_once_after_a_run_of_failures() {
         }
     };
     assert_eq!((opened, failures), (Change::Opened, 10));
-    assert_eq!(world.pool.call(&CallBytes::default(), world.now), Err(NotBegun::Failing));
+    assert_eq!(
+        world.pool.call(&CallBytes::default(), world.now, Stamp::default()),
+        Err(NotBegun::Failing)
+    );
     world.after(Duration::from_secs(1));
     world.call();
     let [id] = world.dials();
