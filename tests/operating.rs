@@ -1,4 +1,5 @@
-//! What docs/operating.md says against a real server: each figure that it has is documented, and nothing else is.
+//! What docs/operating.md, the dashboard and the alerts say, against a real server: each figure that it has is
+//! documented, and nothing else is asked for.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -151,4 +152,150 @@ fn a_ring_tells_what_it_has_done_while_it_has_few_connections() {
     while ring().is_some() {}
     drop(clients);
     while ring().is_none() {}
+}
+
+/// The names of all samples in the text of `/metrics`, as a query has them.
+fn samples(server: &Server) -> BTreeSet<String> {
+    let text = server.admin().get("/metrics").body;
+    let rows = text.lines().filter(|line| !line.starts_with('#'));
+    rows.map(|row| row.split(['{', ' ']).next().unwrap().to_owned()).collect()
+}
+
+/// What may stand in a query beside metrics, outside of quotes: functions, aggregations and labels.
+const WORDS: [&str; 26] = [
+    "by",
+    "cause",
+    "changes",
+    "count",
+    "counter",
+    "e9",
+    "histogram_quantile",
+    "increase",
+    "instance",
+    "job",
+    "kind",
+    "le",
+    "m",
+    "max",
+    "min",
+    "mode",
+    "or",
+    "outcome",
+    "peer",
+    "rate",
+    "rate_interval",
+    "reason",
+    "sum",
+    "up",
+    "vector",
+    "worker",
+];
+
+/// The words of a query that are neither in quotes nor known.
+fn metrics_in(query: &str) -> BTreeSet<String> {
+    let outside: String = query.split('"').step_by(2).collect();
+    let is_word = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let words = outside.split(|character| !is_word(character));
+    let words = words.map(|word| word.trim_start_matches(|digit: char| digit.is_ascii_digit()));
+    let words = words.map(|word| word.trim_start_matches("__"));
+    let unknown = words.filter(|word| !word.is_empty() && !WORDS.contains(word));
+    unknown.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_metrics_in_a_query_are_found() {
+    let query =
+        "sum by (le) (rate(a_bucket{b=\"c_d\",job=~\"$job\"}[$__rate_interval])) / e_f > 1e9";
+    assert_eq!(metrics_in(query), ["a_bucket", "b", "e_f"].map(str::to_owned).into());
+}
+
+/// Each query has a metric, and only metrics that the server has.
+#[track_caller]
+fn check_queries(queries: &[String], there: &BTreeSet<String>) {
+    for query in queries {
+        let mut metrics = metrics_in(query);
+        if !there.contains("tallyring_ring_completed_total") {
+            metrics.retain(|name| !name.starts_with("tallyring_ring_"));
+        }
+        let unknown: Vec<_> = metrics.difference(there).collect();
+        assert!(unknown.is_empty(), "{query} has {unknown:?}, and /metrics has not");
+        assert!(!metrics.is_empty() || query.contains("up{"), "{query} asks for nothing");
+    }
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_there_are() {
+    let dashboard: Value = serde_json::from_str(&page("package/grafana/tallyring.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), panels.len(), "two panels have the same id");
+    let mut queries = Vec::new();
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty(), "{} shows nothing", panel["title"]);
+        let mut letters = BTreeSet::new();
+        for target in targets {
+            assert!(letters.insert(target["refId"].as_str().unwrap()), "{}", panel["title"]);
+            queries.push(target["expr"].as_str().unwrap().to_owned());
+        }
+    }
+    assert!(queries.len() > 30, "{}", queries.len());
+    for query in &queries {
+        assert!(
+            query.contains("job=~\"$job\",instance=~\"$instance\""),
+            "{query} is of all servers"
+        );
+    }
+    for annotation in dashboard["annotations"]["list"].as_array().unwrap() {
+        queries.push(annotation["expr"].as_str().unwrap().to_owned());
+    }
+    check_queries(&queries, &samples(&visited()));
+}
+
+#[test]
+fn no_two_panels_cover_each_other() {
+    let dashboard: Value = serde_json::from_str(&page("package/grafana/tallyring.json")).unwrap();
+    let mut taken = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let place = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        let (columns, rows) =
+            (place("x")..place("x") + place("w"), place("y")..place("y") + place("h"));
+        assert!(columns.end <= 24, "{panel}");
+        for column in columns {
+            for row in rows.clone() {
+                assert!(taken.insert((column, row)), "{} covers another panel", panel["title"]);
+            }
+        }
+    }
+}
+
+/// The alerts of the rule file: their names and their queries.
+fn alerts() -> Vec<(String, String)> {
+    let text = page("package/prometheus/alerts.yml");
+    let alerts = text.split("      - alert: ").skip(1).map(|alert| {
+        let (name, rest) = alert.split_once('\n').unwrap();
+        let (_, query) = rest.split_once("expr: ").unwrap();
+        let end = query.find("\n        for:").or_else(|| query.find("\n        labels:")).unwrap();
+        let query = query[..end].trim_start_matches('|').trim();
+        (name.to_owned(), query.to_owned())
+    });
+    alerts.collect()
+}
+
+#[test]
+fn the_alerts_ask_for_metrics_that_there_are_and_each_is_explained() {
+    let alerts = alerts();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    let names: BTreeSet<_> = alerts.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(names.len(), alerts.len());
+    let queries: Vec<_> = alerts.into_iter().map(|(_, query)| query).collect();
+    check_queries(&queries, &samples(&visited()));
+    assert_eq!(first_cells(&page("docs/operating.md"), "alert"), names);
+    // Each has a case in which it fires, and one in which it does not.
+    let cases = page("package/prometheus/alerts_test.yml");
+    for name in names {
+        for case in ["fires", "is quiet"] {
+            assert!(cases.contains(&format!("- name: {name} {case}\n")), "no case: {name} {case}");
+        }
+    }
 }

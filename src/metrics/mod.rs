@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 pub use self::{
-    histogram::{BOUNDS, Durations, Histogram},
+    histogram::{BOUNDS, Durations, Histogram, quantile},
     reasons::{BadRequest, Failure},
 };
 
