@@ -162,12 +162,6 @@ impl WorkerMetrics {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Connections to all counters, open or being opened.
-    #[cfg(any(test, simulation))]
-    pub fn counter_connections(&self) -> u64 {
-        self.upstreams().iter().map(|upstream| upstream.connections.read()).sum()
-    }
-
     /// Visits that were started and neither welcomed, erred nor refused: abandoned, or in flight, which is the same
     /// once the worker has stopped.
     fn unanswered(&self) -> u64 {
