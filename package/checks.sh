@@ -20,7 +20,8 @@ under_mb() { [ "$(dpkg-deb --fsys-tarfile "$scratch/tallyring.deb" | tar -xO ./u
 expect "its program is smaller than 6 MB" under_mb 6
 files=$(dpkg-deb -c "$scratch/tallyring.deb")
 for file in man/man1/tallyring.1.gz man/man1/tallyring-counter.1.gz bash-completion/completions/tallyring \
-    zsh/vendor-completions/_tallyring fish/vendor_completions.d/tallyring.fish; do
+    zsh/vendor-completions/_tallyring fish/vendor_completions.d/tallyring.fish \
+    doc/tallyring/grafana/tallyring.json doc/tallyring/prometheus/alerts.yml; do
     expect "it has $file" holds "$files" "/usr/share/$file"
 done
 expect "systemd's image is built" build -f package/test.Dockerfile -t "$project-systemd" package

@@ -14,7 +14,7 @@ use signal_hook::consts::signal::SIGXFSZ;
 use crate::{
     config::{
         self, Arguments, ConfigError, Setting,
-        arguments::{Command, CounterArguments, HealthArguments, ServeArguments},
+        arguments::{Command, CounterArguments, HealthArguments, ServeArguments, TopArguments},
         environment::check_environment,
         mistakes,
         totals::{BackupArguments, RestoreArguments, TotalArguments},
@@ -22,6 +22,7 @@ use crate::{
     doctor, health, log,
     runtime::task,
     server::{self, Ended, ServerError},
+    top::{self, Closed},
     totals::{self, TotalsError},
 };
 
@@ -65,6 +66,7 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         Some(Command::Counter(flags)) => counter(flags, of_command("counter"), notes),
         // It runs every few seconds, and the server has logged the notes.
         Some(Command::Health(flags)) => ask_health(flags, of_command("health")),
+        Some(Command::Top(flags)) => show_top(flags, of_command("top")),
         Some(Command::Total(flags)) => total(flags, of_command("total")),
         Some(Command::Backup(flags)) => backup(flags, of_command("backup")),
         Some(Command::Restore(flags)) => restore(flags, of_command("restore")),
@@ -150,6 +152,25 @@ fn ask_health(arguments: HealthArguments, matches: &ArgMatches) -> ExitCode {
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+fn show_top(arguments: TopArguments, matches: &ArgMatches) -> ExitCode {
+    let config = match config::settle_top(arguments, matches) {
+        Ok(config) => config,
+        Err(error) => return refuse_settings(&error),
+    };
+    let shown = if config.once || !top::has_terminal() {
+        top::once(&config).map(|text| print(&text, ExitCode::SUCCESS))
+    } else {
+        top::show(&config).map(|closed| match closed {
+            Closed::ByKey => ExitCode::SUCCESS,
+            Closed::BySignal(signal) => exit(Ok(Ended::Cut { signal })),
+        })
+    };
+    shown.unwrap_or_else(|error| {
+        log::complain(&format!("cannot show {}: {error}", config.target));
+        ExitCode::from(EXIT_FAILED)
+    })
 }
 
 fn total(arguments: TotalArguments, matches: &ArgMatches) -> ExitCode {

@@ -3,7 +3,7 @@
 //! The crate from the top down; a module uses those below it only, which `tests/layers.rs` checks:
 //!
 //! - [`cli`]: arguments in, exit status out.
-//! - `doctor`, `health`, `totals`: commands that report on the machine, a server or a counter's file, and end.
+//! - `doctor`, `health`, `top`, `totals`: commands that report on the machine, a server or a counter's file.
 //! - `server`: binds everything, starts the workers, waits for signals, reloads, drains; the admin listener.
 //! - `counter_check`, `ask`: one question to a running server.
 //! - `config`: flags, environment and file become one validated value, which is then only read.
@@ -40,6 +40,7 @@ pub mod proxy_protocol;
 mod runtime;
 mod server;
 mod site;
+mod top;
 mod totals;
 mod upstream;
 mod worker;

@@ -17,7 +17,7 @@ use monoio::{net::TcpStream, task::JoinHandle};
 use crate::{
     connection::{ClientContext, ClientLimits, Connection, Service},
     listener::{Accepted, Acceptor, Listener},
-    metrics::WorkerMetrics,
+    metrics::{DriverInfo, WorkerMetrics},
     runtime::{
         clock,
         driver::{self, Driver, DriverError},
@@ -130,7 +130,8 @@ where
         Err(error) => return report(Report::Failed(error.into())),
     };
     // Set once: each worker has its own.
-    let _ = plan.metrics.driver.set(driver.info());
+    let info = DriverInfo { ring: runtime.ring(), ..driver.info() };
+    let _ = plan.metrics.driver.set(info);
     let name = plan.name.clone();
     match runtime.block_on(work(plan, driver, report.clone())) {
         Ok(()) => report(Report::Stopped),

@@ -96,6 +96,8 @@ fn connections_to_the_counter_are_told_by_what_they_do() {
         ("tallyring_upstream_connections_dialed_total", 1),
         ("tallyring_upstream_connections_reused_total", 2),
         ("tallyring_upstream_failing", 0),
+        // The first one waited too, for the connection to be established.
+        ("tallyring_upstream_queue_duration_seconds_count", 3),
     ] {
         admin.wait_for_metric(&format!("{name}{{counter=\"{}\"", stub.address), expected);
     }

@@ -9,11 +9,12 @@ use std::{
 };
 
 /// From the top down, as in the crate's documentation.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "main",
     "cli",
     "doctor",
     "health",
+    "top",
     "totals",
     "server",
     "counter_check",

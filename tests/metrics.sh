@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The metrics as promtool sees them: it reads the text and checks names and help. From a site with its bundled counter,
-# after a visit.
+# The metrics as promtool sees them: it reads the text of a site with its bundled counter, after a visit, and checks names
+# and help. Then the alerts: each fires where it must, and not elsewhere. Then the queries of the dashboard.
 #   tests/metrics.sh [PROGRAM]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,4 +42,37 @@ fi
 kill "$server"
 wait "$server"
 server=
+
+rules=package/prometheus
+"$promtool" check rules --lint-fatal "$rules/alerts.yml"
+"$promtool" test rules "$rules/alerts_test.yml"
+# It must see an alert that does not fire, and one that fires too early.
+mkdir "$scratch/rules"
+cp "$rules/alerts_test.yml" "$scratch/rules"
+for change in 's/ == 0$/ == 5/' 's/for: 2m/for: 0s/' 's/> 0.01/> 0.2/'; do
+    sed "$change" "$rules/alerts.yml" >"$scratch/rules/alerts.yml"
+    if "$promtool" test rules "$scratch/rules/alerts_test.yml" >/dev/null 2>&1; then
+        echo "the tests of the alerts do not see $change"
+        exit 1
+    fi
+done
+
+# Each query of the dashboard as a rule, with Grafana's variables filled in. JSON is YAML too.
+python3 - package/grafana/tallyring.json >"$scratch/queries.yml" <<'EOF'
+import json, sys
+
+dashboard = json.load(open(sys.argv[1], encoding="utf-8"))
+targets = [target for panel in dashboard["panels"] for target in panel.get("targets", [])]
+rules = [
+    {"record": f"query:{number}", "expr": each["expr"].replace("$__rate_interval", "5m")}
+    for number, each in enumerate(targets + dashboard["annotations"]["list"])
+]
+json.dump({"groups": [{"name": "dashboard", "rules": rules}]}, sys.stdout)
+EOF
+"$promtool" check rules "$scratch/queries.yml"
+sed 's/sum by (/sum by /' "$scratch/queries.yml" >"$scratch/wrong.yml"
+if "$promtool" check rules "$scratch/wrong.yml" >/dev/null 2>&1; then
+    echo "promtool accepts a query that is not one"
+    exit 1
+fi
 echo "promtool finds nothing wrong"

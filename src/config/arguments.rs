@@ -84,6 +84,11 @@ pub enum Command {
     /// Exits with 0 when it is and with 1 when it is not or cannot be asked. It asks the admin listener,
     /// which it finds by the same settings as the server.
     Health(HealthArguments),
+    /// Show a running server live in the terminal: its workers, counters and visits
+    ///
+    /// It asks the admin listener, which it finds by the same settings as the server. Where standard output is no
+    /// terminal it prints the figures once, as with --once. Exits with 1 when the server cannot be asked.
+    Top(TopArguments),
     /// Print a counter's total: of the one that runs, or of its file when none does
     ///
     /// It asks where the server's settings say that the counter listens. Exits with 1 when there is neither
@@ -278,6 +283,28 @@ pub struct HealthArguments {
     /// Time for the whole answer
     #[arg(long, env = "TALLYRING_HEALTH_TIMEOUT", value_name = "TIME", default_value = "2s")]
     pub timeout: Period,
+}
+
+/// The flags of `top`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct TopArguments {
+    /// Address of the admin listener of the server that is shown
+    #[arg(
+        long,
+        env = "TALLYRING_ADMIN",
+        value_name = "ADDRESS|off",
+        default_value = "127.0.0.1:9300"
+    )]
+    pub admin: AdminAddress,
+    #[command(flatten)]
+    pub file: ConfigFileArguments,
+    /// Time for a whole answer
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    pub timeout: Period,
+    /// Print the figures once, as text
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Workers that may be asked for.

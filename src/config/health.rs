@@ -1,12 +1,17 @@
-//! The settings of `health`: which server to ask. `--admin` is read from the same sources as by the server, so that a
-//! container sets it once.
+//! The settings of `health` and `top`: which server to ask. `--admin` is read from the same sources as by the server, so
+//! that a container sets it once.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clap::ArgMatches;
 
 use super::{
-    ConfigError, HealthConfig, arguments::HealthArguments, error::invalid, pick::Pick, scalar::Text,
+    ConfigError, HealthConfig, TopConfig,
+    arguments::{AdminAddress, HealthArguments, TopArguments},
+    error::invalid,
+    file::ConfigFileArguments,
+    pick::Pick,
+    scalar::Text,
 };
 use crate::upstream::Endpoint;
 
@@ -28,18 +33,39 @@ pub fn settle_health(
         }
         _ => {}
     }
-    let (file, locations) = arguments.file.read()?;
+    let admin = admin_address(arguments.admin, arguments.file, matches, "a --url")?;
+    Ok(HealthConfig { target: Endpoint::readiness(admin), timeout })
+}
+
+/// Settles the settings of `top`.
+///
+/// # Errors
+/// At the first that does not fit, or when there is no server to ask.
+pub fn settle_top(arguments: TopArguments, matches: &ArgMatches) -> Result<TopConfig, ConfigError> {
+    let admin = admin_address(arguments.admin, arguments.file, matches, "an --admin")?;
+    let target = Endpoint::readiness(admin).with_path("/stats");
+    Ok(TopConfig { target, timeout: arguments.timeout.0, once: arguments.once })
+}
+
+/// Where the admin listener of the settings is asked; `remedy` can be given in its place.
+fn admin_address(
+    given: AdminAddress,
+    file: ConfigFileArguments,
+    matches: &ArgMatches,
+    remedy: &str,
+) -> Result<SocketAddr, ConfigError> {
+    let (file, locations) = file.read()?;
     let mut pick = Pick::new(matches, locations);
-    let admin = pick.shown("admin", arguments.admin, file.admin.map(|Text(admin)| admin)).0;
+    let admin = pick.shown("admin", given, file.admin.map(|Text(admin)| admin)).0;
     let Some(admin) = admin else {
-        let problem = "it is off, so that nobody can be asked; give a --url";
+        let problem = format!("it is off, so that nobody can be asked; give {remedy}");
         return Err(pick.locate(invalid("admin", problem)));
     };
     if admin.port() == 0 {
-        let problem = format!("{admin} has no port to ask at; give a --url");
+        let problem = format!("{admin} has no port to ask at; give {remedy}");
         return Err(pick.locate(invalid("admin", problem)));
     }
-    Ok(HealthConfig { target: Endpoint::readiness(reachable(admin)), timeout })
+    Ok(reachable(admin))
 }
 
 /// The address at which a server is reached from its own machine, also when it listens on all addresses.

@@ -33,7 +33,7 @@ pub use self::{
     arguments::Arguments,
     contents::Content,
     error::ConfigError,
-    health::{reachable, settle_health},
+    health::{reachable, settle_health, settle_top},
     limits::{admin_client_limits, internal_client_limits},
     pick::Setting,
     reload::{Renewed, renew},
@@ -129,6 +129,17 @@ pub struct HealthConfig {
     pub target: Endpoint,
     /// For the whole answer.
     pub timeout: Duration,
+}
+
+/// Everything `tallyring top` needs to know.
+#[derive(Debug, Clone)]
+pub struct TopConfig {
+    /// The figures that are asked for.
+    pub target: Endpoint,
+    /// For a whole answer.
+    pub timeout: Duration,
+    /// To print them once, in place of showing them.
+    pub once: bool,
 }
 
 /// Where totals come from.

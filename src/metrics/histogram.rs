@@ -87,25 +87,29 @@ impl Durations {
         Self { buckets, sum_micros: operation(self.sum_micros, other.sum_micros) }
     }
 
-    /// The duration in seconds that a share of all, from 0 to 1, does not exceed: interpolated within its bucket.
-    /// `None` without durations.
-    #[allow(clippy::cast_precision_loss)]
+    /// The duration in seconds that a share of all, from 0 to 1, does not exceed. `None` without durations.
     pub fn quantile(&self, share: f64) -> Option<f64> {
-        let count = self.count();
-        let rank = share * count as f64;
-        let mut below = 0.0;
-        for (place, &inside) in self.buckets.iter().enumerate() {
-            let inside = inside as f64;
-            if inside > 0.0 && below + inside >= rank {
-                let from = if place == 0 { 0.0 } else { BOUNDS[place - 1] };
-                // Beyond the last bound, that bound is all that is known.
-                let to = if BOUNDS[place].is_finite() { BOUNDS[place] } else { from };
-                return Some(from + (to - from) * (rank - below).max(0.0) / inside);
-            }
-            below += inside;
-        }
-        None
+        quantile(&self.buckets, &BOUNDS, share)
     }
+}
+
+/// The duration that a share of all, from 0 to 1, does not exceed: interpolated within its bucket. `None` without
+/// durations.
+#[allow(clippy::cast_precision_loss)]
+pub fn quantile(buckets: &[u64], bounds: &[f64], share: f64) -> Option<f64> {
+    let rank = share * buckets.iter().sum::<u64>() as f64;
+    let (mut below, mut from) = (0.0, 0.0);
+    for (&inside, &bound) in buckets.iter().zip(bounds) {
+        let inside = inside as f64;
+        // Beyond the last bound, that bound is all that is known.
+        let to = if bound.is_finite() { bound } else { from };
+        if inside > 0.0 && below + inside >= rank {
+            return Some(from + (to - from) * (rank - below).max(0.0) / inside);
+        }
+        below += inside;
+        from = to;
+    }
+    None
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 pub use self::{
-    histogram::{BOUNDS, Durations, Histogram},
+    histogram::{BOUNDS, Durations, Histogram, quantile},
     reasons::{BadRequest, Failure},
 };
 
@@ -78,10 +78,6 @@ pub struct WorkerMetrics {
     pub evicted: Count,
     /// Client connections open.
     pub connections: Count,
-    /// Connections to the counter, open or being opened.
-    pub counter_connections: Count,
-    /// Counters whose circuit breaker is open: their visits fail at once.
-    pub counters_failing: Count,
     /// Panics caught at a task's boundary.
     pub panics: Count,
     /// When the worker last kept its deadlines, in milliseconds of the monotonic clock; 0 before it serves.
@@ -101,6 +97,8 @@ pub struct DriverInfo {
     pub flags: &'static str,
     /// All about it, and why it is not a better one.
     pub description: String,
+    /// The descriptor of its ring, if there is one and it is known.
+    pub ring: Option<i32>,
 }
 
 /// What a worker counts of its side of one counter.
@@ -119,6 +117,8 @@ pub struct UpstreamMetrics {
     pub queued: Count,
     /// 1 while the circuit breaker is open, else 0.
     pub failing: Count,
+    /// How long calls waited that found no connection free, until they had one.
+    pub waits: Histogram,
     /// How long calls took that were answered, from when they had a connection.
     pub calls: Histogram,
     /// The last of these durations, in microseconds.

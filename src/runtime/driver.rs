@@ -6,7 +6,8 @@
 //! one was refused.
 
 use std::{
-    fmt, io,
+    fmt, fs, io,
+    os::fd::RawFd,
     sync::{Mutex, PoisonError},
     thread,
     time::Duration,
@@ -101,7 +102,7 @@ impl Driver {
             Self::IoUring(Ring { flags: true, .. }, _) => "coop_taskrun,single_issuer",
             _ => "",
         };
-        DriverInfo { name: self.name(), flags, description: self.to_string() }
+        DriverInfo { name: self.name(), flags, description: self.to_string(), ring: None }
     }
 }
 
@@ -134,17 +135,25 @@ pub enum DriverError {
 
 /// A monoio runtime on either driver.
 pub enum AnyRuntime {
-    /// On a ring.
-    IoUring(Runtime<TimeDriver<IoUringDriver>>),
+    /// On a ring, which has this descriptor, if that is known.
+    IoUring(RingRuntime, Option<RawFd>),
     /// On epoll.
     Epoll(Runtime<TimeDriver<LegacyDriver>>),
 }
 
 impl AnyRuntime {
+    /// The descriptor of the ring, if there is one and it is known.
+    pub const fn ring(&self) -> Option<RawFd> {
+        match self {
+            Self::IoUring(_, ring) => *ring,
+            Self::Epoll(_) => None,
+        }
+    }
+
     /// Runs `future`, and what it spawns, until it is done.
     pub fn block_on<F: Future>(&mut self, future: F) -> F::Output {
         match self {
-            Self::IoUring(runtime) => runtime.block_on(future),
+            Self::IoUring(runtime, _) => runtime.block_on(future),
             Self::Epoll(runtime) => runtime.block_on(future),
         }
     }
@@ -158,8 +167,9 @@ pub fn build(choice: Choice) -> Result<(AnyRuntime, Driver), DriverError> {
     let reason = match choice {
         Choice::Epoll => String::from("chosen by --driver epoll"),
         Choice::Auto | Choice::IoUring => match build_ring() {
-            Ok((runtime, (ring, shortfall))) => {
-                return Ok((AnyRuntime::IoUring(runtime), Driver::IoUring(ring, shortfall)));
+            Ok((runtime, descriptor, (ring, shortfall))) => {
+                let runtime = AnyRuntime::IoUring(runtime, descriptor);
+                return Ok((runtime, Driver::IoUring(ring, shortfall)));
             }
             Err(reason) => reason,
         },
@@ -183,15 +193,32 @@ type Setup = (Ring, Option<String>);
 static LAST_SETUP: Mutex<Option<Result<Setup, String>>> = Mutex::new(None);
 
 /// Builds a ring, starting with the setup that the last thread found; or the reason why none works.
-fn build_ring() -> Result<(RingRuntime, Setup), String> {
+fn build_ring() -> Result<(RingRuntime, Option<RawFd>, Setup), String> {
     let mut last = LAST_SETUP.lock().unwrap_or_else(PoisonError::into_inner);
     let top = last.take().unwrap_or_else(|| match retry(probe) {
         Ok(()) => Ok((Ring { entries: ENTRIES[0], flags: true }, None)),
         Err(error) => Err(explain(&error)),
     });
+    let before = rings();
     let built = top.and_then(|setup| build_best(setup, |ring| retry(|| build_with(ring))));
     *last = Some(built.as_ref().map(|(_, setup)| setup.clone()).map_err(String::clone));
-    built
+    let (runtime, setup) = built?;
+    // monoio does not tell it. No other thread builds a ring meanwhile.
+    let mut new = rings().into_iter().filter(|ring| !before.contains(ring));
+    let descriptor = new.next().filter(|_| new.next().is_none());
+    Ok((runtime, descriptor, setup))
+}
+
+/// The descriptors of this process that are rings; none where `/proc` cannot be read.
+fn rings() -> Vec<RawFd> {
+    let Ok(descriptors) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let number = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let target = fs::read_link(entry.path()).ok()?;
+        let number = entry.file_name().to_str()?.parse().ok();
+        number.filter(|_| target.as_os_str() == "anon_inode:[io_uring]")
+    };
+    descriptors.filter_map(number).collect()
 }
 
 /// Builds with this setup, or the first simpler one that works.

@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     net::SocketAddr,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -79,7 +79,7 @@ pub(super) struct SiteWorkers {
     /// The counters that the workers know, until the end.
     counters: Counters,
     /// Where these are.
-    counter_addresses: CounterAddresses,
+    counter_addresses: Arc<CounterAddresses>,
     /// Where visits are registered, as of the start, for a person.
     described: Vec<String>,
 }
@@ -98,7 +98,7 @@ impl SiteWorkers {
         let mailboxes = config.cores.iter().map(|_| mailbox::channel());
         let (orders, receivers): (Vec<Orders>, Vec<_>) =
             mailboxes.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        let counter_addresses = CounterAddresses::default();
+        let counter_addresses = Arc::<CounterAddresses>::default();
         let (addresses, refreshers) = resolve_all(counters.origins(), &orders, &counter_addresses)?;
         let mut metrics = Vec::new();
         let parts = config.cores.iter().zip(listeners.of_workers).zip(receivers);
@@ -273,16 +273,15 @@ fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
 fn resolve_all(
     origins: &[Host],
     orders: &[Orders],
-    shown: &CounterAddresses,
+    shown: &Arc<CounterAddresses>,
 ) -> Result<(Vec<Vec<SocketAddr>>, Vec<Refresher>), ServerError> {
     let (first, answers) = mpsc::channel();
     let mut refreshers = Vec::new();
-    lock(shown).resize(origins.len(), Vec::new());
     for (index, origin) in origins.iter().enumerate() {
         let (first, orders, shown) = (first.clone(), orders.to_vec(), Arc::clone(shown));
         refreshers.push(resolve::start(origin.clone(), move |addresses: Vec<SocketAddr>| {
             send_all(&orders, || Command::Deliver(Message::Addresses(index, addresses.clone())));
-            lock(&shown)[index].clone_from(&addresses);
+            shown.set(index, addresses.clone());
             // Fails only after the start.
             let _ = first.send((index, addresses));
         })?);
@@ -299,10 +298,6 @@ fn resolve_all(
         }
     }
     Ok((addresses, refreshers))
-}
-
-fn lock(addresses: &Mutex<Vec<Vec<SocketAddr>>>) -> MutexGuard<'_, Vec<Vec<SocketAddr>>> {
-    addresses.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The parts of a worker's site, which are sent to the worker's thread.

@@ -84,7 +84,6 @@ pub(super) struct PoolGuard {
 impl PoolGuard {
     /// For a connection that is about to be dialed.
     pub(super) fn new(upstream: &Rc<Upstream>, id: ConnectionId) -> Self {
-        upstream.metrics.counter_connections.increment();
         upstream.counts.connections.increment();
         upstream.counts.dialed.increment();
         Self {
@@ -139,7 +138,6 @@ impl PoolGuard {
 impl Drop for PoolGuard {
     fn drop(&mut self) {
         let Self { upstream, id, not_connected, .. } = self;
-        upstream.metrics.counter_connections.decrement();
         upstream.counts.connections.decrement();
         upstream.handles.borrow_mut().remove(*id);
         match *not_connected {

@@ -43,7 +43,10 @@ pub use self::{
 use crate::{
     http::HeadLimits,
     metrics::{UpstreamMetrics, WorkerMetrics},
-    runtime::{clock, task},
+    runtime::{
+        clock::{self, Stamp},
+        task,
+    },
 };
 
 /// The limits of one worker's calls to one counter.
@@ -193,7 +196,8 @@ impl Upstream {
     ) -> Result<Call<H>, NotBegun> {
         debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
         self.note_time();
-        let id = self.tell(|pool| pool.call(request, content, clock::now()))?;
+        let began = Stamp::new(self.last_event());
+        let id = self.tell(|pool| pool.call(request, content, clock::now(), began))?;
         Ok(Call { holder, id })
     }
 
@@ -249,14 +253,10 @@ impl Upstream {
             Action::Send(id) => self.with_handle(id, Handle::wake),
             Action::Cut(id) => self.with_handle(id, Handle::cut),
             Action::Wake(waker) => waker.wake(),
-            Action::Breaker(Change::Opened) => {
-                self.counts.failing.set(1);
-                self.metrics.counters_failing.increment();
-            }
-            Action::Breaker(Change::Closed) => {
-                self.counts.failing.set(0);
-                self.metrics.counters_failing.decrement();
-            }
+            // Its connection became free at the last event.
+            Action::Waited(since) => self.counts.waits.add(since.micros_until(self.last_event())),
+            Action::Breaker(Change::Opened) => self.counts.failing.set(1),
+            Action::Breaker(Change::Closed) => self.counts.failing.set(0),
         }
     }
 

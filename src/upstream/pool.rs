@@ -24,7 +24,10 @@ use super::{
     breaker::{Breaker, Change},
     response_reader::Answer,
 };
-use crate::runtime::{clock::Moment, deadlines::Deadlines};
+use crate::runtime::{
+    clock::{Moment, Stamp},
+    deadlines::Deadlines,
+};
 
 /// How long no connection is dialed after a dial has failed, while others are established.
 const DIAL_PAUSE: Duration = Duration::from_millis(100);
@@ -40,8 +43,17 @@ pub(super) enum Action {
     Cut(ConnectionId),
     /// Wake a caller, whose call has ended.
     Wake(Waker),
+    /// Count how long a call has waited for its connection: since this time.
+    Waited(Stamp),
     /// Count that calls fail at once from now on, or are made again.
     Breaker(Change),
+}
+
+/// A call in the queue.
+struct QueuedCall {
+    id: CallId,
+    /// When it began; `None` if it has had a connection, which has sent nothing of it.
+    since: Option<Stamp>,
 }
 
 /// One worker's calls to one counter, and its connections to it.
@@ -53,7 +65,7 @@ pub(super) struct Pool {
     calls: Deadlines<PooledCall, ()>,
     connections: SlotMap<ConnectionId, PooledConnection>,
     /// The calls that are `Queued`, in the order in which they get a connection. Empty while one is idle.
-    queue: VecDeque<CallId>,
+    queue: VecDeque<QueuedCall>,
     /// The connections that are `Idle`, the one used last at the back.
     idle: VecDeque<ConnectionId>,
     /// How many connections are `Dialing`.
@@ -103,7 +115,7 @@ impl Pool {
         self.queue.len()
     }
 
-    /// Event: a call begins. It gets the connection used last, or waits for the next to be free.
+    /// Event: a call begins. It gets the connection used last, or waits for the next to be free, since `began`.
     ///
     /// # Errors
     /// When too many wait already, or the counter fails.
@@ -112,6 +124,7 @@ impl Pool {
         request: &CallBytes,
         content: Content,
         now: Moment,
+        began: Stamp,
     ) -> Result<CallId, NotBegun> {
         self.expire(now);
         if !self.breaker.admit(now) {
@@ -125,7 +138,7 @@ impl Pool {
         match self.idle.pop_back() {
             Some(connection) => self.assign(call, connection),
             None => {
-                self.queue.push_back(call);
+                self.queue.push_back(QueuedCall { id: call, since: Some(began) });
                 self.dial_for_queue(now);
             }
         }
@@ -187,9 +200,9 @@ impl Pool {
         if self.connections.len() > self.dialing {
             self.dial_after = now.after(DIAL_PAUSE);
         } else if self.queue.len() > self.dialing
-            && let Some(call) = self.queue.pop_front()
+            && let Some(queued) = self.queue.pop_front()
         {
-            self.end(call, Err(CallError::NoConnection(error)), now);
+            self.end(queued.id, Err(CallError::NoConnection(error)), now);
         }
         self.dial_for_queue(now);
     }
@@ -323,7 +336,10 @@ impl Pool {
     /// A connection that has become idle gets the call that has waited longest.
     fn assign_next(&mut self, id: ConnectionId) {
         match self.queue.pop_front() {
-            Some(call) => self.assign(call, id),
+            Some(QueuedCall { id: call, since }) => {
+                self.actions.extend(since.map(Action::Waited));
+                self.assign(call, id);
+            }
             None => self.idle.push_back(id),
         }
     }
@@ -344,13 +360,13 @@ impl Pool {
         entry.requeue();
         match self.idle.pop_back() {
             Some(connection) => self.assign(call, connection),
-            None => self.queue.push_front(call),
+            None => self.queue.push_front(QueuedCall { id: call, since: None }),
         }
     }
 
     fn remove_from_queue(&mut self, call: CallId) {
         // It is most often the first; at most, the queue is as long as its limit.
-        let place = self.queue.iter().position(|queued| *queued == call);
+        let place = self.queue.iter().position(|queued| queued.id == call);
         assert!(place.and_then(|place| self.queue.remove(place)).is_some(), "it is in the queue");
     }
 

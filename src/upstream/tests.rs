@@ -200,7 +200,7 @@ fn check_panic(progress: fn(&mut PoolGuard), expected: CallError) {
         let id = upstream
             .pool
             .borrow_mut()
-            .call(&CallBytes::default(), Content::Discarded, clock::now())
+            .call(&CallBytes::default(), Content::Discarded, clock::now(), Stamp::default())
             .unwrap();
         let call = Call { holder: Rc::clone(&upstream), id };
         let Some(Action::Dial(connection)) = upstream.next_action() else { panic!("no dial") };
@@ -211,7 +211,7 @@ fn check_panic(progress: fn(&mut PoolGuard), expected: CallError) {
         };
         task::spawn("counter connection", &upstream.metrics, task).await;
         assert_eq!(end(call).await, Err(expected));
-        assert_eq!(upstream.metrics.counter_connections.read(), 0);
+        assert_eq!(upstream.counts.connections.read(), 0);
         assert!(upstream.is_empty());
     });
 }
@@ -238,13 +238,13 @@ fn other_limits_hold_from_then_on() {
         let peer = Peer::start();
         let upstream = upstream(vec![peer.address]);
         let calls = [begin(&upstream), begin(&upstream)];
-        assert_eq!(upstream.metrics.counter_connections.read(), 1);
+        assert_eq!(upstream.counts.connections.read(), 1);
         let mut limits = *upstream.pool.borrow().limits();
         limits.connections_max = 2;
         // Less than what the peer answers.
         limits.head.head_bytes_max = 20;
         upstream.set_limits(limits);
-        assert_eq!(upstream.metrics.counter_connections.read(), 2);
+        assert_eq!(upstream.counts.connections.read(), 2);
         for call in calls {
             peer.answer();
             assert_eq!(end(call).await, Err(CallError::Broken));

@@ -18,7 +18,7 @@ pub struct Driver;
 impl Driver {
     /// Never asked in a history, where no thread builds a runtime.
     pub fn info(&self) -> DriverInfo {
-        DriverInfo { name: "simulated", flags: "", description: String::new() }
+        DriverInfo { name: "simulated", flags: "", description: String::new(), ring: None }
     }
 }
 
@@ -29,6 +29,11 @@ pub type DriverError = Infallible;
 pub struct Runtime;
 
 impl Runtime {
+    /// It has no ring.
+    pub const fn ring(&self) -> Option<i32> {
+        None
+    }
+
     /// Is never called.
     pub fn block_on<F: Future>(&mut self, _: F) -> F::Output {
         unreachable!("a history starts a worker as a task")

@@ -1,13 +1,13 @@
 //! What is always true: at every moment, once all have left, and of the books at the end.
 
 use super::*;
-use crate::plan::Client;
+use crate::{metrics::WorkerMetrics, plan::Client};
 
 impl History<'_> {
     /// What is true at every moment.
     pub(super) fn check_limits(&self) {
         for (number, metrics) in self.server.metrics.iter().enumerate() {
-            let calls = metrics.counter_connections.read();
+            let calls = counter_connections(metrics);
             if calls > self.most_calls() {
                 self.violation(format_args!("worker {number} has {calls} connections to counters"));
             }
@@ -49,7 +49,7 @@ impl History<'_> {
             return;
         }
         for (number, metrics) in self.server.metrics.iter().enumerate() {
-            let (clients, calls) = (metrics.connections.read(), metrics.counter_connections.read());
+            let (clients, calls) = (metrics.connections.read(), counter_connections(metrics));
             if (clients, calls) != (0, 0) {
                 self.violation(format_args!(
                     "worker {number} keeps {clients} clients and {calls} connections to counters"
@@ -159,4 +159,9 @@ impl History<'_> {
             ));
         }
     }
+}
+
+/// A worker's connections to all counters.
+fn counter_connections(metrics: &WorkerMetrics) -> u64 {
+    metrics.upstreams().iter().map(|upstream| upstream.connections.read()).sum()
 }

@@ -9,7 +9,7 @@ mod snapshot;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Instant,
 };
 
@@ -19,7 +19,29 @@ use super::admin::Readiness;
 use crate::metrics::{CounterMetrics, WorkerMetrics};
 
 /// The addresses of the counters, in their order. Written by the threads that look names up.
-pub(super) type CounterAddresses = Arc<Mutex<Vec<Vec<SocketAddr>>>>;
+#[derive(Debug, Default)]
+pub(super) struct CounterAddresses(Mutex<Vec<Vec<SocketAddr>>>);
+
+impl CounterAddresses {
+    /// The addresses of one counter, as they are now; none before they are known.
+    fn of(&self, counter: usize) -> Vec<SocketAddr> {
+        self.lock().get(counter).cloned().unwrap_or_default()
+    }
+
+    /// One counter has these addresses from now on.
+    pub(super) fn set(&self, counter: usize, addresses: Vec<SocketAddr>) {
+        let mut all = self.lock();
+        if all.len() <= counter {
+            all.resize(counter + 1, Vec::new());
+        }
+        all[counter] = addresses;
+    }
+
+    /// A thread that has panicked has left each list whole.
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<SocketAddr>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Where a snapshot comes from.
 #[derive(Debug)]
@@ -28,7 +50,7 @@ pub(super) struct Sources {
     pub(super) started: Instant,
     pub(super) workers: Vec<WorkerSource>,
     pub(super) counters: Vec<CounterSource>,
-    pub(super) addresses: CounterAddresses,
+    pub(super) addresses: Arc<CounterAddresses>,
     /// The bundled counter, if it runs.
     pub(super) bundled: Option<Arc<CounterMetrics>>,
 }
@@ -51,11 +73,6 @@ impl Sources {
     /// How everything is now.
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot::take(self, Machine::read())
-    }
-
-    fn addresses_of(&self, counter: usize) -> Vec<String> {
-        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses.get(counter).into_iter().flatten().map(SocketAddr::to_string).collect()
     }
 
     /// What the server does, and whether it is ready.

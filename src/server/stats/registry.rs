@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use super::{
     Snapshot, Sources,
-    machine::Cpu,
+    machine::{ContextSwitches, Cpu, RingCounts},
     snapshot::{DurationStats, UpstreamStats, WorkerStats},
 };
 use crate::metrics::{BOUNDS, ReloadMetrics};
@@ -142,7 +142,7 @@ impl Metric {
     }
 }
 
-const METRICS: [Metric; 32] = [
+const METRICS: [Metric; 36] = [
     Metric::counter("tallyring_visits", "Visits that have ended, by outcome", |all| {
         of_workers(all, |worker| {
             let visits = &worker.counts.visits;
@@ -208,6 +208,21 @@ const METRICS: [Metric; 32] = [
         of_workers(all, |worker| worker.cpu.as_ref().map(cpu).unwrap_or_default())
     })
     .in_unit(&Unit::Seconds),
+    Metric::counter(
+        "tallyring_worker_context_switches",
+        "How often the worker's thread gave its core up: voluntarily to wait, or for another thread",
+        |all| of_workers(all, |worker| worker.context_switches.map(switches).unwrap_or_default()),
+    ),
+    Metric::counter(
+        "tallyring_ring_submitted",
+        "Operations that the worker's ring has given to the kernel, modulo 2^32",
+        |all| of_rings(all, |ring| ring.submitted),
+    ),
+    Metric::counter(
+        "tallyring_ring_completed",
+        "Completions that the kernel has put into the worker's ring, modulo 2^32",
+        |all| of_rings(all, |ring| ring.completed),
+    ),
     Metric::gauge(
         "tallyring_worker_silent",
         "Time since the worker last showed that it runs; less than half a second while it is well",
@@ -253,6 +268,11 @@ const METRICS: [Metric; 32] = [
     Metric::gauge("tallyring_upstream_calls_queued", "Calls that wait for a connection", |all| {
         of_upstreams(all, |upstream| upstream.queued)
     }),
+    Metric::histogram(
+        "tallyring_upstream_queue_duration",
+        "How long calls waited that found no connection free, until they had one",
+        |all| of_upstreams_as(all, |labels, upstream| durations(labels, &upstream.waits)),
+    ),
     Metric::gauge(
         "tallyring_upstream_failing",
         "1 while the visits of this counter fail at once",
@@ -323,6 +343,18 @@ fn cpu(cpu: &Cpu) -> Vec<Row> {
     let Cpu { user_seconds, system_seconds } = *cpu;
     let modes = [("user", user_seconds), ("system", system_seconds)];
     modes.into_iter().map(|(mode, used)| amount(vec![("mode", mode.into())], used)).collect()
+}
+
+fn switches(switches: ContextSwitches) -> Vec<Row> {
+    let ContextSwitches { voluntary, involuntary } = switches;
+    labelled("kind", [("voluntary", voluntary), ("involuntary", involuntary)])
+}
+
+/// A row for each worker whose ring tells of itself.
+fn of_rings(all: &Snapshot, number: impl Fn(&RingCounts) -> u32) -> Vec<Row> {
+    of_workers(all, |worker| {
+        worker.ring.iter().map(|ring| count(vec![], number(ring).into())).collect()
+    })
 }
 
 /// A row for each value of a label.
@@ -417,8 +449,9 @@ mod tests {
         let upstream = worker.add_upstream();
         upstream.idle.set(3);
         upstream.calls.add(50);
+        upstream.waits.add(70);
         let (name, flags) = ("io_uring", "coop_taskrun,single_issuer");
-        let driver = DriverInfo { name, flags, description: String::new() };
+        let driver = DriverInfo { name, flags, description: String::new(), ring: None };
         worker.driver.set(driver).unwrap();
         let other = Arc::default();
         let reloads = ReloadMetrics::started(0);
@@ -440,6 +473,7 @@ mod tests {
             "http_server_request_duration_seconds_bucket{le=\"0.000128\",worker=\"1\"} 1",
             "http_server_request_duration_seconds_bucket{le=\"+Inf\",worker=\"1\"} 2",
             "http_client_request_duration_seconds_count{worker=\"1\",counter=\"counter:80\"} 1",
+            "tallyring_upstream_queue_duration_seconds_count{worker=\"1\",counter=\"counter:80\"} 1",
             "tallyring_config_last_reload_successful 0",
             "tallyring_config_reloads_total{outcome=\"failed\"} 1",
             "tallyring_config_reloads_total{outcome=\"ok\"} 0",

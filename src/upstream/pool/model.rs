@@ -379,7 +379,7 @@ impl Both {
     fn call(&mut self) {
         let may_begin = self.model.may_begin();
         let request = CallBytes::default();
-        let begun = self.pool.call(&request, Content::Discarded, self.model.now);
+        let begun = self.pool.call(&request, Content::Discarded, self.model.now, Stamp::default());
         assert_eq!(begun.map(drop), may_begin);
         if let Ok(id) = begun {
             self.model.begin(id, request, Arc::default());

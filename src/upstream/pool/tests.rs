@@ -40,16 +40,18 @@ pub(super) enum Done {
 impl Pool {
     pub(super) fn actions(&mut self) -> Vec<Done> {
         let done = |action| match action {
-            Action::Dial(id) => Done::Dial(id),
-            Action::Send(id) => Done::Send(id),
-            Action::Cut(id) => Done::Cut(id),
-            Action::Breaker(change) => Done::Breaker(change),
+            Action::Dial(id) => Some(Done::Dial(id)),
+            Action::Send(id) => Some(Done::Send(id)),
+            Action::Cut(id) => Some(Done::Cut(id)),
+            Action::Breaker(change) => Some(Done::Breaker(change)),
+            // Only counted.
+            Action::Waited(_) => None,
             Action::Wake(waker) => {
                 waker.wake();
-                Done::Woken
+                Some(Done::Woken)
             }
         };
-        std::iter::from_fn(|| self.next_action()).map(done).collect()
+        std::iter::from_fn(|| self.next_action()).filter_map(done).collect()
     }
 
     /// What must always hold. Every collection is counted again.
@@ -66,9 +68,10 @@ impl Pool {
         });
         assert!(idle.is_sorted(), "the one used last is not the last");
         let state = |call: CallId| self.calls.get(call.0).map(|call| call.state);
-        for (place, call) in self.queue.iter().enumerate() {
+        let queue: Vec<_> = self.queue.iter().map(|queued| queued.id).collect();
+        for (place, call) in queue.iter().enumerate() {
             assert_eq!(state(*call), Some(CallState::Queued));
-            assert!(!self.queue.range(..place).any(|other| other == call), "{call:?} twice");
+            assert!(!queue[..place].contains(call), "{call:?} twice");
         }
         for (id, connection) in &self.connections {
             if let ConnectionState::Assigned(call) | ConnectionState::InFlight(call) =
@@ -80,7 +83,7 @@ impl Pool {
         }
         for call in calls {
             match state(*call) {
-                Some(CallState::Queued) => assert!(self.queue.contains(call), "{call:?} is lost"),
+                Some(CallState::Queued) => assert!(queue.contains(call), "{call:?} is lost"),
                 Some(CallState::Assigned(id)) => {
                     let state = self.connections[id].state;
                     let both = [ConnectionState::Assigned(*call), ConnectionState::InFlight(*call)];
@@ -134,7 +137,10 @@ fn world(connections_max: usize, queue_max: usize) -> World {
 impl World {
     /// Begins a call whose caller waits for it.
     fn call(&mut self) -> CallId {
-        let call = self.pool.call(&CallBytes::default(), Content::Discarded, self.now).unwrap();
+        let call = self
+            .pool
+            .call(&CallBytes::default(), Content::Discarded, self.now, Stamp::default())
+            .unwrap();
         assert_eq!(self.outcome(call), None);
         call
     }
@@ -234,14 +240,14 @@ fn a_connection_is_dialed_for_each_waiting_call_up_to_the_limit() {
     let calls = [world.call(), world.call(), world.call()];
     let [a, _] = world.dials();
     assert_eq!(
-        world.pool.call(&CallBytes::default(), Content::Discarded, world.now),
+        world.pool.call(&CallBytes::default(), Content::Discarded, world.now, Stamp::default()),
         Err(NotBegun::Overloaded)
     );
     world.connected(a);
     world.expect([Done::Send(a)]);
     // One is dialed, one waits beside it.
     assert_eq!(
-        world.pool.call(&CallBytes::default(), Content::Discarded, world.now),
+        world.pool.call(&CallBytes::default(), Content::Discarded, world.now, Stamp::default()),
         Err(NotBegun::Overloaded)
     );
     assert!(world.exchange(a, true));
@@ -251,7 +257,7 @@ fn a_connection_is_dialed_for_each_waiting_call_up_to_the_limit() {
     world.pool.dropped(calls[2]);
     world.call();
     assert_eq!(
-        world.pool.call(&CallBytes::default(), Content::Discarded, world.now),
+        world.pool.call(&CallBytes::default(), Content::Discarded, world.now, Stamp::default()),
         Err(NotBegun::Overloaded)
     );
 }
@@ -307,6 +313,35 @@ fn a_call_that_was_not_sent_gets_another_connection_before_all_others() {
         assert!(world.exchange(id, true));
         assert_eq!([first, second].map(|call| world.outcome(call)), [Some(Ok(204)), None]);
     }
+}
+
+#[test]
+fn a_call_that_found_no_connection_free_tells_once_since_when_it_waited() {
+    /// Of the last event, the times since which calls had waited.
+    fn waits(pool: &mut Pool) -> Vec<Stamp> {
+        let wait = |action| match action {
+            Action::Waited(since) => Some(since),
+            _ => None,
+        };
+        std::iter::from_fn(|| pool.next_action()).filter_map(wait).collect()
+    }
+    let mut world = world(1, 3);
+    let [id] = world.idle();
+    let began = [10, 11, 12].map(Stamp::new);
+    for began in began {
+        world.pool.call(&CallBytes::default(), Content::Discarded, world.now, began).unwrap();
+    }
+    assert_eq!(waits(&mut world.pool), [], "one had a connection at once, two wait");
+    for expected in [vec![began[1]], vec![began[2]]] {
+        assert!(world.take_request(id) && world.pool.answered(id, answer(204, true), world.now));
+        assert_eq!(waits(&mut world.pool), expected);
+    }
+    // It has had its connection, and gets another one.
+    world.pool.closed(id, world.now);
+    let [id] = world.dials();
+    world.pool.connected(id, address(1), world.now);
+    assert_eq!(waits(&mut world.pool), []);
+    assert!(world.take_request(id));
 }
 
 #[test]
@@ -507,7 +542,7 @@ fn calls_fail_at_once_after_a_run_of_failures() {
     };
     assert_eq!((opened, failures), (Change::Opened, 10));
     assert_eq!(
-        world.pool.call(&CallBytes::default(), Content::Discarded, world.now),
+        world.pool.call(&CallBytes::default(), Content::Discarded, world.now, Stamp::default()),
         Err(NotBegun::Failing)
     );
     world.after(Duration::from_secs(1));
@@ -536,7 +571,8 @@ fn the_content_of_an_answer_is_the_callers_of_its_own_call_once() {
     };
     let contents = [Content::Kept, Content::Discarded, Content::Kept];
     let calls = contents.map(|content| {
-        let call = world.pool.call(&CallBytes::default(), content, world.now).unwrap();
+        let call =
+            world.pool.call(&CallBytes::default(), content, world.now, Stamp::default()).unwrap();
         assert_eq!(world.outcome(call), None);
         call
     });
@@ -561,10 +597,12 @@ fn the_content_of_an_answer_is_the_callers_of_its_own_call_once() {
 fn the_content_for_a_caller_that_has_left_goes_to_nobody() {
     let mut world = world(1, 2);
     let [id] = world.idle();
-    let gone = world.pool.call(&CallBytes::default(), Content::Kept, world.now).unwrap();
+    let gone =
+        world.pool.call(&CallBytes::default(), Content::Kept, world.now, Stamp::default()).unwrap();
     assert!(world.take_request(id));
     world.pool.dropped(gone);
-    let next = world.pool.call(&CallBytes::default(), Content::Kept, world.now).unwrap();
+    let next =
+        world.pool.call(&CallBytes::default(), Content::Kept, world.now, Stamp::default()).unwrap();
     let answered = Answer { content: Some(Box::default()), ..answer(200, true) };
     assert!(world.pool.answered(id, answered, world.now));
     assert!(world.exchange(id, true));
