@@ -118,10 +118,9 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
         },
         ..State::new(format!("client {}", client.id), record)
     });
-    for (_, step) in &client.steps {
-        if let Step::Request(Request { subject: Subject::Visit(visit), .. }, _) = step {
-            record.visit(*visit, |visit| visit.worker = client.worker);
-        }
+    for (visit, trace) in client.visits_with_traces() {
+        record.visit(visit, |visit| visit.worker = client.worker);
+        trace.into_iter().for_each(|fields| record.traces.expect(visit, fields));
     }
     let client = client.clone();
     world::spawn_in(CLIENTS, async move {

@@ -133,6 +133,7 @@ impl Foreign {
                 self.record.violation(format_args!("a counter is sent what is no call: {call:?}"));
                 return;
             };
+            self.record.judge_call(visit, &call);
             if !self.answer(&stream, visit).await {
                 return;
             }

@@ -149,6 +149,7 @@ impl<'a> History<'a> {
                 && let Some(visit) = visit_of(sent.offered)
             {
                 calls.visit(visit, |visit| visit.begun += 1);
+                calls.judge_call(visit, sent.offered);
             }
         });
         let first = usize::from(plan.bundled);

@@ -56,3 +56,4 @@ mod record;
 mod request;
 pub mod search;
 mod server;
+mod trace;

@@ -15,6 +15,7 @@ use crate::{
         self, BODY_BYTES_MAX, HEAD_BYTES_MAX, HEAD_BYTES_MORE, Request, Subject, TARGET_BYTES_MAX,
         VISITS,
     },
+    trace::Fields,
     upstream::UpstreamLimits,
 };
 
@@ -42,6 +43,8 @@ pub struct Plan {
     pub clients_limits: ClientLimits,
     /// What workers may ask of a counter.
     pub upstream: UpstreamLimits,
+    /// Whether calls take traces to the counters, and the share of them that is recorded.
+    pub traces: Option<&'static str>,
     /// Who comes.
     pub clients: Vec<Client>,
     /// What others do.
@@ -74,8 +77,15 @@ pub struct Client {
 impl Client {
     /// The visits that it asks for.
     pub fn visits(&self) -> impl Iterator<Item = usize> {
+        self.visits_with_traces().map(|(visit, _)| visit)
+    }
+
+    /// The same, with the fields of their traces.
+    pub fn visits_with_traces(&self) -> impl Iterator<Item = (usize, Option<Fields>)> {
         self.steps.iter().filter_map(|(_, step)| match step {
-            Step::Request(Request { subject: Subject::Visit(visit), .. }, _) => Some(*visit),
+            Step::Request(Request { subject: Subject::Visit(visit), trace, .. }, _) => {
+                Some((*visit, *trace))
+            }
             _ => None,
         })
     }

@@ -11,6 +11,7 @@ use monoio::world;
 use crate::{
     plan::{COUNTERS, Plan},
     request::VISITS,
+    trace::Traces,
 };
 
 /// What happened to one visit.
@@ -40,6 +41,10 @@ pub struct Record {
     serves: Cell<[bool; COUNTERS]>,
     /// Whether more visits may wait for a counter than there is room for.
     overloads: Cell<bool>,
+    /// The traces of all visits.
+    pub traces: Traces,
+    /// Whether calls take traces to the counters, and how many are recorded.
+    traced: Cell<Option<&'static str>>,
 }
 
 impl Record {
@@ -52,6 +57,7 @@ impl Record {
     pub fn expect(&self, plan: &Plan) {
         self.serves.set(std::array::from_fn(|counter| plan.serves(counter)));
         self.overloads.set(plan.upstream.queue_max < VISITS);
+        self.traced.set(plan.traces);
     }
 
     /// Whether nothing stands against visits of this counter being welcomed.
@@ -67,6 +73,13 @@ impl Record {
     /// Changes what is known of a visit.
     pub fn visit(&self, visit: usize, change: impl FnOnce(&mut Visit)) {
         change(&mut self.visits.borrow_mut()[visit]);
+    }
+
+    /// Judges a whole call. It may be seen in the midst of an operation, when nothing can be traced.
+    pub fn judge_call(&self, visit: usize, call: &[u8]) {
+        if let Err(why) = self.traces.judge(visit, call, self.traced.get()) {
+            self.violations.borrow_mut().push(why);
+        }
     }
 
     /// All visits.

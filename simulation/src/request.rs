@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use fastrand::Rng;
 
+use crate::trace::Fields;
+
 /// Visits that one history has at most. Each has a route, pages and a call of its own, so that whatever crosses from
 /// one to another is seen.
 pub const VISITS: usize = 64;
@@ -59,6 +61,8 @@ pub struct Request {
     pub expects_continue: bool,
     /// Bytes of a field that says nothing.
     pub padding: usize,
+    /// The fields of a trace.
+    pub trace: Option<Fields>,
 }
 
 impl Request {
@@ -72,6 +76,7 @@ impl Request {
             body: Body::None,
             expects_continue: false,
             padding: 0,
+            trace: None,
         }
     }
 
@@ -113,6 +118,7 @@ impl Request {
             body: if old && matches!(body, Body::Chunks(..)) { Body::Length(size) } else { body },
             expects_continue: !old && body != Body::None && rng.u8(0..4) == 0,
             padding: if rng.u8(0..4) == 0 { rng.usize(1..500) } else { 0 },
+            trace: None,
         }
     }
 
@@ -131,6 +137,9 @@ impl Request {
         }
         if self.padding > 0 {
             let _ = write!(text, "Padding: {}\r\n", "x".repeat(self.padding));
+        }
+        if let (Some(fields), Subject::Visit(visit)) = (self.trace, self.subject) {
+            text.push_str(&fields.lines(visit));
         }
         if self.expects_continue {
             text.push_str("Expect: 100-continue\r\n");

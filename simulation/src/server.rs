@@ -10,6 +10,7 @@ use std::{
 };
 
 use ::http::{HeaderValue, StatusCode};
+use bytes::Bytes;
 use monoio::world::{self, Process};
 
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
         mailbox,
     },
     site::{Accept, File, Message, Page, Pages, Route, RouteKind, RouteSet, Rules, Site, Visits},
+    trace::SHARES,
     upstream::{Endpoint, Upstream, UpstreamLimits},
     worker::{self, Command, Report},
 };
@@ -59,36 +61,49 @@ pub fn file(number: usize) -> String {
 
 /// Makes what all histories of this thread share.
 pub fn prepare() {
-    for version in [0, 1] {
-        routes(version);
+    for traces in std::iter::once(None).chain(SHARES.map(Some)) {
+        for version in [0, 1] {
+            routes(version, traces);
+        }
     }
 }
 
-/// The routes, in one of two versions.
-fn routes(version: usize) -> Arc<RouteSet> {
+/// The routes, in one of two versions, with calls that take traces to the counter or without.
+fn routes(version: usize, traces: Option<&'static str>) -> Arc<RouteSet> {
+    type Routes = BTreeMap<(usize, Option<&'static str>), Arc<RouteSet>>;
     thread_local! {
-        static ROUTES: RefCell<BTreeMap<usize, Arc<RouteSet>>> = RefCell::default();
+        static ROUTES: RefCell<Routes> = RefCell::default();
     }
     ROUTES.with_borrow_mut(|routes| {
-        Arc::clone(routes.entry(version).or_insert_with(|| Arc::new(make_routes(version))))
+        let made = routes.entry((version, traces));
+        Arc::clone(made.or_insert_with(|| Arc::new(make_routes(version, traces))))
     })
 }
 
-fn make_routes(version: usize) -> RouteSet {
+/// The call of a visit, without a trace.
+pub fn call(visit: usize) -> Bytes {
+    endpoint(visit).request()
+}
+
+fn endpoint(visit: usize) -> Endpoint {
+    let url = format!("http://{}/counter/v{visit}", bundled::address());
+    url.parse().expect("a URL")
+}
+
+fn make_routes(version: usize, traces: Option<&str>) -> RouteSet {
     let page = |visit, welcome| Page {
         content_type: HeaderValue::from_static("text/plain"),
         body: page(visit, version, welcome).into(),
     };
     let visits = (0..VISITS).map(|visit| {
-        let url = format!("http://{}/counter/v{visit}", bundled::address());
-        let endpoint: Endpoint = url.parse().expect("a URL");
+        let endpoint = endpoint(visit);
         Route {
             path: format!("/v{visit}"),
             kind: RouteKind::Visits(Box::new(Visits {
                 methods: vec![Method::Get, Method::Head, Method::Post],
                 upstream: counter_of(visit),
                 call: endpoint.request(),
-                counter: url.into(),
+                counter: endpoint.to_string().into(),
                 pages: Pages { welcome: page(visit, true), sorry: page(visit, false) },
             })),
         }
@@ -97,7 +112,8 @@ fn make_routes(version: usize) -> RouteSet {
         path: format!("/file{number}"),
         kind: RouteKind::File(Arc::new(File::text(file(number), None))),
     });
-    let rules = Rules { accept: Accept::Success, sorry_status: StatusCode::OK };
+    let traces = traces.map(|share| share.parse().expect("a share"));
+    let rules = Rules { accept: Accept::Success, sorry_status: StatusCode::OK, traces };
     let routes: Vec<Route> = visits.chain(files).collect();
     for route in &routes {
         // The first clone of such bytes allocates: not within a history, whose memory is counted.
@@ -134,6 +150,7 @@ pub struct Server {
     upstreams: Rc<RefCell<Vec<Weak<Upstream>>>>,
     /// Where its counters are.
     pub names: Rc<Names>,
+    traces: Option<&'static str>,
     /// What each worker has reported.
     pub reports: Rc<RefCell<Vec<Reports>>>,
 }
@@ -147,6 +164,7 @@ impl Server {
             metrics: Vec::new(),
             upstreams: Rc::default(),
             names: Names::new(plan.seed),
+            traces: plan.traces,
             reports,
         };
         for number in 0..plan.workers {
@@ -163,6 +181,7 @@ impl Server {
         let metrics = Arc::<WorkerMetrics>::default();
         let counts = Arc::clone(&metrics);
         let (limits, bundled) = (plan.upstream, plan.bundled);
+        let (traces, seed) = (plan.traces, plan.seed ^ number as u64);
         let (kept, names) = (Rc::clone(&self.upstreams), Rc::clone(&self.names));
         let make = move || {
             let upstreams = (0..COUNTERS).map(|counter| {
@@ -180,7 +199,7 @@ impl Server {
             });
             let upstreams: Vec<_> = upstreams.collect();
             kept.borrow_mut().extend(upstreams.iter().map(Rc::downgrade));
-            Site::new(upstreams, &routes(0), Arc::clone(&counts), Box::new(|_| {}))
+            Site::new(upstreams, &routes(0, traces), Arc::clone(&counts), Box::new(|_| {}), seed)
         };
         let plan = worker::Plan {
             name: format!("worker-{number}"),
@@ -223,7 +242,7 @@ impl Server {
 
     /// Gives all workers other pages.
     pub fn set_pages(&self, version: usize) {
-        self.tell_all(|| Command::Deliver(Message::Routes(routes(version))));
+        self.tell_all(|| Command::Deliver(Message::Routes(routes(version, self.traces))));
     }
 
     /// Tells all workers where a counter is.

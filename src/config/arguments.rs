@@ -12,7 +12,12 @@ use super::{
     values::{Cores, Number, PageStatus, Period, address},
 };
 use crate::{
-    counter::store, http::hosts::HostList, log, runtime::driver, site::Accept, upstream::Endpoint,
+    counter::store,
+    http::hosts::HostList,
+    log,
+    runtime::driver,
+    site::{Accept, Share},
+    upstream::Endpoint,
 };
 
 const EXAMPLES: &str = "\
@@ -151,6 +156,13 @@ pub struct ServeArguments {
     /// Answers of the counter that make a visit registered: those with a 2xx status, or any
     #[arg(long, env = "TALLYRING_ACCEPT", value_name = "ANSWERS", default_value = "2xx")]
     pub accept: Accept,
+    /// Send W3C Trace Context to the counter (traceparent, tracestate): of the client's trace, or of one that
+    /// begins with the visit
+    #[arg(long, env = "TALLYRING_TRACE_CONTEXT", value_parser = yes_or_no)]
+    pub trace_context: bool,
+    /// Share of the traces that begin with a visit which are marked to be recorded
+    #[arg(long, env = "TALLYRING_TRACE_SAMPLE", value_name = "SHARE", default_value = "1%")]
+    pub trace_sample: Share,
     #[command(flatten)]
     pub data_dir: DataDirArguments,
     /// Begin from zero where the counter's file is empty; without this, a start refuses it

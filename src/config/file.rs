@@ -21,7 +21,7 @@ use crate::{
     http::{hosts::HostList, request::Method},
     log,
     runtime::driver,
-    site::Accept,
+    site::{Accept, Share},
     upstream::Endpoint,
 };
 
@@ -46,6 +46,9 @@ pub(super) struct File {
     pub(super) sorry: Option<PathBuf>,
     pub(super) sorry_status: Option<PageStatus>,
     pub(super) accept: Option<Word<Accept>>,
+    #[serde(default, deserialize_with = "yes_or_no")]
+    pub(super) trace_context: Option<bool>,
+    pub(super) trace_sample: Option<Text<Share>>,
     pub(super) data_dir: Option<PathBuf>,
     #[serde(default, deserialize_with = "yes_or_no")]
     pub(super) create: Option<bool>,

@@ -47,7 +47,7 @@ use crate::{
     http::{HeadLimits, hosts::HostList, request::Method},
     log,
     runtime::driver,
-    site::Accept,
+    site::{Accept, Share},
     upstream::{Endpoint, UpstreamLimits},
 };
 
@@ -73,6 +73,8 @@ pub struct Config {
     pub sorry_status: StatusCode,
     /// What counts as registered.
     pub accept: Accept,
+    /// Whether calls take traces to the counter, and which share of those that begin here is to be recorded.
+    pub traces: Option<Share>,
     /// Where the bundled counter keeps its totals; `None` when no route uses it.
     pub bundled: Option<store::Kind>,
     /// The address of the bundled counter for other programs, if it has one.

@@ -259,6 +259,8 @@ mod tests {
             "proxy-protocol",
             "sorry-status",
             "accept",
+            "trace-context",
+            "trace-sample",
             "admin-hosts",
             "ready-needs-counter",
             "log-level",

@@ -22,7 +22,11 @@ use super::{
     scalar::{Text, Word},
 };
 use crate::{
-    http::hosts::HostList, listener::inherited, log, runtime::host, site::Accept,
+    http::hosts::HostList,
+    listener::inherited,
+    log,
+    runtime::host,
+    site::{Accept, Share},
     upstream::Endpoint,
 };
 
@@ -87,6 +91,7 @@ struct PageSettings {
     files: PageFiles,
     sorry_status: StatusCode,
     accept: Accept,
+    traces: Option<Share>,
 }
 
 /// The section about the admin listener.
@@ -140,6 +145,7 @@ impl Sources<'_, '_> {
             contents,
             sorry_status: pages.sorry_status,
             accept: pages.accept,
+            traces: pages.traces,
             bundled,
             counter_listen,
             counter_hosts: counter.hosts,
@@ -200,8 +206,11 @@ impl Sources<'_, '_> {
             Accept::Success => String::from("2xx"),
             Accept::Any => String::from("any"),
         });
+        let traced = pick.shown("trace-context", arguments.trace_context, file.trace_context);
+        let share = file.trace_sample.take().map(|Text(share)| share);
+        let share = pick.shown("trace-sample", arguments.trace_sample, share);
         let files = PageFiles { welcome, sorry, content_type: None };
-        PageSettings { files, sorry_status, accept }
+        PageSettings { files, sorry_status, accept, traces: traced.then_some(share) }
     }
 
     /// The directory of the bundled counter's file, and whether an empty file is begun from zero.

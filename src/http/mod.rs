@@ -13,6 +13,7 @@ pub mod render;
 pub mod request;
 pub mod response;
 mod target;
+pub mod trace_context;
 
 /// Why a peer's message is not served: the status that says so and one line that says why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -147,7 +147,8 @@ mod tests {
         site::Accept,
     };
 
-    const RULES: Rules = Rules { accept: Accept::Success, sorry_status: StatusCode::OK };
+    const RULES: Rules =
+        Rules { accept: Accept::Success, sorry_status: StatusCode::OK, traces: None };
 
     fn routes(counters: &[(&str, Option<&str>)]) -> Vec<RouteConfig> {
         let route = |&(path, counter): &(&str, Option<&str>)| {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    hash::{BuildHasher, Hasher, RandomState},
     net::SocketAddr,
     rc::Rc,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
@@ -111,6 +112,7 @@ impl SiteWorkers {
                 tell: Box::new(run.failure_reporter()),
                 limits: config.limits.upstream,
                 metrics: Arc::clone(&counts),
+                seed: random_seed(),
             };
             let plan = Plan {
                 name: format!("worker-{number}"),
@@ -250,7 +252,14 @@ impl SiteWorkers {
 
 /// The settings that apply to all routes.
 pub(super) fn rules(config: &Config) -> Rules {
-    Rules { accept: config.accept, sorry_status: config.sorry_status }
+    let Config { accept, sorry_status, traces, .. } = *config;
+    Rules { accept, sorry_status, traces }
+}
+
+/// A number that differs at each call and on each machine: the keys of the standard library's hash maps come from the
+/// system's random numbers.
+fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// The texts in order, without repetitions.
@@ -304,6 +313,7 @@ struct SiteParts {
     tell: Box<dyn Fn(Failures) + Send>,
     limits: UpstreamLimits,
     metrics: Arc<WorkerMetrics>,
+    seed: u64,
 }
 
 impl SiteParts {
@@ -314,6 +324,6 @@ impl SiteParts {
                 Upstream::new(self.limits, addresses, Arc::clone(&self.metrics), refresh)
             });
         let upstreams: Vec<Rc<Upstream>> = upstreams.collect();
-        Site::new(upstreams, &self.routes, self.metrics, self.tell)
+        Site::new(upstreams, &self.routes, self.metrics, self.tell, self.seed)
     }
 }

@@ -8,6 +8,7 @@ mod conditional;
 mod directory;
 mod files;
 mod routes;
+mod trace;
 mod visit;
 
 use std::{
@@ -26,11 +27,13 @@ pub use self::{
     directory::{Directory, ReadError, Room, file_name},
     files::{File, cache_for, content_type},
     routes::{Route, RouteKind, RouteSet, Rules, VisitRoute, Visits},
+    trace::Share,
     visit::{Accept, Failures, Registration},
 };
 use self::{
     directory::Found,
     routes::{Place, Table},
+    trace::Tracer,
 };
 use crate::{
     connection::{Response, Service},
@@ -40,7 +43,7 @@ use crate::{
     },
     metrics::{Failure, WorkerMetrics},
     runtime::clock,
-    upstream::{NotBegun, Upstream, UpstreamLimits},
+    upstream::{CallBytes, NotBegun, Upstream, UpstreamLimits},
 };
 
 /// A message to a site that serves.
@@ -61,11 +64,19 @@ pub struct Site {
     metrics: Arc<WorkerMetrics>,
     /// Called with reports of visits that fail.
     report: Box<dyn Fn(Failures)>,
+    tracer: Tracer,
     not_found: Response,
     overloaded: Response,
     any_resource: Response,
     file_options: Response,
     file_not_allowed: Response,
+}
+
+/// A visit that is to be registered.
+pub struct Admitted {
+    route: Rc<VisitRoute>,
+    /// Its call, if that is not the one that all visits of its route have.
+    call: Option<CallBytes>,
 }
 
 /// The methods of content that is not counted.
@@ -75,24 +86,31 @@ const FILE_METHODS: [Method; 2] = [Method::Get, Method::Head];
 const _: () = assert!(size_of::<Registration>() <= 24);
 
 impl Site {
-    /// A site of these routes. Each route's counter is one of `upstreams`.
+    /// A site of these routes. Each route's counter is one of `upstreams`. The ids of traces follow from `seed`.
     pub fn new(
         upstreams: Vec<Rc<Upstream>>,
         routes: &RouteSet,
         metrics: Arc<WorkerMetrics>,
         report: Box<dyn Fn(Failures)>,
+        seed: u64,
     ) -> Self {
         Self {
             table: RefCell::new(Table::new(routes, &upstreams, &Table::default())),
             upstreams,
             metrics,
             report,
+            tracer: Tracer::new(seed),
             not_found: Response::text(404, "there is no such page\n"),
             overloaded: answers::overloaded(),
             any_resource: Response::new(StatusCode::OK, vec![], Bytes::new()),
             file_options: answers::options(&FILE_METHODS),
             file_not_allowed: answers::not_allowed(&FILE_METHODS),
         }
+    }
+
+    fn admit_visit(&self, route: &Rc<VisitRoute>, request: &Request<'_>) -> Admitted {
+        let trace = |sampled| self.tracer.call(route.counter.call(), request.fields, sampled);
+        Admitted { route: Rc::clone(route), call: route.traces.map(trace) }
     }
 
     /// Notes how a visit of `route` ended, and reports it if that is due.
@@ -129,12 +147,11 @@ fn add_slash(request: &Request<'_>, cache: Option<&HeaderValue>) -> Response {
 }
 
 impl Service for Site {
-    /// The route of a visit that is to be registered.
-    type Admitted = Rc<VisitRoute>;
+    type Admitted = Admitted;
     type Pending = Registration;
     type Message = Message;
 
-    fn admit(&self, request: &Request<'_>) -> Result<Rc<VisitRoute>, Response> {
+    fn admit(&self, request: &Request<'_>) -> Result<Admitted, Response> {
         if request.path == "*" {
             return Err(self.any_resource.clone());
         }
@@ -142,7 +159,7 @@ impl Service for Site {
         match table.find(request.path) {
             Some(Place::Visits(route)) => match request.method {
                 Method::Options => Err(route.answers.options.clone()),
-                method if route.takes(method) => Ok(Rc::clone(route)),
+                method if route.takes(method) => Ok(self.admit_visit(route, request)),
                 _ => Err(route.answers.not_allowed.clone()),
             },
             Some(Place::File(file)) => Err(self.answer_uncounted(&Found::File(file), request)),
@@ -150,9 +167,10 @@ impl Service for Site {
         }
     }
 
-    fn start(&self, route: Rc<VisitRoute>) -> Result<Registration, Response> {
+    fn start(&self, admitted: Admitted) -> Result<Registration, Response> {
+        let Admitted { route, call } = admitted;
         self.metrics.started.increment();
-        Registration::begin(&route).map_err(|error| {
+        Registration::begin(&route, call.as_ref()).map_err(|error| {
             // It is answered at once.
             self.metrics.visit_durations.add(0);
             match error {

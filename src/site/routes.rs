@@ -9,6 +9,7 @@ use super::{
     answers::{Answers, Pages},
     directory::{Directory, Found},
     files::File,
+    trace::Share,
     visit::{Accept, Counter},
 };
 use crate::{http::request::Method, upstream::Upstream};
@@ -20,6 +21,8 @@ pub struct Rules {
     pub accept: Accept,
     /// The status of a sorry page.
     pub sorry_status: StatusCode,
+    /// Whether calls take traces to the counter, and which share of those that begin here is to be recorded.
+    pub traces: Option<Share>,
 }
 
 /// All that a site serves. Workers share it and make a [`Table`] of it each.
@@ -88,6 +91,7 @@ pub(super) enum Place {
 pub struct VisitRoute {
     methods: Vec<Method>,
     pub(super) accept: Accept,
+    pub(super) traces: Option<Share>,
     pub(super) counter: Rc<Counter>,
     pub(super) answers: Answers,
 }
@@ -98,6 +102,7 @@ impl VisitRoute {
         Self {
             methods: methods.clone(),
             accept: rules.accept,
+            traces: rules.traces,
             counter,
             answers: Answers::new(methods, pages, rules.sorry_status),
         }

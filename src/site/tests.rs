@@ -59,11 +59,11 @@ fn routes(welcomes: &[(&str, &'static str)]) -> Arc<RouteSet> {
             pages: Pages { welcome: page(welcome), sorry: page("sorry") },
         })),
     };
-    let rules = Rules { accept: Accept::Success, sorry_status: StatusCode::OK };
+    let rules = Rules { accept: Accept::Success, sorry_status: StatusCode::OK, traces: None };
     Arc::new(RouteSet { rules, routes: welcomes.iter().map(route).collect() })
 }
 
-fn admit(site: &Site, request: &str) -> Result<Rc<VisitRoute>, Response> {
+fn admit(site: &Site, request: &str) -> Result<Admitted, Response> {
     let limits = internal_client_limits(1);
     let parsed = crate::http::request::parse(
         request.as_bytes(),
@@ -74,7 +74,7 @@ fn admit(site: &Site, request: &str) -> Result<Rc<VisitRoute>, Response> {
     site.admit(&parsed.unwrap().unwrap().request)
 }
 
-fn get(site: &Site, path: &str) -> Result<Rc<VisitRoute>, Response> {
+fn get(site: &Site, path: &str) -> Result<Admitted, Response> {
     admit(site, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
 }
 
@@ -84,7 +84,7 @@ async fn answer(site: &Site, registration: &mut Registration) -> Bytes {
 }
 
 /// A visit that is being registered.
-fn start(site: &Site, admitted: Result<Rc<VisitRoute>, Response>) -> Registration {
+fn start(site: &Site, admitted: Result<Admitted, Response>) -> Registration {
     let started = admitted.and_then(|route| site.start(route));
     started.unwrap_or_else(|response| panic!("it is in progress, not {response:?}"))
 }
@@ -97,7 +97,7 @@ fn a_visit_ends_with_the_route_that_it_began_with() {
         let metrics = Arc::<WorkerMetrics>::default();
         let upstreams = vec![upstream(address, &metrics)];
         let before = routes(&[("/stays", "old"), ("/goes", "gone")]);
-        let site = Site::new(upstreams, &before, Arc::clone(&metrics), Box::new(|_| {}));
+        let site = Site::new(upstreams, &before, Arc::clone(&metrics), Box::new(|_| {}), 0);
         let mut underway = ["/stays", "/goes"].map(|path| start(&site, get(&site, path)));
         // One whose body is still being read.
         let admitted = admit(&site, "POST /goes HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n");
@@ -136,7 +136,7 @@ fn a_visit_of_a_route_that_is_gone_is_abandoned_in_the_same_book() {
         let metrics = Arc::<WorkerMetrics>::default();
         let upstreams = vec![upstream(address, &metrics)];
         let before = routes(&[("/", "old")]);
-        let site = Site::new(upstreams, &before, Arc::clone(&metrics), Box::new(|_| {}));
+        let site = Site::new(upstreams, &before, Arc::clone(&metrics), Box::new(|_| {}), 0);
         let visit = start(&site, get(&site, "/"));
         site.on_message(Message::Routes(routes(&[])));
         drop(visit);

@@ -62,6 +62,11 @@ impl Counter {
         Self { upstream, call: Rc::new(call), watch: RefCell::new(Watch::new(url)) }
     }
 
+    /// The call that registers a visit.
+    pub(super) fn call(&self) -> &CallBytes {
+        &self.call
+    }
+
     /// Whether it is this one. The URL does not tell, since it is shown without its secrets.
     pub(super) fn is(&self, upstream: &Rc<Upstream>, call: &Bytes) -> bool {
         Rc::ptr_eq(&self.upstream, upstream) && *self.call == *call
@@ -147,13 +152,16 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Begins to register a visit of `route`.
+    /// Begins to register a visit of `route`, by `call` if it has one of its own.
     ///
     /// # Errors
     /// When its call cannot begin.
-    pub(super) fn begin(route: &Rc<VisitRoute>) -> Result<Self, NotBegun> {
-        let Counter { upstream, call, .. } = &*route.counter;
-        let call = upstream.call(call, Rc::clone(route))?;
+    pub(super) fn begin(
+        route: &Rc<VisitRoute>,
+        call: Option<&CallBytes>,
+    ) -> Result<Self, NotBegun> {
+        let Counter { upstream, call: shared, .. } = &*route.counter;
+        let call = upstream.call(call.unwrap_or(shared), Rc::clone(route))?;
         Ok(Self { call, began: Stamp::new(upstream.last_event()), ended: false })
     }
 

@@ -6,6 +6,7 @@ use fastrand::Rng;
 use monoio::world::{Order, Settings};
 
 use super::*;
+use crate::trace::{Fields, SHARES};
 
 impl Plan {
     /// Draws a plan.
@@ -24,6 +25,7 @@ impl Plan {
             bundled,
             clients_limits: draw_client_limits(rng),
             upstream: draw_upstream_limits(rng),
+            traces: None,
             clients: Vec::new(),
             acts: draw_acts(rng, length, bundled),
             length,
@@ -33,6 +35,7 @@ impl Plan {
         let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
         plan.clients = (0..clients).map(|id| draw_client(rng, id, &plan, &mut visits)).collect();
         plan.draw_openings();
+        plan.draw_traces();
         plan
     }
 
@@ -45,6 +48,22 @@ impl Plan {
         self.clients_limits.proxy_protocol = true;
         for client in &mut self.clients {
             client.opening = Some(Opening::draw(&mut rng, self.clients_limits.head_timeout));
+        }
+    }
+}
+
+impl Plan {
+    /// In some plans requests are parts of traces; in most of these the server knows.
+    fn draw_traces(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0x7ace);
+        if rng.u8(0..3) > 0 {
+            return;
+        }
+        self.traces = (rng.u8(0..4) > 0).then(|| SHARES[rng.usize(0..SHARES.len())]);
+        for (_, step) in self.clients.iter_mut().flat_map(|client| &mut client.steps) {
+            if let Step::Request(request, _) = step {
+                request.trace = Fields::draw(&mut rng);
+            }
         }
     }
 }

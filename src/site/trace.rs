@@ -1,0 +1,173 @@
+//! Traces of visits: the fields of W3C Trace Context that a call takes to the counter.
+//!
+//! A visit that comes with a trace stays a part of it; others begin one, and a share of these is marked to be recorded.
+//! Each call then has bytes of its own.
+
+use std::{cell::RefCell, fmt, rc::Rc, str::FromStr};
+
+use bytes::Bytes;
+use fastrand::Rng;
+
+use crate::{
+    http::{
+        request::FieldLines,
+        trace_context::{Incoming, Trace, add_fields},
+    },
+    upstream::CallBytes,
+};
+
+/// A share, in millionths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share(u32);
+
+/// All.
+const WHOLE: u32 = 1_000_000;
+/// A hundredth.
+const PERCENT: u32 = WHOLE / 100;
+
+/// Makes the ids of one worker.
+pub struct Tracer {
+    rng: RefCell<Rng>,
+}
+
+impl Tracer {
+    /// Its ids follow from `seed`, which no two workers share.
+    pub fn new(seed: u64) -> Self {
+        Self { rng: RefCell::new(Rng::with_seed(seed)) }
+    }
+
+    /// The call of a visit whose request has these fields. `call` has none of them; `sampled` is the share of traces
+    /// that are recorded, of those that begin here.
+    pub(super) fn call(&self, call: &Bytes, fields: FieldLines<'_>, sampled: Share) -> CallBytes {
+        let incoming = Incoming::of(fields);
+        let mut rng = self.rng.borrow_mut();
+        let trace = match &incoming {
+            Some(incoming) => incoming.trace,
+            None => Trace::new(rng.u128(..), rng.u32(..WHOLE) < sampled.0),
+        };
+        Rc::new(add_fields(call, trace, rng.u64(..), incoming.as_ref()).into())
+    }
+}
+
+impl FromStr for Share {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "it must be a share like 1%, 0.1% or 100%";
+        let number = text.strip_suffix('%').ok_or(FORM)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |text: &str, most: usize| {
+            (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        if !digits(whole, 3) || !digits(fraction, 4) {
+            return Err(FORM);
+        }
+        // Digits, and so few that neither number is too large.
+        let whole: u32 = whole.parse().map_err(|_| FORM)?;
+        let fraction: u32 = format!("{fraction:0<4}").parse().map_err(|_| FORM)?;
+        let share = whole * PERCENT + fraction;
+        if share > WHOLE { Err("it must be a share of at most 100%") } else { Ok(Self(share)) }
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, fraction) = (self.0 / PERCENT, self.0 % PERCENT);
+        match format!("{fraction:04}").trim_end_matches('0') {
+            "" => write!(f, "{whole}%"),
+            fraction => write!(f, "{whole}.{fraction}%"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{HeadLimits, request};
+
+    #[track_caller]
+    fn check(text: &str, expected: Option<u32>) {
+        assert_eq!(text.parse::<Share>().ok().map(|share| share.0), expected, "{text:?}");
+    }
+
+    #[test]
+    fn a_share_is_a_percentage() {
+        for (text, millionths) in
+            [("1%", 10_000), ("0%", 0), ("100%", WHOLE), ("0.0001%", 1), ("12.5%", 125_000)]
+        {
+            check(text, Some(millionths));
+            assert_eq!(Share(millionths).to_string(), text);
+        }
+        check("01.50%", Some(15_000));
+        for wrong in [
+            "",
+            "%",
+            "1",
+            "-1%",
+            "+1%",
+            "1 %",
+            "1%%",
+            ".5%",
+            "1.%",
+            "1,5%",
+            "0.00001%",
+            "100.0001%",
+            "101%",
+            "1000%",
+            "1e1%",
+            "١%",
+        ] {
+            check(wrong, None);
+        }
+    }
+
+    /// The calls of visits that send these fields.
+    fn calls(tracer: &Tracer, fields: &str, share: &str, count: usize) -> Vec<String> {
+        let limits =
+            HeadLimits { head_bytes_max: 4096, head_fields_max: 20, target_bytes_max: 100 };
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").into_bytes();
+        let whole = request::parse(&head, &mut Default::default(), &limits, 0).unwrap().unwrap();
+        let call = Bytes::from_static(b"POST / HTTP/1.1\r\nhost: b\r\n\r\n");
+        let make = || {
+            let call = tracer.call(&call, whole.request.fields, share.parse().unwrap());
+            String::from_utf8(call.to_vec()).unwrap()
+        };
+        std::iter::repeat_with(make).take(count).collect()
+    }
+
+    #[test]
+    fn a_visit_with_a_trace_stays_a_part_of_it() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let fields = format!("traceparent: 00-{id}-00f067aa0ba902b7-01\r\ntracestate: a=1\r\n");
+        let calls = calls(&Tracer::new(1), &fields, "0%", 100);
+        let begin = format!("POST / HTTP/1.1\r\nhost: b\r\ntraceparent: 00-{id}-");
+        let mut parents = std::collections::BTreeSet::from([String::from("00f067aa0ba902b7")]);
+        for call in calls {
+            let (parent, rest) = call.strip_prefix(&begin).unwrap().split_at(16);
+            assert_eq!(rest, "-01\r\ntracestate: a=1\r\n\r\n");
+            assert!(parents.insert(parent.to_owned()), "each call has an id of its own: {parent}");
+        }
+    }
+
+    #[test]
+    fn a_visit_without_a_trace_begins_one() {
+        let mut seen = std::collections::BTreeSet::new();
+        let wrong = "traceparent: 00-x\r\ntracestate: a=1\r\n";
+        for (share, least, most, seed) in
+            [("0%", 0, 0, 1), ("100%", 1000, 1000, 2), ("10%", 60, 140, 3)]
+        {
+            // Two workers, and the same visits.
+            for (worker, fields) in [(0, ""), (1 << 32, wrong)] {
+                let calls = calls(&Tracer::new(seed ^ worker), fields, share, 1000);
+                let sampled = calls.iter().filter(|call| call.ends_with("-01\r\n\r\n")).count();
+                assert!((least..=most).contains(&sampled), "{share}: {sampled}");
+                for call in calls {
+                    let begin = "POST / HTTP/1.1\r\nhost: b\r\ntraceparent: 00-";
+                    let (id, rest) = call.strip_prefix(begin).unwrap().split_at(32);
+                    assert!(seen.insert(id.to_owned()), "each visit has a trace of its own: {id}");
+                    assert_eq!(rest.len(), "-0000000000000000-00\r\n\r\n".len(), "{call:?}");
+                }
+            }
+        }
+    }
+}
