@@ -8,6 +8,7 @@
 //! `connection` is the task of one connection, and moves its bytes.
 
 mod addresses;
+pub mod balance;
 mod breaker;
 mod connection;
 mod dial;
@@ -15,6 +16,7 @@ mod endpoint;
 mod pool;
 pub mod resolve;
 mod response_reader;
+pub mod slots;
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,8 +31,9 @@ use std::{
 use bytes::Bytes;
 use slotmap::SecondaryMap;
 
-pub use self::endpoint::{Endpoint, Host, without_secrets};
+pub use self::endpoint::{Endpoint, EndpointError, Host, without_secrets};
 use self::{
+    balance::Candidate,
     breaker::Change,
     connection::{Handle, PoolGuard},
     pool::{Action, CallId, ConnectionId, Pool},
@@ -39,7 +42,10 @@ use self::{
 use crate::{
     http::HeadLimits,
     metrics::{UpstreamMetrics, WorkerMetrics},
-    runtime::{clock, task},
+    runtime::{
+        clock::{self, Moment},
+        task,
+    },
 };
 
 /// The limits of one worker's calls to one counter.
@@ -188,6 +194,41 @@ impl Upstream {
         self.note_time();
         let id = self.tell(|pool| pool.call(request, clock::now()))?;
         Ok(Call { holder, id })
+    }
+
+    /// Begins a call that another counter could not be sent, and whose deadline is that of `since`; else like
+    /// [`call`](Self::call).
+    ///
+    /// # Errors
+    /// When too many wait already, or the counter fails.
+    pub fn call_since<H: AsRef<Self>>(
+        self: &Rc<Self>,
+        request: &CallBytes,
+        holder: H,
+        since: Moment,
+    ) -> Result<Call<H>, NotBegun> {
+        debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
+        self.note_time();
+        let id = self.tell(|pool| pool.call_since(request, since, clock::now()))?;
+        Ok(Call { holder, id })
+    }
+
+    /// How it stands as one of several counters; `place` is its place among them.
+    pub fn candidate(&self, place: u8) -> Candidate {
+        let pool = self.pool.borrow();
+        let (standing, in_flight) = (pool.standing(clock::now()), pool.calls_in_flight());
+        Candidate { place, standing, in_flight }
+    }
+
+    /// It answers, and does not register visits. Where there is another counter, it gets no more than probes until
+    /// its next good answer.
+    pub fn set_aside(&self) {
+        self.pool.borrow_mut().set_aside(clock::now());
+    }
+
+    /// What is counted of this counter alone.
+    pub fn counts(&self) -> &UpstreamMetrics {
+        &self.counts
     }
 
     /// Ends the calls and closes the unused connections whose deadlines have passed.
