@@ -24,7 +24,10 @@ use crate::{
         driver::{Choice, Driver},
         mailbox,
     },
-    site::{Accept, File, Message, Page, Pages, Route, RouteKind, RouteSet, Rules, Site, Visits},
+    site::{
+        Accept, File, Message, Page, Pages, Route, RouteKind, RouteSet, Rules, Site, VisitCounter,
+        Visits,
+    },
     upstream::{Endpoint, Upstream, UpstreamLimits},
     worker::{self, Command, Report},
 };
@@ -86,9 +89,11 @@ fn make_routes(version: usize) -> RouteSet {
             path: format!("/v{visit}"),
             kind: RouteKind::Visits(Box::new(Visits {
                 methods: vec![Method::Get, Method::Head, Method::Post],
-                upstream: counter_of(visit),
-                call: endpoint.request(),
-                counter: url.into(),
+                counters: vec![VisitCounter {
+                    upstream: counter_of(visit),
+                    call: endpoint.request(),
+                    url: url.into(),
+                }],
                 pages: Pages { welcome: page(visit, true), sorry: page(visit, false) },
             })),
         }
@@ -104,7 +109,8 @@ fn make_routes(version: usize) -> RouteSet {
         match &route.kind {
             RouteKind::Visits(visits) => {
                 let Pages { welcome, sorry } = &visits.pages;
-                drop((visits.call.clone(), welcome.body.clone(), sorry.body.clone()));
+                visits.counters.iter().for_each(|counter| drop(counter.call.clone()));
+                drop((welcome.body.clone(), sorry.body.clone()));
             }
             RouteKind::File(file) => drop(file.content().clone()),
             RouteKind::Directory(_) => {}

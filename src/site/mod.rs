@@ -8,6 +8,7 @@ mod conditional;
 mod directory;
 mod files;
 mod routes;
+mod spread;
 mod visit;
 
 use std::{
@@ -25,7 +26,7 @@ pub use self::{
     answers::{Page, Pages},
     directory::{Directory, ReadError, Room, file_name},
     files::{File, cache_for, content_type},
-    routes::{Route, RouteKind, RouteSet, Rules, VisitRoute, Visits},
+    routes::{Route, RouteKind, RouteSet, Rules, VisitCounter, VisitRoute, Visits},
     visit::{Accept, Failures, Registration},
 };
 use self::{
@@ -75,7 +76,7 @@ const FILE_METHODS: [Method; 2] = [Method::Get, Method::Head];
 const _: () = assert!(size_of::<Registration>() <= 24);
 
 impl Site {
-    /// A site of these routes. Each route's counter is one of `upstreams`.
+    /// A site of these routes. Each route's counters are among `upstreams`.
     pub fn new(
         upstreams: Vec<Rc<Upstream>>,
         routes: &RouteSet,
@@ -93,11 +94,6 @@ impl Site {
             file_options: answers::options(&FILE_METHODS),
             file_not_allowed: answers::not_allowed(&FILE_METHODS),
         }
-    }
-
-    /// Notes how a visit of `route` ended, and reports it if that is due.
-    fn note(&self, route: &VisitRoute, outcome: Result<(), Failure>) {
-        route.counter.note(outcome).into_iter().for_each(&self.report);
     }
 
     /// The answer to a request that is no visit and leads to `found`. A request for a file is counted as such, even
@@ -162,7 +158,8 @@ impl Service for Site {
                 }
                 NotBegun::Failing => {
                     self.metrics.err(Failure::NotTried);
-                    self.note(&route, Err(Failure::NotTried));
+                    let report = route.counters.note(0, Err(Failure::NotTried));
+                    report.into_iter().for_each(&self.report);
                     route.answers.sorry.clone()
                 }
             }
@@ -175,8 +172,8 @@ impl Service for Site {
         context: &mut Context<'_>,
     ) -> Poll<Response> {
         let outcome = ready!(registration.poll(context));
+        registration.note(outcome).into_iter().for_each(&self.report);
         let route = registration.route();
-        self.note(route, outcome);
         let page = if outcome.is_ok() { &route.answers.welcome } else { &route.answers.sorry };
         Poll::Ready(page.clone())
     }

@@ -142,7 +142,7 @@ impl Metric {
     }
 }
 
-const METRICS: [Metric; 32] = [
+const METRICS: [Metric; 33] = [
     Metric::counter("tallyring_visits", "Visits that have ended, by outcome", |all| {
         of_workers(all, |worker| {
             let visits = &worker.counts.visits;
@@ -253,6 +253,11 @@ const METRICS: [Metric; 32] = [
     Metric::gauge("tallyring_upstream_calls_queued", "Calls that wait for a connection", |all| {
         of_upstreams(all, |upstream| upstream.queued)
     }),
+    Metric::counter(
+        "tallyring_upstream_visits_moved",
+        "Visits that went to another counter, since nothing could be sent to this one",
+        |all| of_upstreams(all, |upstream| upstream.moved),
+    ),
     Metric::gauge(
         "tallyring_upstream_failing",
         "1 while the visits of this counter fail at once",
@@ -388,7 +393,7 @@ mod tests {
             readiness: Arc::default(),
             started: Instant::now(),
             workers: workers.iter().enumerate().map(source).collect(),
-            counters: vec![CounterSource { name, bundled: false }],
+            counters: vec![CounterSource { name, bundled: false, is_address: false }],
             addresses: Arc::default(),
             bundled,
         };

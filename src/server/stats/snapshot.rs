@@ -113,6 +113,8 @@ pub struct UpstreamStats {
     pub dialed: u64,
     pub reused: u64,
     pub queued: u64,
+    /// Visits that went to another counter, since nothing could be sent to this one.
+    pub moved: u64,
     /// Workers whose circuit breaker is open.
     pub failing: u64,
     /// How long the call took that was answered last.
@@ -141,24 +143,20 @@ pub struct BundledStats {
 
 impl Snapshot {
     pub(super) fn take(sources: &Sources, machine: Machine) -> Self {
+        let counters = sources.counters();
+        let places: Vec<usize> = counters.iter().map(|(place, ..)| *place).collect();
         let workers = sources.workers.iter().enumerate();
         let workers: Vec<_> =
-            workers.map(|(number, source)| worker(number, source, &machine)).collect();
+            workers.map(|(number, source)| worker(number, source, &places, &machine)).collect();
         let mut totals = Counts::default();
         workers.iter().for_each(|worker| totals.add(&worker.counts));
-        let counters = sources.counters.iter().enumerate().map(|(place, source)| {
+        let counters = counters.into_iter().enumerate().map(|(row, (_, source, addresses))| {
             let mut upstream = UpstreamStats::default();
             workers
                 .iter()
-                .filter_map(|worker| worker.upstreams.get(place))
+                .filter_map(|worker| worker.upstreams.get(row))
                 .for_each(|one| upstream.add(one));
-            let addresses = sources.addresses_of(place);
-            CounterStats {
-                counter: source.name.clone(),
-                bundled: source.bundled,
-                addresses,
-                upstream,
-            }
+            CounterStats { counter: source.name, bundled: source.bundled, addresses, upstream }
         });
         let counters = counters.collect();
         let (state, ready) = sources.state();
@@ -188,8 +186,11 @@ impl Snapshot {
 fn worker(
     number: usize,
     WorkerSource { core, metrics }: &WorkerSource,
+    counters: &[usize],
     machine: &Machine,
 ) -> WorkerStats {
+    let upstreams = metrics.upstreams();
+    let upstreams = counters.iter().filter_map(|place| upstreams.get(*place));
     let heartbeat = metrics.heartbeat.read();
     let silent = clock::now().millis().saturating_sub(heartbeat) as f64 / 1e3;
     WorkerStats {
@@ -203,7 +204,7 @@ fn worker(
         silent_seconds: (heartbeat > 0).then_some(silent),
         cpu: machine.threads.get(&format!("worker-{number}")).copied(),
         counts: Counts::of(metrics),
-        upstreams: metrics.upstreams().iter().map(|upstream| UpstreamStats::of(upstream)).collect(),
+        upstreams: upstreams.map(|upstream| UpstreamStats::of(upstream)).collect(),
     }
 }
 
@@ -271,6 +272,7 @@ impl UpstreamStats {
             dialed: upstream.dialed.read(),
             reused: upstream.reused.read(),
             queued: upstream.queued.read(),
+            moved: upstream.moved.read(),
             failing: upstream.failing.read(),
             last_call_seconds: (last_answer_micros > 0).then_some(last_call_seconds),
             last_answer_micros,
@@ -284,6 +286,7 @@ impl UpstreamStats {
         self.dialed += other.dialed;
         self.reused += other.reused;
         self.queued += other.queued;
+        self.moved += other.moved;
         self.failing += other.failing;
         if other.last_answer_micros > self.last_answer_micros {
             self.last_answer_micros = other.last_answer_micros;
