@@ -18,7 +18,7 @@ use crate::{
     listener::Listener,
     metrics::WorkerMetrics,
     names::Names,
-    plan::{COUNTERS, Plan},
+    plan::{ADDRESSES, COUNTERS, Plan, Spread},
     request::{FILES, VISITS},
     runtime::{
         driver::{Choice, Driver},
@@ -28,7 +28,7 @@ use crate::{
         Accept, File, Message, Page, Pages, Route, RouteKind, RouteSet, Rules, Site, VisitCounter,
         Visits,
     },
-    upstream::{Endpoint, Upstream, UpstreamLimits},
+    upstream::{Endpoint, Upstream, UpstreamLimits, slots::Slots},
     worker::{self, Command, Report},
 };
 
@@ -43,6 +43,20 @@ pub fn address(worker: usize) -> SocketAddr {
 /// The counter of a visit.
 pub fn counter_of(visit: usize) -> usize {
     visit % COUNTERS
+}
+
+/// How many upstreams a worker has for a counter. Those of a name with a place for each address: more than it ever has
+/// at a time, since a place that has just become free is not used at once.
+const fn slots(spread: Spread) -> usize {
+    match spread {
+        Spread::One | Spread::Counters => 1,
+        Spread::Addresses => 2 * ADDRESSES,
+    }
+}
+
+/// How many upstreams a worker has.
+pub const fn upstreams(spread: Spread) -> usize {
+    COUNTERS * slots(spread)
 }
 
 /// A page: no two have the same length, so that the answer to a `HEAD` tells which it is.
@@ -63,21 +77,24 @@ pub fn file(number: usize) -> String {
 /// Makes what all histories of this thread share.
 pub fn prepare() {
     for version in [0, 1] {
-        routes(version);
+        for spread in [Spread::One, Spread::Counters, Spread::Addresses] {
+            routes(version, spread);
+        }
     }
 }
 
 /// The routes, in one of two versions.
-fn routes(version: usize) -> Arc<RouteSet> {
+fn routes(version: usize, spread: Spread) -> Arc<RouteSet> {
     thread_local! {
-        static ROUTES: RefCell<BTreeMap<usize, Arc<RouteSet>>> = RefCell::default();
+        static ROUTES: RefCell<BTreeMap<(usize, Spread), Arc<RouteSet>>> = RefCell::default();
     }
     ROUTES.with_borrow_mut(|routes| {
-        Arc::clone(routes.entry(version).or_insert_with(|| Arc::new(make_routes(version))))
+        let made = routes.entry((version, spread));
+        Arc::clone(made.or_insert_with(|| Arc::new(make_routes(version, spread))))
     })
 }
 
-fn make_routes(version: usize) -> RouteSet {
+fn make_routes(version: usize, spread: Spread) -> RouteSet {
     let page = |visit, welcome| Page {
         content_type: HeaderValue::from_static("text/plain"),
         body: page(visit, version, welcome).into(),
@@ -85,15 +102,22 @@ fn make_routes(version: usize) -> RouteSet {
     let visits = (0..VISITS).map(|visit| {
         let url = format!("http://{}/counter/v{visit}", bundled::address());
         let endpoint: Endpoint = url.parse().expect("a URL");
+        let (call, url): (_, Arc<str>) = (endpoint.request(), url.into());
+        let (own, slots) = (counter_of(visit), slots(spread));
+        let places = match spread {
+            Spread::Counters => 0..COUNTERS,
+            Spread::One | Spread::Addresses => own * slots..(own + 1) * slots,
+        };
+        let counters = places.map(|upstream| VisitCounter {
+            upstream,
+            call: call.clone(),
+            url: Arc::clone(&url),
+        });
         Route {
             path: format!("/v{visit}"),
             kind: RouteKind::Visits(Box::new(Visits {
                 methods: vec![Method::Get, Method::Head, Method::Post],
-                counters: vec![VisitCounter {
-                    upstream: counter_of(visit),
-                    call: endpoint.request(),
-                    url: url.into(),
-                }],
+                counters: counters.collect(),
                 pages: Pages { welcome: page(visit, true), sorry: page(visit, false) },
             })),
         }
@@ -119,6 +143,14 @@ fn make_routes(version: usize) -> RouteSet {
     RouteSet { rules, routes }
 }
 
+/// Where a counter is at first.
+fn first_address(counter: usize, bundled: bool) -> SocketAddr {
+    match counter {
+        0 if bundled => bundled::address(),
+        _ => foreign::address(counter, 0),
+    }
+}
+
 /// What a worker has reported, by its kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reports {
@@ -135,6 +167,9 @@ pub struct Reports {
 /// The server.
 pub struct Server {
     orders: Vec<mailbox::Sender<Command<Message>>>,
+    spread: Spread,
+    /// The place of each address of a counter, where each is one.
+    slots: RefCell<[Slots; COUNTERS]>,
     /// What each worker counts.
     pub metrics: Vec<Arc<WorkerMetrics>>,
     upstreams: Rc<RefCell<Vec<Weak<Upstream>>>>,
@@ -150,11 +185,16 @@ impl Server {
         let reports = Rc::new(RefCell::new(vec![Reports::default(); plan.workers]));
         let mut server = Self {
             orders: Vec::new(),
+            spread: plan.spread,
+            slots: RefCell::default(),
             metrics: Vec::new(),
             upstreams: Rc::default(),
             names: Names::new(plan.seed),
             reports,
         };
+        for counter in 0..COUNTERS {
+            server.changes(counter, &[first_address(counter, plan.bundled)]);
+        }
         for number in 0..plan.workers {
             server.start_worker(plan, number);
         }
@@ -168,25 +208,28 @@ impl Server {
         let (orders, receiver) = mailbox::channel().expect("a mailbox");
         let metrics = Arc::<WorkerMetrics>::default();
         let counts = Arc::clone(&metrics);
-        let (limits, bundled) = (plan.upstream, plan.bundled);
+        let (limits, bundled, spread) = (plan.upstream, plan.bundled, plan.spread);
         let (kept, names) = (Rc::clone(&self.upstreams), Rc::clone(&self.names));
         let make = move || {
-            let upstreams = (0..COUNTERS).map(|counter| {
-                let first = match counter {
-                    0 if bundled => bundled::address(),
-                    _ => foreign::address(counter, 0),
-                };
+            let upstreams = (0..upstreams(spread)).map(|upstream| {
+                let (counter, slot) = (upstream / slots(spread), upstream % slots(spread));
+                let first = (slot == 0).then(|| first_address(counter, bundled));
                 let (names, bundles) = (Rc::clone(&names), counter == 0 && bundled);
                 let refresh = move || {
                     if !bundles {
                         names.refresh(counter);
                     }
                 };
-                Upstream::new(limits, vec![first], Arc::clone(&counts), Box::new(refresh))
+                Upstream::new(
+                    limits,
+                    first.into_iter().collect(),
+                    Arc::clone(&counts),
+                    Box::new(refresh),
+                )
             });
             let upstreams: Vec<_> = upstreams.collect();
             kept.borrow_mut().extend(upstreams.iter().map(Rc::downgrade));
-            Site::new(upstreams, &routes(0), Arc::clone(&counts), Box::new(|_| {}))
+            Site::new(upstreams, &routes(0, spread), Arc::clone(&counts), Box::new(|_| {}))
         };
         let plan = worker::Plan {
             name: format!("worker-{number}"),
@@ -229,12 +272,29 @@ impl Server {
 
     /// Gives all workers other pages.
     pub fn set_pages(&self, version: usize) {
-        self.tell_all(|| Command::Deliver(Message::Routes(routes(version))));
+        self.tell_all(|| Command::Deliver(Message::Routes(routes(version, self.spread))));
     }
 
     /// Tells all workers where a counter is.
     pub fn set_addresses(&self, counter: usize, addresses: &[SocketAddr]) {
-        self.tell_all(|| Command::Deliver(Message::Addresses(counter, addresses.to_vec())));
+        for (upstream, addresses) in self.changes(counter, addresses) {
+            let message = || Message::Addresses(upstream, addresses.clone());
+            self.tell_all(|| Command::Deliver(message()));
+        }
+    }
+
+    /// The upstreams that have other addresses from now on.
+    fn changes(&self, counter: usize, addresses: &[SocketAddr]) -> Vec<(usize, Vec<SocketAddr>)> {
+        if self.spread != Spread::Addresses {
+            return vec![(counter, addresses.to_vec())];
+        }
+        let changes = self.slots.borrow_mut()[counter].set(addresses);
+        let first = counter * slots(self.spread);
+        let changes = changes.slots.into_iter().map(|(slot, address)| {
+            assert!(slot < slots(self.spread), "a place that no worker has");
+            (first + slot, address.into_iter().collect())
+        });
+        changes.collect()
     }
 
     /// Gives all workers other limits.

@@ -27,7 +27,7 @@ impl History<'_> {
             _ => None,
         });
         let most = acts.chain([self.plan.upstream.connections_max]).max().unwrap_or(0);
-        (most * COUNTERS) as u64
+        (most * server::upstreams(self.plan.spread)) as u64
     }
 
     fn most_clients(&self) -> u64 {

@@ -12,6 +12,8 @@ impl Plan {
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let rng = &mut rng;
+        // Of its own, so that it changes nothing of what is drawn besides.
+        let mut spread = Rng::with_seed(seed ^ 0x5b5b);
         // Many histories are calm in one respect or another: a storm hides what a single fault shows.
         let stormy = rng.u8(0..3) == 0;
         let length = between(rng, 500, 6_000);
@@ -22,6 +24,8 @@ impl Plan {
             world: draw_world(rng, stormy),
             workers,
             bundled,
+            spread: [Spread::One, Spread::Counters, Spread::Addresses, Spread::One]
+                [spread.usize(0..4)],
             clients_limits: draw_client_limits(rng),
             upstream: draw_upstream_limits(rng),
             clients: Vec::new(),
@@ -31,8 +35,32 @@ impl Plan {
         };
         let mut visits = 0..VISITS - PROBES;
         let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
+        if plan.spread == Spread::Counters && spread.bool() {
+            plan.stop_one(&mut spread);
+        }
         plan.clients = (0..clients).map(|id| draw_client(rng, id, &plan, &mut visits)).collect();
         plan
+    }
+}
+
+impl Plan {
+    /// One counter stops, and nothing disturbs the other.
+    fn stop_one(&mut self, rng: &mut Rng) {
+        let stops = rng.usize(0..COUNTERS);
+        self.bundled = false;
+        self.world.errors = 0;
+        self.world.latency = self.world.latency.min(1_000);
+        self.world.completion = self.world.completion.min(500);
+        self.world.window = self.world.window.max(3_000);
+        self.upstream.call_timeout = self.upstream.call_timeout.max(Duration::from_secs(1));
+        self.upstream.queue_max = 100;
+        self.acts.retain(|act| match act.what {
+            What::Counter(..) | What::Move(..) | What::Restart(_) | What::Store(_) => false,
+            _ => true,
+        });
+        let at = self.length.mul_f64(rng.f64() / 2.0);
+        let id = self.acts.iter().map(|act| act.id + 1).max().unwrap_or(0);
+        self.acts.push(Act { id, at, what: What::Counter(stops, Mode::Stops) });
     }
 }
 
