@@ -40,14 +40,14 @@ impl fmt::Display for CounterSpread {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CounterUrls(pub Vec<Endpoint>);
 
-/// URLs with commas between. A comma that no URL follows is a part of its URL, as in a query.
+/// URLs with commas between. A comma that something else follows is a part of its URL, as in a query.
 impl FromStr for CounterUrls {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         let begins_url = |(place, _): &(usize, &str)| {
             let rest = text[place + 1..].trim_ascii_start();
-            ["http://", "https://"].iter().any(|scheme| rest.starts_with(scheme))
+            rest.is_empty() || ["http://", "https://"].iter().any(|it| rest.starts_with(it))
         };
         let mut begin = 0;
         let commas = text.match_indices(',').filter(begins_url).map(|(place, _)| place);
@@ -125,7 +125,14 @@ mod tests {
         check("http://a/x?by=1,2&c=d", &["http://a/x?by=1,2&c=d"]);
         check("http://a/x,http://b/y", &["http://a/x", "http://b/y"]);
         check("http://a/?by=1,2, http://b/", &["http://a/?by=1,2", "http://b/"]);
-        for wrong in ["", ",http://a/", "http://a/,https://b/", "a,b", "http://a/,,http://b/ c"] {
+        for wrong in [
+            "",
+            ",http://a/",
+            "http://a/,",
+            "http://a/,https://b/",
+            "a,b",
+            "http://a/,,http://b/ c",
+        ] {
             assert!(wrong.parse::<CounterUrls>().is_err(), "{wrong:?}");
         }
     }

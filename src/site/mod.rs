@@ -32,6 +32,7 @@ pub use self::{
 use self::{
     directory::Found,
     routes::{Place, Table},
+    visit::Counter,
 };
 use crate::{
     connection::{Response, Service},
@@ -187,7 +188,13 @@ impl Service for Site {
             Message::Limits(limits) => {
                 self.upstreams.iter().for_each(|upstream| upstream.set_limits(limits));
             }
-            Message::Addresses(place, addresses) => self.upstreams[place].set_addresses(addresses),
+            Message::Addresses(place, addresses) => {
+                let (upstream, is_gone) = (&self.upstreams[place], addresses.is_empty());
+                upstream.set_addresses(addresses);
+                let table = self.table.borrow();
+                let of_it = |counter: &&Rc<Counter>| Rc::ptr_eq(&counter.upstream, upstream);
+                table.counters().iter().filter(of_it).filter(|_| is_gone).for_each(|it| it.gone());
+            }
         }
     }
 

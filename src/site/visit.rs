@@ -96,6 +96,11 @@ impl Counter {
         self.watch.borrow_mut().moved(cause);
     }
 
+    /// It has no address any more, so that no later visit could end what was reported of it.
+    pub(super) fn gone(&self) {
+        self.watch.borrow_mut().failures.registered = true;
+    }
+
     /// Whether the last visit was registered.
     pub(super) fn registers(&self) -> bool {
         self.watch.borrow().failures.registered

@@ -1,10 +1,15 @@
 //! What is always true: at every moment, once all have left, and of the books at the end.
 
 use super::*;
+use crate::plan::Spread;
+
+/// What the worker's clock may be behind.
+const CLOCK: Duration = Duration::from_millis(20);
 
 impl History<'_> {
     /// What is true at every moment.
     pub(super) fn check_limits(&self) {
+        self.check_probes();
         for (number, metrics) in self.server.metrics.iter().enumerate() {
             let calls = metrics.counter_connections.read();
             if calls > self.most_calls() {
@@ -17,6 +22,35 @@ impl History<'_> {
             }
             if clients > 0 && self.server.reports.borrow()[number].drained > 0 {
                 self.violation(format_args!("worker {number} drained and has {clients} clients"));
+            }
+        }
+    }
+
+    /// A counter that fails is dialed by probes alone, where visits have another one.
+    pub(super) fn check_probes(&self) {
+        if self.plan.spread != Spread::Counters {
+            return;
+        }
+        let mut all = self.failing.borrow_mut();
+        for (number, metrics) in self.server.metrics.iter().enumerate() {
+            for (counter, upstream) in metrics.upstreams().iter().enumerate() {
+                let failing = &mut all[number * COUNTERS + counter];
+                let (connections, dialed) = (upstream.connections.read(), upstream.dialed.read());
+                let others = connections > 1 || upstream.queued.read() > 1;
+                *failing = match *failing {
+                    _ if upstream.failing.read() == 0 => Failing::No,
+                    Failing::No if connections > 0 || others => Failing::Unclear,
+                    Failing::No => Failing::Since(world::now(), dialed),
+                    Failing::Since(..) if others => Failing::Unclear,
+                    known => known,
+                };
+                let Failing::Since(since, before) = *failing else { continue };
+                let (dials, past) = (dialed - before, world::now() - since);
+                if u32::try_from(dials).is_ok_and(|dials| PROBE_INTERVAL * dials > past + CLOCK) {
+                    self.violation(format_args!(
+                        "worker {number} dials counter {counter}, which fails, {dials} times in {past:?}"
+                    ));
+                }
             }
         }
     }

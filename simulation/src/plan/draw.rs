@@ -35,8 +35,10 @@ impl Plan {
         };
         let mut visits = 0..VISITS - PROBES;
         let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
-        if plan.spread == Spread::Counters && spread.bool() {
-            plan.stop_one(&mut spread);
+        match (plan.spread, spread.u8(0..4)) {
+            (Spread::Counters, 0 | 1) => plan.stop_one(&mut spread),
+            (Spread::Counters, 2) => plan.hang(&mut spread),
+            _ => {}
         }
         plan.clients = (0..clients).map(|id| draw_client(rng, id, &plan, &mut visits)).collect();
         plan
@@ -46,21 +48,39 @@ impl Plan {
 impl Plan {
     /// One counter stops, and nothing disturbs the other.
     fn stop_one(&mut self, rng: &mut Rng) {
-        let stops = rng.usize(0..COUNTERS);
+        self.calm_counters();
+        self.upstream.queue_max = 100;
+        let at = self.length.mul_f64(rng.f64() / 2.0);
+        self.act(at, What::Counter(rng.usize(0..COUNTERS), Mode::Stops));
+    }
+
+    /// One counter can be connected to only after long, or not at all, and the other answers late or never: a visit that
+    /// goes from one to the other has the time of one call.
+    fn hang(&mut self, rng: &mut Rng) {
+        self.calm_counters();
+        self.upstream.connect_timeout = Duration::from_millis(800);
+        let hangs = rng.usize(0..COUNTERS);
+        self.act(Duration::ZERO, What::Counter(hangs, Mode::Hangs));
+        self.act(Duration::ZERO, What::Counter(COUNTERS - 1 - hangs, Mode::Silent));
+    }
+
+    /// Nothing disturbs the counters, and bytes take no noticeable time.
+    fn calm_counters(&mut self) {
         self.bundled = false;
         self.world.errors = 0;
         self.world.latency = self.world.latency.min(1_000);
         self.world.completion = self.world.completion.min(500);
         self.world.window = self.world.window.max(3_000);
         self.upstream.call_timeout = self.upstream.call_timeout.max(Duration::from_secs(1));
-        self.upstream.queue_max = 100;
         self.acts.retain(|act| match act.what {
             What::Counter(..) | What::Move(..) | What::Restart(_) | What::Store(_) => false,
             _ => true,
         });
-        let at = self.length.mul_f64(rng.f64() / 2.0);
+    }
+
+    fn act(&mut self, at: Duration, what: What) {
         let id = self.acts.iter().map(|act| act.id + 1).max().unwrap_or(0);
-        self.acts.push(Act { id, at, what: What::Counter(stops, Mode::Stops) });
+        self.acts.push(Act { id, at, what });
     }
 }
 
