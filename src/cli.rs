@@ -178,6 +178,15 @@ fn total(arguments: TotalArguments, matches: &ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse_settings(&error),
     };
+    if !arguments.all && !config.more.is_empty() {
+        let mut exit = ExitCode::SUCCESS;
+        for said in totals::of_each(&config, arguments.name.as_deref()) {
+            let failed = said.is_err();
+            let told = tell(said);
+            exit = if failed { told } else { exit };
+        }
+        return exit;
+    }
     tell(match arguments.all {
         // A map of numbers is always JSON.
         true => {

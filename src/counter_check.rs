@@ -35,16 +35,40 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The counters of these routes that are not bundled, each once.
-pub fn counters_of(routes: &[RouteConfig]) -> Vec<Endpoint> {
-    let visits = routes.iter().filter_map(RouteConfig::visits);
-    let mut counters: Vec<Endpoint> = Vec::new();
-    for counter in visits.filter_map(|visits| visits.counter.as_ref()) {
-        if counters.len() < ASKED_MAX && !counters.contains(counter) {
-            counters.push(counter.clone());
+/// A counter that is asked.
+#[derive(Debug)]
+pub struct Asked {
+    /// Where it is.
+    pub counter: Endpoint,
+    /// Whether each route that uses it has others.
+    has_others: bool,
+}
+
+impl Asked {
+    /// What happens while it has this problem.
+    pub fn meanwhile(&self, problem: &Problem) -> &'static str {
+        match (self.has_others, problem) {
+            (false, _) => "visitors get the sorry page",
+            (true, Problem::Silent(_)) => "other counters get its visits",
+            (true, Problem::Status(_)) => "some visitors get the sorry page",
         }
     }
-    counters
+}
+
+/// The counters of these routes that are not bundled, each once.
+pub fn counters_of(routes: &[RouteConfig]) -> Vec<Asked> {
+    let mut asked: Vec<Asked> = Vec::new();
+    for visits in routes.iter().filter_map(RouteConfig::visits) {
+        let has_others = visits.counters.len() > 1;
+        for counter in &visits.counters {
+            if let Some(known) = asked.iter_mut().find(|asked| asked.counter == *counter) {
+                known.has_others &= has_others;
+            } else if asked.len() < ASKED_MAX {
+                asked.push(Asked { counter: counter.clone(), has_others });
+            }
+        }
+    }
+    asked
 }
 
 /// Asks a counter by a GET, which is safe (RFC 9110 section 9.2.1): it registers nothing.

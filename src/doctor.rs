@@ -148,20 +148,21 @@ fn examine_counters(sheet: &mut Sheet, config: &Config) {
     if let Some(store) = &config.bundled {
         sheet.good("counter", &format!("bundled, in {store}; see tallyring total"));
     }
-    for counter in counter_check::counters_of(&config.routes) {
-        match counter_check::check(&counter) {
-            Ok(()) => sheet.good("counter", &format!("{counter} answers")),
-            Err(problem) => sheet.short(
-                "counter",
-                &format!("{counter}: {problem}"),
-                match problem {
-                    Problem::Silent(_) => "start it, or correct --counter; until then visitors get the sorry page",
-                    Problem::Status(_) => {
-                        "it runs, but the path may be wrong: correct --counter; until then visitors get the sorry page"
-                    }
-                },
-            ),
-        }
+    for asked in counter_check::counters_of(&config.routes) {
+        let counter = &asked.counter;
+        let problem = match counter_check::check(counter) {
+            Ok(()) => {
+                sheet.good("counter", &format!("{counter} answers"));
+                continue;
+            }
+            Err(problem) => problem,
+        };
+        let remedy = match problem {
+            Problem::Silent(_) => "start it, or correct --counter",
+            Problem::Status(_) => "it runs, but the path may be wrong: correct --counter",
+        };
+        let remedy = format!("{remedy}; until then {}", asked.meanwhile(&problem));
+        sheet.short("counter", &format!("{counter}: {problem}"), &remedy);
     }
 }
 

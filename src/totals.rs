@@ -67,6 +67,11 @@ pub enum TotalsError {
     /// The file that is to be replaced may not be a counter's.
     #[error("{0}; give --force to replace it")]
     NotOurs(OpenError),
+    /// It is not known whether the totals of several counters are parts of a sum.
+    #[error(
+        "--counter gives {0} counters, which may share their totals or not; give the one that is meant"
+    )]
+    Several(usize),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] OpenError),
@@ -116,6 +121,15 @@ pub fn total(config: &AskConfig, name: Option<&str>) -> Result<u64, TotalsError>
     };
     let pick = |totals: TotalsByName| totals.get(name.unwrap_or_default()).copied().unwrap_or(0);
     ask_or_read(config, ask, pick)
+}
+
+/// The total of each of several counters, with its URL.
+pub fn of_each(config: &AskConfig, name: Option<&str>) -> Vec<Result<String, TotalsError>> {
+    let of_one = |counter: &Endpoint| {
+        let config = AskConfig { counter: Some(counter.clone()), more: vec![], ..config.clone() };
+        total(&config, name).map(|total| format!("{total} {counter}"))
+    };
+    config.counter.iter().chain(&config.more).map(of_one).collect()
 }
 
 /// All totals.
@@ -235,6 +249,9 @@ fn ask_or_read<T>(
     ask: impl Fn(&Endpoint, Instant) -> Result<T, TotalsError>,
     read: impl Fn(TotalsByName) -> T,
 ) -> Result<T, TotalsError> {
+    if !config.more.is_empty() {
+        return Err(TotalsError::Several(1 + config.more.len()));
+    }
     if let Some(target) = &config.counter {
         match ask(target, Instant::now() + config.timeout) {
             Err(TotalsError::Unanswered(_, error))
@@ -295,7 +312,8 @@ mod tests {
         let [file, backup] = ["counter.redb", "backup"].map(|name| directory.path().join(name));
         store::write(&file, &totals(new), false).unwrap();
         store::write(&backup, &totals(old), false).unwrap();
-        let config = AskConfig { counter: None, file: Some(file), timeout: RETRY_PAUSE };
+        let config =
+            AskConfig { counter: None, more: Vec::new(), file: Some(file), timeout: RETRY_PAUSE };
         let error = back_up(&config, &backup, true).err().map(|error| error.to_string());
         match expected {
             None => assert_eq!(error, None),
@@ -326,7 +344,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let [file, text] = ["counter.redb", "text"].map(|name| directory.path().join(name));
         store::write(&file, &totals(&[("", 1)]), false).unwrap();
-        let config = AskConfig { counter: None, file: Some(file), timeout: RETRY_PAUSE };
+        let config =
+            AskConfig { counter: None, more: Vec::new(), file: Some(file), timeout: RETRY_PAUSE };
         for content in ["", "some other text"] {
             std::fs::write(&text, content).unwrap();
             back_up(&config, &text, true).unwrap();

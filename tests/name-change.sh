@@ -51,12 +51,16 @@ port=$(sed -n 's/.*http:\/\/127.0.0.2:\([0-9]*\).*/\1/p' "$scratch/first")
 echo "127.0.0.1 localhost" >"$hosts"
 rootless=()
 [ "$(id -u)" = 0 ] || rootless=(--map-root-user)
-# shellcheck disable=SC2016
-unshare "${rootless[@]}" --mount sh -c 'mount --bind "$0" /etc/hosts && exec "$@"' "$hosts" \
-    "$program" serve --listen 127.0.0.1:0 --admin off --workers 1 --counter "http://counter.test:$port/counter" 2>"$log" &
-running[server]=$!
-until_true "the server did not start" grep -q "serves http" "$log"
-site=$(sed -n 's/.*serves \(http:[^ ]*\) .*/\1/p' "$log")
+start_server() { # start_server FLAGS...
+    : >"$log"
+    # shellcheck disable=SC2016
+    unshare "${rootless[@]}" --mount sh -c 'mount --bind "$0" /etc/hosts && exec "$@"' "$hosts" \
+        "$program" serve --listen 127.0.0.1:0 --admin off --workers 1 --counter "http://counter.test:$port/counter" "$@" 2>"$log" &
+    running[server]=$!
+    until_true "the server did not start" grep -q "serves http" "$log"
+    site=$(sed -n 's/.*serves \(http:[^ ]*\) .*/\1/p' "$log")
+}
+start_server
 
 is_not_welcomed || fail "a visit was welcomed by a counter without an address"
 grep -q "the counter's name cannot be looked up" "$log" || fail "nobody was told that the name has no address"
@@ -96,4 +100,23 @@ until_true "a visit was welcomed by a counter that is gone" is_not_welcomed
 start_counter third "127.0.0.3:$port"
 until_true "the last address was not kept" is_welcomed
 echo "ok the name has no address any more: its last one is kept"
+end server TERM
+
+# From here on each address of the name is a counter.
+start_counter fourth "127.0.0.4:$port"
+printf '%s counter.test\n' 127.0.0.3 127.0.0.4 >"$hosts"
+start_server --counter-spread addresses
+before=$(($(counted "127.0.0.3:$port") + $(counted "127.0.0.4:$port")))
+for _ in $(seq 40); do is_welcomed || fail "a visit was not welcomed by one of two addresses"; done
+[ "$(counted "127.0.0.4:$port")" -gt 0 ] || fail "one of two addresses got no visit of 40"
+[ $(($(counted "127.0.0.3:$port") + $(counted "127.0.0.4:$port"))) = $((before + 40)) ] || fail "40 visits were not counted once each"
+echo "ok each address of the name is a counter: visits are spread over them, each is counted once"
+
+start_counter fifth "127.0.0.5:$port"
+printf '%s counter.test\n' 127.0.0.4 127.0.0.5 >"$hosts"
+end third KILL
+got_visits() { is_welcomed || fail "a visit was not welcomed while one of two counters was replaced"; [ "$(counted "127.0.0.5:$port")" -gt 0 ]; }
+until_true "the new address got no visits" got_visits
+grep -q "visits go to other counters: POST http://counter.test:$port/counter" "$log" || fail "nobody was told that one counter is gone"
+echo "ok one of the addresses is gone and another one is new: no visit is lost, and the new one gets some"
 end server TERM

@@ -15,7 +15,7 @@ use monoio::{
 };
 
 use crate::{
-    plan::{ADDRESSES, Mode, Plan},
+    plan::{ADDRESSES, Mode, Plan, WORKERS_MAX},
     record::{Record, visit_of},
 };
 
@@ -23,6 +23,10 @@ use crate::{
 const UNASKED: &[u8] = b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n";
 /// How long a counter that has said that it closes looks for a call that comes all the same.
 const LAST_LOOK: Duration = Duration::from_millis(50);
+/// How far apart a worker probes a counter that stops.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// After so long a worker has heard whatever it was told, where bytes take no noticeable time.
+const HEARD: Duration = Duration::from_millis(100);
 /// What is asked of a counter at most, in bytes.
 const CALL_BYTES_MAX: usize = 1_000;
 
@@ -37,6 +41,9 @@ pub struct Foreign {
     record: Rc<Record>,
     /// Whether what is sent at once arrives at once.
     whole: bool,
+    /// Since when each worker knows that this counter stops, and its calls after that. Nothing where it may call all
+    /// the same.
+    told: Option<RefCell<[Option<(Duration, u32)>; WORKERS_MAX]>>,
 }
 
 /// An address of a counter.
@@ -61,6 +68,7 @@ impl Foreign {
             rng: RefCell::new(Rng::with_seed(plan.seed ^ (0xf0 + number as u64))),
             record: Rc::clone(record),
             whole: plan.world.cuts == 0 && plan.world.window >= 3_000,
+            told: plan.spares(number).then(RefCell::default),
         });
         counter.listen_again();
         counter
@@ -144,10 +152,49 @@ impl Foreign {
         self.record.visit(visit, |visit| visit.counted += 1);
     }
 
+    /// A worker has called: one that knows that this counter stops does so to probe it.
+    fn called(&self, visit: usize) {
+        let Some(told) = &self.told else { return };
+        let worker = self.record.worker_of(visit);
+        let mut told = told.borrow_mut();
+        let Some((since, calls)) = &mut told[worker] else { return };
+        let past = world::now() - *since;
+        if past < HEARD {
+            return;
+        }
+        *calls += 1;
+        if PROBE_INTERVAL * (*calls - 1) > past {
+            self.record.violation(format_args!(
+                "worker {worker} calls counter {}, which stops, {calls} times in {past:?}",
+                self.number
+            ));
+        }
+    }
+
+    /// A worker is told whether this counter goes on.
+    fn tell(&self, visit: usize, goes_on: bool) {
+        let Some(told) = &self.told else { return };
+        let told = &mut told.borrow_mut()[self.record.worker_of(visit)];
+        match goes_on {
+            true => *told = None,
+            false => {
+                told.get_or_insert((world::now(), 0));
+            }
+        }
+    }
+
     /// Answers a call; whether the connection goes on.
     async fn answer(&self, stream: &TcpStream, visit: usize) -> bool {
+        self.called(visit);
         match self.mode.get() {
             Mode::Prompt => {}
+            Mode::Stops => {
+                self.count(visit);
+                let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n1\n";
+                let _ = stream.send(answer.into()).await;
+                self.tell(visit, false);
+                return false;
+            }
             Mode::Slow(pause) => sleep(pause).await,
             Mode::Any => return self.answer_anyhow(stream, visit).await,
             Mode::Silent | Mode::Refuses | Mode::Hangs => {
@@ -155,9 +202,12 @@ impl Foreign {
             }
         }
         self.count(visit);
+        // One that closes would be taken for one that stops.
+        let form = if self.told.is_some() && visit % FORMS == CLOSING { 0 } else { visit % FORMS };
         let number = self.record.new_number(visit);
-        let (welcome, tells_number, goes_on) = welcome(visit, number);
+        let (welcome, tells_number, goes_on) = welcome(visit, form, number);
         self.record.visit(visit, |visit| visit.number = tells_number.then_some(number));
+        self.tell(visit, goes_on);
         stream.send(welcome.into()).await.is_ok() && goes_on
     }
 
@@ -280,12 +330,17 @@ fn draw_form(rng: &mut Rng, status: &str, number: u64) -> (String, bool, bool) {
     }
 }
 
+/// The forms of an answer.
+const FORMS: usize = 5;
+/// The one that ends its connection.
+const CLOSING: usize = 3;
+
 /// How a counter that works says that a visit is counted, in each of the forms that an answer may have, whether the
 /// number of the visit can be read in it, and whether the counter takes another call.
-fn welcome(visit: usize, number: u64) -> (String, bool, bool) {
+fn welcome(visit: usize, form: usize, number: u64) -> (String, bool, bool) {
     let content = format!("{number}{}", if visit.is_multiple_of(4) { "" } else { "\n" });
     let length = content.len();
-    match visit % 5 {
+    match form {
         0 => (
             format!(
                 "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n\
@@ -296,7 +351,7 @@ fn welcome(visit: usize, number: u64) -> (String, bool, bool) {
         ),
         1 => (format!("HTTP/1.1 200 OK\r\n{}", chunks(&content)), true, true),
         2 => (String::from("HTTP/1.1 204 Counted\r\n\r\n"), false, true),
-        3 => (format!("HTTP/1.0 200 OK\r\n\r\n{content}"), false, false),
+        CLOSING => (format!("HTTP/1.0 200 OK\r\n\r\n{content}"), false, false),
         // No number, though it begins and ends like one; some are more than is read at once.
         _ => {
             let length = if visit.is_multiple_of(2) { 500 } else { 21 };

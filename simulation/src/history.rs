@@ -37,6 +37,8 @@ use crate::{
 const TRIES: usize = 6;
 /// What a drain may take beyond the deadlines of the clients: the linger's two seconds, and that of slow timers.
 const DRAIN_SPARE: Duration = Duration::from_secs(4);
+/// How far apart a worker probes a counter that fails.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// What a worker may take to stop.
 const STOP_TIME: Duration = Duration::from_secs(1);
 /// Polls for each event at most, over a whole history.
@@ -137,6 +139,18 @@ struct History<'a> {
     bundled: Option<Rc<Bundled>>,
     stopped: Rc<Cell<bool>>,
     drains: Cell<bool>,
+    /// Since when each counter of each worker fails, and how often it had been dialed then; nothing where others than
+    /// probes may dial it.
+    failing: RefCell<Vec<Failing>>,
+}
+
+/// Whether a counter fails.
+#[derive(Debug, Clone, Copy, Default)]
+enum Failing {
+    #[default]
+    No,
+    Since(Duration, u64),
+    Unclear,
 }
 
 impl<'a> History<'a> {
@@ -162,6 +176,7 @@ impl<'a> History<'a> {
             record: Rc::clone(record),
             stopped: Rc::new(Cell::new(false)),
             drains: Cell::new(false),
+            failing: RefCell::new(vec![Failing::No; plan.workers * COUNTERS]),
         };
         for client in &plan.clients {
             client::start(client, plan, record);

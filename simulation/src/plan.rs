@@ -39,6 +39,8 @@ pub struct Plan {
     pub workers: usize,
     /// Whether the first counter is the bundled one.
     pub bundled: bool,
+    /// To which counters a visit goes.
+    pub spread: Spread,
     /// What clients may do.
     pub clients_limits: ClientLimits,
     /// What workers may ask of a counter.
@@ -53,6 +55,17 @@ pub struct Plan {
     pub length: Duration,
     /// Whether it drains in the midst of it all, or after all is well again.
     pub drains_early: bool,
+}
+
+/// To which counters a visit goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spread {
+    /// To its own.
+    One,
+    /// To any.
+    Counters,
+    /// To its own, of which each address is one.
+    Addresses,
 }
 
 /// A client, and all that it does.
@@ -181,6 +194,8 @@ pub enum Mode {
     Hangs,
     /// It takes calls and never answers.
     Silent,
+    /// It counts and says so, and that it closes.
+    Stops,
 }
 
 /// How a store behaves.
@@ -307,7 +322,16 @@ impl Plan {
     /// Whether nothing stands against visits of this counter being welcomed. Of the bundled one, single visits are
     /// refused.
     pub fn serves(&self, counter: usize) -> bool {
+        match self.spread {
+            Spread::Counters => (0..COUNTERS).all(|counter| self.serves_itself(counter)),
+            Spread::One | Spread::Addresses => self.serves_itself(counter),
+        }
+    }
+
+    /// Whether nothing stands against visits being welcomed that go to this counter.
+    fn serves_itself(&self, counter: usize) -> bool {
         let disturbs = |act: &Act| match act.what {
+            What::Counter(_, Mode::Stops) => false,
             What::Counter(number, _) | What::Move(number, ..) => number == counter,
             _ => false,
         };
@@ -317,6 +341,13 @@ impl Plan {
             && self.world.errors == 0
             && self.upstream.call_timeout >= Duration::from_secs(1)
             && !self.acts.iter().any(disturbs)
+    }
+
+    /// Whether a counter that stops gets no more than probes: visits have another one, against which nothing stands.
+    pub fn spares(&self, stops: usize) -> bool {
+        self.spread == Spread::Counters
+            && self.upstream.queue_max >= VISITS
+            && (0..COUNTERS).all(|counter| counter == stops || self.serves_itself(counter))
     }
 
     /// The least limit of clients at any time.

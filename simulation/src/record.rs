@@ -99,6 +99,11 @@ impl Record {
         }
     }
 
+    /// The worker that has the client of a visit.
+    pub fn worker_of(&self, visit: usize) -> usize {
+        self.visits.borrow()[visit].worker
+    }
+
     /// All visits.
     pub fn visits(&self) -> Vec<Visit> {
         self.visits.borrow().clone()

@@ -19,15 +19,18 @@ use crate::{
     listener::Listener,
     metrics::WorkerMetrics,
     names::Names,
-    plan::{COUNTERS, Plan},
+    plan::{ADDRESSES, COUNTERS, Plan, Spread},
     request::{FILES, VISITS},
     runtime::{
         driver::{Choice, Driver},
         mailbox,
     },
-    site::{Accept, File, Message, Page, Pages, Route, RouteKind, RouteSet, Rules, Site, Visits},
+    site::{
+        Accept, File, Message, Page, Pages, Route, RouteKind, RouteSet, Rules, Site, VisitCounter,
+        Visits,
+    },
     trace::SHARES,
-    upstream::{Endpoint, Upstream, UpstreamLimits},
+    upstream::{Endpoint, Upstream, UpstreamLimits, slots::Slots},
     worker::{self, Command, Report},
 };
 
@@ -47,8 +50,22 @@ pub fn counter_of(visit: usize) -> usize {
 /// What stands for the number of a visit in a page.
 const PLACEHOLDER: &str = "{visits}";
 
+/// How many upstreams a worker has for a counter. Those of a name with a place for each address: more than it ever has
+/// at a time, since a place that has just become free is not used at once.
+const fn slots(spread: Spread) -> usize {
+    match spread {
+        Spread::One | Spread::Counters => 1,
+        Spread::Addresses => 2 * ADDRESSES,
+    }
+}
+
+/// How many upstreams a worker has.
+pub const fn upstreams(spread: Spread) -> usize {
+    COUNTERS * slots(spread)
+}
+
 /// A page: without its number, no two have the same length, so that the answer to a `HEAD` tells which it is.
-fn page(visit: usize, version: usize, welcome: bool) -> String {
+pub fn page(visit: usize, version: usize, welcome: bool) -> String {
     let word = if welcome { "welcome" } else { "sorry" };
     let text = format!("{word} v{visit} of {version}\n");
     // Some are too large to be copied into a write buffer.
@@ -77,20 +94,22 @@ pub fn file(number: usize) -> String {
 pub fn prepare() {
     for traces in std::iter::once(None).chain(SHARES.map(Some)) {
         for version in [0, 1] {
-            routes(version, traces);
+            for spread in [Spread::One, Spread::Counters, Spread::Addresses] {
+                routes(version, spread, traces);
+            }
         }
     }
 }
 
 /// The routes, in one of two versions, with calls that take traces to the counter or without.
-fn routes(version: usize, traces: Option<&'static str>) -> Arc<RouteSet> {
-    type Routes = BTreeMap<(usize, Option<&'static str>), Arc<RouteSet>>;
+fn routes(version: usize, spread: Spread, traces: Option<&'static str>) -> Arc<RouteSet> {
+    type Routes = BTreeMap<(usize, Spread, Option<&'static str>), Arc<RouteSet>>;
     thread_local! {
         static ROUTES: RefCell<Routes> = RefCell::default();
     }
     ROUTES.with_borrow_mut(|routes| {
-        let made = routes.entry((version, traces));
-        Arc::clone(made.or_insert_with(|| Arc::new(make_routes(version, traces))))
+        let made = routes.entry((version, spread, traces));
+        Arc::clone(made.or_insert_with(|| Arc::new(make_routes(version, spread, traces))))
     })
 }
 
@@ -104,20 +123,29 @@ fn endpoint(visit: usize) -> Endpoint {
     url.parse().expect("a URL")
 }
 
-fn make_routes(version: usize, traces: Option<&str>) -> RouteSet {
+fn make_routes(version: usize, spread: Spread, traces: Option<&str>) -> RouteSet {
     let page = |visit, welcome| Page {
         content_type: HeaderValue::from_static("text/plain"),
         body: page(visit, version, welcome).into(),
     };
     let visits = (0..VISITS).map(|visit| {
         let endpoint = endpoint(visit);
+        let (call, url): (_, Arc<str>) = (endpoint.request(), endpoint.to_string().into());
+        let (own, slots) = (counter_of(visit), slots(spread));
+        let places = match spread {
+            Spread::Counters => 0..COUNTERS,
+            Spread::One | Spread::Addresses => own * slots..(own + 1) * slots,
+        };
+        let counters = places.map(|upstream| VisitCounter {
+            upstream,
+            call: call.clone(),
+            url: Arc::clone(&url),
+        });
         Route {
             path: format!("/v{visit}"),
             kind: RouteKind::Visits(Box::new(Visits {
                 methods: vec![Method::Get, Method::Head, Method::Post],
-                upstream: counter_of(visit),
-                call: endpoint.request(),
-                counter: endpoint.to_string().into(),
+                counters: counters.collect(),
                 pages: Pages { welcome: page(visit, true), sorry: page(visit, false) },
             })),
         }
@@ -134,13 +162,22 @@ fn make_routes(version: usize, traces: Option<&str>) -> RouteSet {
         match &route.kind {
             RouteKind::Visits(visits) => {
                 let Pages { welcome, sorry } = &visits.pages;
-                drop((visits.call.clone(), welcome.body.clone(), sorry.body.clone()));
+                visits.counters.iter().for_each(|counter| drop(counter.call.clone()));
+                drop((welcome.body.clone(), sorry.body.clone()));
             }
             RouteKind::File(file) => drop(file.content().clone()),
             RouteKind::Directory(_) => {}
         }
     }
     RouteSet { rules, routes }
+}
+
+/// Where a counter is at first.
+fn first_address(counter: usize, bundled: bool) -> SocketAddr {
+    match counter {
+        0 if bundled => bundled::address(),
+        _ => foreign::address(counter, 0),
+    }
 }
 
 /// What a worker has reported, by its kind.
@@ -159,6 +196,9 @@ pub struct Reports {
 /// The server.
 pub struct Server {
     orders: Vec<mailbox::Sender<Command<Message>>>,
+    spread: Spread,
+    /// The place of each address of a counter, where each is one.
+    slots: RefCell<[Slots; COUNTERS]>,
     /// What each worker counts.
     pub metrics: Vec<Arc<WorkerMetrics>>,
     upstreams: Rc<RefCell<Vec<Weak<Upstream>>>>,
@@ -175,12 +215,17 @@ impl Server {
         let reports = Rc::new(RefCell::new(vec![Reports::default(); plan.workers]));
         let mut server = Self {
             orders: Vec::new(),
+            spread: plan.spread,
+            slots: RefCell::default(),
             metrics: Vec::new(),
             upstreams: Rc::default(),
             names: Names::new(plan.seed),
             traces: plan.traces,
             reports,
         };
+        for counter in 0..COUNTERS {
+            server.changes(counter, &[first_address(counter, plan.bundled)]);
+        }
         for number in 0..plan.workers {
             server.start_worker(plan, number);
         }
@@ -194,26 +239,30 @@ impl Server {
         let (orders, receiver) = mailbox::channel().expect("a mailbox");
         let metrics = Arc::<WorkerMetrics>::default();
         let counts = Arc::clone(&metrics);
-        let (limits, bundled) = (plan.upstream, plan.bundled);
+        let (limits, bundled, spread) = (plan.upstream, plan.bundled, plan.spread);
         let (traces, seed) = (plan.traces, plan.seed ^ number as u64);
         let (kept, names) = (Rc::clone(&self.upstreams), Rc::clone(&self.names));
         let make = move || {
-            let upstreams = (0..COUNTERS).map(|counter| {
-                let first = match counter {
-                    0 if bundled => bundled::address(),
-                    _ => foreign::address(counter, 0),
-                };
+            let upstreams = (0..upstreams(spread)).map(|upstream| {
+                let (counter, slot) = (upstream / slots(spread), upstream % slots(spread));
+                let first = (slot == 0).then(|| first_address(counter, bundled));
                 let (names, bundles) = (Rc::clone(&names), counter == 0 && bundled);
                 let refresh = move || {
                     if !bundles {
                         names.refresh(counter);
                     }
                 };
-                Upstream::new(limits, vec![first], Arc::clone(&counts), Box::new(refresh))
+                Upstream::new(
+                    limits,
+                    first.into_iter().collect(),
+                    Arc::clone(&counts),
+                    Box::new(refresh),
+                )
             });
             let upstreams: Vec<_> = upstreams.collect();
             kept.borrow_mut().extend(upstreams.iter().map(Rc::downgrade));
-            Site::new(upstreams, &routes(0, traces), Arc::clone(&counts), Box::new(|_| {}), seed)
+            let (routes, counts) = (routes(0, spread, traces), Arc::clone(&counts));
+            Site::new(upstreams, &routes, counts, Box::new(|_| {}), seed)
         };
         let plan = worker::Plan {
             name: format!("worker-{number}"),
@@ -256,12 +305,30 @@ impl Server {
 
     /// Gives all workers other pages.
     pub fn set_pages(&self, version: usize) {
-        self.tell_all(|| Command::Deliver(Message::Routes(routes(version, self.traces))));
+        let routes = || routes(version, self.spread, self.traces);
+        self.tell_all(|| Command::Deliver(Message::Routes(routes())));
     }
 
     /// Tells all workers where a counter is.
     pub fn set_addresses(&self, counter: usize, addresses: &[SocketAddr]) {
-        self.tell_all(|| Command::Deliver(Message::Addresses(counter, addresses.to_vec())));
+        for (upstream, addresses) in self.changes(counter, addresses) {
+            let message = || Message::Addresses(upstream, addresses.clone());
+            self.tell_all(|| Command::Deliver(message()));
+        }
+    }
+
+    /// The upstreams that have other addresses from now on.
+    fn changes(&self, counter: usize, addresses: &[SocketAddr]) -> Vec<(usize, Vec<SocketAddr>)> {
+        if self.spread != Spread::Addresses {
+            return vec![(counter, addresses.to_vec())];
+        }
+        let changes = self.slots.borrow_mut()[counter].set(addresses);
+        let first = counter * slots(self.spread);
+        let changes = changes.slots.into_iter().map(|(slot, address)| {
+            assert!(slot < slots(self.spread), "a place that no worker has");
+            (first + slot, address.into_iter().collect())
+        });
+        changes.collect()
     }
 
     /// Gives all workers other limits.

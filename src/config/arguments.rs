@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
 use super::{
+    counters::{CounterSpread, CounterUrls},
     data_dir::DataDirArguments,
     file::ConfigFileArguments,
     limits::LimitArguments,
@@ -130,6 +131,10 @@ pub struct ServeArguments {
     pub proxy_protocol: bool,
     #[command(flatten)]
     pub endpoint: CounterEndpointArguments,
+    /// What gets visits as a counter of its own, where --counter is a name: the name, whose addresses are tried
+    /// in turn, or each of its addresses (at most 16)
+    #[arg(long, env = "TALLYRING_COUNTER_SPREAD", value_name = "WHAT", default_value = "name")]
+    pub counter_spread: CounterSpread,
     /// Hosts that the bundled counter answers to beside localhost and its own address, like
     /// counter,counter.internal
     #[arg(long, env = "TALLYRING_COUNTER_HOSTS", value_name = "LIST")]
@@ -200,10 +205,10 @@ pub struct ServeArguments {
 #[derive(Debug, Clone, Args)]
 #[allow(missing_docs)]
 pub struct CounterEndpointArguments {
-    /// Counter that registers the visits, like http://127.0.0.1:3001/counter [default: the bundled
-    /// counter]
+    /// Counter that registers the visits, like http://127.0.0.1:3001/counter; may be repeated, and each visit
+    /// goes to one of them [default: the bundled counter]
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
-    pub counter: Option<Endpoint>,
+    pub counter: Vec<CounterUrls>,
     /// Address of the bundled counter for other programs, or off: then only the server itself uses
     /// it, and tallyring total reads its file
     #[arg(
@@ -213,6 +218,13 @@ pub struct CounterEndpointArguments {
         default_value = "127.0.0.1:3001"
     )]
     pub counter_listen: CounterAddress,
+}
+
+impl CounterEndpointArguments {
+    /// The URLs of all flags, or of the variable.
+    pub(super) fn urls(&self) -> Vec<Endpoint> {
+        self.counter.iter().flat_map(|CounterUrls(urls)| urls).cloned().collect()
+    }
 }
 
 /// What is logged, and how.

@@ -286,7 +286,7 @@ mod tests {
     fn visits(path: &str, files: &PageFiles) -> RouteConfig {
         let visits = crate::config::VisitsConfig {
             methods: vec![crate::http::request::Method::Get],
-            counter: None,
+            counters: Vec::new(),
             files: files.clone(),
         };
         route(path, RouteKind::Visits(visits))

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::{
     arguments::{AdminAddress, CounterAddress, Workers, listen_address},
     contents::PageType,
+    counters::{CounterSpread, CounterUrls},
     error::ConfigError,
     locations::Locations,
     scalar::{Scalar, Text, Word, yes_or_no},
@@ -22,7 +23,6 @@ use crate::{
     log,
     runtime::driver,
     site::{Accept, Share},
-    upstream::Endpoint,
 };
 
 /// What a file may say. Every key is optional; one that is not here is an error.
@@ -34,7 +34,8 @@ pub(super) struct File {
     pub(super) share_port: Option<bool>,
     #[serde(default, deserialize_with = "yes_or_no")]
     pub(super) proxy_protocol: Option<bool>,
-    pub(super) counter: Option<Text<Endpoint>>,
+    pub(super) counter: Option<CounterUrls>,
+    pub(super) counter_spread: Option<Word<CounterSpread>>,
     pub(super) counter_listen: Option<Text<CounterAddress>>,
     pub(super) counter_hosts: Option<Text<HostList>>,
     #[serde(default, deserialize_with = "yes_or_no")]
@@ -84,7 +85,7 @@ pub(super) struct File {
 pub(super) struct RouteTable {
     pub(super) path: String,
     pub(super) methods: Option<Vec<RouteMethod>>,
-    pub(super) counter: Option<Text<Endpoint>>,
+    pub(super) counter: Option<CounterUrls>,
     pub(super) welcome: Option<PathBuf>,
     pub(super) sorry: Option<PathBuf>,
     #[serde(default, deserialize_with = "yes_or_no")]

@@ -6,6 +6,7 @@ mod addresses;
 pub mod arguments;
 mod contents;
 mod cores;
+mod counters;
 mod data_dir;
 pub mod environment;
 mod error;
@@ -27,11 +28,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use http::{HeaderValue, StatusCode};
 
-#[cfg(test)]
-pub use self::contents::read_contents;
 pub use self::{
     arguments::Arguments,
     contents::Content,
+    counters::{CounterSpread, show_counters},
     error::ConfigError,
     health::{reachable, settle_health, settle_top},
     limits::{admin_client_limits, internal_client_limits},
@@ -41,6 +41,8 @@ pub use self::{
     totals::{settle_ask, settle_file},
     values::Cores,
 };
+#[cfg(test)]
+pub use self::{contents::read_contents, counters::CounterUrls};
 use crate::{
     connection::ClientLimits,
     counter::store,
@@ -81,6 +83,8 @@ pub struct Config {
     pub counter_listen: Option<SocketAddr>,
     /// The hosts that it answers to there, besides those that every counter answers to.
     pub counter_hosts: HostList,
+    /// What gets visits as a counter of its own.
+    pub counter_spread: CounterSpread,
     /// Whether the counters are not asked at the start.
     pub skip_counter_check: bool,
     /// Whether the bundled counter begins from zero in an empty file.
@@ -147,6 +151,8 @@ pub struct TopConfig {
 pub struct AskConfig {
     /// The counter that is asked, if one can be.
     pub counter: Option<Endpoint>,
+    /// More counters, each of which can be asked too.
+    pub more: Vec<Endpoint>,
     /// The file that is read when no counter runs; `None` for a counter that is not bundled.
     pub file: Option<PathBuf>,
     /// For the whole answer.
@@ -207,8 +213,8 @@ pub struct DirectoryConfig {
 pub struct VisitsConfig {
     /// The methods that are visits.
     pub methods: Vec<Method>,
-    /// Who registers them; `None` is the bundled counter.
-    pub counter: Option<Endpoint>,
+    /// Who registers them, each by one of these; none is the bundled counter.
+    pub counters: Vec<Endpoint>,
     /// The files of the two pages, where they replace the two texts.
     pub files: PageFiles,
 }

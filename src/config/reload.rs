@@ -1,12 +1,14 @@
 //! Settings that are read while the server runs: which of them take effect at once, and which need a restart.
 
-use super::{Config, Content, RouteConfig, Settled, VisitsConfig, pick::Setting};
-use crate::upstream::Endpoint;
+use super::{
+    Config, Content, RouteConfig, Settled, VisitsConfig, counters::show_counters, pick::Setting,
+};
 
 /// Settings that are applied only at the start.
-const NEED_RESTART: [&str; 12] = [
+const NEED_RESTART: [&str; 13] = [
     "listen",
     "share-port",
+    "counter-spread",
     "counter-listen",
     "counter-hosts",
     "skip-counter-check",
@@ -72,6 +74,7 @@ fn without_restart(running: &Config, read: Config) -> Config {
         bundled: running.bundled.clone(),
         counter_listen: running.counter_listen,
         counter_hosts: running.counter_hosts.clone(),
+        counter_spread: running.counter_spread,
         skip_counter_check: running.skip_counter_check,
         create: running.create,
         admin: running.admin,
@@ -104,7 +107,7 @@ fn renew_routes(
         }
         let path = route.path.clone();
         let visits = route.visits_mut()?;
-        let counter = shown(visits.counter.as_ref());
+        let counter = shown(visits);
         let old = running.iter().find(|old| old.path == path).and_then(RouteConfig::visits);
         let Some(old) = old else {
             restarts.push(format!(
@@ -114,16 +117,16 @@ fn renew_routes(
         };
         restarts.push(format!(
             "the counter of route {path} needs a restart: {} stays, {counter} was read",
-            shown(old.counter.as_ref())
+            shown(old)
         ));
-        visits.counter.clone_from(&old.counter);
+        visits.counters.clone_from(&old.counters);
         Some((route, content))
     };
     read.filter_map(renew).collect()
 }
 
-fn shown(counter: Option<&Endpoint>) -> String {
-    counter.map_or_else(|| String::from("the bundled counter"), Endpoint::to_string)
+fn shown(visits: &VisitsConfig) -> String {
+    show_counters(&visits.counters, "the bundled counter")
 }
 
 fn route_changes(running: &[RouteConfig], now: &[RouteConfig]) -> Vec<String> {
@@ -162,8 +165,10 @@ mod tests {
 
     /// Whether the counter of these visits is one of [`RUNNING`].
     fn known(visits: &VisitsConfig) -> bool {
-        let counter = visits.counter.as_ref().map(Endpoint::to_string).unwrap_or_default();
-        counter.starts_with("http://10.0.0.1/") || counter.starts_with("http://10.0.0.2/")
+        let is_known = |counter: String| {
+            counter.starts_with("http://10.0.0.1/") || counter.starts_with("http://10.0.0.2/")
+        };
+        !visits.counters.is_empty() && visits.counters.iter().map(ToString::to_string).all(is_known)
     }
 
     /// What a server that runs with [`RUNNING`] says of `read`.

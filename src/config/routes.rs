@@ -6,6 +6,7 @@ use super::{
     ConfigError, DirectoryConfig, PageConfig, PageFiles, PageSource, ROUTES_MAX, RouteConfig,
     RouteKind, VisitsConfig,
     contents::{Content, PageType, SORRY, WELCOME},
+    counters::{CounterSpread, CounterUrls, check_counters, show_counters},
     error::invalid,
     file::RouteTable,
     pick::{Setting, or_text},
@@ -14,10 +15,10 @@ use super::{
 };
 use crate::{http::request::Method, plural::plural, upstream::Endpoint};
 
-/// The routes of the file; without any, one for `/`.
+/// The routes of the file; without any, one for `/`. Those without counters of their own have `counters`.
 pub(super) fn settle_routes(
     mut tables: Vec<RouteTable>,
-    counter: Option<Endpoint>,
+    counters: (&[Endpoint], CounterSpread),
     site_files: &PageFiles,
 ) -> Result<Vec<RouteConfig>, ConfigError> {
     if tables.is_empty() {
@@ -34,7 +35,7 @@ pub(super) fn settle_routes(
         if routes.iter().any(|route| route.path == path) {
             return Err(wrong(Wrong("path", String::from("another route has it already"))));
         }
-        let kind = settle_kind(table, counter.as_ref(), site_files).map_err(wrong)?;
+        let kind = settle_kind(table, counters, site_files).map_err(wrong)?;
         routes.push(RouteConfig { path, kind });
     }
     Ok(routes)
@@ -52,7 +53,7 @@ impl Wrong {
 /// What a `[[route]]` table says, or what is wrong with it.
 fn settle_kind(
     table: RouteTable,
-    counter: Option<&Endpoint>,
+    counters: (&[Endpoint], CounterSpread),
     site_files: &PageFiles,
 ) -> Result<RouteKind, Wrong> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
@@ -69,13 +70,13 @@ fn settle_kind(
     }
     match table.counted {
         Some(false) => settle_page(table),
-        Some(true) | None => settle_visits(table, counter, site_files),
+        Some(true) | None => settle_visits(table, counters, site_files),
     }
 }
 
 fn settle_visits(
     table: RouteTable,
-    counter: Option<&Endpoint>,
+    (counters, spread): (&[Endpoint], CounterSpread),
     site_files: &PageFiles,
 ) -> Result<RouteKind, Wrong> {
     let uncounted = [
@@ -104,8 +105,12 @@ fn settle_visits(
     if files.content_type.is_some() && files.welcome.is_none() && files.sorry.is_none() {
         return Err(Wrong::of("type", "it is for files; give welcome or sorry"));
     }
-    let counter = table.counter.map(|Text(target)| target).or_else(|| counter.cloned());
-    Ok(RouteKind::Visits(VisitsConfig { methods, counter, files }))
+    let counters = match table.counter {
+        Some(CounterUrls(own)) => own,
+        None => counters.to_vec(),
+    };
+    check_counters(&counters, spread).map_err(|problem| Wrong("counter", problem))?;
+    Ok(RouteKind::Visits(VisitsConfig { methods, counters, files }))
 }
 
 /// Refuses keys that only routes with visits have.
@@ -203,19 +208,22 @@ fn describe_cache(cache: Option<Duration>) -> String {
 
 fn describe_visits(visits: &VisitsConfig) -> String {
     let methods: Vec<_> = visits.methods.iter().map(|method| method.as_str()).collect();
-    let counter = visits.counter.as_ref().map_or(String::from("bundled"), Endpoint::to_string);
+    let counters = show_counters(&visits.counters, "bundled");
     let shown = |path: &Option<PathBuf>, text| or_text(text)(path);
     format!(
-        "{} to {counter}; welcome {}; sorry {}",
+        "{} to {counters}; welcome {}; sorry {}",
         methods.join(", "),
         shown(&visits.files.welcome, WELCOME),
         shown(&visits.files.sorry, SORRY)
     )
 }
 
-/// How many counters there are: URLs that differ in their path only are one.
-pub(super) fn origins(routes: &[RouteConfig]) -> usize {
+/// How many counters each worker has connections to: URLs that differ in their path only are one, and each address that
+/// a name may have is one, where visits are spread over addresses.
+pub(super) fn origins(routes: &[RouteConfig], spread: CounterSpread) -> usize {
     let visits = routes.iter().filter_map(RouteConfig::visits);
-    let origins = visits.map(|visits| visits.counter.as_ref().map(|target| &target.origin));
-    origins.collect::<BTreeSet<_>>().len()
+    let bundled = visits.clone().any(|visits| visits.counters.is_empty());
+    let given = visits.flat_map(|visits| &visits.counters).map(|target| &target.origin);
+    let given = given.collect::<BTreeSet<_>>().into_iter().map(|origin| spread.slots(origin));
+    given.sum::<usize>() + usize::from(bundled)
 }

@@ -12,6 +12,7 @@ use super::{
     arguments::{CounterArguments, ServeArguments},
     contents::{SORRY, WELCOME, read_contents},
     cores::settle_cores,
+    counters::{CounterSpread, CounterUrls, check_counters, show_counters},
     data_dir::{absolute, default_data_dir, default_store},
     error::{ConfigError, invalid},
     file::File,
@@ -80,7 +81,8 @@ struct Sources<'a, 'm> {
 
 /// The section about the counter.
 struct CounterSettings {
-    url: Option<Endpoint>,
+    urls: Vec<Endpoint>,
+    spread: CounterSpread,
     listen: Option<SocketAddr>,
     hosts: HostList,
     skip_check: bool,
@@ -107,7 +109,7 @@ impl Sources<'_, '_> {
         let Self { arguments, file, pick } = &mut self;
         let proxy_protocol =
             pick.shown("proxy-protocol", arguments.proxy_protocol, file.proxy_protocol);
-        let counter = self.counter();
+        let counter = self.counter()?;
         let cores = self.cores()?;
         let driver = self.file.driver.map(|Word(driver)| driver);
         let driver = self.pick.shown("driver", self.arguments.driver, driver);
@@ -117,7 +119,7 @@ impl Sources<'_, '_> {
         let (log_format, log_level) = self.log();
 
         let tables = mem::take(&mut self.file.route);
-        let routes = settle_routes(tables, counter.url, &pages.files)?;
+        let routes = settle_routes(tables, (&counter.urls, counter.spread), &pages.files)?;
         let bundled = use_bundled(&routes).then(|| default_store(data_dir)).transpose()?;
         let counter_listen = counter.listen.filter(|_| bundled.is_some());
         // With sockets from the service manager, nothing listens on `listen`.
@@ -125,7 +127,7 @@ impl Sources<'_, '_> {
         check_addresses(own, share_port, admin.listen, counter_listen)?;
         let open_files = OpenFiles {
             workers: cores.len(),
-            counters: origins(&routes),
+            counters: origins(&routes, counter.spread),
             bundled: bundled.is_some(),
             counter_listens: counter_listen.is_some(),
             admin: admin.listen.is_some(),
@@ -149,6 +151,7 @@ impl Sources<'_, '_> {
             bundled,
             counter_listen,
             counter_hosts: counter.hosts,
+            counter_spread: counter.spread,
             skip_counter_check: counter.skip_check,
             create,
             admin: admin.listen,
@@ -174,10 +177,14 @@ impl Sources<'_, '_> {
         Ok((listen, share_port))
     }
 
-    fn counter(&mut self) -> CounterSettings {
+    fn counter(&mut self) -> Result<CounterSettings, ConfigError> {
         let Self { arguments, file, pick } = self;
-        let url = file.counter.take().map(|Text(url)| url);
-        let url = pick.option("counter", arguments.endpoint.counter.clone(), url, or("bundled"));
+        let urls = file.counter.take().map(|CounterUrls(urls)| urls);
+        let show = |urls: &Vec<Endpoint>| show_counters(urls, "bundled");
+        let urls = pick.value("counter", arguments.endpoint.urls(), urls, show);
+        let spread = file.counter_spread.map(|Word(spread)| spread);
+        let spread = pick.shown("counter-spread", arguments.counter_spread, spread);
+        check_counters(&urls, spread).map_err(|problem| invalid("counter", problem))?;
         let listen = file.counter_listen.take().map(|Text(address)| address);
         let listen = pick.shown("counter-listen", arguments.endpoint.counter_listen, listen).0;
         let hosts = file.counter_hosts.take().map(|Text(hosts)| hosts);
@@ -185,7 +192,8 @@ impl Sources<'_, '_> {
             pick.option("counter-hosts", arguments.counter_hosts.clone(), hosts, or("none"));
         let skip_check =
             pick.shown("skip-counter-check", arguments.skip_counter_check, file.skip_counter_check);
-        CounterSettings { url, listen, hosts: hosts.unwrap_or_default(), skip_check }
+        let hosts = hosts.unwrap_or_default();
+        Ok(CounterSettings { urls, spread, listen, hosts, skip_check })
     }
 
     fn cores(&mut self) -> Result<Vec<usize>, ConfigError> {
@@ -258,7 +266,7 @@ impl Sources<'_, '_> {
 
 /// Whether the bundled counter registers the visits of one of these routes.
 fn use_bundled(routes: &[RouteConfig]) -> bool {
-    routes.iter().any(|route| route.visits().is_some_and(|visits| visits.counter.is_none()))
+    routes.iter().any(|route| route.visits().is_some_and(|visits| visits.counters.is_empty()))
 }
 
 /// Settles the settings of `counter`.

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Args};
 
 use super::{
-    AskConfig, ConfigError, arguments::CounterEndpointArguments, data_dir::DataDirArguments,
-    error::invalid, file::ConfigFileArguments, health::reachable, pick::Pick, scalar::Text,
-    values::Period,
+    AskConfig, ConfigError, arguments::CounterEndpointArguments, counters::CounterUrls,
+    data_dir::DataDirArguments, error::invalid, file::ConfigFileArguments, health::reachable,
+    pick::Pick, scalar::Text, values::Period,
 };
 use crate::{
     counter::{self, store},
@@ -96,14 +96,13 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
     // bundled counter.
     let from = [("counter", of_file.0.is_some()), ("counter-listen", of_file.1.is_some())]
         .map(|(name, in_file)| pick.source(name, in_file));
-    let CounterEndpointArguments { counter, counter_listen } = arguments.endpoint;
-    let counter =
-        pick.option("counter", counter, of_file.0.map(|Text(url)| url), |_| String::new());
-    if let Some(counter) = counter
-        && from[0] >= from[1]
-    {
-        return Ok(AskConfig { counter: Some(counter), file: None, timeout });
+    let urls = of_file.0.map(|CounterUrls(urls)| urls);
+    let mut urls = pick.value("counter", arguments.endpoint.urls(), urls, |_| String::new());
+    if !urls.is_empty() && from[0] >= from[1] {
+        let more = urls.split_off(1);
+        return Ok(AskConfig { counter: urls.pop(), more, file: None, timeout });
     }
+    let CounterEndpointArguments { counter_listen, .. } = arguments.endpoint;
     let listen = of_file.1.map(|Text(address)| address);
     let listen = pick.shown("counter-listen", counter_listen, listen).0;
     if let Some(address) = listen
@@ -122,7 +121,7 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
         Ok(store::Kind::Memory) => return Err(in_memory()),
         Err(error) => return Err(error),
     };
-    Ok(AskConfig { counter, file, timeout })
+    Ok(AskConfig { counter, more: Vec::new(), file, timeout })
 }
 
 /// Settles where the counter's file is.

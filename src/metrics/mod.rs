@@ -115,6 +115,8 @@ pub struct UpstreamMetrics {
     pub reused: Count,
     /// Calls that wait for a connection.
     pub queued: Count,
+    /// Visits that went to another counter, since nothing could be sent to this one.
+    pub moved: Count,
     /// 1 while the circuit breaker is open, else 0.
     pub failing: Count,
     /// How long calls waited that found no connection free, until they had one.

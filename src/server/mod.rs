@@ -245,11 +245,12 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
 fn check_counters(routes: &[RouteConfig]) {
     let counters = counter_check::counters_of(routes);
     let check = move || {
-        for counter in counters {
-            if let Err(problem) = counter_check::check(&counter) {
+        for asked in counters {
+            let counter = &asked.counter;
+            if let Err(problem) = counter_check::check(counter) {
+                let meanwhile = asked.meanwhile(&problem);
                 tracing::warn!(
-                    "the counter {counter} may not register visits: {problem}; visitors get the sorry \
-                     page until it does"
+                    "the counter {counter} may not register visits: {problem}; {meanwhile} until it does"
                 );
             }
         }

@@ -28,11 +28,16 @@ pub(super) struct Outages {
 struct Outage {
     began: Instant,
     last_failure: Instant,
+    /// The last visit that failed while no other counter registered any.
+    last_unserved: Option<Instant>,
     last_line: Instant,
     cause: String,
     /// Visits that failed since the last line, and in total.
     unreported: u64,
     failed: u64,
+    /// Visits that went to other counters since the last line, and in total.
+    moved_unreported: u64,
+    moved: u64,
     /// Whether a visit was registered after the last that failed.
     registered: bool,
 }
@@ -62,10 +67,11 @@ impl Outages {
         self.remove_unused(in_use).iter().for_each(Line::write);
     }
 
-    /// Whether visits have failed recently. A load balancer sends no visits to a server that is not ready; so this
+    /// Whether visits have failed recently, and no other counter of their route registered any. A load balancer sends no visits to a server that is not ready; so this
     /// ends without visits too, and the next ones show whether the counter works again.
     pub(super) fn are_recent(&self) -> bool {
-        self.by_counter.values().any(|outage| outage.last_failure.elapsed() < QUIET)
+        let unserved = self.by_counter.values().filter_map(|outage| outage.last_unserved);
+        unserved.into_iter().any(|last| last.elapsed() < QUIET)
     }
 
     /// Time until the next check; `None` without an outage.
@@ -74,54 +80,51 @@ impl Outages {
     }
 
     fn line_for(&mut self, failures: Failures, now: Instant) -> Option<Line> {
-        let Failures { counter, failed, cause, registered } = failures;
+        let Failures { counter, failed, moved, cause, registered, others } = failures;
         // The last visits of a route that was removed: no later visit could end the outage.
         if self.in_use.as_ref().is_some_and(|in_use| !in_use.contains(&*counter)) {
             tracing::debug!(%counter, failed, "visits of a route that is gone are not registered");
             return None;
         }
         let cause = cause.map(|cause| cause.to_string());
-        if failed == 0 {
+        if failed + moved == 0 {
             if let Some(outage) = self.by_counter.get_mut(&counter) {
                 outage.registered |= registered;
             }
             return None;
         }
-        let Some(outage) = self.by_counter.get_mut(&counter) else {
-            let cause = cause.unwrap_or_default();
-            let line = format!(
-                "visits are not registered: POST {counter}: {cause} ({})",
-                plural(failed, "visit")
-            );
-            let outage = Outage {
-                began: now,
-                last_failure: now,
-                last_line: now,
-                cause,
-                unreported: 0,
-                failed,
-                registered,
-            };
-            self.by_counter.insert(counter, outage);
-            return Some(Line::Fails(line));
-        };
+        let outage = self.by_counter.entry(Arc::clone(&counter)).or_insert_with(|| Outage {
+            began: now,
+            last_failure: now,
+            last_unserved: None,
+            last_line: now,
+            cause: String::new(),
+            unreported: 0,
+            failed: 0,
+            moved_unreported: 0,
+            moved: 0,
+            registered,
+        });
+        let (failed_before, moved_before) = (outage.failed, outage.moved);
         outage.failed += failed;
         outage.unreported += failed;
+        outage.moved += moved;
+        outage.moved_unreported += moved;
         outage.last_failure = now;
         outage.registered = registered;
+        if failed > 0 && !others {
+            outage.last_unserved = Some(now);
+        }
         if let Some(cause) = cause {
             outage.cause = cause;
         }
-        if now.duration_since(outage.last_line) < LINE_INTERVAL {
+        // Visits that fail are told at once, also where until now all of them went to other counters.
+        let is_new = failed_before == 0 && (failed > 0 || moved_before == 0);
+        if !is_new && now.duration_since(outage.last_line) < LINE_INTERVAL {
             return None;
         }
         outage.last_line = now;
-        Some(Line::Fails(format!(
-            "visits are still not registered: POST {counter}: {} ({} since the last line, {} in all)",
-            outage.cause,
-            plural(std::mem::take(&mut outage.unreported), "visit"),
-            outage.failed
-        )))
+        Some(Line::Fails(outage.line(&counter, is_new)))
     }
 
     fn lines_at(&mut self, now: Instant) -> Vec<Line> {
@@ -131,10 +134,16 @@ impl Outages {
         self.by_counter.retain(|counter, outage| {
             if over(outage) {
                 let took = outage.last_failure.duration_since(outage.began).as_secs();
-                lines.push(Line::Over(format!(
-                    "visits are registered again: POST {counter} ({} failed within {took} s)",
-                    plural(outage.failed, "visit")
-                )));
+                lines.push(Line::Over(match outage.failed {
+                    0 => format!(
+                        "visits go to this counter again: POST {counter} ({} went to others within {took} s)",
+                        plural(outage.moved, "visit")
+                    ),
+                    failed => format!(
+                        "visits are registered again: POST {counter} ({} failed within {took} s)",
+                        plural(failed, "visit")
+                    ),
+                }));
             }
             !over(outage)
         });
@@ -158,6 +167,39 @@ impl Outages {
     }
 }
 
+impl Outage {
+    /// What is told of it now.
+    fn line(&mut self, counter: &str, is_new: bool) -> String {
+        let unreported = std::mem::take(&mut self.unreported);
+        let moved_unreported = std::mem::take(&mut self.moved_unreported);
+        let Self { cause, failed, moved, .. } = self;
+        let others = match moved {
+            0 => String::new(),
+            _ => format!("; {} went to other counters", plural(*moved, "visit")),
+        };
+        match (*failed, is_new) {
+            (0, true) => format!(
+                "visits go to other counters: POST {counter}: {cause} ({})",
+                plural(moved_unreported, "visit")
+            ),
+            (0, false) => format!(
+                "visits still go to other counters: POST {counter}: {cause} ({} since the last \
+                 line, {moved} in all)",
+                plural(moved_unreported, "visit")
+            ),
+            (_, true) => format!(
+                "visits are not registered: POST {counter}: {cause} ({}{others})",
+                plural(unreported, "visit")
+            ),
+            (_, false) => format!(
+                "visits are still not registered: POST {counter}: {cause} ({} since the last line, \
+                 {failed} in all{others})",
+                plural(unreported, "visit")
+            ),
+        }
+    }
+}
+
 impl Line {
     fn write(&self) {
         match self {
@@ -175,7 +217,11 @@ mod tests {
     const URL: &str = "http://counter/";
 
     fn failures(failed: u64, cause: Option<Failure>, registered: bool) -> Failures {
-        Failures { counter: URL.into(), failed, cause, registered }
+        Failures { counter: URL.into(), failed, moved: 0, cause, registered, others: false }
+    }
+
+    fn moved(moved: u64, registered: bool) -> Failures {
+        Failures { moved, ..failures(0, Some(Failure::Refused), registered) }
     }
 
     fn fails(text: &str) -> Option<Line> {
@@ -216,6 +262,34 @@ mod tests {
             ))]
         );
         assert_eq!((outages.lines_at(at(71)), outages.wait()), (vec![], None));
+    }
+
+    #[test]
+    fn visits_that_go_to_other_counters_are_told_and_the_server_stays_ready() {
+        let mut outages = Outages::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let line =
+            "visits go to other counters: POST http://counter/: connection refused (1 visit)";
+        assert_eq!(outages.line_for(moved(1, false), at(0)), fails(line));
+        assert_eq!(outages.line_for(moved(20, false), at(1)), None);
+        let line = "visits still go to other counters: POST http://counter/: connection refused (22 \
+                    visits since the last line, 23 in all)";
+        assert_eq!(outages.line_for(moved(2, true), at(60)), fails(line));
+        assert!(!outages.are_recent());
+        let line = "visits go to this counter again: POST http://counter/ (23 visits went to others \
+                    within 60 s)";
+        assert_eq!(outages.lines_at(at(70)), [Line::Over(line.to_owned())]);
+        // One that fails is told at once.
+        assert!(outages.line_for(moved(1, false), at(80)).is_some());
+        let failed = failures(1, Some(Failure::TimedOut), false);
+        let beside = Failures { others: true, ..failed.clone() };
+        let line = "visits are not registered: POST http://counter/: timed out (1 visit; 1 visit \
+                    went to other counters)";
+        assert_eq!(outages.line_for(beside, at(81)), fails(line));
+        assert!(!outages.are_recent(), "another counter registers visits");
+        assert_eq!(outages.line_for(failed, at(82)), None);
+        assert!(outages.are_recent());
     }
 
     #[test]

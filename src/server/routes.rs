@@ -1,11 +1,11 @@
 //! Turns the routes of the settings into those of the workers: each gets its counter among those that the workers know.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use super::{counter::Addresses, summary::BUNDLED};
 use crate::{
-    config::{Content, RouteConfig, RouteKind, VisitsConfig},
-    site::{self, Route, RouteSet, Rules, Visits},
+    config::{Content, CounterSpread, RouteConfig, RouteKind, VisitsConfig, show_counters},
+    site::{self, Route, RouteSet, Rules, VisitCounter, Visits},
     upstream::{Endpoint, Host},
 };
 
@@ -20,27 +20,50 @@ pub struct UnknownCounter {
 
 /// The counters that the workers know, from the start on.
 pub(super) struct Counters {
-    /// Each once; the index is that of the workers' upstream.
-    origins: Vec<Host>,
+    /// Each once.
+    origins: Vec<Origin>,
     bundled: Option<Addresses>,
+}
+
+/// A host that has one or more of the workers' upstreams.
+pub(super) struct Origin {
+    pub(super) host: Host,
+    /// The index of its first upstream.
+    pub(super) first: usize,
+    /// How many it has: one, or one for each address that its name may have.
+    pub(super) slots: usize,
 }
 
 impl Counters {
     /// The counters of these routes; `bundled` is the address of the bundled one, if it runs.
-    pub(super) fn of(routes: &[RouteConfig], bundled: Option<Addresses>) -> Self {
+    pub(super) fn of(
+        routes: &[RouteConfig],
+        spread: CounterSpread,
+        bundled: Option<Addresses>,
+    ) -> Self {
         let mut counters = Self { origins: Vec::new(), bundled };
         for visits in routes.iter().filter_map(RouteConfig::visits) {
-            if let Some(Endpoint { origin, .. }) = counters.target(visits)
-                && !counters.origins.contains(&origin)
-            {
-                counters.origins.push(origin);
+            for Endpoint { origin: host, .. } in counters.targets(visits) {
+                if counters.origin(&host).is_none() {
+                    let (first, slots) = (counters.upstreams(), spread.slots(&host));
+                    counters.origins.push(Origin { host, first, slots });
+                }
             }
         }
         counters
     }
 
-    pub(super) fn origins(&self) -> &[Host] {
+    pub(super) fn origins(&self) -> &[Origin] {
         &self.origins
+    }
+
+    /// How many upstreams a worker has.
+    pub(super) fn upstreams(&self) -> usize {
+        self.origins.last().map_or(0, |last| last.first + last.slots)
+    }
+
+    fn origin(&self, host: &Host) -> Option<&Origin> {
+        self.origins.iter().find(|origin| origin.host == *host)
     }
 
     /// Whether the bundled counter is there.
@@ -82,56 +105,70 @@ impl Counters {
         visits: &VisitsConfig,
         pages: site::Pages,
     ) -> Result<Visits, UnknownCounter> {
-        let Some((target, upstream)) = self.find(visits) else {
-            let counter = visits.counter.as_ref();
-            let counter = counter.map_or_else(|| String::from("(bundled)"), Endpoint::to_string);
+        let Some(targets) = self.find(visits) else {
+            let counter = show_counters(&visits.counters, "(bundled)");
             return Err(UnknownCounter { path: route.path.clone(), counter });
         };
-        Ok(Visits {
-            methods: visits.methods.clone(),
-            upstream,
-            call: target.request(),
-            counter: self.shown(visits).map(|url| url.to_string()).unwrap_or_default().into(),
-            pages,
-        })
+        let mut counters = Vec::new();
+        for ((target, origin), shown) in targets.iter().zip(self.shown(visits)) {
+            let (call, url) = (target.request(), Arc::<str>::from(shown.to_string()));
+            let upstreams = origin.first..origin.first + origin.slots;
+            counters.extend(upstreams.map(|upstream| VisitCounter {
+                upstream,
+                call: call.clone(),
+                url: Arc::clone(&url),
+            }));
+        }
+        Ok(Visits { methods: visits.methods.clone(), counters, pages })
     }
 
-    /// Whether the workers know the counter of these visits.
+    /// Whether the workers know the counters of these visits.
     pub(super) fn know(&self, visits: &VisitsConfig) -> bool {
         self.find(visits).is_some()
     }
 
-    /// The counter of these visits and its index, if the workers know it.
-    fn find(&self, visits: &VisitsConfig) -> Option<(Endpoint, usize)> {
-        let target = self.target(visits)?;
-        let index = self.origins.iter().position(|origin| *origin == target.origin)?;
-        Some((target, index))
+    /// The counters of these visits and their upstreams, if the workers know all of them.
+    fn find(&self, visits: &VisitsConfig) -> Option<Vec<(Endpoint, &Origin)>> {
+        let targets = self.targets(visits).into_iter().map(|target| {
+            let origin = self.origin(&target.origin)?;
+            Some((target, origin))
+        });
+        targets.collect::<Option<Vec<_>>>().filter(|targets| !targets.is_empty())
     }
 
-    /// Where these visits are registered; `None` if that is the bundled counter and it does not run.
-    fn target(&self, visits: &VisitsConfig) -> Option<Endpoint> {
-        let bundled = || self.bundled.map(|addresses| Endpoint::bundled(addresses.own));
-        visits.counter.clone().or_else(bundled)
+    /// Where these visits are registered; nowhere if that is the bundled counter and it does not run.
+    fn targets(&self, visits: &VisitsConfig) -> Vec<Endpoint> {
+        self.or_bundled(visits, |addresses| addresses.own)
     }
 
     /// The same, for messages.
-    fn shown(&self, visits: &VisitsConfig) -> Option<Endpoint> {
-        let bundled = || self.bundled.map(|addresses| Endpoint::bundled(addresses.shown));
-        visits.counter.clone().or_else(bundled)
+    fn shown(&self, visits: &VisitsConfig) -> Vec<Endpoint> {
+        self.or_bundled(visits, |addresses| addresses.shown)
+    }
+
+    fn or_bundled(
+        &self,
+        visits: &VisitsConfig,
+        address: fn(Addresses) -> SocketAddr,
+    ) -> Vec<Endpoint> {
+        match visits.counters.as_slice() {
+            [] => self.bundled.map(address).map(Endpoint::bundled).into_iter().collect(),
+            counters => counters.to_vec(),
+        }
     }
 
     /// The URLs of the counters of these routes.
     pub(super) fn urls(&self, routes: &[RouteConfig]) -> BTreeSet<String> {
-        let targets = routes.iter().filter_map(|route| self.shown(route.visits()?));
-        targets.map(|target| target.to_string()).collect()
+        let visits = routes.iter().filter_map(RouteConfig::visits);
+        visits.flat_map(|visits| self.shown(visits)).map(|target| target.to_string()).collect()
     }
 
     /// Where the visits of each route are registered, for a person.
     pub(super) fn describe(&self, routes: &[RouteConfig]) -> impl Iterator<Item = String> {
         let visits = routes.iter().filter_map(RouteConfig::visits);
-        visits.filter_map(|visits| {
-            let bundled = if visits.counter.is_none() { BUNDLED } else { "" };
-            self.shown(visits).map(|target| format!("{target}{bundled}"))
+        visits.flat_map(|visits| {
+            let bundled = if visits.counters.is_empty() { BUNDLED } else { "" };
+            self.shown(visits).into_iter().map(move |target| format!("{target}{bundled}"))
         })
     }
 }
@@ -142,9 +179,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{PageFiles, read_contents},
+        config::{CounterUrls, PageFiles, read_contents},
         http::request::Method,
         site::Accept,
+        upstream::balance::CANDIDATES_MAX,
     };
 
     const RULES: Rules =
@@ -152,20 +190,23 @@ mod tests {
 
     fn routes(counters: &[(&str, Option<&str>)]) -> Vec<RouteConfig> {
         let route = |&(path, counter): &(&str, Option<&str>)| {
-            let counter = counter.map(|url| url.parse().unwrap());
+            let counters = counter.map(|urls| urls.parse::<CounterUrls>().unwrap().0);
             let (methods, files) = (vec![Method::Get], PageFiles::default());
-            let kind = RouteKind::Visits(VisitsConfig { methods, counter, files });
+            let counters = counters.unwrap_or_default();
+            let kind = RouteKind::Visits(VisitsConfig { methods, counters, files });
             RouteConfig { path: path.to_owned(), kind }
         };
         counters.iter().map(route).collect()
     }
 
-    /// The upstream of each route, or the error.
-    fn indices(counters: &Counters, routes: &[RouteConfig]) -> Result<Vec<usize>, String> {
+    /// The upstreams of each route, or the error.
+    fn indices(counters: &Counters, routes: &[RouteConfig]) -> Result<Vec<Vec<usize>>, String> {
         let contents = read_contents(routes, &PageFiles::default(), 0, &mut vec![]).unwrap();
         let set = counters.route_set(routes, contents, RULES).map_err(|error| error.to_string())?;
         let index = |route: &Route| match &route.kind {
-            site::RouteKind::Visits(visits) => visits.upstream,
+            site::RouteKind::Visits(visits) => {
+                visits.counters.iter().map(|counter| counter.upstream).collect()
+            }
             other => panic!("{other:?} is no visit"),
         };
         Ok(set.routes.iter().map(index).collect())
@@ -175,24 +216,39 @@ mod tests {
     fn routes_may_change_within_the_counters_of_the_start() {
         let (one, other) = ("http://a:1/counter", "http://b:1/counter");
         let start = routes(&[("/", Some(one)), ("/b", Some(other)), ("/c", Some("http://a:1/c"))]);
-        let counters = Counters::of(&start, None);
-        assert_eq!(counters.origins().len(), 2);
-        assert_eq!(indices(&counters, &start), Ok(vec![0, 1, 0]));
+        let counters = Counters::of(&start, CounterSpread::Name, None);
+        assert_eq!(counters.upstreams(), 2);
+        assert_eq!(indices(&counters, &start), Ok(vec![vec![0], vec![1], vec![0]]));
         let changed = routes(&[("/d", Some("http://b:1/d")), ("/", Some(one))]);
-        assert_eq!(indices(&counters, &changed), Ok(vec![1, 0]));
+        assert_eq!(indices(&counters, &changed), Ok(vec![vec![1], vec![0]]));
+        let both = routes(&[("/", Some("http://b:1/counter,http://a:1/counter"))]);
+        assert_eq!(indices(&counters, &both), Ok(vec![vec![1, 0]]));
         assert_eq!(indices(&counters, &[]), Ok(vec![]));
         let error = indices(&counters, &routes(&[("/d", Some("http://a:2/counter"))])).unwrap_err();
         assert!(error.contains("\"/d\": the counter http://a:2/counter is new"), "{error}");
+        let one_is_new = routes(&[("/", Some("http://b:1/counter,http://a:3/counter"))]);
+        let error = indices(&counters, &one_is_new).unwrap_err();
+        assert!(error.contains("http://b:1/counter, http://a:3/counter is new"), "{error}");
         let error = indices(&counters, &routes(&[("/", None)])).unwrap_err();
         assert!(error.contains("(bundled) is new"), "{error}");
     }
 
     #[test]
     fn the_bundled_counter_is_known_where_it_runs() {
-        let own = std::net::SocketAddr::from(([127, 0, 0, 1], 3001));
+        let own = SocketAddr::from(([127, 0, 0, 1], 3001));
         let bundled = Addresses { own, shown: own };
-        let counters = Counters::of(&routes(&[("/", None)]), Some(bundled));
+        let counters =
+            Counters::of(&routes(&[("/", None)]), CounterSpread::Addresses, Some(bundled));
         let both = routes(&[("/", Some("http://127.0.0.1:3001/counter/a")), ("/b", None)]);
-        assert_eq!(indices(&counters, &both), Ok(vec![0, 0]));
+        assert_eq!(indices(&counters, &both), Ok(vec![vec![0], vec![0]]));
+    }
+
+    #[test]
+    fn each_address_of_a_name_is_a_counter_where_visits_are_spread_over_them() {
+        let two = routes(&[("/", Some("http://127.0.0.1:1/")), ("/b", Some("http://b:1/counter"))]);
+        let counters = Counters::of(&two, CounterSpread::Addresses, None);
+        assert_eq!(counters.upstreams(), 1 + CANDIDATES_MAX);
+        let slots: Vec<usize> = (1..=CANDIDATES_MAX).collect();
+        assert_eq!(indices(&counters, &two), Ok(vec![vec![0], slots]));
     }
 }

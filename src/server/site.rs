@@ -26,8 +26,10 @@ use crate::{
     runtime::mailbox,
     site::{Failures, Message, RouteSet, Rules, Site},
     upstream::{
-        Host, Upstream, UpstreamLimits,
+        Upstream, UpstreamLimits,
+        balance::CANDIDATES_MAX,
         resolve::{self, Refresher},
+        slots::{Changes, Slots},
     },
     worker::{self, Command, Plan},
 };
@@ -93,13 +95,13 @@ impl SiteWorkers {
         listeners: Listeners,
         bundled: Option<Addresses>,
     ) -> Result<Self, ServerError> {
-        let counters = Counters::of(&config.routes, bundled);
+        let counters = Counters::of(&config.routes, config.counter_spread, bundled);
         let routes = Arc::new(counters.route_set(&config.routes, contents, rules(config))?);
         let mailboxes = config.cores.iter().map(|_| mailbox::channel());
         let (orders, receivers): (Vec<Orders>, Vec<_>) =
             mailboxes.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let counter_addresses = Arc::<CounterAddresses>::default();
-        let (addresses, refreshers) = resolve_all(counters.origins(), &orders, &counter_addresses)?;
+        let (addresses, refreshers) = resolve_all(&counters, &orders, &counter_addresses)?;
         let mut metrics = Vec::new();
         let parts = config.cores.iter().zip(listeners.of_workers).zip(receivers);
         for (number, ((&core, listeners), receiver)) in parts.enumerate() {
@@ -216,9 +218,13 @@ impl SiteWorkers {
                 .map(|(&core, metrics)| WorkerSource { core, metrics: Arc::clone(metrics) })
                 .collect(),
             counters: counters
-                .map(|origin| CounterSource {
-                    name: origin.to_string(),
-                    bundled: self.counters.is_bundled(origin),
+                .flat_map(|origin| {
+                    let source = CounterSource {
+                        name: origin.host.to_string(),
+                        bundled: self.counters.is_bundled(&origin.host),
+                        is_address: origin.slots > 1,
+                    };
+                    std::iter::repeat_n(source, origin.slots)
                 })
                 .collect(),
             addresses: Arc::clone(&self.counter_addresses),
@@ -271,26 +277,36 @@ fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
 /// Resolves the names of all counters, and tells the workers of every change. Returns the first answers; a name without
 /// one is resolved later.
 fn resolve_all(
-    origins: &[Host],
+    counters: &Counters,
     orders: &[Orders],
     shown: &Arc<CounterAddresses>,
 ) -> Result<(Vec<Vec<SocketAddr>>, Vec<Refresher>), ServerError> {
     let (first, answers) = mpsc::channel();
     let mut refreshers = Vec::new();
-    for (index, origin) in origins.iter().enumerate() {
+    for origin in counters.origins() {
         let (first, orders, shown) = (first.clone(), orders.to_vec(), Arc::clone(shown));
-        refreshers.push(resolve::start(origin.clone(), move |addresses: Vec<SocketAddr>| {
-            send_all(&orders, || Command::Deliver(Message::Addresses(index, addresses.clone())));
-            shown.set(index, addresses.clone());
+        let mut spread = (origin.slots > 1).then(Slots::default);
+        let index = origin.first;
+        let refresher = resolve::start(origin.host.clone(), move |addresses: Vec<SocketAddr>| {
+            let changes = match &mut spread {
+                None => vec![(index, addresses)],
+                Some(slots) => spread_out(slots, index, &addresses),
+            };
+            for (index, addresses) in &changes {
+                let message = || Message::Addresses(*index, addresses.clone());
+                send_all(&orders, || Command::Deliver(message()));
+                shown.set(*index, addresses.clone());
+            }
             // Fails only after the start.
-            let _ = first.send((index, addresses));
-        })?);
+            let _ = first.send(changes);
+        })?;
+        refreshers.extend(std::iter::repeat_n(refresher, origin.slots));
     }
-    let mut addresses = vec![Vec::new(); origins.len()];
+    let mut addresses = vec![Vec::new(); counters.upstreams()];
     let end = Instant::now() + FIRST_LOOK_UP;
-    for _ in origins {
+    for _ in counters.origins() {
         match answers.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok((index, answer)) => addresses[index] = answer,
+            Ok(answer) => answer.into_iter().for_each(|(index, these)| addresses[index] = these),
             Err(_) => {
                 tracing::warn!("the name service is slow; visits fail until it has answered");
                 break;
@@ -298,6 +314,23 @@ fn resolve_all(
         }
     }
     Ok((addresses, refreshers))
+}
+
+/// Gives each address an upstream of its own, from `first` on; those that change, and their addresses.
+fn spread_out(
+    slots: &mut Slots,
+    first: usize,
+    addresses: &[SocketAddr],
+) -> Vec<(usize, Vec<SocketAddr>)> {
+    let Changes { slots, left_out } = slots.set(addresses);
+    if left_out > 0 {
+        tracing::warn!(
+            "the counter's name has {} addresses; {left_out} of them get no visits, since at most \
+             {CANDIDATES_MAX} are used",
+            addresses.len()
+        );
+    }
+    slots.into_iter().map(|(slot, address)| (first + slot, address.into_iter().collect())).collect()
 }
 
 /// The parts of a worker's site, which are sent to the worker's thread.

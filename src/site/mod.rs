@@ -9,6 +9,7 @@ mod directory;
 mod files;
 mod number;
 mod routes;
+mod spread;
 mod template;
 mod trace;
 mod visit;
@@ -28,7 +29,7 @@ pub use self::{
     answers::{Page, Pages},
     directory::{Directory, ReadError, Room, file_name},
     files::{File, cache_for, content_type},
-    routes::{Route, RouteKind, RouteSet, Rules, VisitRoute, Visits},
+    routes::{Route, RouteKind, RouteSet, Rules, VisitCounter, VisitRoute, Visits},
     template::TEMPLATE_BYTES_MAX,
     trace::Share,
     visit::{Accept, Failures, Registration},
@@ -37,6 +38,7 @@ use self::{
     directory::Found,
     routes::{Place, Table},
     trace::{TraceFields, Tracer},
+    visit::Counter,
 };
 use crate::{
     connection::{Response, Service},
@@ -86,10 +88,10 @@ pub struct Admitted {
 const FILE_METHODS: [Method; 2] = [Method::Get, Method::Head];
 
 // Each client with a visit in progress has one.
-const _: () = assert!(size_of::<Registration>() <= 24);
+const _: () = assert!(size_of::<Registration>() <= 32);
 
 impl Site {
-    /// A site of these routes. Each route's counter is one of `upstreams`. The ids of traces follow from `seed`.
+    /// A site of these routes. Each route's counters are among `upstreams`. The ids of traces follow from `seed`.
     pub fn new(
         upstreams: Vec<Rc<Upstream>>,
         routes: &RouteSet,
@@ -114,11 +116,6 @@ impl Site {
     fn admit_visit(&self, route: &Rc<VisitRoute>, request: &Request<'_>) -> Admitted {
         let trace = |sampled| self.tracer.trace(request.fields, sampled);
         Admitted { route: Rc::clone(route), trace: route.traces.map(trace) }
-    }
-
-    /// Notes how a visit of `route` ended, and reports it if that is due.
-    fn note(&self, route: &VisitRoute, outcome: Result<(), Failure>) {
-        route.counter.note(outcome).into_iter().for_each(&self.report);
     }
 
     /// The answer to a request that is no visit and leads to `found`. A request for a file is counted as such, even
@@ -173,7 +170,7 @@ impl Service for Site {
     fn start(&self, admitted: Admitted) -> Result<Registration, Response> {
         let Admitted { route, trace } = admitted;
         self.metrics.started.increment();
-        Registration::begin(&route, trace.as_ref()).map_err(|error| {
+        Registration::begin(&route, trace).map_err(|error| {
             // It is answered at once.
             self.metrics.visit_durations.add(0);
             match error {
@@ -183,7 +180,8 @@ impl Service for Site {
                 }
                 NotBegun::Failing => {
                     self.metrics.err(Failure::NotTried);
-                    self.note(&route, Err(Failure::NotTried));
+                    let report = route.counters.note(0, Err(Failure::NotTried));
+                    report.into_iter().for_each(&self.report);
                     route.answers.sorry.clone()
                 }
             }
@@ -196,8 +194,8 @@ impl Service for Site {
         context: &mut Context<'_>,
     ) -> Poll<Response> {
         let outcome = ready!(registration.poll(context));
+        registration.note(outcome.map(drop)).into_iter().for_each(&self.report);
         let route = registration.route();
-        self.note(route, outcome.map(drop));
         Poll::Ready(match outcome {
             Ok(number) => route.answers.welcome(number.as_ref()),
             Err(_) => route.answers.sorry.clone(),
@@ -213,7 +211,13 @@ impl Service for Site {
             Message::Limits(limits) => {
                 self.upstreams.iter().for_each(|upstream| upstream.set_limits(limits));
             }
-            Message::Addresses(place, addresses) => self.upstreams[place].set_addresses(addresses),
+            Message::Addresses(place, addresses) => {
+                let (upstream, is_gone) = (&self.upstreams[place], addresses.is_empty());
+                upstream.set_addresses(addresses);
+                let table = self.table.borrow();
+                let of_it = |counter: &&Rc<Counter>| Rc::ptr_eq(&counter.upstream, upstream);
+                table.counters().iter().filter(of_it).filter(|_| is_gone).for_each(|it| it.gone());
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use super::{
     answers::{Answers, Pages},
     directory::{Directory, Found},
     files::File,
+    spread::Counters,
     trace::Share,
     visit::{Accept, Counter},
 };
@@ -60,14 +61,21 @@ pub enum RouteKind {
 pub struct Visits {
     /// The methods that are visits; others are answered with 405.
     pub methods: Vec<Method>,
-    /// The counter that registers them, by its place among the site's upstreams.
-    pub upstream: usize,
-    /// The call that registers one, as it goes over the wire.
-    pub call: Bytes,
-    /// The counter's URL, for a person.
-    pub counter: Arc<str>,
+    /// The counters of which one registers each: at least one.
+    pub counters: Vec<VisitCounter>,
     /// What the visitor gets.
     pub pages: Pages,
+}
+
+/// A counter of a route.
+#[derive(Debug, Clone)]
+pub struct VisitCounter {
+    /// Its place among the site's upstreams.
+    pub upstream: usize,
+    /// The call that registers a visit, as it goes over the wire.
+    pub call: Bytes,
+    /// Its URL, for a person.
+    pub url: Arc<str>,
 }
 
 /// One worker's routes, ready to be looked up.
@@ -92,18 +100,18 @@ pub struct VisitRoute {
     methods: Vec<Method>,
     pub(super) accept: Accept,
     pub(super) traces: Option<Share>,
-    pub(super) counter: Rc<Counter>,
+    pub(super) counters: Counters,
     pub(super) answers: Answers,
 }
 
 impl VisitRoute {
-    fn new(visits: &Visits, counter: Rc<Counter>, rules: Rules) -> Self {
+    fn new(visits: &Visits, counters: Counters, rules: Rules) -> Self {
         let Visits { methods, pages, .. } = visits;
         Self {
             methods: methods.clone(),
             accept: rules.accept,
             traces: rules.traces,
-            counter,
+            counters,
             answers: Answers::new(methods, pages, rules.sorry_status),
         }
     }
@@ -120,8 +128,11 @@ impl Table {
         for route in &set.routes {
             let place = match &route.kind {
                 RouteKind::Visits(visits) => {
-                    let counter = table.counter(visits, upstreams, before);
-                    Place::Visits(Rc::new(VisitRoute::new(visits, counter, set.rules)))
+                    let counters = visits.counters.iter();
+                    let counters =
+                        counters.map(|counter| table.counter(counter, upstreams, before));
+                    let counters = Counters::of(counters.collect());
+                    Place::Visits(Rc::new(VisitRoute::new(visits, counters, set.rules)))
                 }
                 RouteKind::File(file) => Place::File(Arc::clone(file)),
                 RouteKind::Directory(directory) => {
@@ -139,25 +150,24 @@ impl Table {
 
     fn counter(
         &mut self,
-        visits: &Visits,
+        counter: &VisitCounter,
         upstreams: &[Rc<Upstream>],
         before: &Self,
     ) -> Rc<Counter> {
-        let upstream = &upstreams[visits.upstream];
-        let is = |counter: &&Rc<Counter>| counter.is(upstream, &visits.call);
+        let upstream = &upstreams[counter.upstream];
+        let is = |known: &&Rc<Counter>| known.is(upstream, &counter.call);
         if let Some(known) = self.counters.iter().find(is) {
             return Rc::clone(known);
         }
-        let counter = match before.counters.iter().find(is) {
+        let made = match before.counters.iter().find(is) {
             Some(known) => Rc::clone(known),
-            None => Rc::new(Counter::new(
-                Rc::clone(upstream),
-                visits.call.clone(),
-                Arc::clone(&visits.counter),
-            )),
+            None => {
+                let (call, url) = (counter.call.clone(), Arc::clone(&counter.url));
+                Rc::new(Counter::new(Rc::clone(upstream), call, url))
+            }
         };
-        self.counters.push(Rc::clone(&counter));
-        counter
+        self.counters.push(Rc::clone(&made));
+        made
     }
 
     /// The route that has exactly `path`.

@@ -53,9 +53,11 @@ fn routes(welcomes: &[(&str, &'static str)]) -> Arc<RouteSet> {
         path: path.to_owned(),
         kind: RouteKind::Visits(Box::new(Visits {
             methods: vec![Method::Get, Method::Post],
-            upstream: 0,
-            call: Bytes::from_static(b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"),
-            counter: "http://a/".into(),
+            counters: vec![VisitCounter {
+                upstream: 0,
+                call: Bytes::from_static(b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"),
+                url: "http://a/".into(),
+            }],
             pages: Pages { welcome: page(welcome), sorry: page("sorry") },
         })),
     };

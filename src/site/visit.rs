@@ -1,7 +1,7 @@
 //! Visits: the counter that registers them, how each ends, and reports of those that fail.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -10,7 +10,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{number::VisitNumber, routes::VisitRoute, trace::TraceFields};
+use super::{
+    number::VisitNumber,
+    routes::VisitRoute,
+    spread::{Counters, Places},
+    trace::TraceFields,
+};
 use crate::{
     metrics::{Failure, WorkerMetrics},
     runtime::clock::{self, Moment, Stamp},
@@ -43,15 +48,19 @@ pub struct Failures {
     pub counter: Arc<str>,
     /// Visits that were not registered.
     pub failed: u64,
-    /// Why the last of them failed that was tried.
+    /// Visits that could not be sent to it, and went to another counter.
+    pub moved: u64,
+    /// Why the last of both failed that was tried.
     pub cause: Option<Failure>,
     /// Whether the last visit was registered.
     pub registered: bool,
+    /// Whether another counter of the route registered visits when the last one failed.
+    pub others: bool,
 }
 
 /// One worker's side of one counter's URL: the call that registers a visit there, and how its visits end.
 pub struct Counter {
-    upstream: Rc<Upstream>,
+    pub(super) upstream: Rc<Upstream>,
     call: CallBytes,
     watch: RefCell<Watch>,
 }
@@ -62,9 +71,24 @@ impl Counter {
         Self { upstream, call: Rc::new(call), watch: RefCell::new(Watch::new(url)) }
     }
 
-    /// The call that registers a visit, and takes its trace along if it has one.
-    fn call(&self, trace: Option<&TraceFields>) -> CallBytes {
-        trace.map_or_else(|| Rc::clone(&self.call), |trace| trace.add_to(&self.call))
+    /// Begins the call of a visit.
+    fn call(&self, visit: Visit) -> Result<Call<Visit>, NotBegun> {
+        let (request, content) = (self.request(&visit), visit.content());
+        self.upstream.call(&request, content, visit)
+    }
+
+    /// Begins the call of a visit whose deadline is that of `since`.
+    fn call_since(&self, visit: Visit, since: Moment) -> Result<Call<Visit>, NotBegun> {
+        let (request, content) = (self.request(&visit), visit.content());
+        self.upstream.call_since(&request, content, visit, since)
+    }
+
+    /// What the call of a visit sends: its trace too, if it has one.
+    fn request(&self, visit: &Visit) -> CallBytes {
+        match &visit.trace {
+            Some(trace) => trace.add_to(&self.call),
+            None => Rc::clone(&self.call),
+        }
     }
 
     /// Whether it is this one. The URL does not tell, since it is shown without its secrets.
@@ -72,8 +96,8 @@ impl Counter {
         Rc::ptr_eq(&self.upstream, upstream) && *self.call == *call
     }
 
-    /// Notes how a visit ended; returns a report if one is due.
-    pub(super) fn note(&self, outcome: Result<(), Failure>) -> Option<Failures> {
+    /// Notes how a visit ended, and whether other counters register visits; returns a report if one is due.
+    pub(super) fn note(&self, outcome: Result<(), Failure>, others: bool) -> Option<Failures> {
         let mut watch = self.watch.borrow_mut();
         match outcome {
             Ok(()) if !watch.failing => None,
@@ -82,10 +106,26 @@ impl Counter {
                 None
             }
             Err(failure) => {
-                watch.failed(failure);
+                watch.failed(failure, others);
                 watch.take(clock::now())
             }
         }
+    }
+
+    /// Notes that a visit could not be sent here, and went to another counter.
+    fn note_moved(&self, cause: Failure) {
+        self.upstream.counts().moved.increment();
+        self.watch.borrow_mut().moved(cause);
+    }
+
+    /// It has no address any more, so that no later visit could end what was reported of it.
+    pub(super) fn gone(&self) {
+        self.watch.borrow_mut().failures.registered = true;
+    }
+
+    /// Whether the last visit was registered.
+    pub(super) fn registers(&self) -> bool {
+        self.watch.borrow().failures.registered
     }
 
     /// The report of earlier visits, if one is due.
@@ -108,17 +148,25 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Watch {
     fn new(counter: Arc<str>) -> Self {
-        let failures = Failures { counter, failed: 0, cause: None, registered: true };
+        let (failed, moved, cause) = (0, 0, None);
+        let failures = Failures { counter, failed, moved, cause, registered: true, others: false };
         Self { failures, failing: false, report_after: clock::now() }
     }
 
-    fn failed(&mut self, cause: Failure) {
+    fn failed(&mut self, cause: Failure, others: bool) {
         self.failing = true;
         self.failures.failed += 1;
-        self.failures.registered = false;
+        (self.failures.registered, self.failures.others) = (false, others);
         if cause != Failure::NotTried {
             self.failures.cause = Some(cause);
         }
+    }
+
+    fn moved(&mut self, cause: Failure) {
+        self.failing = true;
+        self.failures.moved += 1;
+        self.failures.registered = false;
+        self.failures.cause = Some(cause);
     }
 
     /// The report, if one is due.
@@ -130,15 +178,47 @@ impl Watch {
         // The last report says that visits are registered again.
         self.failing = !self.failures.registered;
         let report = self.failures.clone();
-        self.failures.failed = 0;
-        (report.failed > 0 || report.registered).then_some(report)
+        (self.failures.failed, self.failures.moved) = (0, 0);
+        (report.failed + report.moved > 0 || report.registered).then_some(report)
     }
 }
 
-/// A call holds its route, which the visit needs when it ends, and through it the upstream.
-impl AsRef<Upstream> for Rc<VisitRoute> {
+/// What a call holds of its visit: the route, which the visit needs when it ends, and the counter that it is at. Together
+/// they lead to the upstream.
+struct Visit {
+    route: Rc<VisitRoute>,
+    /// What its call takes along, if calls take traces to the counter.
+    trace: Option<TraceFields>,
+    began: Cell<Stamp>,
+    /// The counters that it was sent to or could not be: none of them gets it again.
+    tried: Places,
+    /// The place of its counter among those of the route.
+    place: u8,
+    ended: Cell<bool>,
+}
+
+impl Visit {
+    fn new(route: &Rc<VisitRoute>, trace: Option<TraceFields>, tried: Places, place: u8) -> Self {
+        let (began, ended) = (Cell::default(), Cell::default());
+        Self { route: Rc::clone(route), trace, began, tried, place, ended }
+    }
+
+    /// What becomes of the content of the counter's answer.
+    fn content(&self) -> Content {
+        match self.route.answers.show_number() {
+            true => Content::Kept,
+            false => Content::Discarded,
+        }
+    }
+
+    fn counter(&self) -> &Counter {
+        self.route.counters.get(self.place)
+    }
+}
+
+impl AsRef<Upstream> for Visit {
     fn as_ref(&self) -> &Upstream {
-        &self.counter.upstream
+        &self.counter().upstream
     }
 }
 
@@ -146,9 +226,7 @@ impl AsRef<Upstream> for Rc<VisitRoute> {
 ///
 /// It holds its route for as long as it needs it: a route that was replaced is freed with its last visit.
 pub struct Registration {
-    call: Call<Rc<VisitRoute>>,
-    began: Stamp,
-    ended: bool,
+    call: Call<Visit>,
 }
 
 impl Registration {
@@ -158,19 +236,49 @@ impl Registration {
     /// When its call cannot begin.
     pub(super) fn begin(
         route: &Rc<VisitRoute>,
-        trace: Option<&TraceFields>,
+        trace: Option<TraceFields>,
     ) -> Result<Self, NotBegun> {
-        let counter = &route.counter;
-        let content = match route.answers.show_number() {
-            true => Content::Kept,
-            false => Content::Discarded,
+        let call = match &route.counters {
+            Counters::One(counter) => {
+                counter.call(Visit::new(route, trace, Places::default(), 0))?
+            }
+            Counters::Several(several) => {
+                several.begin(Places::default(), |counter, tried, place| {
+                    counter.call(Visit::new(route, trace.clone(), tried, place))
+                })?
+            }
         };
-        let call = counter.upstream.call(&counter.call(trace), content, Rc::clone(route))?;
-        Ok(Self { call, began: Stamp::new(counter.upstream.last_event()), ended: false })
+        let visit = call.holder();
+        visit.began.set(Stamp::new(visit.counter().upstream.last_event()));
+        Ok(Self { call })
+    }
+
+    /// Begins the call of a visit again, at a counter that was not tried. Only for a visit of which its counter was sent
+    /// nothing, since any byte may have registered it. Its deadline stays. Whether there is such a counter.
+    fn move_on(&mut self, error: DialError) -> bool {
+        let Visit { route, trace, began, tried, place, .. } = self.call.holder();
+        let Counters::Several(several) = &route.counters else { return false };
+        let waited = Duration::from_micros(began.get().micros_until(clock::micros()));
+        let since = clock::now().before(waited);
+        let call = several.begin(*tried, |counter, tried, place| {
+            let visit = Visit::new(route, trace.clone(), tried, place);
+            counter.call_since(Visit { began: began.clone(), ..visit }, since)
+        });
+        let Ok(call) = call else { return false };
+        route.counters.get(*place).note_moved(failure(CallError::NoConnection(error)));
+        // The call that is dropped has ended.
+        self.call = call;
+        true
     }
 
     pub(super) fn route(&self) -> &Rc<VisitRoute> {
-        self.call.holder()
+        &self.call.holder().route
+    }
+
+    /// Notes how it ended; returns a report of its counter's visits if one is due.
+    pub(super) fn note(&self, outcome: Result<(), Failure>) -> Option<Failures> {
+        let Visit { route, place, .. } = self.call.holder();
+        route.counters.note(*place, outcome)
     }
 
     /// Whether the visit is registered, or why not, once that is known. If it is, and the route's page shows it, with
@@ -179,17 +287,23 @@ impl Registration {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<VisitNumber>, Failure>> {
-        let outcome = ready!(self.call.poll(context));
-        assert!(!std::mem::replace(&mut self.ended, true), "a visit ends once");
+        let outcome = loop {
+            match ready!(self.call.poll(context)) {
+                Err(CallError::NoConnection(error)) if self.move_on(error) => {}
+                outcome => break outcome,
+            }
+        };
+        let visit = self.call.holder();
+        assert!(!visit.ended.replace(true), "a visit ends once");
         let now = match outcome {
             // The clock was read when the answer came, a moment ago.
-            Ok(_) => self.route().counter.upstream.last_event(),
+            Ok(_) => visit.counter().upstream.last_event(),
             Err(_) => clock::micros(),
         };
         let metrics = self.metrics();
-        metrics.visit_durations.add(self.began.micros_until(now));
+        metrics.visit_durations.add(visit.began.get().micros_until(now));
         Poll::Ready(match outcome {
-            Ok(status) if self.route().accept.is_met(status) => {
+            Ok(status) if visit.route.accept.is_met(status) => {
                 metrics.welcomed.increment();
                 Ok(self.number(status))
             }
@@ -226,7 +340,7 @@ fn failure(error: CallError) -> Failure {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.call.holder().ended.get() {
             self.metrics().abandoned.increment();
         }
     }

@@ -21,6 +21,10 @@ impl Addresses {
         *self = Self { addresses, preferred: place.unwrap_or(0) };
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.addresses.is_empty()
+    }
+
     /// Whether this is one of them.
     pub(super) fn contains(&self, address: SocketAddr) -> bool {
         self.addresses.contains(&address)

@@ -8,7 +8,7 @@ use crate::runtime::clock::Moment;
 /// Failures in a row that open it. Fewer would open it for a few connections that were cut.
 const FAILURES_MAX: u32 = 10;
 /// How far apart probes begin. A counter that is back is found by the first visit after that.
-const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Whether calls are made.
 #[derive(Debug, Default)]
@@ -40,6 +40,11 @@ impl Breaker {
         }
     }
 
+    /// Whether a call would be made now.
+    pub(super) fn admits(&self, now: Moment) -> bool {
+        self.open.is_none_or(|next_probe| next_probe <= now)
+    }
+
     /// The counter has answered a call, whatever it said.
     pub(super) fn succeeded(&mut self) -> Option<Change> {
         self.failures = 0;
@@ -65,7 +70,7 @@ mod tests {
     fn failing(now: Moment) -> Breaker {
         let mut breaker = Breaker::default();
         for _ in 1..FAILURES_MAX {
-            assert!(breaker.admit(now));
+            assert!(breaker.admits(now) && breaker.admit(now));
             assert_eq!(breaker.failed(now), None);
         }
         breaker
@@ -96,7 +101,8 @@ mod tests {
         breaker.failed(now);
         let soon = now.after(PROBE_INTERVAL - Duration::from_millis(1));
         let later = now.after(PROBE_INTERVAL);
-        assert!(!breaker.admit(soon));
+        assert!(!breaker.admits(soon) && !breaker.admit(soon));
+        assert!(breaker.admits(later) && breaker.admits(later));
         assert!(breaker.admit(later));
         assert!(!breaker.admit(later));
         assert_eq!(breaker.failed(later), None);

@@ -8,6 +8,7 @@
 //! `connection` is the task of one connection, and moves its bytes.
 
 mod addresses;
+pub mod balance;
 mod breaker;
 mod connection;
 mod content;
@@ -16,6 +17,7 @@ mod endpoint;
 mod pool;
 pub mod resolve;
 mod response_reader;
+pub mod slots;
 
 use std::{
     cell::{Cell, RefCell},
@@ -31,6 +33,7 @@ use bytes::Bytes;
 use slotmap::SecondaryMap;
 
 use self::{
+    balance::Candidate,
     breaker::Change,
     connection::{Handle, PoolGuard},
     pool::{Action, CallId, ConnectionId, Pool},
@@ -38,13 +41,13 @@ use self::{
 };
 pub use self::{
     content::{Content, ShortContent},
-    endpoint::{Endpoint, Host, without_secrets},
+    endpoint::{Endpoint, EndpointError, Host, without_secrets},
 };
 use crate::{
     http::HeadLimits,
     metrics::{UpstreamMetrics, WorkerMetrics},
     runtime::{
-        clock::{self, Stamp},
+        clock::{self, Moment, Stamp},
         task,
     },
 };
@@ -199,6 +202,43 @@ impl Upstream {
         let began = Stamp::new(self.last_event());
         let id = self.tell(|pool| pool.call(request, content, clock::now(), began))?;
         Ok(Call { holder, id })
+    }
+
+    /// Begins a call that another counter could not be sent, and whose deadline is that of `since`; else like
+    /// [`call`](Self::call).
+    ///
+    /// # Errors
+    /// When too many wait already, or the counter fails.
+    pub fn call_since<H: AsRef<Self>>(
+        self: &Rc<Self>,
+        request: &CallBytes,
+        content: Content,
+        holder: H,
+        since: Moment,
+    ) -> Result<Call<H>, NotBegun> {
+        debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
+        self.note_time();
+        let began = Stamp::new(self.last_event());
+        let id = self.tell(|pool| pool.call_since(request, content, since, clock::now(), began))?;
+        Ok(Call { holder, id })
+    }
+
+    /// How it stands as one of several counters; `place` is its place among them.
+    pub fn candidate(&self, place: u8) -> Candidate {
+        let pool = self.pool.borrow();
+        let (standing, in_flight) = (pool.standing(clock::now()), pool.calls_in_flight());
+        Candidate { place, standing, in_flight }
+    }
+
+    /// It answers, and does not register visits. Where there is another counter, it gets no more than probes until
+    /// its next good answer.
+    pub fn set_aside(&self) {
+        self.pool.borrow_mut().set_aside(clock::now());
+    }
+
+    /// What is counted of this counter alone.
+    pub fn counts(&self) -> &UpstreamMetrics {
+        &self.counts
     }
 
     /// Ends the calls and closes the unused connections whose deadlines have passed.

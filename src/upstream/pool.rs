@@ -16,12 +16,13 @@ use std::{
 
 use slotmap::SlotMap;
 
+use self::state::{Began, CallState, ConnectionState, PooledCall, PooledConnection};
 pub(super) use self::state::{CallId, ConnectionId};
-use self::state::{CallState, ConnectionState, PooledCall, PooledConnection};
 use super::{
     CallBytes, CallError, Content, DialError, NotBegun, ShortContent, UpstreamLimits,
     addresses::Addresses,
-    breaker::{Breaker, Change},
+    balance::Standing,
+    breaker::{Breaker, Change, PROBE_INTERVAL},
     response_reader::Answer,
 };
 use crate::runtime::{
@@ -62,7 +63,7 @@ pub(super) struct Pool {
     addresses: Addresses,
     breaker: Breaker,
     /// A call that has not ended has a deadline.
-    calls: Deadlines<PooledCall, ()>,
+    calls: Deadlines<PooledCall, Began>,
     connections: SlotMap<ConnectionId, PooledConnection>,
     /// The calls that are `Queued`, in the order in which they get a connection. Empty while one is idle.
     queue: VecDeque<QueuedCall>,
@@ -72,6 +73,8 @@ pub(super) struct Pool {
     dialing: usize,
     /// While other connections stand, none is dialed before this.
     dial_after: Moment,
+    /// The last answer ended its connection, and the next probe may begin then. Only for who has another counter.
+    stopping: Option<Moment>,
     actions: VecDeque<Action>,
 }
 
@@ -81,12 +84,13 @@ impl Pool {
         Self {
             addresses: Addresses::new(addresses),
             breaker: Breaker::default(),
-            calls: Deadlines::new(|()| limits.call_timeout),
+            calls: Deadlines::new(|_| limits.call_timeout),
             connections: SlotMap::with_key(),
             queue: VecDeque::new(),
             idle: VecDeque::new(),
             dialing: 0,
             dial_after: now,
+            stopping: None,
             actions: VecDeque::new(),
             limits,
         }
@@ -115,7 +119,34 @@ impl Pool {
         self.queue.len()
     }
 
-    /// Event: a call begins. It gets the connection used last, or waits for the next to be free, since `began`.
+    /// How many calls have not ended, or their callers have not left.
+    pub(super) fn calls_in_flight(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Whether it takes a call.
+    pub(super) fn standing(&self, now: Moment) -> Standing {
+        if self.addresses.is_empty() {
+            Standing::Absent
+        } else if !self.breaker.admits(now) {
+            Standing::Failing
+        } else if self.is_full() {
+            Standing::Full
+        } else if self.stopping.is_some_and(|next_probe| now < next_probe) {
+            Standing::Stopping
+        } else {
+            Standing::Open
+        }
+    }
+
+    /// Event: the counter stops, or does not register visits. Where there is another, it gets no more than probes until
+    /// an answer leaves its connection open.
+    pub(super) fn set_aside(&mut self, now: Moment) {
+        self.stopping.get_or_insert(now.after(PROBE_INTERVAL));
+    }
+
+    /// Event: a call begins. It gets the connection used last, or waits for the next to be free, since
+    /// `began`.
     ///
     /// # Errors
     /// When too many wait already, or the counter fails.
@@ -126,15 +157,53 @@ impl Pool {
         now: Moment,
         began: Stamp,
     ) -> Result<CallId, NotBegun> {
+        let call = self.begin(request, content, now)?;
+        self.calls.arm(call.0, Began::Here, now);
+        self.send(call, now, began);
+        Ok(call)
+    }
+
+    /// Event: a call begins that another counter could not be sent, and whose deadline is that of `since`.
+    ///
+    /// # Errors
+    /// When too many wait already, or the counter fails.
+    pub(super) fn call_since(
+        &mut self,
+        request: &CallBytes,
+        content: Content,
+        since: Moment,
+        now: Moment,
+        began: Stamp,
+    ) -> Result<CallId, NotBegun> {
+        let call = self.begin(request, content, now)?;
+        self.calls.arm_since(call.0, Began::Elsewhere, since);
+        self.send(call, now, began);
+        Ok(call)
+    }
+
+    fn begin(
+        &mut self,
+        request: &CallBytes,
+        content: Content,
+        now: Moment,
+    ) -> Result<CallId, NotBegun> {
         self.expire(now);
         if !self.breaker.admit(now) {
             return Err(NotBegun::Failing);
         }
-        if self.idle.is_empty() && self.queue.len() >= self.queue_room() {
+        if self.is_full() {
             return Err(NotBegun::Overloaded);
         }
-        let call = CallId(self.calls.insert(PooledCall::new(Rc::clone(request), content)));
-        self.calls.arm(call.0, (), now);
+        if let Some(next_probe) = &mut self.stopping
+            && *next_probe <= now
+        {
+            *next_probe = now.after(PROBE_INTERVAL);
+        }
+        Ok(CallId(self.calls.insert(PooledCall::new(Rc::clone(request), content))))
+    }
+
+    /// Gives a call that begins the connection used last, or lets it wait.
+    fn send(&mut self, call: CallId, now: Moment, began: Stamp) {
         match self.idle.pop_back() {
             Some(connection) => self.assign(call, connection),
             None => {
@@ -142,7 +211,6 @@ impl Pool {
                 self.dial_for_queue(now);
             }
         }
-        Ok(call)
     }
 
     /// The outcome of a call; until it has ended, the caller's waker is kept.
@@ -231,6 +299,10 @@ impl Pool {
             && self.connections.len() <= self.limits.connections_max
             && address.is_some_and(|address| self.addresses.contains(address));
         self.call_mut(call).answer_content = content;
+        match reusable {
+            true => self.stopping = None,
+            false => self.set_aside(now),
+        }
         self.end(call, Ok(status), now);
         if stays {
             self.assign_next(id);
@@ -299,7 +371,9 @@ impl Pool {
     /// Event: other limits. Time-outs apply to calls in progress and to idle connections too. Connections beyond the
     /// new maximum close as their calls end.
     pub(super) fn set_limits(&mut self, limits: UpstreamLimits, now: Moment) {
-        self.calls.set_timeout((), limits.call_timeout);
+        for began in [Began::Here, Began::Elsewhere] {
+            self.calls.set_timeout(began, limits.call_timeout);
+        }
         self.limits = limits;
         self.expire(now);
     }
@@ -325,6 +399,11 @@ impl Pool {
         }
         assert!(self.dialing <= self.connections.len(), "more dials than connections");
         assert!(self.queue.is_empty() || self.idle.is_empty(), "calls wait while one is idle");
+    }
+
+    /// Whether a call would find no connection and no place in the queue.
+    fn is_full(&self) -> bool {
+        self.idle.is_empty() && self.queue.len() >= self.queue_room()
     }
 
     /// How many calls may be queued: the maximum, and one for each connection that is being dialed or can be.

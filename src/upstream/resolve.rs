@@ -38,9 +38,9 @@ impl Refresher {
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn start<P>(host: Host, publish: P) -> io::Result<Refresher>
+pub fn start<P>(host: Host, mut publish: P) -> io::Result<Refresher>
 where
-    P: Fn(Vec<SocketAddr>) + Send + 'static,
+    P: FnMut(Vec<SocketAddr>) + Send + 'static,
 {
     let (name, port) = match host {
         Host::Address(address) => {

@@ -1,11 +1,18 @@
 //! What is always true: at every moment, once all have left, and of the books at the end.
 
 use super::*;
-use crate::{metrics::WorkerMetrics, plan::Client};
+use crate::{
+    metrics::WorkerMetrics,
+    plan::{Client, Spread},
+};
+
+/// What the worker's clock may be behind.
+const CLOCK: Duration = Duration::from_millis(20);
 
 impl History<'_> {
     /// What is true at every moment.
     pub(super) fn check_limits(&self) {
+        self.check_probes();
         for (number, metrics) in self.server.metrics.iter().enumerate() {
             let calls = counter_connections(metrics);
             if calls > self.most_calls() {
@@ -22,13 +29,42 @@ impl History<'_> {
         }
     }
 
+    /// A counter that fails is dialed by probes alone, where visits have another one.
+    pub(super) fn check_probes(&self) {
+        if self.plan.spread != Spread::Counters {
+            return;
+        }
+        let mut all = self.failing.borrow_mut();
+        for (number, metrics) in self.server.metrics.iter().enumerate() {
+            for (counter, upstream) in metrics.upstreams().iter().enumerate() {
+                let failing = &mut all[number * COUNTERS + counter];
+                let (connections, dialed) = (upstream.connections.read(), upstream.dialed.read());
+                let others = connections > 1 || upstream.queued.read() > 1;
+                *failing = match *failing {
+                    _ if upstream.failing.read() == 0 => Failing::No,
+                    Failing::No if connections > 0 || others => Failing::Unclear,
+                    Failing::No => Failing::Since(world::now(), dialed),
+                    Failing::Since(..) if others => Failing::Unclear,
+                    known => known,
+                };
+                let Failing::Since(since, before) = *failing else { continue };
+                let (dials, past) = (dialed - before, world::now() - since);
+                if u32::try_from(dials).is_ok_and(|dials| PROBE_INTERVAL * dials > past + CLOCK) {
+                    self.violation(format_args!(
+                        "worker {number} dials counter {counter}, which fails, {dials} times in {past:?}"
+                    ));
+                }
+            }
+        }
+    }
+
     fn most_calls(&self) -> u64 {
         let acts = self.plan.acts.iter().filter_map(|act| match act.what {
             What::Limits(_, connections, _) => Some(connections),
             _ => None,
         });
         let most = acts.chain([self.plan.upstream.connections_max]).max().unwrap_or(0);
-        (most * COUNTERS) as u64
+        (most * server::upstreams(self.plan.spread)) as u64
     }
 
     fn most_clients(&self) -> u64 {

@@ -13,6 +13,8 @@ impl Plan {
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let rng = &mut rng;
+        // Of its own, so that it changes nothing of what is drawn besides.
+        let mut spread = Rng::with_seed(seed ^ 0x5b5b);
         // Many histories are calm in one respect or another: a storm hides what a single fault shows.
         let stormy = rng.u8(0..3) == 0;
         let length = between(rng, 500, 6_000);
@@ -23,6 +25,8 @@ impl Plan {
             world: draw_world(rng, stormy),
             workers,
             bundled,
+            spread: [Spread::One, Spread::Counters, Spread::Addresses, Spread::One]
+                [spread.usize(0..4)],
             clients_limits: draw_client_limits(rng),
             upstream: draw_upstream_limits(rng),
             traces: None,
@@ -33,6 +37,11 @@ impl Plan {
         };
         let mut visits = 0..VISITS - PROBES;
         let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
+        match (plan.spread, spread.u8(0..4)) {
+            (Spread::Counters, 0 | 1) => plan.stop_one(&mut spread),
+            (Spread::Counters, 2) => plan.hang(&mut spread),
+            _ => {}
+        }
         plan.clients = (0..clients).map(|id| draw_client(rng, id, &plan, &mut visits)).collect();
         plan.draw_openings();
         plan.draw_traces();
@@ -65,6 +74,45 @@ impl Plan {
                 request.trace = Fields::draw(&mut rng);
             }
         }
+    }
+}
+
+impl Plan {
+    /// One counter stops, and nothing disturbs the other.
+    fn stop_one(&mut self, rng: &mut Rng) {
+        self.calm_counters();
+        self.upstream.queue_max = 100;
+        let at = self.length.mul_f64(rng.f64() / 2.0);
+        self.act(at, What::Counter(rng.usize(0..COUNTERS), Mode::Stops));
+    }
+
+    /// One counter can be connected to only after long, or not at all, and the other answers late or never: a visit that
+    /// goes from one to the other has the time of one call.
+    fn hang(&mut self, rng: &mut Rng) {
+        self.calm_counters();
+        self.upstream.connect_timeout = Duration::from_millis(800);
+        let hangs = rng.usize(0..COUNTERS);
+        self.act(Duration::ZERO, What::Counter(hangs, Mode::Hangs));
+        self.act(Duration::ZERO, What::Counter(COUNTERS - 1 - hangs, Mode::Silent));
+    }
+
+    /// Nothing disturbs the counters, and bytes take no noticeable time.
+    fn calm_counters(&mut self) {
+        self.bundled = false;
+        self.world.errors = 0;
+        self.world.latency = self.world.latency.min(1_000);
+        self.world.completion = self.world.completion.min(500);
+        self.world.window = self.world.window.max(3_000);
+        self.upstream.call_timeout = self.upstream.call_timeout.max(Duration::from_secs(1));
+        self.acts.retain(|act| match act.what {
+            What::Counter(..) | What::Move(..) | What::Restart(_) | What::Store(_) => false,
+            _ => true,
+        });
+    }
+
+    fn act(&mut self, at: Duration, what: What) {
+        let id = self.acts.iter().map(|act| act.id + 1).max().unwrap_or(0);
+        self.acts.push(Act { id, at, what });
     }
 }
 

@@ -62,17 +62,34 @@ pub(super) struct WorkerSource {
 }
 
 /// A counter that the workers know.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CounterSource {
     /// Its host and port.
     pub(super) name: String,
     pub(super) bundled: bool,
+    /// Whether it is one of the addresses that the name may have.
+    pub(super) is_address: bool,
 }
 
 impl Sources {
     /// How everything is now.
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot::take(self, Machine::read())
+    }
+
+    /// The counters, each with its place among the workers' and its addresses. A place for an address of a name is one
+    /// while it has an address, which names it.
+    fn counters(&self) -> Vec<(usize, CounterSource, Vec<String>)> {
+        let counters = self.counters.iter().enumerate().filter_map(|(place, source)| {
+            let addresses = self.addresses.of(place);
+            let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+            let mut source = source.clone();
+            if source.is_address {
+                source.name.clone_from(addresses.first()?);
+            }
+            Some((place, source, addresses))
+        });
+        counters.collect()
     }
 
     /// What the server does, and whether it is ready.

@@ -142,7 +142,7 @@ impl Metric {
     }
 }
 
-const METRICS: [Metric; 36] = [
+const METRICS: [Metric; 37] = [
     Metric::counter("tallyring_visits", "Visits that have ended, by outcome", |all| {
         of_workers(all, |worker| {
             let visits = &worker.counts.visits;
@@ -272,6 +272,11 @@ const METRICS: [Metric; 36] = [
         "tallyring_upstream_queue_duration",
         "How long calls waited that found no connection free, until they had one",
         |all| of_upstreams_as(all, |labels, upstream| durations(labels, &upstream.waits)),
+    ),
+    Metric::counter(
+        "tallyring_upstream_visits_moved",
+        "Visits that went to another counter, since nothing could be sent to this one",
+        |all| of_upstreams(all, |upstream| upstream.moved),
     ),
     Metric::gauge(
         "tallyring_upstream_failing",
@@ -420,7 +425,7 @@ mod tests {
             readiness: Arc::default(),
             started: Instant::now(),
             workers: workers.iter().enumerate().map(source).collect(),
-            counters: vec![CounterSource { name, bundled: false }],
+            counters: vec![CounterSource { name, bundled: false, is_address: false }],
             addresses: Arc::default(),
             bundled,
         };

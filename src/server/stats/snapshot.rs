@@ -2,7 +2,7 @@
 //!
 //! The names of the fields are those of the JSON, which docs/operating.md describes.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
+use std::{collections::BTreeMap, time::SystemTime};
 
 use serde::Serialize;
 
@@ -121,6 +121,8 @@ pub struct UpstreamStats {
     pub dialed: u64,
     pub reused: u64,
     pub queued: u64,
+    /// Visits that went to another counter, since nothing could be sent to this one.
+    pub moved: u64,
     /// Workers whose circuit breaker is open.
     pub failing: u64,
     /// How long the call took that was answered last.
@@ -151,23 +153,20 @@ pub struct BundledStats {
 
 impl Snapshot {
     pub(super) fn take(sources: &Sources, machine: Machine) -> Self {
+        let counters = sources.counters();
+        let places: Vec<usize> = counters.iter().map(|(place, ..)| *place).collect();
         let workers = sources.workers.iter().enumerate();
         let workers: Vec<_> =
-            workers.map(|(number, source)| worker(number, source, &machine)).collect();
+            workers.map(|(number, source)| worker(number, source, &places, &machine)).collect();
         let mut totals = Counts::default();
         workers.iter().for_each(|worker| totals.add(&worker.counts));
-        let counters = sources.counters.iter().enumerate().map(|(place, source)| {
+        let counters = counters.into_iter().enumerate().map(|(row, (_, source, addresses))| {
             let mut upstream = UpstreamStats::default();
             workers
                 .iter()
-                .filter_map(|worker| worker.upstreams.get(place))
+                .filter_map(|worker| worker.upstreams.get(row))
                 .for_each(|one| upstream.add(one));
-            CounterStats {
-                counter: source.name.clone(),
-                bundled: source.bundled,
-                addresses: sources.addresses.of(place).iter().map(SocketAddr::to_string).collect(),
-                upstream,
-            }
+            CounterStats { counter: source.name, bundled: source.bundled, addresses, upstream }
         });
         let counters = counters.collect();
         let (state, ready) = sources.state();
@@ -197,14 +196,16 @@ impl Snapshot {
 fn worker(
     number: usize,
     WorkerSource { core, metrics }: &WorkerSource,
+    counters: &[usize],
     machine: &Machine,
 ) -> WorkerStats {
+    let upstreams = metrics.upstreams();
+    let upstreams = counters.iter().filter_map(|place| upstreams.get(*place));
     let heartbeat = metrics.heartbeat.read();
     let silent = clock::now().millis().saturating_sub(heartbeat) as f64 / 1e3;
     let thread = machine.threads.get(&format!("worker-{number}")).copied();
     let counts = Counts::of(metrics);
-    let upstreams: Vec<_> =
-        metrics.upstreams().iter().map(|upstream| UpstreamStats::of(upstream)).collect();
+    let upstreams: Vec<_> = upstreams.map(|upstream| UpstreamStats::of(upstream)).collect();
     let calls: u64 = upstreams.iter().map(|upstream| upstream.connections).sum();
     let ring = metrics.driver.get().and_then(|driver| driver.ring);
     let ring = ring.filter(|_| counts.connections.open + calls <= RING_CONNECTIONS_MAX);
@@ -289,6 +290,7 @@ impl UpstreamStats {
             dialed: upstream.dialed.read(),
             reused: upstream.reused.read(),
             queued: upstream.queued.read(),
+            moved: upstream.moved.read(),
             failing: upstream.failing.read(),
             last_call_seconds: (last_answer_micros > 0).then_some(last_call_seconds),
             last_answer_micros,
@@ -303,6 +305,7 @@ impl UpstreamStats {
         self.dialed += other.dialed;
         self.reused += other.reused;
         self.queued += other.queued;
+        self.moved += other.moved;
         self.failing += other.failing;
         if other.last_answer_micros > self.last_answer_micros {
             self.last_answer_micros = other.last_answer_micros;

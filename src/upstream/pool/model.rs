@@ -20,6 +20,8 @@ const PORTS: std::ops::Range<u16> = 1..4;
 #[derive(Debug, Clone)]
 enum Event {
     Call,
+    /// One that began earlier by so many milliseconds, at another counter.
+    CallFromElsewhere(u64),
     CallerLeaves(usize),
     Connected(usize, usize),
     DialFailed(usize),
@@ -47,6 +49,7 @@ fn event() -> impl Strategy<Value = Event> {
     let ports = PORTS.collect::<Vec<_>>();
     prop_oneof![
         8 => Just(Event::Call),
+        1 => (0..1200u64).prop_map(Event::CallFromElsewhere),
         2 => any().prop_map(Event::CallerLeaves),
         6 => (any(), any()).prop_map(|(n, address)| Event::Connected(n, address)),
         1 => any().prop_map(Event::DialFailed),
@@ -64,6 +67,7 @@ struct Call {
     id: CallId,
     request: CallBytes,
     begun: Moment,
+    from_elsewhere: bool,
     state: State,
     /// Of the queued ones, the one with the lowest is next.
     rank: i64,
@@ -150,17 +154,18 @@ impl Model {
         }
     }
 
-    fn begin(&mut self, id: CallId, request: CallBytes, wakes: Arc<Wakes>) {
+    fn begin(&mut self, id: CallId, request: CallBytes, earlier: Option<Duration>) {
         let rank = self.number();
         self.calls.push(Call {
             id,
             request,
-            begun: self.now,
+            begun: self.now.before(earlier.unwrap_or_default()),
+            from_elsewhere: earlier.is_some(),
             state: State::Queued,
             rank,
             has_caller: true,
             sent: false,
-            wakes,
+            wakes: Arc::default(),
             woken: 0,
         });
         if let Some(connection) = self.idle().pop() {
@@ -230,7 +235,9 @@ impl Model {
     }
 
     fn expire(&mut self) {
-        for call in 0..self.calls.len() {
+        let mut calls: Vec<_> = (0..self.calls.len()).collect();
+        calls.sort_by_key(|call| (self.calls[*call].from_elsewhere, self.calls[*call].begun));
+        for call in calls {
             let Call { state, begun, .. } = self.calls[call];
             if matches!(state, State::Queued | State::Assigned)
                 && begun.after(self.limits.call_timeout) <= self.now
@@ -376,13 +383,22 @@ impl Both {
         Some((*place, connection.id))
     }
 
-    fn call(&mut self) {
+    fn call(&mut self, earlier: Option<Duration>) {
         let may_begin = self.model.may_begin();
-        let request = CallBytes::default();
-        let begun = self.pool.call(&request, Content::Discarded, self.model.now, Stamp::default());
+        let (request, now) = (CallBytes::default(), self.model.now);
+        let begun = match earlier {
+            None => self.pool.call(&request, Content::Discarded, now, Stamp::default()),
+            Some(earlier) => self.pool.call_since(
+                &request,
+                Content::Discarded,
+                now.before(earlier),
+                now,
+                Stamp::default(),
+            ),
+        };
         assert_eq!(begun.map(drop), may_begin);
         if let Ok(id) = begun {
-            self.model.begin(id, request, Arc::default());
+            self.model.begin(id, request, earlier);
         }
     }
 
@@ -410,7 +426,8 @@ impl Both {
     fn apply(&mut self, event: Event) -> Option<()> {
         let now = self.model.now;
         match event {
-            Event::Call => self.call(),
+            Event::Call => self.call(None),
+            Event::CallFromElsewhere(earlier) => self.call(Some(Duration::from_millis(earlier))),
             Event::CallerLeaves(n) => self.caller_leaves(n)?,
             Event::Connected(n, address) => {
                 let (place, id) = self.choose(n, |connection| connection.address.is_none())?;

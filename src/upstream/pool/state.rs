@@ -52,6 +52,7 @@
 
 use std::{net::SocketAddr, task::Waker};
 
+use enum_map::Enum;
 use slotmap::new_key_type;
 
 use super::super::{CallBytes, CallError, Content, ShortContent};
@@ -65,6 +66,15 @@ new_key_type! {
 /// Names a call. An id is never used for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::upstream) struct CallId(pub(super) Key);
+
+/// Where a call began: each kind of call has a queue of deadlines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+pub(super) enum Began {
+    /// At this counter.
+    Here,
+    /// At another one, which was sent nothing of it.
+    Elsewhere,
+}
 
 /// A call, until its caller has left and it has ended.
 #[derive(Debug)]

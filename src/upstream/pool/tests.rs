@@ -541,16 +541,74 @@ fn calls_fail_at_once_after_a_run_of_failures() {
         }
     };
     assert_eq!((opened, failures), (Change::Opened, 10));
+    assert_eq!(world.pool.standing(world.now), Standing::Failing);
     assert_eq!(
         world.pool.call(&CallBytes::default(), Content::Discarded, world.now, Stamp::default()),
         Err(NotBegun::Failing)
     );
     world.after(Duration::from_secs(1));
+    assert_eq!(world.pool.standing(world.now), Standing::Open);
     world.call();
+    assert_eq!(world.pool.standing(world.now), Standing::Failing);
     let [id] = world.dials();
     world.connected(id);
     assert!(world.exchange(id, true));
     world.expect([Done::Send(id), Done::Woken, Done::Breaker(Change::Closed)]);
+}
+
+#[test]
+fn a_call_from_another_counter_keeps_its_deadline() {
+    let mut world = world(1, 10);
+    let here = world.call();
+    let since = world.now.before(CALL_TIMEOUT - Duration::from_millis(5));
+    let moved = world
+        .pool
+        .call_since(&CallBytes::default(), Content::Discarded, since, world.now, Stamp::default())
+        .unwrap();
+    assert_eq!(world.outcome(moved), None);
+    world.dials::<1>();
+    world.after(Duration::from_millis(4));
+    assert_eq!(world.outcome(moved), None);
+    world.after(Duration::from_millis(1));
+    assert_eq!(world.outcome(moved), Some(Err(CallError::TimedOut)));
+    assert_eq!(world.outcome(here), None);
+}
+
+#[test]
+fn it_is_told_whether_a_call_would_be_taken() {
+    let mut world = world(1, 1);
+    let told = |world: &World| (world.pool.standing(world.now), world.pool.calls_in_flight());
+    assert_eq!(told(&world), (Standing::Open, 0));
+    let first = world.call();
+    assert_eq!(told(&world), (Standing::Open, 1));
+    world.call();
+    assert_eq!(told(&world), (Standing::Full, 2));
+    let call = CallBytes::default();
+    let begun = world.pool.call(&call, Content::Discarded, world.now, Stamp::default());
+    assert!(begun.is_err());
+    drop(world.pool.dropped(first));
+    assert_eq!(told(&world), (Standing::Open, 1));
+    world.pool.set_addresses(vec![]);
+    assert_eq!(told(&world), (Standing::Absent, 1));
+}
+
+#[test]
+fn a_counter_that_ends_its_connections_is_probed_now_and_then() {
+    let mut world = world(2, 10);
+    let [first, second] = world.idle();
+    world.call();
+    assert!(!world.exchange(second, false));
+    assert_eq!(world.pool.standing(world.now), Standing::Stopping);
+    world.after(PROBE_INTERVAL);
+    assert_eq!(world.pool.standing(world.now), Standing::Open);
+    // This is the probe.
+    world.call();
+    assert_eq!(world.pool.standing(world.now), Standing::Stopping);
+    // An answer that leaves its connection open.
+    assert!(world.exchange(first, true));
+    assert_eq!(world.pool.standing(world.now), Standing::Open);
+    world.pool.set_aside(world.now);
+    assert_eq!(world.pool.standing(world.now), Standing::Stopping);
 }
 
 #[test]
