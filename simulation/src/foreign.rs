@@ -190,7 +190,12 @@ impl Foreign {
             Mode::Prompt => {}
             Mode::Stops => {
                 self.count(visit);
-                let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n1\n";
+                let number = self.record.new_number(visit);
+                self.record.visit(visit, |visit| visit.number = Some(number));
+                let length = number.to_string().len();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{number}"
+                );
                 let _ = stream.send(answer.into()).await;
                 self.tell(visit, false);
                 return false;
