@@ -4,13 +4,22 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::connection::Response;
 
-const PAGE: &str = include_str!("page.html");
+const PAGE: &str = concat!(
+    include_str!("page/head.html"),
+    "<style>\n",
+    include_str!("page/page.css"),
+    "</style>\n</head>\n",
+    include_str!("page/body.html"),
+    "<script>\n",
+    include_str!("page/page.js"),
+    "</script>\n</body>\n</html>\n",
+);
 
 /// Nothing but the document's own style and script, named by their hashes, and connections to this server. Nobody may
 /// frame it. After a change of the document, the test says what the hashes are.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-BKbiHSgne5ySwlzx2OFlnSEidP7rb/FjaSAtm7lnceg='; \
-    script-src 'sha256-kybwFae+vw1z+q5HEyX8PpIeU/GmZTU/J6zU8aDLS9E='; \
+    style-src 'sha256-hCu8IfVPHGIBak1shspr4jZi8Zqg3UHVzlUkSCxDzkA='; \
+    script-src 'sha256-c2zo0is9SoMMUNuID82rJ0tiw8r3TdfduzpmwPrCssk='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(super) fn response() -> Response {
@@ -55,6 +64,12 @@ mod tests {
         }
         encoded.truncate(43);
         encoded + "="
+    }
+
+    #[test]
+    fn the_page_knows_the_event_before_a_planned_end() {
+        assert!(super::super::watchers::RENEW.contains("\nevent: renew\n"));
+        assert!(PAGE.contains("addEventListener(\"renew\""));
     }
 
     #[test]

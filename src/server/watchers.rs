@@ -2,7 +2,7 @@
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
 //! All share the bytes of one event. A watcher who is slow misses events and is cut in the end, and nobody is watched
-//! for longer than [`WATCH_MAX`], after which a browser comes back by itself.
+//! for longer than [`WATCH_MAX`]: an event says so, and a browser comes back by itself.
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,6 +30,9 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a watcher stays.
 const WATCH_MAX: Duration = Duration::from_secs(600);
+/// What is sent before the end of a stream that lasted that long, so that a page knows it from a server that has gone.
+pub(super) const RENEW: &str =
+    "retry: 100\nevent: renew\ndata: this stream is over; connect again\n\n";
 
 const _: () = assert!(INTERVAL.as_millis() < EVENT_TIMEOUT.as_millis());
 
@@ -57,7 +60,8 @@ struct Watcher {
     seen: u64,
     /// When it got that one, until it has taken it.
     given: Option<Moment>,
-    leaves: Moment,
+    /// When it has to go; `None` once it was told so.
+    leaves: Option<Moment>,
 }
 
 impl Watchers {
@@ -88,7 +92,7 @@ impl Watchers {
             shared.make_event(now);
         }
         shared.watching.set(shared.watching.get() + 1);
-        let leaves = now.after(WATCH_MAX);
+        let leaves = Some(now.after(WATCH_MAX));
         let watcher = Watcher { shared: Rc::clone(shared), seen: 0, given: None, leaves };
         let fields = vec![
             (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -133,8 +137,10 @@ impl Feed for Watcher {
 impl Watcher {
     fn poll_at(&mut self, now: Moment, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let slow = self.given.take().is_some_and(|given| now.since(given) > EVENT_TIMEOUT);
-        if slow || self.leaves <= now {
-            return Poll::Ready(None);
+        let Some(leaves) = self.leaves.filter(|_| !slow) else { return Poll::Ready(None) };
+        if leaves <= now {
+            self.leaves = None;
+            return Poll::Ready(Some(Bytes::from_static(RENEW.as_bytes())));
         }
         let Shared { events, event, ended, waiting, .. } = &*self.shared;
         if self.seen != events.get() {
@@ -182,7 +188,7 @@ mod tests {
         assert!(!watchers.watch().is_error());
         let shared = Rc::clone(&watchers.0);
         shared.watching.set(shared.watching.get() + 1);
-        Watcher { shared, seen: 0, given: None, leaves: clock::now().after(WATCH_MAX) }
+        Watcher { shared, seen: 0, given: None, leaves: Some(clock::now().after(WATCH_MAX)) }
     }
 
     fn poll(watcher: &mut Watcher) -> Poll<Option<Bytes>> {
@@ -218,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_watcher_and_one_who_stays_too_long_are_cut() {
+    fn a_slow_watcher_is_cut() {
         let watchers = watchers();
         let now = clock::now();
         let mut patient = watcher(&watchers);
@@ -238,9 +244,20 @@ mod tests {
         let late = now.after(EVENT_TIMEOUT + INTERVAL);
         let polled = slow.poll_at(late, &mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Ready(None)));
+    }
+
+    #[test]
+    fn one_who_stays_too_long_is_told_so_and_cut() {
+        let watchers = watchers();
         let mut old = watcher(&watchers);
-        old.leaves = now;
-        assert!(matches!(poll(&mut old), Poll::Ready(None)));
+        check_gets_event(&mut old);
+        // It has taken that one.
+        assert!(poll(&mut old).is_pending());
+        let context = &mut Context::from_waker(Waker::noop());
+        let leaves = old.leaves.unwrap();
+        let Poll::Ready(Some(told)) = old.poll_at(leaves, context) else { panic!("not told") };
+        assert_eq!(told, RENEW);
+        assert!(matches!(old.poll_at(leaves, context), Poll::Ready(None)));
     }
 
     #[test]
