@@ -4,6 +4,7 @@
 use std::{
     cell::Cell,
     io,
+    net::IpAddr,
     os::fd::AsRawFd,
     rc::Rc,
     sync::{Arc, mpsc},
@@ -258,10 +259,10 @@ async fn accept_connections<V: Service>(
         liveness.show(&mut shown);
         match acceptor.accept(liveness.handle()).await? {
             Accepted::Nothing => {}
-            Accepted::Connection(stream) => {
+            Accepted::Connection(stream, peer) => {
                 failing_since = None;
                 clients.wait_for_capacity(|| liveness.show(&mut shown)).await;
-                serve(stream, &clients, &service);
+                serve(stream, peer, &clients, &service);
             }
             Accepted::Exhausted(error, pause) => {
                 tracing::warn!(%error, "cannot accept; trying again in {pause:?}");
@@ -270,11 +271,16 @@ async fn accept_connections<V: Service>(
             }
         }
     }
-    acceptor.close(|stream| serve(stream, &clients, &service)).await
+    acceptor.close(|stream, peer| serve(stream, peer, &clients, &service)).await
 }
 
-fn serve<V: Service>(stream: TcpStream, clients: &Rc<ClientContext>, service: &Rc<V>) {
-    let client = clients.register(stream.as_raw_fd());
+fn serve<V: Service>(
+    stream: TcpStream,
+    peer: IpAddr,
+    clients: &Rc<ClientContext>,
+    service: &Rc<V>,
+) {
+    let client = clients.register(stream.as_raw_fd(), peer);
     let connection = Connection::new(stream, client);
     drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(service))));
 }

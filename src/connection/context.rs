@@ -1,7 +1,7 @@
 //! What the connections of one worker have in common: their table, their buffers, their limits and metrics. And the
 //! handle of a connection in that table.
 
-use std::{cell::Cell, os::fd::RawFd, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, net::IpAddr, os::fd::RawFd, rc::Rc, sync::Arc, time::Duration};
 
 use monoio::io::CancelHandle;
 
@@ -112,11 +112,11 @@ impl ClientContext {
         closes
     }
 
-    /// Adds a connection that was accepted. Its socket stays open until the handle is dropped.
-    pub fn register(self: &Rc<Self>, socket: RawFd) -> ClientHandle {
+    /// Adds a connection that `peer` has opened. Its socket stays open until the handle is dropped.
+    pub fn register(self: &Rc<Self>, socket: RawFd, peer: IpAddr) -> ClientHandle {
         self.metrics.accepted.increment();
         self.metrics.connections.increment();
-        ClientHandle { context: Rc::clone(self), key: self.table.insert(socket) }
+        ClientHandle { context: Rc::clone(self), key: self.table.insert(socket, peer) }
     }
 
     /// Waits until another connection is allowed, and closes a client for it where possible. `look` is called before
@@ -171,6 +171,11 @@ impl ClientHandle {
     /// What the worker's connections have in common.
     pub fn context(&self) -> &ClientContext {
         &self.context
+    }
+
+    /// Who is on the other side.
+    pub fn peer(&self) -> IpAddr {
+        self.context.table.peer(self.key)
     }
 
     /// The worker waits for the client. A wait for the rest of a head or body keeps its first deadline.

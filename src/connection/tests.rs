@@ -4,6 +4,7 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    net::{IpAddr, Ipv4Addr},
     os::fd::RawFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -21,6 +22,9 @@ use monoio::{
 
 use super::*;
 use crate::http::{HeadLimits, request::Request};
+
+/// Who is on the other side of these streams.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A stream that gives these pieces, one a read, and records what was written.
 #[derive(Clone)]
@@ -251,7 +255,7 @@ fn answers_bytes<const N: usize>(contents: [usize; N]) -> usize {
 #[track_caller]
 fn check_writes(pieces: Vec<Vec<u8>>, expected: &[usize]) {
     let stream = Recorder::whole(pieces);
-    let connection = Connection::new(stream.clone(), clients().register(-1));
+    let connection = Connection::new(stream.clone(), clients().register(-1, PEER));
     let serving = pin!(connection.serve(Rc::new(Echo::default())));
     let done = serving.poll(&mut Context::from_waker(Waker::noop()));
     assert!(done.is_ready(), "nothing here waits");
@@ -282,7 +286,7 @@ fn a_write_and_a_batch_are_bounded() {
 fn no_answer_waits_for_one_that_is_not_ready() {
     let stream = Recorder::whole(vec![requests(&["/10", "/wait", "/20", "/wait", "/30"])]);
     let service = Rc::new(Echo::default());
-    let connection = Connection::new(stream.clone(), clients().register(-1));
+    let connection = Connection::new(stream.clone(), clients().register(-1, PEER));
     let mut serving = pin!(connection.serve(Rc::clone(&service)));
     let mut context = Context::from_waker(Waker::noop());
     assert!(serving.as_mut().poll(&mut context).is_pending());
@@ -302,7 +306,7 @@ fn what_is_not_safe_runs_alone() {
     bytes.extend(requests(&["/2"]));
     let stream = Recorder::whole(vec![bytes]);
     let service = Rc::new(Echo::default());
-    let connection = Connection::new(stream.clone(), clients().register(-1));
+    let connection = Connection::new(stream.clone(), clients().register(-1, PEER));
     let mut serving = pin!(connection.serve(Rc::clone(&service)));
     let mut context = Context::from_waker(Waker::noop());
     assert!(serving.as_mut().poll(&mut context).is_pending());
@@ -345,7 +349,7 @@ fn a_panic_costs_its_connection_alone() {
     let streams = ["/panic", "/"].map(|path| Recorder::whole(vec![requests(&[path])]));
     runtime.block_on(async {
         for stream in &streams {
-            let connection = Connection::new(stream.clone(), clients.register(-1));
+            let connection = Connection::new(stream.clone(), clients.register(-1, PEER));
             let serving = connection.serve(Rc::clone(&service));
             crate::runtime::task::spawn("connection", clients.metrics(), serving).await;
         }
@@ -360,7 +364,7 @@ fn a_panic_costs_its_connection_alone() {
 /// What a client receives that shares its worker with `clients`.
 fn receives(clients: &Rc<ClientContext>, pieces: &[&[u8]], fault: Option<Fault>) -> Vec<u8> {
     let stream = Recorder::of(pieces, fault);
-    let connection = Connection::new(stream.clone(), clients.register(-1));
+    let connection = Connection::new(stream.clone(), clients.register(-1, PEER));
     let serving = pin!(connection.serve(Rc::new(Echo::default())));
     let done = serving.poll(&mut Context::from_waker(Waker::noop()));
     let waits = fault.is_some_and(|fault| matches!(fault.kind, FaultKind::NeverEnds));
@@ -461,7 +465,7 @@ impl ReadPath {
     ) {
         let stream = Recorder::of(&[&self.bytes], self.fault);
         stream.0.borrow_mut().last_read = self.last_read;
-        let connection = Connection::new(stream.clone(), clients.register(-1));
+        let connection = Connection::new(stream.clone(), clients.register(-1, PEER));
         let mut serving = pin!(connection.serve(Rc::new(service)));
         let mut context = Context::from_waker(Waker::noop());
         if serving.as_mut().poll(&mut context).is_pending() {
@@ -614,7 +618,7 @@ fn a_stream_is_written_piece_by_piece_and_ends_with_the_connection() {
     for (method, expected) in [("GET", 2), ("HEAD", 0)] {
         let requests = format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n").repeat(2);
         let stream = Recorder::whole(vec![requests.into()]);
-        let connection = Connection::new(stream.clone(), clients().register(-1));
+        let connection = Connection::new(stream.clone(), clients().register(-1, PEER));
         let serving = pin!(connection.serve(Rc::new(streams(100, 2))));
         assert!(serving.poll(&mut Context::from_waker(Waker::noop())).is_ready());
         let written = String::from_utf8(stream.written()).unwrap();
@@ -643,7 +647,7 @@ fn a_client_that_takes_nothing_of_a_stream_is_cut() {
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         io::Write::write_all(&mut client, &requests(&["/"])).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let handle = clients.register(stream.as_raw_fd());
+        let handle = clients.register(stream.as_raw_fd(), PEER);
         let connection = Connection::new(stream, handle);
         let serving = connection.serve(Rc::clone(&service));
         let task = crate::runtime::task::spawn("connection", clients.metrics(), serving);
