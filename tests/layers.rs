@@ -9,7 +9,7 @@ use std::{
 };
 
 /// From the top down, as in the crate's documentation.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
     "main",
     "cli",
     "doctor",
@@ -24,6 +24,7 @@ const LAYERS: [&str; 20] = [
     "upstream",
     "counter",
     "connection",
+    "access_log",
     "listener",
     "http",
     "runtime",

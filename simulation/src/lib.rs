@@ -19,6 +19,8 @@ extern crate tallyring_world as monoio;
 extern crate tallyring_world as nix;
 extern crate tallyring_world as rustix;
 
+#[path = "../../src/access_log/mod.rs"]
+mod access_log;
 #[path = "../../src/connection/mod.rs"]
 mod connection;
 #[path = "../../src/counter/mod.rs"]
@@ -46,6 +48,7 @@ mod bundled;
 mod client;
 mod foreign;
 pub mod history;
+mod logged;
 mod memory;
 mod names;
 pub mod plan;

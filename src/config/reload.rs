@@ -4,7 +4,7 @@ use super::{Config, Content, RouteConfig, Settled, VisitsConfig, pick::Setting};
 use crate::upstream::Endpoint;
 
 /// Settings that are applied only at the start.
-const NEED_RESTART: [&str; 12] = [
+const NEED_RESTART: [&str; 16] = [
     "listen",
     "share-port",
     "counter-listen",
@@ -17,6 +17,10 @@ const NEED_RESTART: [&str; 12] = [
     "create",
     "admin",
     "log-format",
+    "access-log",
+    "access-log-format",
+    "access-log-sample",
+    "trusted-proxy",
 ];
 
 /// Settings that are a part of each route; their changes are told as changes of the routes.
@@ -76,6 +80,7 @@ fn without_restart(running: &Config, read: Config) -> Config {
         create: running.create,
         admin: running.admin,
         log_format: running.log_format,
+        access_log: running.access_log.clone(),
         ..read
     }
 }

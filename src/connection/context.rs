@@ -10,6 +10,7 @@ use super::{
     write_buffer::{PooledWriteBuffer, WriteBufferPool},
 };
 use crate::{
+    access_log::Recorder,
     http::HeadLimits,
     metrics::WorkerMetrics,
     runtime::{
@@ -49,6 +50,7 @@ pub struct ClientContext {
     read_buffers: ReadBufferPool,
     write_buffers: WriteBufferPool,
     draining: Cell<bool>,
+    access_log: Option<Rc<Recorder>>,
 }
 
 /// A connection's place in the table, for as long as it is open.
@@ -58,8 +60,12 @@ pub struct ClientHandle {
 }
 
 impl ClientContext {
-    /// No connections yet.
-    pub fn new(limits: ClientLimits, metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+    /// No connections yet. Their requests are recorded by `access_log`, if there is one.
+    pub fn new(
+        limits: ClientLimits,
+        metrics: Arc<WorkerMetrics>,
+        access_log: Option<Recorder>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             table: ConnectionTable::new(&limits),
             read_buffers: ReadBufferPool::new(limits.head.head_bytes_max),
@@ -67,6 +73,7 @@ impl ClientContext {
             draining: Cell::new(false),
             limits: Cell::new(limits),
             metrics,
+            access_log: access_log.map(Rc::new),
         })
     }
 
@@ -96,6 +103,11 @@ impl ClientContext {
     /// The worker's counts.
     pub fn metrics(&self) -> &Arc<WorkerMetrics> {
         &self.metrics
+    }
+
+    /// What records the requests.
+    pub fn access_log(&self) -> Option<&Rc<Recorder>> {
+        self.access_log.as_ref()
     }
 
     /// Whether the worker takes no more requests after those that have begun.

@@ -230,7 +230,7 @@ fn clients_with_timeout(timeout: Duration) -> Rc<ClientContext> {
         write_timeout: timeout,
         drain_idle_timeout: timeout,
     };
-    ClientContext::new(limits, Arc::default())
+    ClientContext::new(limits, Arc::default(), None)
 }
 
 fn requests(paths: &[&str]) -> Vec<u8> {
@@ -660,4 +660,33 @@ fn a_client_that_takes_nothing_of_a_stream_is_cut() {
     });
     // Of what it did not take, no more than a piece was waiting.
     assert!(service.asked.get() < 100, "{}", service.asked.get());
+}
+
+#[test]
+fn each_request_has_one_entry_in_the_access_log() {
+    // Where the first write fails: the first answer was given, and the last ones never were.
+    for (fault, statuses) in [
+        (None, vec![200, 200, 200, 400]),
+        (Some(Fault { after: 10, kind: FaultKind::Error }), vec![200, 499, 499]),
+    ] {
+        let (producer, mut entries) = crate::access_log::ring(4096);
+        let rules =
+            crate::access_log::Rules { one_in: std::num::NonZeroU32::MIN, trusted: Arc::new([]) };
+        let recorder = crate::access_log::Recorder::new(rules, producer, Arc::default());
+        let clients = ClientContext::new(clients().limits(), Arc::default(), Some(recorder));
+        let requests = [requests(&["/9000", "/1", "/2"]), b"bad\r\n\r\n".to_vec()].concat();
+        receives(&clients, &[&requests], fault);
+        let mut seen = Vec::new();
+        while let Some(entry) = entries.next() {
+            assert_eq!(entry.client, PEER);
+            seen.push((entry.status, String::from_utf8_lossy(entry.line).into_owned()));
+        }
+        seen.sort_by_key(|(status, _)| *status);
+        assert_eq!(
+            seen.iter().map(|(status, _)| *status).collect::<Vec<_>>(),
+            statuses,
+            "{seen:?}"
+        );
+        assert!(seen[0].1.starts_with("GET /9000 "), "{seen:?}");
+    }
 }

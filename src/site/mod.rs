@@ -33,6 +33,7 @@ use self::{
     routes::{Place, Table},
 };
 use crate::{
+    access_log::Outcome,
     connection::{Response, Service},
     http::{
         render,
@@ -179,6 +180,14 @@ impl Service for Site {
         self.note(route, outcome);
         let page = if outcome.is_ok() { &route.answers.welcome } else { &route.answers.sorry };
         Poll::Ready(page.clone())
+    }
+
+    fn outcome(&self, visit: Result<&Registration, &Response>) -> Outcome {
+        match visit {
+            Ok(registration) => registration.outcome(),
+            Err(response) if response.is(&self.overloaded) => Outcome::Refused,
+            Err(_) => Outcome::Erred(Failure::NotTried),
+        }
     }
 
     fn on_message(&self, message: Message) {

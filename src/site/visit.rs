@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::routes::VisitRoute;
 use crate::{
+    access_log::Outcome,
     metrics::{Failure, WorkerMetrics},
     runtime::clock::{self, Moment, Stamp},
     upstream::{Call, CallBytes, CallError, DialError, NotBegun, Upstream},
@@ -143,7 +144,8 @@ impl AsRef<Upstream> for Rc<VisitRoute> {
 pub struct Registration {
     call: Call<Rc<VisitRoute>>,
     began: Stamp,
-    ended: bool,
+    /// Whether it was registered, once that is known.
+    ended: Option<Result<(), Failure>>,
 }
 
 impl Registration {
@@ -154,7 +156,7 @@ impl Registration {
     pub(super) fn begin(route: &Rc<VisitRoute>) -> Result<Self, NotBegun> {
         let Counter { upstream, call, .. } = &*route.counter;
         let call = upstream.call(call, Rc::clone(route))?;
-        Ok(Self { call, began: Stamp::new(upstream.last_event()), ended: false })
+        Ok(Self { call, began: Stamp::new(upstream.last_event()), ended: None })
     }
 
     pub(super) fn route(&self) -> &Rc<VisitRoute> {
@@ -164,7 +166,7 @@ impl Registration {
     /// Whether the visit is registered, or why not, once that is known.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let outcome = ready!(self.call.poll(context));
-        assert!(!std::mem::replace(&mut self.ended, true), "a visit ends once");
+        assert!(self.ended.is_none(), "a visit ends once");
         let now = match outcome {
             // The clock was read when the answer came, a moment ago.
             Ok(_) => self.route().counter.upstream.last_event(),
@@ -172,7 +174,7 @@ impl Registration {
         };
         let metrics = self.metrics();
         metrics.visit_durations.add(self.began.micros_until(now));
-        Poll::Ready(match outcome {
+        let outcome = match outcome {
             Ok(status) if self.route().accept.is_met(status) => {
                 metrics.welcomed.increment();
                 Ok(())
@@ -182,7 +184,18 @@ impl Registration {
                 metrics.err(failure);
                 Err(failure)
             }
-        })
+        };
+        self.ended = Some(outcome);
+        Poll::Ready(outcome)
+    }
+
+    /// What became of the visit so far.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self.ended {
+            None => Outcome::Abandoned,
+            Some(Ok(())) => Outcome::Welcomed,
+            Some(Err(failure)) => Outcome::Erred(failure),
+        }
     }
 
     fn metrics(&self) -> &WorkerMetrics {
@@ -203,7 +216,7 @@ fn failure(error: CallError) -> Failure {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.ended.is_none() {
             self.metrics().abandoned.increment();
         }
     }

@@ -16,7 +16,7 @@ use std::{
 use self::machine::Machine;
 pub(super) use self::{registry::registry, snapshot::Snapshot};
 use super::admin::Readiness;
-use crate::metrics::{CounterMetrics, WorkerMetrics};
+use crate::metrics::{AccessLogMetrics, CounterMetrics, WorkerMetrics};
 
 /// The addresses of the counters, in their order. Written by the threads that look names up.
 pub(super) type CounterAddresses = Arc<Mutex<Vec<Vec<SocketAddr>>>>;
@@ -31,6 +31,8 @@ pub(super) struct Sources {
     pub(super) addresses: CounterAddresses,
     /// The bundled counter, if it runs.
     pub(super) bundled: Option<Arc<CounterMetrics>>,
+    /// The access log, if it is written.
+    pub(super) access_log: Option<Arc<AccessLogMetrics>>,
 }
 
 #[derive(Debug)]
