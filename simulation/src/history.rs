@@ -25,6 +25,7 @@ use crate::{
     client::{self, CLIENTS},
     counter::COMMIT_TIMEOUT,
     foreign::Foreign,
+    logged::Logged,
     memory,
     plan::{Act, COUNTERS, Mode, PROBES, Plan, What},
     record::{Record, visit_of},
@@ -137,6 +138,8 @@ struct History<'a> {
     bundled: Option<Rc<Bundled>>,
     stopped: Rc<Cell<bool>>,
     drains: Cell<bool>,
+    /// What the access log has said so far.
+    logged: RefCell<Vec<Logged>>,
 }
 
 impl<'a> History<'a> {
@@ -161,6 +164,7 @@ impl<'a> History<'a> {
             record: Rc::clone(record),
             stopped: Rc::new(Cell::new(false)),
             drains: Cell::new(false),
+            logged: RefCell::default(),
         };
         for client in &plan.clients {
             client::start(client, plan, record);
@@ -211,7 +215,8 @@ impl<'a> History<'a> {
         self.run(self.plan.length);
         if self.stopped.get() {
             self.check_stopped();
-            return self.check_books();
+            self.check_books();
+            return self.check_log();
         }
         if !self.plan.drains_early {
             self.mend();
@@ -220,6 +225,7 @@ impl<'a> History<'a> {
         self.drain();
         self.check_left();
         self.check_books();
+        self.check_log();
     }
 
     /// Runs for a while.
@@ -233,6 +239,8 @@ impl<'a> History<'a> {
             self.check_limits();
             self.record.failed() || done()
         });
+        // Only now and then: small rings have no room for all.
+        self.read_log();
         if stopped == Stopped::Busy {
             self.violation(format_args!("tasks wake each other without end"));
         }

@@ -57,12 +57,17 @@ impl State {
         self.told_last.set(answer.closes());
         match next {
             Expected::Anything => expected.push_front(Expected::Anything),
-            Expected::Refusal if (400..600).contains(&answer.status) && answer.closes() => {}
+            Expected::Refusal if (400..600).contains(&answer.status) && answer.closes() => {
+                self.asks(|said, address| said.is_refused(address, answer.status));
+            }
             Expected::Refusal => self.wrong(format_args!("was to be refused, and got {answer:?}")),
-            Expected::Answer(..) if answer.status == 408 && self.slow && answer.closes() => {}
+            Expected::Answer(..) if answer.status == 408 && self.slow && answer.closes() => {
+                self.asks(|said, address| said.is_refused(address, answer.status));
+            }
             Expected::Answer(request, sent) => match answers::judge(&request, answer) {
                 Ok(told) => {
                     self.judge_time(sent);
+                    self.asks(|said, address| said.is_told(address, &request, answer, told));
                     self.note(&request, told);
                 }
                 Err(why) => self.wrong(format_args!("{why}")),

@@ -28,6 +28,7 @@ impl Plan {
             acts: draw_acts(rng, length, bundled),
             length,
             drains_early: rng.u8(0..4) == 0,
+            access_log: draw_access_log(seed),
         };
         let mut visits = 0..VISITS - PROBES;
         let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
@@ -68,6 +69,15 @@ fn draw_client_limits(rng: &mut Rng) -> ClientLimits {
         write_timeout: between(rng, 200, 1_500),
         drain_idle_timeout: between(rng, 100, 800),
     }
+}
+
+/// Not from the seed itself: without a log the same history takes place.
+fn draw_access_log(seed: u64) -> Option<AccessLog> {
+    let mut rng = Rng::with_seed(!seed);
+    (rng.u8(0..4) > 0).then(|| AccessLog {
+        ring_bytes: if rng.u8(0..4) == 0 { rng.usize(50..1_000) } else { 64 * 1024 },
+        one_in: if rng.u8(0..4) == 0 { rng.u32(2..=5) } else { 1 },
+    })
 }
 
 fn draw_upstream_limits(rng: &mut Rng) -> UpstreamLimits {
@@ -142,7 +152,7 @@ fn draw_client(
             steps.push(last);
             break;
         }
-        let request = Request::draw(rng, visit);
+        let request = Request::draw(rng, id * IDS_OF_CLIENT + steps.len(), visit);
         let (length, closes) = (request.bytes().0.len(), request.closes());
         let pause = if rng.u8(0..6) == 0 {
             // Some wait for longer than they may.
