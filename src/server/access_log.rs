@@ -164,7 +164,7 @@ impl Writer {
         }
     }
 
-    /// Writes what is in the rings, as far as it fits into one write; returns whether there may be more.
+    /// Writes what is in the rings, as far as it fits into one write; returns whether there may be much more.
     fn write_batch(&mut self) -> bool {
         if self.lines.is_written() {
             self.gather();
@@ -173,12 +173,14 @@ impl Writer {
             return false;
         }
         let now = Instant::now();
+        let is_full = self.lines.bytes() >= BATCH_BYTES;
         let goes_on = match self.lines.write() {
             Ok(Progress::Done) => {
                 self.trouble.over();
-                true
+                // Of fewer, some more are waited for: a write for each would keep a core busy.
+                is_full
             }
-            // The next pause is for the reader.
+            // The pause is for the reader.
             Ok(Progress::Blocked) => false,
             Err((error, lost)) => {
                 self.trouble.failed(&error, lost, now);
