@@ -100,7 +100,9 @@ impl Header {
             IpAddr::V4(address) => address.to_ipv6_mapped(),
             IpAddr::V6(address) => address,
         };
-        let flags = u8::from(self.is_valid) * Self::VALID | u8::from(self.is_reused) * Self::REUSED;
+        let valid = if self.is_valid { Self::VALID } else { 0 };
+        let reused = if self.is_reused { Self::REUSED } else { 0 };
+        let flags = valid | reused;
         let length = u32::try_from(entry.len() - LENGTH_BYTES).unwrap_or(u32::MAX);
         let [line, referer, user_agent] = self.texts.map(u16::to_le_bytes);
         let parts: [&[u8]; 11] = [
