@@ -65,6 +65,20 @@ expect "bash completes its commands" equal "$(completes 'tallyring doc')" doctor
 expect "and its flags" equal "$(completes 'tallyring counter --sto')" --store
 expect "its version says how it was built" holds "$(inside "tallyring --version")" "release for $target"
 
+step "an access log"
+inside "echo TALLYRING_ACCESS_LOG=/var/log/tallyring/access.log >>/etc/default/tallyring; systemctl restart tallyring"
+expect "a visitor is welcomed" served
+logged() { inside "grep -c '\"GET / HTTP/1.1\" 200 ' $1"; }
+expect "and has a line" within 5 logged /var/log/tallyring/access.log
+expect "logrotate finds nothing wrong" inside "! logrotate -d /etc/logrotate.d/tallyring 2>&1 | grep -iE 'error|insecure'"
+pid=$(main_pid)
+expect "logrotate rotates it" inside "logrotate -f /etc/logrotate.d/tallyring && test -s /var/log/tallyring/access.log.1"
+expect "into a new file" within 5 inside "test -e /var/log/tallyring/access.log"
+expect "the next visitor is welcomed" served
+expect "and has a line there" within 5 logged /var/log/tallyring/access.log
+expect "by the same process" equal "$(main_pid)" "$pid"
+inside "sed -i /ACCESS_LOG/d /etc/default/tallyring; systemctl restart tallyring"
+
 step "the journal"
 entry() { inside "journalctl --no-pager -u tallyring -o json" | grep -F "$1" | tail -n 1; }
 expect "the start's line has priority 6" holds "$(entry ' serves listen=')" '"PRIORITY":"6"'
@@ -144,4 +158,4 @@ wait "$waiting" || true
 expect "who has waited is welcomed" equal "$(cat "$scratch/waited")" "Welcome to my site!"
 expect "it is removed" inside "dpkg --purge tallyring"
 expect "nobody listens any more" inside "! curl -sS --max-time 5 http://127.0.0.1:3000/"
-expect "nothing of it is left" inside "! test -e /var/lib/private/tallyring && ! test -e /usr/bin/tallyring"
+expect "nothing of it is left" inside "! test -e /var/lib/private/tallyring && ! test -e /var/log/private/tallyring && ! test -e /etc/logrotate.d/tallyring && ! test -e /usr/bin/tallyring"

@@ -12,6 +12,7 @@
 //! - `upstream`: the counter as a client sees it. A visit is sent at most once.
 //! - `counter`: the bundled counter. What it has answered is on disk.
 //! - `connection`: one client. Answers leave in the order of their requests; every wait has a deadline.
+//! - `access_log`: the record of each request, from its head to its line.
 //! - `listener`: the `SO_REUSEPORT` sockets, and how connections are accepted from them.
 //! - [`http`]: the wire format, pure. What it accepts obeys every rule; what it consumes is bounded.
 //! - [`proxy_protocol`]: the header in which a load balancer names its client, pure.
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod access_log;
 mod ask;
 pub mod cli;
 mod config;

@@ -4,6 +4,7 @@
 use std::{
     cell::Cell,
     io,
+    net::IpAddr,
     os::fd::AsRawFd,
     rc::Rc,
     sync::{Arc, mpsc},
@@ -15,6 +16,7 @@ use futures_util::FutureExt;
 use monoio::{net::TcpStream, task::JoinHandle};
 
 use crate::{
+    access_log::Recorder,
     connection::{ClientContext, ClientLimits, Connection, Service},
     listener::{Accepted, Acceptor, Listener},
     metrics::{DriverInfo, WorkerMetrics},
@@ -93,6 +95,8 @@ pub struct Plan<M, F> {
     pub shortest_wait: Option<Duration>,
     /// Its metrics.
     pub metrics: Arc<WorkerMetrics>,
+    /// What records the requests of its clients, if they are recorded.
+    pub access_log: Option<Recorder>,
     /// The commands to it.
     pub orders: mailbox::Receiver<Command<M>>,
     /// Makes its service, on its thread.
@@ -160,7 +164,7 @@ where
             return Ok(());
         }
     };
-    let clients = ClientContext::new(plan.limits, Arc::clone(&plan.metrics));
+    let clients = ClientContext::new(plan.limits, Arc::clone(&plan.metrics), plan.access_log);
     let service = Rc::new((plan.make)());
     let tick = Rc::new(Cell::new(tick_for(&clients.limits(), plan.shortest_wait)));
     let alive = report.clone();
@@ -259,10 +263,10 @@ async fn accept_connections<V: Service>(
         liveness.show(&mut shown);
         match acceptor.accept(liveness.handle()).await? {
             Accepted::Nothing => {}
-            Accepted::Connection(stream) => {
+            Accepted::Connection(stream, peer) => {
                 failing_since = None;
                 clients.wait_for_capacity(|| liveness.show(&mut shown)).await;
-                serve(stream, &clients, &service);
+                serve(stream, peer, &clients, &service);
             }
             Accepted::Exhausted(error, pause) => {
                 tracing::warn!(%error, "cannot accept; trying again in {pause:?}");
@@ -271,11 +275,16 @@ async fn accept_connections<V: Service>(
             }
         }
     }
-    acceptor.close(|stream| serve(stream, &clients, &service)).await
+    acceptor.close(|stream, peer| serve(stream, peer, &clients, &service)).await
 }
 
-fn serve<V: Service>(stream: TcpStream, clients: &Rc<ClientContext>, service: &Rc<V>) {
-    let client = clients.register(stream.as_raw_fd());
+fn serve<V: Service>(
+    stream: TcpStream,
+    peer: IpAddr,
+    clients: &Rc<ClientContext>,
+    service: &Rc<V>,
+) {
+    let client = clients.register(stream.as_raw_fd(), peer);
     let connection = Connection::new(stream, client);
     drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(service))));
 }
@@ -326,7 +335,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{connection::Response, http::request::Request, listener::After};
+    use crate::{connection::Response, http::request::Request, listener::After, site::Site};
 
     /// The environment variable that names the fault of the child process.
     const FAULT: &str = "TALLYRING_TEST_FAULT";
@@ -380,6 +389,7 @@ mod tests {
             limits: crate::config::internal_client_limits(1),
             shortest_wait: None,
             metrics: Arc::default(),
+            access_log: None,
             orders: receiver,
             make: move || {
                 assert!(fault != "start", "on purpose");
@@ -429,5 +439,15 @@ mod tests {
             let said = said.lines().find(|line| line.contains("aborting")).expect(fault);
             assert!(said.contains(part), "{fault}: {said}");
         }
+    }
+
+    fn bytes_of_task<T>(_: impl FnOnce(Connection<TcpStream>, Rc<Site>) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    #[test]
+    fn the_task_of_a_client_is_small() {
+        let bytes = bytes_of_task(Connection::serve);
+        assert!(bytes <= 560, "{bytes} bytes");
     }
 }

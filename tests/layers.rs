@@ -9,7 +9,7 @@ use std::{
 };
 
 /// From the top down, as in the crate's documentation.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "main",
     "cli",
     "doctor",
@@ -25,6 +25,7 @@ const LAYERS: [&str; 22] = [
     "upstream",
     "counter",
     "connection",
+    "access_log",
     "listener",
     "http",
     "proxy_protocol",

@@ -15,7 +15,7 @@ use std::{
 };
 
 use common::{
-    COUNTED, Client, PATIENCE, SORRY, Server, Signal, Stub, WELCOME, nobody, run, serve, serve_by,
+    Client, PATIENCE, SORRY, Server, Signal, Stub, WELCOME, nobody, run, serve, serve_by,
 };
 
 /// A server whose visits go to these counters, of which each worker would see the same.
@@ -146,7 +146,7 @@ fn a_visit_that_a_counter_may_have_seen_goes_to_no_other() {
     // The other one still registers visits.
     assert_eq!(server.admin().get("/readyz").status, 200);
     let books = server.stop_with_books();
-    assert_eq!((books.erred as usize, books.ended() as usize), (sorry, visits));
+    assert_eq!((books.erred, books.ended()), (sorry as u64, visits as u64));
 }
 
 #[test]

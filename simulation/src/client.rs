@@ -6,6 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     future::poll_fn,
+    net::IpAddr,
     pin::pin,
     rc::Rc,
     task::{Poll, Waker},
@@ -21,8 +22,9 @@ use monoio::{
 
 use crate::{
     answers::{self, Answer, Told},
+    logged::Said,
     opening::Opening,
-    plan::{Client, Ending, Plan, Reading, Step},
+    plan::{Client, Ending, IDS_OF_CLIENT, Plan, Reading, Step},
     record::Record,
     request::{Request, Subject},
     server,
@@ -36,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const STAY: Duration = Duration::from_secs(200);
 /// What a deadline may be late by: the tick, slow timers, the way there and back.
 const SPARE: Duration = Duration::from_millis(400);
+/// More than any history has.
+const CLIENTS_MAX: usize = 100;
 /// For an interim answer.
 const CONTINUE: Duration = Duration::from_millis(300);
 
@@ -73,6 +77,8 @@ struct State {
     held: RefCell<Vec<u8>>,
     /// Whether its connection does not begin as it must: it gets no answer to anything.
     turned_away: bool,
+    /// Its address, once it has come.
+    address: Cell<Option<IpAddr>>,
     expected: RefCell<VecDeque<Expected>>,
     received: RefCell<Vec<u8>>,
     /// The last answer said that the connection closes.
@@ -128,6 +134,7 @@ pub fn start(client: &Client, plan: &Plan, record: &Rc<Record>) {
         let connect = TcpStream::connect_addr(server::address(client.worker));
         let Ok(Ok(stream)) = timeout(PATIENCE, connect).await else { return };
         stream.set_name(&state.name);
+        state.comes(stream.maker(), client.worker);
         {
             let reads = pin!(state.read(&stream, client.reading));
             let acts = pin!(state.act(&stream, &client));
@@ -154,14 +161,17 @@ pub async fn probe(
     record: Rc<Record>,
 ) -> Vec<Told> {
     let mut told = Vec::new();
-    for _ in 0..tries {
+    for number in 0..tries {
         let state = State::new(format!("probe of worker {worker}"), &record);
-        state.expected.borrow_mut().push_back(Expected::Answer(Request::visit(visit), None));
+        let request = Request::visit((CLIENTS_MAX + visit) * IDS_OF_CLIENT + number, visit);
+        state.expected.borrow_mut().push_back(Expected::Answer(request.clone(), None));
         let Ok(stream) = TcpStream::connect_addr(server::address(worker)).await else {
             return told;
         };
         stream.set_name(&state.name);
-        let _ = stream.send([opening, &Request::visit(visit).bytes().0].concat()).await;
+        state.comes(stream.maker(), worker);
+        state.asks(|said, address| said.asks(address, &request));
+        let _ = stream.send([opening, &request.bytes().0].concat()).await;
         {
             let reads = pin!(state.read(&stream, Reading::Prompt));
             let waits = pin!(timeout(PATIENCE, state.answered()));
@@ -227,6 +237,7 @@ impl State {
             record: Rc::clone(record),
             held: RefCell::default(),
             turned_away: false,
+            address: Cell::new(None),
             expected: RefCell::default(),
             received: RefCell::default(),
             told_last: Cell::new(false),
@@ -241,6 +252,19 @@ impl State {
             slow: true,
             waker: RefCell::new(None),
             told: RefCell::default(),
+        }
+    }
+
+    /// The client is connected to a worker.
+    fn comes(&self, address: IpAddr, worker: usize) {
+        self.address.set(Some(address));
+        self.record.said().comes(address, worker);
+    }
+
+    /// Notes what the client asks, or is told.
+    fn asks(&self, note: impl FnOnce(&mut Said, IpAddr)) {
+        if let Some(address) = self.address.get() {
+            note(&mut self.record.said(), address);
         }
     }
 
@@ -336,6 +360,7 @@ impl State {
             Step::Garbage(bytes) => (bytes, Expected::Anything),
         };
         self.expected.borrow_mut().push_back(expected);
+        self.asks(Said::asks_anything);
         self.send(stream, bytes).await
     }
 
@@ -347,6 +372,7 @@ impl State {
     ) -> Option<()> {
         let (bytes, head) = request.bytes();
         self.expected.borrow_mut().push_back(Expected::Answer(request.clone(), None));
+        self.asks(|said, address| said.asks(address, request));
         let begins = self.expected.borrow().len() == 1;
         let (mut from, length) = (0, bytes.len());
         if request.expects_continue && head < length {

@@ -43,8 +43,11 @@ pub struct Foreign {
     whole: bool,
     /// Since when each worker knows that this counter stops, and its calls after that. Nothing where it may call all
     /// the same.
-    told: Option<RefCell<[Option<(Duration, u32)>; WORKERS_MAX]>>,
+    told: Option<RefCell<[Stopping; WORKERS_MAX]>>,
 }
+
+/// Since when a worker knows that a counter stops, and its calls after that.
+type Stopping = Option<(Duration, u32)>;
 
 /// An address of a counter.
 pub fn address(counter: usize, place: usize) -> SocketAddr {

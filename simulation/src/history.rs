@@ -25,6 +25,7 @@ use crate::{
     client::{self, CLIENTS},
     counter::COMMIT_TIMEOUT,
     foreign::Foreign,
+    logged::Logged,
     memory, opening,
     plan::{Act, COUNTERS, Mode, PROBES, Plan, What},
     record::{Record, visit_of},
@@ -139,6 +140,8 @@ struct History<'a> {
     bundled: Option<Rc<Bundled>>,
     stopped: Rc<Cell<bool>>,
     drains: Cell<bool>,
+    /// What the access log has said so far.
+    logged: RefCell<Vec<Logged>>,
     /// Since when each counter of each worker fails, and how often it had been dialed then; nothing where others than
     /// probes may dial it.
     failing: RefCell<Vec<Failing>>,
@@ -177,6 +180,7 @@ impl<'a> History<'a> {
             stopped: Rc::new(Cell::new(false)),
             drains: Cell::new(false),
             failing: RefCell::new(vec![Failing::No; plan.workers * COUNTERS]),
+            logged: RefCell::default(),
         };
         for client in &plan.clients {
             client::start(client, plan, record);
@@ -227,7 +231,8 @@ impl<'a> History<'a> {
         self.run(self.plan.length);
         if self.stopped.get() {
             self.check_stopped();
-            return self.check_books();
+            self.check_books();
+            return self.check_log();
         }
         if !self.plan.drains_early {
             self.mend();
@@ -236,6 +241,7 @@ impl<'a> History<'a> {
         self.drain();
         self.check_left();
         self.check_books();
+        self.check_log();
     }
 
     /// Runs for a while.
@@ -249,6 +255,8 @@ impl<'a> History<'a> {
             self.check_limits();
             self.record.failed() || done()
         });
+        // Only now and then: small rings have no room for all.
+        self.read_log();
         if stopped == Stopped::Busy {
             self.violation(format_args!("tasks wake each other without end"));
         }

@@ -16,6 +16,9 @@ extern crate tallyring_world as nix;
 extern crate tallyring_world as rustix;
 
 // The product's modules are here whole, and not all of each is used.
+#[path = "../../src/access_log/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod access_log;
 #[path = "../../src/connection/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod connection;
@@ -53,6 +56,7 @@ mod bundled;
 mod client;
 mod foreign;
 pub mod history;
+mod logged;
 mod memory;
 mod names;
 mod opening;

@@ -25,6 +25,8 @@ pub const COUNTERS: usize = 2;
 pub const WORKERS_MAX: usize = 3;
 /// The last visits are those of probes, one for each worker and counter.
 pub const PROBES: usize = WORKERS_MAX * COUNTERS;
+/// Requests that one client makes at most: its number and theirs make their ids.
+pub const IDS_OF_CLIENT: usize = 1_000;
 /// How many addresses a counter moves between.
 pub const ADDRESSES: usize = 3;
 
@@ -55,6 +57,17 @@ pub struct Plan {
     pub length: Duration,
     /// Whether it drains in the midst of it all, or after all is well again.
     pub drains_early: bool,
+    /// The access log, if there is one.
+    pub access_log: Option<AccessLog>,
+}
+
+/// An access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Room for the entries of one worker.
+    pub ring_bytes: usize,
+    /// One request in so many is recorded.
+    pub one_in: u32,
 }
 
 /// To which counters a visit goes.

@@ -1,7 +1,7 @@
 //! What is seen of each visit from outside of the server: the truth that its books are held against.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     fmt,
     rc::Rc,
 };
@@ -9,6 +9,7 @@ use std::{
 use monoio::world;
 
 use crate::{
+    logged::Said,
     plan::{COUNTERS, Plan},
     request::VISITS,
     trace::Traces,
@@ -35,6 +36,8 @@ pub struct Visit {
 #[derive(Default)]
 pub struct Record {
     visits: RefCell<Vec<Visit>>,
+    /// What clients have asked and were told.
+    said: RefCell<Said>,
     /// What is wrong, in the order in which it was seen.
     violations: RefCell<Vec<String>>,
     /// Numbers that counters have answered.
@@ -72,6 +75,11 @@ impl Record {
     /// Whether more visits may wait for a counter than there is room for.
     pub fn overloads(&self) -> bool {
         self.overloads.get()
+    }
+
+    /// What clients have asked and were told.
+    pub fn said(&self) -> RefMut<'_, Said> {
+        self.said.borrow_mut()
     }
 
     /// Changes what is known of a visit.

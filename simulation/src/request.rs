@@ -47,6 +47,8 @@ pub enum Body {
 /// A request that is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
+    /// Names it in its `User-Agent`: no two of a history have the same.
+    pub id: usize,
     /// What it asks for.
     pub subject: Subject,
     /// Its method.
@@ -67,8 +69,9 @@ pub struct Request {
 
 impl Request {
     /// The plainest visit.
-    pub fn visit(visit: usize) -> Self {
+    pub fn visit(id: usize, visit: usize) -> Self {
         Self {
+            id,
             subject: Subject::Visit(visit),
             method: "GET",
             old: false,
@@ -81,7 +84,7 @@ impl Request {
     }
 
     /// Any request; `visit` is the one that it may be.
-    pub fn draw(rng: &mut Rng, visit: usize) -> Self {
+    pub fn draw(rng: &mut Rng, id: usize, visit: usize) -> Self {
         let subject = match rng.u8(0..12) {
             0 => Subject::File(rng.usize(0..FILES)),
             1 => Subject::Nothing,
@@ -106,6 +109,7 @@ impl Request {
         };
         let old = rng.u8(0..12) == 0;
         Self {
+            id,
             subject,
             method,
             old,
@@ -122,8 +126,8 @@ impl Request {
         }
     }
 
-    /// Its bytes, and how many of them are the head.
-    pub fn bytes(&self) -> (Vec<u8>, usize) {
+    /// Its first line.
+    pub fn line(&self) -> String {
         let path = match self.subject {
             Subject::Visit(visit) => format!("/v{visit}"),
             Subject::File(file) => format!("/file{file}"),
@@ -131,7 +135,12 @@ impl Request {
             Subject::Server => String::from("*"),
         };
         let version = if self.old { "HTTP/1.0" } else { "HTTP/1.1" };
-        let mut text = format!("{} {path} {version}\r\nHost: site\r\n", self.method);
+        format!("{} {path} {version}", self.method)
+    }
+
+    /// Its bytes, and how many of them are the head.
+    pub fn bytes(&self) -> (Vec<u8>, usize) {
+        let mut text = format!("{}\r\nHost: site\r\nUser-Agent: r{}\r\n", self.line(), self.id);
         if let Some(connection) = self.connection {
             let _ = write!(text, "Connection: {connection}\r\n");
         }

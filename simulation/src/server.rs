@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use monoio::world::{self, Process};
 
 use crate::{
+    access_log::{self, Entries, Recorder},
     bundled, foreign,
     http::request::Method,
     listener::Listener,
@@ -201,6 +203,8 @@ pub struct Server {
     slots: RefCell<[Slots; COUNTERS]>,
     /// What each worker counts.
     pub metrics: Vec<Arc<WorkerMetrics>>,
+    /// What each worker has recorded, if there is an access log.
+    pub entries: RefCell<Vec<Entries>>,
     upstreams: Rc<RefCell<Vec<Weak<Upstream>>>>,
     /// Where its counters are.
     pub names: Rc<Names>,
@@ -218,6 +222,7 @@ impl Server {
             spread: plan.spread,
             slots: RefCell::default(),
             metrics: Vec::new(),
+            entries: RefCell::default(),
             upstreams: Rc::default(),
             names: Names::new(plan.seed),
             traces: plan.traces,
@@ -238,6 +243,13 @@ impl Server {
     fn start_worker(&mut self, plan: &Plan, number: usize) {
         let (orders, receiver) = mailbox::channel().expect("a mailbox");
         let metrics = Arc::<WorkerMetrics>::default();
+        let recorder = plan.access_log.map(|log| {
+            let (producer, entries) = access_log::ring(log.ring_bytes);
+            self.entries.borrow_mut().push(entries);
+            let one_in = NonZeroU32::new(log.one_in).expect("one in some");
+            let rules = access_log::Rules { one_in, trusted: Arc::new([]) };
+            Recorder::new(rules, producer, Arc::clone(&metrics))
+        });
         let counts = Arc::clone(&metrics);
         let (limits, bundled, spread) = (plan.upstream, plan.bundled, plan.spread);
         let (traces, seed) = (plan.traces, plan.seed ^ number as u64);
@@ -272,6 +284,7 @@ impl Server {
             limits: plan.clients_limits,
             shortest_wait: Some(shortest(&limits)),
             metrics: Arc::clone(&metrics),
+            access_log: recorder,
             orders: receiver,
             make,
         };

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
 use super::{
+    access_log::AccessLogArguments,
     counters::{CounterSpread, CounterUrls},
     data_dir::DataDirArguments,
     file::ConfigFileArguments,
@@ -197,6 +198,8 @@ pub struct ServeArguments {
     pub ready_needs_counter: bool,
     #[command(flatten)]
     pub log: LogArguments,
+    #[command(flatten)]
+    pub access_log: AccessLogArguments,
     #[command(flatten)]
     pub limits: LimitArguments,
 }

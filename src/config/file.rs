@@ -10,6 +10,7 @@ use clap::Args;
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
+    access_log::{AccessLog, Networks, Sample},
     arguments::{AdminAddress, CounterAddress, Workers, listen_address},
     contents::PageType,
     counters::{CounterSpread, CounterUrls},
@@ -19,6 +20,7 @@ use super::{
     values::{Amount, CacheTime, Cores, HeadFields, PageStatus, Period, Positive, Size},
 };
 use crate::{
+    access_log::Format,
     http::{hosts::HostList, request::Method},
     log,
     runtime::driver,
@@ -59,6 +61,10 @@ pub(super) struct File {
     pub(super) ready_needs_counter: Option<bool>,
     pub(super) log_format: Option<Word<log::Format>>,
     pub(super) log_level: Option<Word<log::LogLevel>>,
+    pub(super) access_log: Option<Text<AccessLog>>,
+    pub(super) access_log_format: Option<Word<Format>>,
+    pub(super) access_log_sample: Option<Text<Sample>>,
+    pub(super) trusted_proxy: Option<Networks>,
     pub(super) head_max: Option<Size>,
     pub(super) head_fields_max: Option<HeadFields>,
     pub(super) target_max: Option<Size>,
@@ -116,6 +122,9 @@ impl File {
         for path in of_site.into_iter().chain(of_routes).flatten() {
             *path = directory.join(&*path);
         }
+        let access_log = self.access_log.take();
+        self.access_log =
+            access_log.map(|Text(output)| Text(output.map_path(|path| directory.join(path))));
     }
 }
 

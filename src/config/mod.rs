@@ -2,6 +2,7 @@
 //!
 //! Flags win over `TALLYRING_*` variables, those over the file, and the file over the defaults.
 
+mod access_log;
 mod addresses;
 pub mod arguments;
 mod contents;
@@ -24,9 +25,10 @@ mod settle;
 pub mod totals;
 mod values;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderValue, StatusCode};
+use ipnet::IpNet;
 
 pub use self::{
     arguments::Arguments,
@@ -44,6 +46,7 @@ pub use self::{
 #[cfg(test)]
 pub use self::{contents::read_contents, counters::CounterUrls};
 use crate::{
+    access_log::Format,
     connection::ClientLimits,
     counter::store,
     http::{HeadLimits, hosts::HostList, request::Method},
@@ -99,8 +102,32 @@ pub struct Config {
     pub log_format: log::Format,
     /// How much is logged.
     pub log_level: log::LogLevel,
+    /// The access log, if there is one.
+    pub access_log: Option<AccessLogConfig>,
     /// All limits and time-outs.
     pub limits: Limits,
+}
+
+/// What is logged of requests, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLogConfig {
+    /// Where the lines go.
+    pub output: AccessLogOutput,
+    /// Their form.
+    pub format: Format,
+    /// One request in so many has a line.
+    pub one_in: NonZeroU32,
+    /// The proxies that are believed when they name a client.
+    pub trusted: Arc<[IpNet]>,
+}
+
+/// Where the lines of the access log go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogOutput {
+    /// To standard output.
+    Stdout,
+    /// Into a file.
+    File(PathBuf),
 }
 
 /// Everything `tallyring counter` needs to know.

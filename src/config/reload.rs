@@ -5,7 +5,7 @@ use super::{
 };
 
 /// Settings that are applied only at the start.
-const NEED_RESTART: [&str; 13] = [
+const NEED_RESTART: [&str; 17] = [
     "listen",
     "share-port",
     "counter-spread",
@@ -19,6 +19,10 @@ const NEED_RESTART: [&str; 13] = [
     "create",
     "admin",
     "log-format",
+    "access-log",
+    "access-log-format",
+    "access-log-sample",
+    "trusted-proxy",
 ];
 
 /// Settings that are a part of each route; their changes are told as changes of the routes.
@@ -79,6 +83,7 @@ fn without_restart(running: &Config, read: Config) -> Config {
         create: running.create,
         admin: running.admin,
         log_format: running.log_format,
+        access_log: running.access_log.clone(),
         ..read
     }
 }

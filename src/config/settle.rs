@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use super::{
     Config, Content, CounterConfig, PageFiles, RouteConfig,
+    access_log::settle_access_log,
     addresses::check_addresses,
     arguments::{CounterArguments, ServeArguments},
     contents::{SORRY, WELCOME, read_contents},
@@ -117,6 +118,8 @@ impl Sources<'_, '_> {
         let (data_dir, create) = self.data_dir();
         let admin = self.admin();
         let (log_format, log_level) = self.log();
+        let Self { arguments, file, pick } = &mut self;
+        let access_log = settle_access_log(pick, &arguments.access_log, file);
 
         let tables = mem::take(&mut self.file.route);
         let routes = settle_routes(tables, (&counter.urls, counter.spread), &pages.files)?;
@@ -159,6 +162,7 @@ impl Sources<'_, '_> {
             ready_needs_counter: admin.ready_needs_counter,
             log_format,
             log_level,
+            access_log,
             limits,
         };
         Ok(Settled { config, settings: mem::take(&mut self.pick.settings), notes })

@@ -2,7 +2,7 @@
 //! handle of a connection in that table.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     net::{IpAddr, SocketAddr},
     os::fd::RawFd,
     rc::Rc,
@@ -11,13 +11,13 @@ use std::{
 };
 
 use monoio::io::CancelHandle;
-use slotmap::SparseSecondaryMap;
 
 use super::{
     table::{ConnectionTable, Phase},
     write_buffer::{PooledWriteBuffer, WriteBufferPool},
 };
 use crate::{
+    access_log::Recorder,
     http::HeadLimits,
     metrics::{BadRequest, WorkerMetrics},
     proxy_protocol::HEADER_BYTES_MAX,
@@ -71,10 +71,9 @@ pub struct ClientContext {
     read_buffers: ReadBufferPool,
     write_buffers: WriteBufferPool,
     draining: Cell<bool>,
-    /// The clients that proxies have named.
-    relayed: RefCell<SparseSecondaryMap<Key, IpAddr>>,
     /// Nothing is said before this of connections without a PROXY header.
     tell_after: Cell<Moment>,
+    access_log: Option<Rc<Recorder>>,
 }
 
 /// A connection's place in the table, for as long as it is open.
@@ -84,17 +83,21 @@ pub struct ClientHandle {
 }
 
 impl ClientContext {
-    /// No connections yet.
-    pub fn new(limits: ClientLimits, metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+    /// No connections yet. Their requests are recorded by `access_log`, if there is one.
+    pub fn new(
+        limits: ClientLimits,
+        metrics: Arc<WorkerMetrics>,
+        access_log: Option<Recorder>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             table: ConnectionTable::new(&limits),
             read_buffers: ReadBufferPool::new(limits.unread_bytes_max()),
             write_buffers: WriteBufferPool::default(),
             draining: Cell::new(false),
-            relayed: RefCell::default(),
             tell_after: Cell::new(clock::now()),
             limits: Cell::new(limits),
             metrics,
+            access_log: access_log.map(Rc::new),
         })
     }
 
@@ -126,10 +129,15 @@ impl ClientContext {
         &self.metrics
     }
 
-    /// The clients that proxies have named, as long as they are connected.
+    /// Who is connected.
     #[cfg(test)]
-    pub fn relayed(&self) -> Vec<IpAddr> {
-        self.relayed.borrow().values().copied().collect()
+    pub fn peers(&self) -> Vec<IpAddr> {
+        self.table.peers()
+    }
+
+    /// What records the requests.
+    pub fn access_log(&self) -> Option<&Rc<Recorder>> {
+        self.access_log.as_ref()
     }
 
     /// Whether the worker takes no more requests after those that have begun.
@@ -146,11 +154,11 @@ impl ClientContext {
         closes
     }
 
-    /// Adds a connection that was accepted. Its socket stays open until the handle is dropped.
-    pub fn register(self: &Rc<Self>, socket: RawFd) -> ClientHandle {
+    /// Adds a connection that `peer` has opened. Its socket stays open until the handle is dropped.
+    pub fn register(self: &Rc<Self>, socket: RawFd, peer: IpAddr) -> ClientHandle {
         self.metrics.accepted.increment();
         self.metrics.connections.increment();
-        ClientHandle { context: Rc::clone(self), key: self.table.insert(socket) }
+        ClientHandle { context: Rc::clone(self), key: self.table.insert(socket, peer) }
     }
 
     /// A connection did not begin with a PROXY header. It is logged now and then, since a proxy that sends none makes
@@ -224,8 +232,12 @@ impl ClientHandle {
     /// Its proxy has named the client.
     pub fn set_address(&self, client: SocketAddr) {
         tracing::debug!("a connection was relayed for {client}");
-        // An IPv4 client of an IPv6 socket is the same client.
-        self.context.relayed.borrow_mut().insert(self.key, client.ip().to_canonical());
+        self.context.table.set_peer(self.key, client.ip());
+    }
+
+    /// Who is on the other side.
+    pub fn peer(&self) -> IpAddr {
+        self.context.table.peer(self.key)
     }
 
     /// The worker waits for the client. A wait for the rest of a head or body keeps its first deadline.
@@ -262,7 +274,6 @@ impl ClientHandle {
 impl Drop for ClientHandle {
     fn drop(&mut self) {
         self.context.metrics.connections.decrement();
-        self.context.relayed.borrow_mut().remove(self.key);
         self.context.table.remove(self.key);
     }
 }

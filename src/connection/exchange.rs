@@ -8,19 +8,38 @@ use super::{
     Feed, Response, Service,
     write_buffer::{Form, WriteBuffer},
 };
-use crate::http::{Refusal, body::BodyReader};
+use crate::{
+    access_log::Record,
+    http::{Refusal, body::BodyReader},
+};
 
 /// A request and the form of its answer.
 pub(super) struct Exchange<T> {
     /// The request, or its answer if that is known already.
     pub(super) state: Result<T, Response>,
     pub(super) form: Form,
+    /// For the access log, if it has an entry for this request. Dropped without an answer, it says so.
+    pub(super) record: Option<Record>,
 }
 
 impl<A> Exchange<A> {
     pub(super) fn start<V: Service<Admitted = A>>(self, service: &V) -> Exchange<V::Pending> {
-        let state = self.state.and_then(|admitted| service.start(admitted));
-        Exchange { state, form: self.form }
+        let Self { state, form, mut record } = self;
+        let state = state.and_then(|admitted| {
+            let started = service.start(admitted);
+            if let Some(record) = &mut record {
+                record.set_outcome(service.outcome(started.as_ref()));
+            }
+            started
+        });
+        Exchange { state, form, record }
+    }
+
+    /// It is refused after all.
+    pub(super) fn refuse(&mut self, refusal: &Refusal) {
+        if let Some(record) = self.record.take() {
+            record.answer(refusal.status, refusal.content_bytes(self.form.head_only));
+        }
     }
 }
 
@@ -35,11 +54,25 @@ impl<P> Exchange<P> {
         match &mut self.state {
             Ok(pending) => {
                 let response = ready!(service.poll_response(pending, context));
+                if let Some(record) = &mut self.record {
+                    record.set_outcome(service.outcome(Ok(pending)));
+                }
                 buffer.push(&response, self.form);
+                note_answer(&mut self.record, &response, self.form);
             }
-            Err(response) => buffer.push(response, self.form),
+            Err(response) => {
+                buffer.push(response, self.form);
+                note_answer(&mut self.record, response, self.form);
+            }
         }
         Poll::Ready(())
+    }
+}
+
+fn note_answer(record: &mut Option<Record>, response: &Response, form: Form) {
+    if let Some(record) = record.take() {
+        let content_bytes = if form.head_only { 0 } else { response.content().len() };
+        record.answer(response.status(), content_bytes);
     }
 }
 

@@ -30,10 +30,11 @@ use self::{
     write_buffer::Form,
 };
 use crate::{
+    access_log::Record,
     http::{
         Refusal, Version,
         body::{BodyError, BodyReader},
-        request::{self, BODY_TOO_LARGE, HeadScan, Method},
+        request::{self, BODY_TOO_LARGE, HeadScan, Method, Request},
     },
     proxy_protocol::{self, Header},
     runtime::{budget::Budget, read_buffer::ReadBuffer},
@@ -59,6 +60,8 @@ pub struct Connection<S> {
     budget: Budget,
     /// The form of the answer to the request whose body is being read; `None` while a head is being read.
     body_of: Option<Form>,
+    /// Whether it has carried a request.
+    is_reused: bool,
 }
 
 /// Why a connection ends before its last answer.
@@ -85,6 +88,7 @@ impl<S: Stream> Connection<S> {
             scan: HeadScan::default(),
             budget: Budget::default(),
             body_of: None,
+            is_reused: false,
         }
     }
 
@@ -201,16 +205,18 @@ impl<S: Stream> Connection<S> {
                 keep_alive: closed_by.is_none() && request.version == Version::Http10,
             };
             let alone = !request.body.is_empty() || !request.method.is_safe();
+            let record = self.record(&request);
             let (body, expects_continue) = (request.body, request.expects_continue);
+            self.is_reused = true;
             self.received.consume(whole.head_bytes);
             self.scan = HeadScan::default();
             self.client.disarm_deadline();
             if alone {
-                let exchange = Exchange { state: admitted, form };
+                let exchange = Exchange { state: admitted, form, record };
                 let alone = Alone { exchange, closed_by, body, expects_continue, leaves_body };
                 return Next::Alone(Box::new(alone));
             }
-            started.push(Exchange { state: admitted, form }.start(service));
+            started.push(Exchange { state: admitted, form, record }.start(service));
             match (feed, closed_by) {
                 (Some(feed), _) if !form.head_only => return Next::Stream(Box::new(feed)),
                 (_, Some(closed_by)) => return Next::Close(closed_by),
@@ -218,6 +224,12 @@ impl<S: Stream> Connection<S> {
             }
         }
         Next::Start
+    }
+
+    /// The record of a request that begins, if it is to be in the access log.
+    fn record(&self, request: &Request<'_>) -> Option<Record> {
+        let log = self.client.context().access_log()?;
+        log.begin(self.client.peer(), request, self.is_reused)
     }
 
     /// Writes the answers in the order of their requests. Those that are ready share a write, but do not wait for one
@@ -273,7 +285,11 @@ impl<S: Stream> Connection<S> {
                 buffer.push_interim(b"HTTP/1.1 100 Continue\r\n\r\n");
                 buffer.flush(&mut self.stream, &self.client).await?;
             }
-            self.discard_body(&mut alone.body).await?;
+            let discarded = self.discard_body(&mut alone.body).await;
+            if let Err(End::Refused(refusal)) = &discarded {
+                alone.exchange.refuse(refusal);
+            }
+            discarded?;
             self.body_of = None;
         }
         let started = alone.exchange.start(service);
@@ -348,6 +364,13 @@ impl<S: Stream> Connection<S> {
             Some(form) => form.head_only,
             None => request::is_head(self.received.unread()),
         };
+        // Of a request whose head was whole there is a record.
+        if self.body_of.is_none()
+            && let Some(log) = self.client.context().access_log()
+        {
+            let answer = (refusal.status, refusal.content_bytes(head_only));
+            log.refuse(self.client.peer(), self.received.unread(), self.is_reused, answer);
+        }
         let mut buffer = self.client.context().write_buffer();
         buffer.push_refusal(refusal, head_only);
         let told = buffer.flush(&mut self.stream, &self.client).await;

@@ -91,6 +91,16 @@ impl Response {
         Self::new(status, vec![(header::ALLOW, methods)], Bytes::new())
     }
 
+    /// Its status.
+    pub fn status(&self) -> u16 {
+        self.0.status.as_u16()
+    }
+
+    /// Whether it is a clone of `other`.
+    pub fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether its status is 4xx or 5xx.
     pub fn is_error(&self) -> bool {
         self.0.status.is_client_error() || self.0.status.is_server_error()

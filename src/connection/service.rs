@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::Response;
-use crate::http::request::Request;
+use crate::{access_log::Outcome, http::request::Request};
 
 /// What answers requests.
 ///
@@ -43,6 +43,12 @@ pub trait Service: 'static {
         pending: &mut Self::Pending,
         context: &mut Context<'_>,
     ) -> Poll<Response>;
+
+    /// What became of a request that was admitted, for the access log: of one that was started, as far as it is known;
+    /// else of one that has got this answer at once.
+    fn outcome(&self, _: Result<&Self::Pending, &Response>) -> Outcome {
+        Outcome::UNCOUNTED
+    }
 
     /// Takes a message from another thread.
     fn on_message(&self, message: Self::Message);

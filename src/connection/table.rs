@@ -21,6 +21,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     mem,
+    net::IpAddr,
     os::fd::RawFd,
     task::{Poll, Waker},
     time::Duration,
@@ -98,6 +99,8 @@ pub struct ConnectionTable {
 struct Entry {
     /// Open for as long as the entry exists: the connection is removed before it closes.
     socket: RawFd,
+    /// Who is on the other side.
+    peer: IpAddr,
     expired: Option<Phase>,
 }
 
@@ -136,10 +139,10 @@ impl ConnectionTable {
         self.len() < self.connections_max.get()
     }
 
-    /// Adds a connection. Its socket stays open until it is removed.
-    pub fn insert(&self, socket: RawFd) -> Key {
+    /// Adds a connection to `peer`. Its socket stays open until it is removed.
+    pub fn insert(&self, socket: RawFd, peer: IpAddr) -> Key {
         self.slot_wanted.set(false);
-        self.entries.borrow_mut().insert(Entry { socket, expired: None })
+        self.entries.borrow_mut().insert(Entry { socket, peer: peer.to_canonical(), expired: None })
     }
 
     /// Removes a connection that is about to close.
@@ -167,6 +170,27 @@ impl ConnectionTable {
     /// The client waits for the worker.
     pub fn disarm_deadline(&self, key: Key) {
         self.entries.borrow_mut().disarm(key);
+    }
+
+    /// Who is on the other sides.
+    #[cfg(test)]
+    pub fn peers(&self) -> Vec<IpAddr> {
+        self.entries.borrow().values().map(|entry| entry.peer).collect()
+    }
+
+    /// Its proxy has named `peer` as who is on the other side.
+    pub fn set_peer(&self, key: Key, peer: IpAddr) {
+        if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
+            // An IPv4 client of an IPv6 socket is the same client.
+            entry.peer = peer.to_canonical();
+        }
+    }
+
+    /// Who is on the other side of a connection that was not removed.
+    pub fn peer(&self, key: Key) -> IpAddr {
+        let entries = self.entries.borrow();
+        let Some(entry) = entries.get(key) else { unreachable!("its handle removes it") };
+        entry.peer
     }
 
     /// The phase whose deadline has passed, if one has.

@@ -4,6 +4,7 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    net::{IpAddr, Ipv4Addr},
     os::fd::RawFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -21,6 +22,9 @@ use monoio::{
 
 use super::*;
 use crate::http::{HeadLimits, request::Request};
+
+/// Who is on the other side of these streams.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A stream that gives these pieces, one a read, and records what was written.
 #[derive(Clone)]
@@ -227,7 +231,7 @@ fn clients_with_timeout(timeout: Duration) -> Rc<ClientContext> {
         drain_idle_timeout: timeout,
         proxy_protocol: false,
     };
-    ClientContext::new(limits, Arc::default())
+    ClientContext::new(limits, Arc::default(), None)
 }
 
 fn requests(paths: &[&str]) -> Vec<u8> {
@@ -252,7 +256,7 @@ fn answers_bytes<const N: usize>(contents: [usize; N]) -> usize {
 #[track_caller]
 fn check_writes(pieces: Vec<Vec<u8>>, expected: &[usize]) {
     let stream = Recorder::whole(pieces);
-    let connection = Connection::new(stream.clone(), clients().register(-1));
+    let connection = Connection::new(stream.clone(), clients().register(-1, PEER));
     let serving = pin!(connection.serve(Rc::new(Echo::default())));
     let done = serving.poll(&mut Context::from_waker(Waker::noop()));
     assert!(done.is_ready(), "nothing here waits");
@@ -283,7 +287,7 @@ fn a_write_and_a_batch_are_bounded() {
 fn no_answer_waits_for_one_that_is_not_ready() {
     let stream = Recorder::whole(vec![requests(&["/10", "/wait", "/20", "/wait", "/30"])]);
     let service = Rc::new(Echo::default());
-    let connection = Connection::new(stream.clone(), clients().register(-1));
+    let connection = Connection::new(stream.clone(), clients().register(-1, PEER));
     let mut serving = pin!(connection.serve(Rc::clone(&service)));
     let mut context = Context::from_waker(Waker::noop());
     assert!(serving.as_mut().poll(&mut context).is_pending());
@@ -303,7 +307,7 @@ fn what_is_not_safe_runs_alone() {
     bytes.extend(requests(&["/2"]));
     let stream = Recorder::whole(vec![bytes]);
     let service = Rc::new(Echo::default());
-    let connection = Connection::new(stream.clone(), clients().register(-1));
+    let connection = Connection::new(stream.clone(), clients().register(-1, PEER));
     let mut serving = pin!(connection.serve(Rc::clone(&service)));
     let mut context = Context::from_waker(Waker::noop());
     assert!(serving.as_mut().poll(&mut context).is_pending());
@@ -346,7 +350,7 @@ fn a_panic_costs_its_connection_alone() {
     let streams = ["/panic", "/"].map(|path| Recorder::whole(vec![requests(&[path])]));
     runtime.block_on(async {
         for stream in &streams {
-            let connection = Connection::new(stream.clone(), clients.register(-1));
+            let connection = Connection::new(stream.clone(), clients.register(-1, PEER));
             let serving = connection.serve(Rc::clone(&service));
             crate::runtime::task::spawn("connection", clients.metrics(), serving).await;
         }
@@ -371,7 +375,7 @@ fn receives_of<V: Service>(
     fault: Option<Fault>,
 ) -> Vec<u8> {
     let stream = Recorder::of(pieces, fault);
-    let connection = Connection::new(stream.clone(), clients.register(-1));
+    let connection = Connection::new(stream.clone(), clients.register(-1, PEER));
     let serving = pin!(connection.serve(Rc::new(service)));
     let done = serving.poll(&mut Context::from_waker(Waker::noop()));
     let waits = fault.is_some_and(|fault| matches!(fault.kind, FaultKind::NeverEnds));
@@ -472,7 +476,7 @@ impl ReadPath {
     ) {
         let stream = Recorder::of(&[&self.bytes], self.fault);
         stream.0.borrow_mut().last_read = self.last_read;
-        let connection = Connection::new(stream.clone(), clients.register(-1));
+        let connection = Connection::new(stream.clone(), clients.register(-1, PEER));
         let mut serving = pin!(connection.serve(Rc::new(service)));
         let mut context = Context::from_waker(Waker::noop());
         if serving.as_mut().poll(&mut context).is_pending() {
@@ -625,7 +629,7 @@ fn a_stream_is_written_piece_by_piece_and_ends_with_the_connection() {
     for (method, expected) in [("GET", 2), ("HEAD", 0)] {
         let requests = format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n").repeat(2);
         let stream = Recorder::whole(vec![requests.into()]);
-        let connection = Connection::new(stream.clone(), clients().register(-1));
+        let connection = Connection::new(stream.clone(), clients().register(-1, PEER));
         let serving = pin!(connection.serve(Rc::new(streams(100, 2))));
         assert!(serving.poll(&mut Context::from_waker(Waker::noop())).is_ready());
         let written = String::from_utf8(stream.written()).unwrap();
@@ -685,7 +689,7 @@ fn a_client_that_takes_nothing_of_a_stream_is_cut() {
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         io::Write::write_all(&mut client, &requests(&["/"])).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let handle = clients.register(stream.as_raw_fd());
+        let handle = clients.register(stream.as_raw_fd(), PEER);
         let connection = Connection::new(stream, handle);
         let serving = connection.serve(Rc::clone(&service));
         let task = crate::runtime::task::spawn("connection", clients.metrics(), serving);
@@ -704,29 +708,25 @@ const PROXY_LINE: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n";
 
 /// A client of a server that expects a PROXY header, which sends these pieces; its answers, and what is known of it
 /// while it is served.
-fn serve_relayed(pieces: &[&[u8]]) -> (String, Option<std::net::IpAddr>, u64) {
+fn serve_relayed(pieces: &[&[u8]]) -> (String, Option<IpAddr>, u64) {
     let clients = clients();
     clients.set_limits(ClientLimits { proxy_protocol: true, ..clients.limits() });
     let stream = Recorder::of(pieces, None);
     stream.0.borrow_mut().last_read = LastRead::NeverEnds;
-    let client = clients.register(-1);
+    let client = clients.register(-1, PEER);
     let address = Rc::new(std::cell::Cell::new(None));
     let service = Rc::new(Echo::default());
     let mut serving = Box::pin(Connection::new(stream.clone(), client).serve(service));
     let context = &mut Context::from_waker(Waker::noop());
     // It ends by itself, or waits for its next request.
     while serving.as_mut().poll(context).is_pending() {
-        address.set(clients.relayed().pop());
+        address.set(clients.peers().pop().filter(|peer| *peer != PEER));
         if stream.0.borrow().pieces.is_empty() {
             break;
         }
     }
     drop(serving);
-    assert_eq!(
-        clients.relayed(),
-        [] as [std::net::IpAddr; 0],
-        "the address of a client that has left is kept"
-    );
+    assert!(clients.peers().is_empty(), "the address of a client that has left is kept");
     (
         String::from_utf8(stream.written()).unwrap(),
         address.get(),
@@ -779,4 +779,33 @@ fn a_proxy_header_that_does_not_come_is_counted_and_closed() {
         stream.0.borrow_mut().last_read = LastRead::Error;
     });
     assert_eq!(clients.metrics().bad_requests().sum::<u64>(), 1);
+}
+
+#[test]
+fn each_request_has_one_entry_in_the_access_log() {
+    // Where the first write fails: the first answer was given, and the last ones never were.
+    for (fault, statuses) in [
+        (None, vec![200, 200, 200, 400]),
+        (Some(Fault { after: 10, kind: FaultKind::Error }), vec![200, 499, 499]),
+    ] {
+        let (producer, mut entries) = crate::access_log::ring(4096);
+        let rules =
+            crate::access_log::Rules { one_in: std::num::NonZeroU32::MIN, trusted: Arc::new([]) };
+        let recorder = crate::access_log::Recorder::new(rules, producer, Arc::default());
+        let clients = ClientContext::new(clients().limits(), Arc::default(), Some(recorder));
+        let requests = [requests(&["/9000", "/1", "/2"]), b"bad\r\n\r\n".to_vec()].concat();
+        receives(&clients, &[&requests], fault);
+        let mut seen = Vec::new();
+        while let Some(entry) = entries.next() {
+            assert_eq!(entry.client, PEER);
+            seen.push((entry.status, String::from_utf8_lossy(entry.line).into_owned()));
+        }
+        seen.sort_by_key(|(status, _)| *status);
+        assert_eq!(
+            seen.iter().map(|(status, _)| *status).collect::<Vec<_>>(),
+            statuses,
+            "{seen:?}"
+        );
+        assert!(seen[0].1.starts_with("GET /9000 "), "{seen:?}");
+    }
 }

@@ -140,7 +140,7 @@ impl WriteBuffer {
 
     /// Adds the answer to a request that is not served: one line that says why, left out for a `HEAD`.
     pub fn push_refusal(&mut self, refusal: Refusal, head_only: bool) {
-        let response = Response::text(refusal.status, format!("{}\n", refusal.reason));
+        let response = Response::text(refusal.status, refusal.content());
         self.push(&response, Form { head_only, close: true, keep_alive: false });
     }
 

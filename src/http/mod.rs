@@ -35,6 +35,16 @@ impl Refusal {
     pub const fn new(status: u16, reason: &'static str) -> Self {
         Self { status, reason }
     }
+
+    /// The content of its answer, which is left out for a `HEAD`.
+    pub(crate) fn content(&self) -> String {
+        format!("{}\n", self.reason)
+    }
+
+    /// How many bytes of it are sent.
+    pub(crate) const fn content_bytes(&self, head_only: bool) -> usize {
+        if head_only { 0 } else { self.reason.len() + 1 }
+    }
 }
 
 /// The protocol versions that are served.

@@ -8,7 +8,10 @@ mod scan;
 
 use std::mem::MaybeUninit;
 
-pub use self::{field_lines::FieldLines, scan::HeadScan};
+pub use self::{
+    field_lines::{FieldLines, first_line},
+    scan::HeadScan,
+};
 use self::{
     fields::{Fields, Seen},
     line::RequestLine,

@@ -9,7 +9,7 @@ pub mod inherited;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::{IpAddr, SocketAddr, TcpListener as StdListener},
     os::fd::AsRawFd,
     pin::pin,
     time::Duration,
@@ -71,8 +71,8 @@ pub struct Acceptor {
 /// What waiting for a connection brought.
 #[derive(Debug)]
 pub enum Accepted {
-    /// A connection.
-    Connection(TcpStream),
+    /// A connection, and the address of who has opened it.
+    Connection(TcpStream, IpAddr),
     /// Nothing: it was interrupted, or the client gave up while it was queued.
     Nothing,
     /// The process or the system lacks what a connection takes, such as open files. A try without this pause would
@@ -105,10 +105,10 @@ impl Acceptor {
             self.budget.run(accepting).await
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 self.back_off = BACK_OFF.0;
                 close_on_exec(&stream);
-                Ok(Accepted::Connection(stream))
+                Ok(Accepted::Connection(stream, peer.ip()))
             }
             Err(error) => self.judge(error).await,
         }
@@ -138,7 +138,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// When the socket fails.
-    pub async fn close(self, mut serve: impl FnMut(TcpStream)) -> io::Result<()> {
+    pub async fn close(self, mut serve: impl FnMut(TcpStream, IpAddr)) -> io::Result<()> {
         match self.after {
             // The queue belongs to the next process.
             After::Leave => return Ok(()),
@@ -158,10 +158,10 @@ impl Acceptor {
 }
 
 /// Serves the connections that are queued.
-fn serve_queued(queue: &StdListener, serve: &mut impl FnMut(TcpStream)) -> io::Result<()> {
-    while let Ok((stream, _)) = queue.accept() {
+fn serve_queued(queue: &StdListener, serve: &mut impl FnMut(TcpStream, IpAddr)) -> io::Result<()> {
+    while let Ok((stream, peer)) = queue.accept() {
         stream.set_nonblocking(monoio::utils::is_legacy())?;
-        serve(TcpStream::from_std(stream)?);
+        serve(TcpStream::from_std(stream)?, peer.ip());
     }
     Ok(())
 }

@@ -78,6 +78,8 @@ pub struct WorkerMetrics {
     pub evicted: Count,
     /// Client connections open.
     pub connections: Count,
+    /// Entries of the access log that were dropped, since the worker's ring had no room for them.
+    pub access_log_dropped: Count,
     /// Panics caught at a task's boundary.
     pub panics: Count,
     /// When the worker last kept its deadlines, in milliseconds of the monotonic clock; 0 before it serves.
@@ -271,6 +273,16 @@ impl ReloadMetrics {
             self.reloads.clone(),
         );
     }
+}
+
+/// What becomes of the entries that reach the thread of the access log. It writes these counts.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct AccessLogMetrics {
+    /// Lines that were written.
+    pub written: Count,
+    /// Lines that could not be written.
+    pub lost: Count,
 }
 
 /// What a bundled counter has counted, as it is on disk. Its committer writes it after each commit.

@@ -36,7 +36,8 @@ impl Failure {
         "not_tried",
     ];
 
-    pub(super) const fn place(self) -> usize {
+    /// The place of its label.
+    pub const fn place(self) -> usize {
         match self {
             Self::Refused => 0,
             Self::ConnectTimedOut => 1,

@@ -62,6 +62,12 @@ impl<T, Q: EnumArray<Queue> + Copy> Deadlines<T, Q> {
         self.entries.get_mut(key).map(|entry| &mut entry.value)
     }
 
+    /// The values of all entries.
+    #[cfg(test)]
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.entries.values().map(|entry| &entry.value)
+    }
+
     /// The number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()

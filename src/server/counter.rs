@@ -161,6 +161,7 @@ impl Frontend {
             limits: self.limits,
             shortest_wait: Some(COMMIT_TIMEOUT),
             metrics: Arc::default(),
+            access_log: None,
             orders: receiver,
             make: move || HttpFrontend::new(Box::new(submit), hosts),
         };

@@ -1,5 +1,6 @@
 //! The server from start to stop: binds, starts the workers, waits for a signal, drains.
 
+mod access_log;
 mod admin;
 mod counter;
 mod exposition;
@@ -25,6 +26,7 @@ use std::{
 };
 
 use self::{
+    access_log::AccessLog,
     admin::Admin,
     counter::{BundledCounter, Parts, remedies},
     reload::{Reloader, Running},
@@ -82,6 +84,9 @@ pub enum ServerError {
     /// The bundled counter's file cannot be opened.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// The access log cannot be written.
+    #[error(transparent)]
+    AccessLog(#[from] access_log::OpenError),
     /// The workers do not know the counter of a route.
     #[error(transparent)]
     Route(#[from] UnknownCounter),
@@ -147,15 +152,19 @@ pub fn serve(
     let listeners = site::listen(config)?;
     let admin = config.admin.map(|address| listener::bind(address, 1, false));
     let admin = admin.transpose().map_err(ServerError::Admin)?;
+    let mut access_log = config.access_log.as_ref().map(access_log::Opened::of).transpose()?;
     let bundled = Parts::of_site(config)?;
     // The site's workers start before the counter: if memory for rings is short, they get it.
     let addresses = bundled.as_ref().map(Parts::addresses);
-    let site = SiteWorkers::start(&run, config, contents, listeners, addresses)?;
+    let log = access_log.as_mut();
+    let site = SiteWorkers::start(&run, config, contents, listeners, addresses, log)?;
+    let access_log = access_log.map(access_log::Opened::start).transpose()?;
     let bundled = bundled.map(|parts| parts.start(&run)).transpose()?;
     let reloads = Arc::new(ReloadMetrics::started(clock::unix_seconds()));
     let admin = admin.map(|listeners| {
         let counter = bundled.as_ref().map(BundledCounter::metrics);
-        let sources = Arc::new(site.sources(config, &run, counter));
+        let log = access_log.as_ref().map(AccessLog::metrics);
+        let sources = Arc::new(site.sources(config, &run, counter, log));
         let registry = stats::registry(Arc::clone(&sources), &reloads);
         AdminListener::start(&run, listeners, sources, registry, config.admin_hosts.clone())
     });
@@ -169,8 +178,13 @@ pub fn serve(
         check_counters(&config.routes);
     }
 
-    let parts =
-        Running { run: &run, site: &site, bundled: bundled.as_ref(), admin: admin.as_ref() };
+    let parts = Running {
+        run: &run,
+        site: &site,
+        bundled: bundled.as_ref(),
+        admin: admin.as_ref(),
+        access_log: access_log.as_ref(),
+    };
     let reloader = Reloader::new(settled, read, reloads, parts);
     let workers = site.count() + bundled.as_ref().map_or(0, BundledCounter::workers);
     let ping = || {
@@ -180,7 +194,7 @@ pub fn serve(
     let signal = run.wait_for_end(workers, ping, || reloader.reload());
     let drain_timeout = reloader.drain_timeout();
     drop(reloader);
-    Ok(finish(&run, &site, bundled, drain_timeout, signal))
+    Ok(finish(&run, &site, bundled, access_log.as_ref(), drain_timeout, signal))
 }
 
 /// Lets visits under way end, for at most `drain_timeout`, and stops all workers.
@@ -188,6 +202,7 @@ fn finish(
     run: &Run,
     site: &SiteWorkers,
     bundled: Option<BundledCounter>,
+    access_log: Option<&AccessLog>,
     drain_timeout: Duration,
     signal: i32,
 ) -> Ended {
@@ -201,6 +216,7 @@ fn finish(
     // Visits that are still under way end here: an answer after the last line would not be in its counts.
     site.cut();
     run.wait_until_stopped(Group::Site, site.count());
+    access_log.inspect(|log| log.stop());
     let tally = bundled.as_ref().map(BundledCounter::tally);
     if let Some(bundled) = bundled {
         let signal = bundled.stop(run, if cut.is_some() { Instant::now() } else { end });
@@ -295,6 +311,7 @@ impl AdminListener {
             limits: admin_client_limits(CONNECTIONS_MAX),
             shortest_wait: None,
             metrics: Arc::default(),
+            access_log: None,
             orders: receiver,
             make: move || Admin::new(sources, registry, hosts),
         };

@@ -1,7 +1,7 @@
 //! A start as far as it can be tried while another server may run. `serve` and `check` both call this, so they refuse
 //! the same with the same message.
 
-use super::ServerError;
+use super::{ServerError, access_log};
 use crate::{
     config::Config,
     counter::store::{self, OpenError},
@@ -38,6 +38,9 @@ pub(super) fn try_start(config: &Config) -> Result<Vec<String>, ServerError> {
         let shares = config.share_port;
         let tried = listener::probe(address, false);
         judge(tried.map_err(|error| ServerError::CounterListen { error, shares }))?;
+    }
+    if let Some(log) = &config.access_log {
+        judge(access_log::probe(&log.output).map_err(ServerError::AccessLog))?;
     }
     if let Some(kind) = &config.bundled {
         judge(store::probe(kind, config.create).map_err(ServerError::Store))?;

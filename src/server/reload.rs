@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AdminListener, BundledCounter, Run, SiteWorkers, counter::own_limits, site::rules};
+use super::{
+    AccessLog, AdminListener, BundledCounter, Run, SiteWorkers, counter::own_limits, site::rules,
+};
 use crate::{
     config::{Config, ConfigError, Renewed, Settled, VisitsConfig, renew},
     log,
@@ -27,6 +29,7 @@ pub(super) struct Running<'a> {
     pub(super) site: &'a SiteWorkers,
     pub(super) bundled: Option<&'a BundledCounter>,
     pub(super) admin: Option<&'a AdminListener>,
+    pub(super) access_log: Option<&'a AccessLog>,
 }
 
 /// The settings of a running server, and how they are read again.
@@ -57,8 +60,9 @@ where
     }
 
     /// Reads all settings and applies those that need no restart; if one is wrong, none changes. The result, for the
-    /// service manager.
+    /// service manager. The access log is opened anew in any case: its file may have been renamed.
     pub(super) fn reload(&self) -> String {
+        self.parts.access_log.inspect(|log| log.reopen());
         let read = (self.read)().map_err(|error| error.to_string());
         let applied = read.and_then(|read| {
             let know = |visits: &VisitsConfig| self.parts.site.know(visits);
@@ -96,7 +100,7 @@ where
 
     /// Makes all threads apply these settings, and takes the contents out of them. On an error nothing has changed.
     fn apply(&self, config: &mut Config) -> Result<(), String> {
-        let Running { run, site, bundled, admin } = self.parts;
+        let Running { run, site, bundled, admin, .. } = self.parts;
         let contents = std::mem::take(&mut config.contents);
         site.set_routes(&config.routes, contents, rules(config))
             .map_err(|error| error.to_string())?;

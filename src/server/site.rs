@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     Group, Run, ServerError,
+    access_log::Opened,
     counter::Addresses,
     describe_drivers,
     routes::{Counters, UnknownCounter},
@@ -22,7 +23,7 @@ use crate::{
     config::{Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
     counter::store::{self, Counted},
     listener::{self, Listener, inherited},
-    metrics::{CounterMetrics, WorkerMetrics},
+    metrics::{AccessLogMetrics, CounterMetrics, WorkerMetrics},
     runtime::mailbox,
     site::{Failures, Message, RouteSet, Rules, Site},
     upstream::{
@@ -94,6 +95,7 @@ impl SiteWorkers {
         contents: Vec<Content>,
         listeners: Listeners,
         bundled: Option<Addresses>,
+        mut access_log: Option<&mut Opened>,
     ) -> Result<Self, ServerError> {
         let counters = Counters::of(&config.routes, config.counter_spread, bundled);
         let routes = Arc::new(counters.route_set(&config.routes, contents, rules(config))?);
@@ -107,6 +109,7 @@ impl SiteWorkers {
         for (number, ((&core, listeners), receiver)) in parts.enumerate() {
             let counts = Arc::<WorkerMetrics>::default();
             metrics.push(Arc::clone(&counts));
+            let recorder = access_log.as_mut().map(|log| log.recorder(&counts));
             let parts = SiteParts {
                 addresses: addresses.clone(),
                 refreshers: refreshers.clone(),
@@ -124,6 +127,7 @@ impl SiteWorkers {
                 limits: config.limits.clients_of_each(config.cores.len()),
                 shortest_wait: Some(config.limits.shortest_call_wait()),
                 metrics: counts,
+                access_log: recorder,
                 orders: receiver,
                 make: move || parts.build(),
             };
@@ -208,6 +212,7 @@ impl SiteWorkers {
         config: &Config,
         run: &Run,
         bundled: Option<Arc<CounterMetrics>>,
+        access_log: Option<Arc<AccessLogMetrics>>,
     ) -> Sources {
         let workers = config.cores.iter().zip(&self.metrics);
         let counters = self.counters.origins().iter();
@@ -229,6 +234,7 @@ impl SiteWorkers {
                 .collect(),
             addresses: Arc::clone(&self.counter_addresses),
             bundled,
+            access_log,
         }
     }
 

@@ -180,6 +180,7 @@ mod tests {
             counters: vec![],
             addresses: Arc::default(),
             bundled: None,
+            access_log: None,
         }))
     }
 

@@ -41,6 +41,7 @@ use self::{
     visit::Counter,
 };
 use crate::{
+    access_log::Outcome,
     connection::{Response, Service},
     http::{
         render,
@@ -200,6 +201,14 @@ impl Service for Site {
             Ok(number) => route.answers.welcome(number.as_ref()),
             Err(_) => route.answers.sorry.clone(),
         })
+    }
+
+    fn outcome(&self, visit: Result<&Registration, &Response>) -> Outcome {
+        match visit {
+            Ok(registration) => registration.outcome(),
+            Err(response) if response.is(&self.overloaded) => Outcome::REFUSED,
+            Err(_) => Outcome::erred(Failure::NotTried),
+        }
     }
 
     fn on_message(&self, message: Message) {

@@ -17,6 +17,7 @@ use super::{
     trace::TraceFields,
 };
 use crate::{
+    access_log::Outcome,
     metrics::{Failure, WorkerMetrics},
     runtime::clock::{self, Moment, Stamp},
     upstream::{Call, CallBytes, CallError, Content, DialError, NotBegun, Upstream},
@@ -194,13 +195,13 @@ struct Visit {
     tried: Places,
     /// The place of its counter among those of the route.
     place: u8,
-    ended: Cell<bool>,
+    outcome: Cell<Outcome>,
 }
 
 impl Visit {
     fn new(route: &Rc<VisitRoute>, trace: Option<TraceFields>, tried: Places, place: u8) -> Self {
-        let (began, ended) = (Cell::default(), Cell::default());
-        Self { route: Rc::clone(route), trace, began, tried, place, ended }
+        let (began, outcome) = (Cell::default(), Cell::new(Outcome::ABANDONED));
+        Self { route: Rc::clone(route), trace, began, tried, place, outcome }
     }
 
     /// What becomes of the content of the counter's answer.
@@ -294,7 +295,7 @@ impl Registration {
             }
         };
         let visit = self.call.holder();
-        assert!(!visit.ended.replace(true), "a visit ends once");
+        assert!(visit.outcome.get() == Outcome::ABANDONED, "a visit ends once");
         let now = match outcome {
             // The clock was read when the answer came, a moment ago.
             Ok(_) => visit.counter().upstream.last_event(),
@@ -302,7 +303,7 @@ impl Registration {
         };
         let metrics = self.metrics();
         metrics.visit_durations.add(visit.began.get().micros_until(now));
-        Poll::Ready(match outcome {
+        let outcome = match outcome {
             Ok(status) if visit.route.accept.is_met(status) => {
                 metrics.welcomed.increment();
                 Ok(self.number(status))
@@ -312,7 +313,17 @@ impl Registration {
                 metrics.err(failure);
                 Err(failure)
             }
-        })
+        };
+        self.call.holder().outcome.set(match outcome {
+            Ok(_) => Outcome::WELCOMED,
+            Err(failure) => Outcome::erred(failure),
+        });
+        Poll::Ready(outcome)
+    }
+
+    /// What became of the visit so far.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.call.holder().outcome.get()
     }
 
     /// The number of a visit that is registered, if the counter's answer is one. An answer that is not 2xx says
@@ -340,7 +351,7 @@ fn failure(error: CallError) -> Failure {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if !self.call.holder().ended.get() {
+        if self.outcome() == Outcome::ABANDONED {
             self.metrics().abandoned.increment();
         }
     }

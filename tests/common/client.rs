@@ -98,13 +98,13 @@ impl Client {
         Ok(Some(response))
     }
 
-    /// The sum over all workers of a metric with a label, like `tallyring_visits_total{outcome="erred"`,
-    /// asked of the admin listener.
+    /// The sum over all workers of a metric, with a label like `tallyring_visits_total{outcome="erred"`, or of one
+    /// that has none, asked of the admin listener.
     pub fn metric(&mut self, row: &str) -> u64 {
-        let (name, label) = row.split_once('{').unwrap();
+        let (name, label) = row.split_once('{').unwrap_or((row, ""));
         let text = self.get("/metrics").body;
         let rows = text.lines().filter(|line| {
-            line.split_once('{')
+            line.split_once(['{', ' '])
                 .is_some_and(|(family, rest)| family == name && rest.contains(label))
         });
         rows.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()

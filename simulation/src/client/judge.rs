@@ -60,9 +60,13 @@ impl State {
         self.told_last.set(answer.closes());
         match next {
             Expected::Anything => expected.push_front(Expected::Anything),
-            Expected::Refusal if (400..600).contains(&answer.status) && answer.closes() => {}
+            Expected::Refusal if (400..600).contains(&answer.status) && answer.closes() => {
+                self.asks(|said, address| said.is_refused(address, answer.status));
+            }
             Expected::Refusal => self.wrong(format_args!("was to be refused, and got {answer:?}")),
-            Expected::Answer(..) if answer.status == 408 && self.slow && answer.closes() => {}
+            Expected::Answer(..) if answer.status == 408 && self.slow && answer.closes() => {
+                self.asks(|said, address| said.is_refused(address, answer.status));
+            }
             Expected::Answer(request, sent) => {
                 let number = match request.subject {
                     Subject::Visit(visit) => self.record.number(visit),
@@ -71,6 +75,7 @@ impl State {
                 match answers::judge(&request, answer, number) {
                     Ok(told) => {
                         self.judge_time(sent);
+                        self.asks(|said, address| said.is_told(address, &request, answer, told));
                         self.note(&request, told);
                     }
                     Err(why) => self.wrong(format_args!("{why}; the number is {number:?}")),

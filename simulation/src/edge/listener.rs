@@ -1,6 +1,10 @@
 //! In place of the listening sockets: addresses of the world.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use monoio::{
     io::CancelHandle,
@@ -27,8 +31,8 @@ pub struct Acceptor(Listener);
 /// What waiting for a connection brought.
 #[derive(Debug)]
 pub enum Accepted {
-    /// A connection.
-    Connection(TcpStream),
+    /// A connection, and the address of who has made it.
+    Connection(TcpStream, IpAddr),
     /// Nothing: it was interrupted.
     Nothing,
     /// The process lacks what a connection takes; to be tried again after a pause.
@@ -52,7 +56,10 @@ impl Acceptor {
     /// Never.
     pub async fn accept(&mut self, interrupt: CancelHandle) -> io::Result<Accepted> {
         Ok(match net::accept(self.0.address, Some(interrupt)).await {
-            Ok(stream) => Accepted::Connection(stream),
+            Ok(stream) => {
+                let peer = stream.maker();
+                Accepted::Connection(stream, peer)
+            }
             Err(error) if error.raw_os_error() == Some(CANCELED) => Accepted::Nothing,
             Err(error) => Accepted::Exhausted(error, PAUSE),
         })
@@ -63,10 +70,11 @@ impl Acceptor {
     /// # Errors
     /// Never.
     #[allow(clippy::unused_async)]
-    pub async fn close(self, mut serve: impl FnMut(TcpStream)) -> io::Result<()> {
+    pub async fn close(self, mut serve: impl FnMut(TcpStream, IpAddr)) -> io::Result<()> {
         let Listener { address, process } = self.0;
         while let Some(stream) = net::try_accept(process, address) {
-            serve(stream);
+            let peer = stream.maker();
+            serve(stream, peer);
         }
         net::close_listener(address);
         Ok(())

@@ -1,5 +1,7 @@
 //! What is always true: at every moment, once all have left, and of the books at the end.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{
     metrics::WorkerMetrics,
@@ -127,6 +129,28 @@ impl History<'_> {
         if !stopped && !self.record.failed() {
             self.violation(format_args!("a worker does not stop"));
         }
+    }
+
+    /// Takes out what is in the rings of the access log.
+    pub(super) fn read_log(&self) {
+        for (worker, entries) in self.server.entries.borrow_mut().iter_mut().enumerate() {
+            while let Some(entry) = entries.next() {
+                self.logged.borrow_mut().push(Logged::of(&entry, worker));
+            }
+        }
+    }
+
+    /// The access log says of each request what its client was told, once, and leaves out what was dropped and counted.
+    pub(super) fn check_log(&self) {
+        self.read_log();
+        let Some(log) = self.plan.access_log else { return };
+        if self.record.failed() {
+            return;
+        }
+        let dropped = |metrics: &Arc<WorkerMetrics>| metrics.access_log_dropped.read();
+        let dropped: Vec<_> = self.server.metrics.iter().map(dropped).collect();
+        let wrong = self.record.said().check(&self.logged.borrow(), &dropped, log.one_in == 1);
+        wrong.iter().for_each(|wrong| self.violation(format_args!("the access log: {wrong}")));
     }
 
     /// The books balance, for each visit, each worker and in total.

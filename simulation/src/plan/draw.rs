@@ -34,6 +34,7 @@ impl Plan {
             acts: draw_acts(rng, length, bundled),
             length,
             drains_early: rng.u8(0..4) == 0,
+            access_log: draw_access_log(seed),
         };
         let mut visits = 0..VISITS - PROBES;
         let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
@@ -55,6 +56,8 @@ impl Plan {
             return;
         }
         self.clients_limits.proxy_protocol = true;
+        // The log tells clients by their addresses, and those in the headers are not one for each client.
+        self.access_log = None;
         for client in &mut self.clients {
             client.opening = Some(Opening::draw(&mut rng, self.clients_limits.head_timeout));
         }
@@ -104,10 +107,10 @@ impl Plan {
         self.world.completion = self.world.completion.min(500);
         self.world.window = self.world.window.max(3_000);
         self.upstream.call_timeout = self.upstream.call_timeout.max(Duration::from_secs(1));
-        self.acts.retain(|act| match act.what {
-            What::Counter(..) | What::Move(..) | What::Restart(_) | What::Store(_) => false,
-            _ => true,
-        });
+        let fails = |what| {
+            matches!(what, What::Counter(..) | What::Move(..) | What::Restart(_) | What::Store(_))
+        };
+        self.acts.retain(|act| !fails(act.what));
     }
 
     fn act(&mut self, at: Duration, what: What) {
@@ -149,6 +152,15 @@ fn draw_client_limits(rng: &mut Rng) -> ClientLimits {
         drain_idle_timeout: between(rng, 100, 800),
         proxy_protocol: false,
     }
+}
+
+/// Not from the seed itself: without a log the same history takes place.
+fn draw_access_log(seed: u64) -> Option<AccessLog> {
+    let mut rng = Rng::with_seed(!seed);
+    (rng.u8(0..4) > 0).then(|| AccessLog {
+        ring_bytes: if rng.u8(0..4) == 0 { rng.usize(50..1_000) } else { 64 * 1024 },
+        one_in: if rng.u8(0..4) == 0 { rng.u32(2..=5) } else { 1 },
+    })
 }
 
 fn draw_upstream_limits(rng: &mut Rng) -> UpstreamLimits {
@@ -223,7 +235,7 @@ fn draw_client(
             steps.push(last);
             break;
         }
-        let request = Request::draw(rng, visit);
+        let request = Request::draw(rng, id * IDS_OF_CLIENT + steps.len(), visit);
         let (length, closes) = (request.bytes().0.len(), request.closes());
         let pause = if rng.u8(0..6) == 0 {
             // Some wait for longer than they may.

@@ -64,6 +64,8 @@ pub(crate) struct World {
     pub(crate) operations: SlotMap<OperationKey, Operation>,
     pub(crate) sockets: SlotMap<SocketKey, Socket>,
     pub(crate) backlogs: BTreeMap<SocketAddr, Backlog>,
+    /// Connections that were made: each has an address of its own.
+    pub(crate) connections: u32,
     pub(crate) processes: BTreeMap<Process, Descriptors>,
     pub(crate) running: Process,
     pub(crate) counts: Counts,
@@ -141,6 +143,7 @@ impl World {
             operations: SlotMap::with_key(),
             sockets: SlotMap::with_key(),
             backlogs: BTreeMap::new(),
+            connections: 0,
             processes: BTreeMap::new(),
             running: Process(0),
             counts: Counts::default(),

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
     rc::Rc,
 };
@@ -110,6 +110,11 @@ impl TcpStream {
     /// Which end of which connection it is.
     pub fn key(&self) -> SocketKey {
         self.socket
+    }
+
+    /// The address of who has made the connection.
+    pub fn maker(&self) -> IpAddr {
+        with(|world| world.sockets[self.socket].maker)
     }
 
     /// What a trace calls it.

@@ -4,7 +4,13 @@
 //! connection, and so does one that receives more once both of its sides are shut (RFC 1122 section 4.2.2.13); a reset
 //! may destroy what its receiver has not read. An address listens, refuses, or never answers.
 
-use std::{collections::VecDeque, io, mem, net::SocketAddr, os::fd::RawFd, rc::Rc};
+use std::{
+    collections::VecDeque,
+    io, mem,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::RawFd,
+    rc::Rc,
+};
 
 use crate::{
     operation::Kind,
@@ -20,6 +26,9 @@ const ANY: [i32; 5] = [RESET, 110, 113, 105, 5];
 /// `EMFILE`, which an accept may fail with.
 const TOO_MANY_FILES: i32 = 24;
 
+/// Before the addresses of those who make connections.
+const FIRST_MAKER: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
+
 /// One end of a connection.
 pub(crate) struct Socket {
     /// The stream and the operations that use it.
@@ -30,6 +39,8 @@ pub(crate) struct Socket {
     pub(crate) peer: SocketKey,
     /// The one that the connection was made to.
     address: SocketAddr,
+    /// Who has made it: no two connections have the same.
+    pub(crate) maker: IpAddr,
     /// Sent by the peer, and not here yet.
     on_the_way: VecDeque<Segment>,
     last_arrival: u64,
@@ -60,13 +71,14 @@ pub(crate) struct Backlog {
 }
 
 impl Socket {
-    fn new(process: Process, address: SocketAddr, peer: SocketKey, name: &Rc<str>) -> Self {
+    fn new(process: Process, address: SocketAddr, maker: IpAddr, peer: SocketKey) -> Self {
         Self {
             references: 1,
             process,
             descriptor: None,
             peer,
             address,
+            maker,
             on_the_way: VecDeque::new(),
             last_arrival: 0,
             received: VecDeque::new(),
@@ -76,7 +88,7 @@ impl Socket {
             shut_write: false,
             closed: false,
             resets: false,
-            name: Rc::clone(name),
+            name: Rc::from(""),
         }
     }
 
@@ -113,9 +125,12 @@ impl World {
         if backlog.hangs {
             return None;
         }
-        let (server, name) = (backlog.process, Rc::from(""));
-        let here = self.sockets.insert(Socket::new(process, address, SocketKey::default(), &name));
-        let there = self.sockets.insert(Socket::new(server, address, here, &name));
+        let server = backlog.process;
+        self.connections += 1;
+        let maker = IpAddr::V4(Ipv4Addr::from_bits(FIRST_MAKER.to_bits() + self.connections));
+        let socket = Socket::new(process, address, maker, SocketKey::default());
+        let here = self.sockets.insert(socket);
+        let there = self.sockets.insert(Socket::new(server, address, maker, here));
         let descriptor = self.open_descriptor(process, here);
         let socket = &mut self.sockets[here];
         (socket.peer, socket.descriptor) = (there, Some(descriptor));

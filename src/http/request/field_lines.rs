@@ -16,6 +16,11 @@ impl<'a> FieldLines<'a> {
         Self { head }
     }
 
+    /// The line before them, as it was sent.
+    pub fn request_line(self) -> &'a [u8] {
+        first_line(self.head)
+    }
+
     /// Each line's name and value, in their order, the value without the whitespace around it.
     pub fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         let lines = self.head.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end);
@@ -25,6 +30,14 @@ impl<'a> FieldLines<'a> {
             Some((&line[..colon], line[colon + 1..].trim_ascii()))
         })
     }
+}
+
+/// The first line that is not empty of what may be no valid head, without its end.
+pub fn first_line(head: &[u8]) -> &[u8] {
+    let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let begin = head.iter().position(|byte| !is_end(byte)).unwrap_or(head.len());
+    let line = &head[begin..];
+    &line[..line.iter().position(is_end).unwrap_or(line.len())]
 }
 
 impl PartialEq for FieldLines<'_> {
@@ -53,6 +66,20 @@ mod tests {
             .map(|(name, value)| (str::from_utf8(name).unwrap(), str::from_utf8(value).unwrap()))
             .collect();
         assert_eq!(fields, expected, "{head:?}");
+    }
+
+    #[test]
+    fn the_first_line_is_found_in_anything() {
+        for (head, line) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1"),
+            ("\r\n\r\nGET /\nb", "GET /"),
+            ("\n\rGE", "GE"),
+            ("a\rb", "a"),
+            ("\r\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(first_line(head.as_bytes()), line.as_bytes(), "{head:?}");
+        }
     }
 
     #[test]

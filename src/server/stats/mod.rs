@@ -16,7 +16,7 @@ use std::{
 use self::machine::Machine;
 pub(super) use self::{registry::registry, snapshot::Snapshot};
 use super::admin::Readiness;
-use crate::metrics::{CounterMetrics, WorkerMetrics};
+use crate::metrics::{AccessLogMetrics, CounterMetrics, WorkerMetrics};
 
 /// The addresses of the counters, in their order. Written by the threads that look names up.
 #[derive(Debug, Default)]
@@ -53,6 +53,8 @@ pub(super) struct Sources {
     pub(super) addresses: Arc<CounterAddresses>,
     /// The bundled counter, if it runs.
     pub(super) bundled: Option<Arc<CounterMetrics>>,
+    /// The access log, if it is written.
+    pub(super) access_log: Option<Arc<AccessLogMetrics>>,
 }
 
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use prometheus_client::{
 use super::{
     Snapshot, Sources,
     machine::{ContextSwitches, Cpu, RingCounts},
-    snapshot::{DurationStats, UpstreamStats, WorkerStats},
+    snapshot::{AccessLogStats, DurationStats, UpstreamStats, WorkerStats},
 };
 use crate::metrics::{BOUNDS, ReloadMetrics};
 
@@ -142,7 +142,7 @@ impl Metric {
     }
 }
 
-const METRICS: [Metric; 37] = [
+const METRICS: [Metric; 39] = [
     Metric::counter("tallyring_visits", "Visits that have ended, by outcome", |all| {
         of_workers(all, |worker| {
             let visits = &worker.counts.visits;
@@ -296,6 +296,19 @@ const METRICS: [Metric; 37] = [
     Metric::counter("tallyring_commits", "Durable commits of the bundled counter", |all| {
         all.bundled.iter().map(|bundled| count(vec![], bundled.commits)).collect()
     }),
+    Metric::counter("tallyring_access_log_written", "Lines of the access log written", |all| {
+        all.access_log.iter().map(|log| count(vec![], log.written)).collect()
+    }),
+    Metric::counter(
+        "tallyring_access_log_dropped",
+        "Requests that are missing in the access log, by reason",
+        |all| {
+            let reasons = |log: &AccessLogStats| {
+                [("ring_full", log.ring_full), ("write_failed", log.write_failed)]
+            };
+            all.access_log.iter().flat_map(|log| labelled("reason", reasons(log))).collect()
+        },
+    ),
     Metric::gauge("tallyring_ready", "1 while the server is ready", |all| {
         vec![count(vec![], all.ready.into())]
     }),
@@ -428,6 +441,7 @@ mod tests {
             counters: vec![CounterSource { name, bundled: false, is_address: false }],
             addresses: Arc::default(),
             bundled,
+            access_log: None,
         };
         let mut text = String::new();
         let registry = registry(Arc::new(sources), reloads);

@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub counters: Vec<CounterStats>,
     /// `None` where no bundled counter runs.
     pub bundled: Option<BundledStats>,
+    /// `None` where no access log is written.
+    pub access_log: Option<AccessLogStats>,
     /// `None` where `/proc` cannot be read.
     pub process: Option<ProcessStats>,
 }
@@ -151,6 +153,16 @@ pub struct BundledStats {
     pub commits: u64,
 }
 
+/// Of all workers, in lines.
+#[derive(Debug, Serialize)]
+pub struct AccessLogStats {
+    pub written: u64,
+    /// A worker's ring had no room for them.
+    pub ring_full: u64,
+    /// Their write has failed.
+    pub write_failed: u64,
+}
+
 impl Snapshot {
     pub(super) fn take(sources: &Sources, machine: Machine) -> Self {
         let counters = sources.counters();
@@ -186,6 +198,15 @@ impl Snapshot {
             bundled: sources.bundled.as_ref().map(|counter| BundledStats {
                 counted: counter.total.read(),
                 commits: counter.commits.read(),
+            }),
+            access_log: sources.access_log.as_ref().map(|log| AccessLogStats {
+                written: log.written.read(),
+                ring_full: sources
+                    .workers
+                    .iter()
+                    .map(|worker| worker.metrics.access_log_dropped.read())
+                    .sum(),
+                write_failed: log.lost.read(),
             }),
             process: machine.process,
         }
