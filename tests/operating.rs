@@ -30,7 +30,8 @@ fn first_cells(page: &str, head: &str) -> BTreeSet<String> {
 
 /// A server with its bundled counter, after a visit.
 fn visited() -> Server {
-    let server = Server::start(&["serve", "--workers", "2", "--admin", "127.0.0.1:0"], &[]);
+    let flags = ["--workers", "2", "--admin", "127.0.0.1:0", "--access-log", "/dev/null"];
+    let server = Server::start(&[&["serve"], &flags[..]].concat(), &[]);
     assert_eq!(server.visit(), WELCOME);
     server
 }

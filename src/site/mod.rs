@@ -89,7 +89,7 @@ pub struct Admitted {
 const FILE_METHODS: [Method; 2] = [Method::Get, Method::Head];
 
 // Each client with a visit in progress has one.
-const _: () = assert!(size_of::<Registration>() <= 32);
+const _: () = assert!(size_of::<Registration>() <= 24);
 
 impl Site {
     /// A site of these routes. Each route's counters are among `upstreams`. The ids of traces follow from `seed`.
@@ -171,7 +171,7 @@ impl Service for Site {
     fn start(&self, admitted: Admitted) -> Result<Registration, Response> {
         let Admitted { route, trace } = admitted;
         self.metrics.started.increment();
-        Registration::begin(&route, trace).map_err(|error| {
+        Registration::begin(&route, trace.as_ref()).map_err(|error| {
             // It is answered at once.
             self.metrics.visit_durations.add(0);
             match error {

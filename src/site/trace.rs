@@ -54,6 +54,15 @@ impl Tracer {
 }
 
 impl TraceFields {
+    /// Those that `request` takes along beside what is in `call`, of which it was made by [`add_to`](Self::add_to).
+    /// `None` if it is `call` itself.
+    pub(super) fn of(request: &Bytes, call: &Bytes) -> Option<Self> {
+        let added = request.len().checked_sub(call.len()).filter(|added| *added > 0)?;
+        // They are before the empty line at the end.
+        let end = request.len().checked_sub(2)?;
+        Some(Self(Rc::new(request.get(end - added..end)?.to_vec())))
+    }
+
     /// A call that takes them along; `call` has none of them.
     pub(super) fn add_to(&self, call: &Bytes) -> CallBytes {
         Rc::new(trace_context::add_fields(call, &self.0).into())
@@ -141,7 +150,10 @@ mod tests {
         let call = Bytes::from_static(b"POST / HTTP/1.1\r\nhost: b\r\n\r\n");
         let make = || {
             let trace = tracer.trace(whole.request.fields, share.parse().unwrap());
+            let plain = call.clone();
             let call = trace.add_to(&call);
+            assert_eq!(TraceFields::of(&call, &plain).map(|fields| fields.0), Some(trace.0));
+            assert!(TraceFields::of(&plain, &plain).is_none());
             String::from_utf8(call.to_vec()).unwrap()
         };
         std::iter::repeat_with(make).take(count).collect()

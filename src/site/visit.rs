@@ -73,20 +73,25 @@ impl Counter {
     }
 
     /// Begins the call of a visit.
-    fn call(&self, visit: Visit) -> Result<Call<Visit>, NotBegun> {
-        let (request, content) = (self.request(&visit), visit.content());
+    fn call(&self, visit: Visit, trace: Option<&TraceFields>) -> Result<Call<Visit>, NotBegun> {
+        let (request, content) = (self.request(trace), visit.content());
         self.upstream.call(&request, content, visit)
     }
 
     /// Begins the call of a visit whose deadline is that of `since`.
-    fn call_since(&self, visit: Visit, since: Moment) -> Result<Call<Visit>, NotBegun> {
-        let (request, content) = (self.request(&visit), visit.content());
+    fn call_since(
+        &self,
+        visit: Visit,
+        trace: Option<&TraceFields>,
+        since: Moment,
+    ) -> Result<Call<Visit>, NotBegun> {
+        let (request, content) = (self.request(trace), visit.content());
         self.upstream.call_since(&request, content, visit, since)
     }
 
-    /// What the call of a visit sends: its trace too, if it has one.
-    fn request(&self, visit: &Visit) -> CallBytes {
-        match &visit.trace {
+    /// What a call sends: the trace of its visit too, if it has one.
+    fn request(&self, trace: Option<&TraceFields>) -> CallBytes {
+        match trace {
             Some(trace) => trace.add_to(&self.call),
             None => Rc::clone(&self.call),
         }
@@ -188,8 +193,6 @@ impl Watch {
 /// they lead to the upstream.
 struct Visit {
     route: Rc<VisitRoute>,
-    /// What its call takes along, if calls take traces to the counter.
-    trace: Option<TraceFields>,
     began: Cell<Stamp>,
     /// The counters that it was sent to or could not be: none of them gets it again.
     tried: Places,
@@ -199,9 +202,9 @@ struct Visit {
 }
 
 impl Visit {
-    fn new(route: &Rc<VisitRoute>, trace: Option<TraceFields>, tried: Places, place: u8) -> Self {
+    fn new(route: &Rc<VisitRoute>, tried: Places, place: u8) -> Self {
         let (began, outcome) = (Cell::default(), Cell::new(Outcome::ABANDONED));
-        Self { route: Rc::clone(route), trace, began, tried, place, outcome }
+        Self { route: Rc::clone(route), began, tried, place, outcome }
     }
 
     /// What becomes of the content of the counter's answer.
@@ -237,17 +240,16 @@ impl Registration {
     /// When its call cannot begin.
     pub(super) fn begin(
         route: &Rc<VisitRoute>,
-        trace: Option<TraceFields>,
+        trace: Option<&TraceFields>,
     ) -> Result<Self, NotBegun> {
         let call = match &route.counters {
             Counters::One(counter) => {
-                counter.call(Visit::new(route, trace, Places::default(), 0))?
+                counter.call(Visit::new(route, Places::default(), 0), trace)?
             }
-            Counters::Several(several) => {
-                several.begin(Places::default(), |counter, tried, place| {
-                    counter.call(Visit::new(route, trace.clone(), tried, place))
-                })?
-            }
+            Counters::Several(several) => several
+                .begin(Places::default(), |counter, tried, place| {
+                    counter.call(Visit::new(route, tried, place), trace)
+                })?,
         };
         let visit = call.holder();
         visit.began.set(Stamp::new(visit.counter().upstream.last_event()));
@@ -257,13 +259,16 @@ impl Registration {
     /// Begins the call of a visit again, at a counter that was not tried. Only for a visit of which its counter was sent
     /// nothing, since any byte may have registered it. Its deadline stays. Whether there is such a counter.
     fn move_on(&mut self, error: DialError) -> bool {
-        let Visit { route, trace, began, tried, place, .. } = self.call.holder();
+        let visit = self.call.holder();
+        let Visit { route, began, tried, place, .. } = visit;
         let Counters::Several(several) = &route.counters else { return false };
+        // The visit does not keep its trace, but its call does.
+        let trace = TraceFields::of(&self.call.request(), &visit.counter().call);
         let waited = Duration::from_micros(began.get().micros_until(clock::micros()));
         let since = clock::now().before(waited);
         let call = several.begin(*tried, |counter, tried, place| {
-            let visit = Visit::new(route, trace.clone(), tried, place);
-            counter.call_since(Visit { began: began.clone(), ..visit }, since)
+            let visit = Visit { began: began.clone(), ..Visit::new(route, tried, place) };
+            counter.call_since(visit, trace.as_ref(), since)
         });
         let Ok(call) = call else { return false };
         route.counters.get(*place).note_moved(failure(CallError::NoConnection(error)));

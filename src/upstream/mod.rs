@@ -328,6 +328,11 @@ impl<H: AsRef<Upstream>> Call<H> {
         self.holder.as_ref().pool.borrow_mut().poll(self.id, context)
     }
 
+    /// What it sends.
+    pub fn request(&self) -> CallBytes {
+        self.holder.as_ref().pool.borrow().request(self.id)
+    }
+
     /// The content of that response, once, if it is [kept](Content::Kept) and its end was told by its framing.
     pub fn take_content(&self) -> Option<Box<ShortContent>> {
         self.holder.as_ref().pool.borrow_mut().take_content(self.id)

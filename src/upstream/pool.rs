@@ -472,6 +472,14 @@ impl Pool {
         self.actions.extend(change.map(Action::Breaker));
     }
 
+    /// What a call sends.
+    pub(super) fn request(&self, call: CallId) -> CallBytes {
+        let Some(entry) = self.calls.get(call.0) else {
+            unreachable!("a call stays while its caller names it")
+        };
+        Rc::clone(&entry.request)
+    }
+
     fn call_mut(&mut self, call: CallId) -> &mut PooledCall {
         let Some(entry) = self.calls.get_mut(call.0) else {
             unreachable!("a call stays while its caller or its connection names it")
