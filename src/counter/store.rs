@@ -8,9 +8,10 @@ mod faults;
 mod file;
 mod probe;
 mod redb_store;
+mod sharded;
 mod transfer;
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use redb::StorageError;
@@ -230,6 +231,17 @@ pub trait Store: Send {
 
     /// What is durable.
     fn counted(&self) -> Counted;
+
+    /// Shows those who share the database that this counter runs, and when to do so again. `None` where nobody has to
+    /// know.
+    fn beat(&mut self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether another counter writes in place of this one, which counts nothing more.
+    fn is_fenced(&self) -> bool {
+        false
+    }
 }
 
 /// Opens a store; with `create`, an empty file is replaced by a new one.
@@ -269,13 +281,16 @@ impl AsRef<[u8]> for Listing {
 
 impl Listings {
     /// All totals as JSON, or [`Outcome::Busy`] when there are too many listings.
-    fn list(&self, totals: &impl Totals) -> Result<Outcome, StorageError> {
+    fn list(
+        &self,
+        all: impl FnOnce() -> Result<TotalsByName, StorageError>,
+    ) -> Result<Outcome, StorageError> {
         // One reference is our own.
         if Arc::strong_count(&self.0) > LISTINGS_MAX {
             return Ok(Outcome::Busy);
         }
         // A map of numbers is always JSON.
-        let json = serde_json::to_vec(&totals.all()?).unwrap_or_default();
+        let json = serde_json::to_vec(&all()?).unwrap_or_default();
         let listing = Listing { json, _counted: Arc::clone(&self.0) };
         Ok(Outcome::All(Bytes::from_owner(listing)))
     }
@@ -313,7 +328,7 @@ fn apply(
         Operation::Total { name } => Ok(Outcome::Total(totals.total(name)?.unwrap_or(0))),
         Operation::All => match listing {
             Some(listing) => Ok(listing.clone()),
-            None => Ok(listing.insert(listings.list(totals)?).clone()),
+            None => Ok(listing.insert(listings.list(|| totals.all())?).clone()),
         },
     }
 }
