@@ -12,12 +12,14 @@ use serde::{Deserialize, Deserializer, de};
 use super::{
     arguments::{AdminAddress, CounterAddress, Workers, listen_address},
     contents::PageType,
+    data_dir::ShardName,
     error::ConfigError,
     locations::Locations,
     scalar::{Scalar, Text, Word, yes_or_no},
     values::{Amount, CacheTime, Cores, HeadFields, PageStatus, Period, Positive, Size},
 };
 use crate::{
+    counter::store,
     http::{hosts::HostList, request::Method},
     log,
     runtime::driver,
@@ -44,6 +46,8 @@ pub(super) struct File {
     pub(super) sorry: Option<PathBuf>,
     pub(super) sorry_status: Option<PageStatus>,
     pub(super) accept: Option<Word<Accept>>,
+    pub(super) store: Option<Text<store::Kind>>,
+    pub(super) store_shard: Option<Text<ShardName>>,
     pub(super) data_dir: Option<PathBuf>,
     #[serde(default, deserialize_with = "yes_or_no")]
     pub(super) create: Option<bool>,
@@ -108,6 +112,9 @@ impl File {
         });
         let of_site = [&mut self.welcome, &mut self.sorry, &mut self.data_dir];
         for path in of_site.into_iter().chain(of_routes).flatten() {
+            *path = directory.join(&*path);
+        }
+        if let Some(Text(store::Kind::Redb(path))) = &mut self.store {
             *path = directory.join(&*path);
         }
     }

@@ -4,7 +4,7 @@ use super::{Config, Content, RouteConfig, Settled, VisitsConfig, pick::Setting};
 use crate::upstream::Endpoint;
 
 /// Settings that are applied only at the start.
-const NEED_RESTART: [&str; 12] = [
+const NEED_RESTART: [&str; 14] = [
     "listen",
     "share-port",
     "counter-listen",
@@ -13,6 +13,8 @@ const NEED_RESTART: [&str; 12] = [
     "workers",
     "cores",
     "driver",
+    "store",
+    "store-shard",
     "data-dir",
     "create",
     "admin",

@@ -4,8 +4,12 @@ use std::{
     io,
     panic::{self, AssertUnwindSafe},
     process,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
     thread,
+    time::{Duration, Instant},
 };
 
 use super::store::{Operation, Outcome, Store};
@@ -32,29 +36,44 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts a thread on an open store. From now on `metrics` has its totals. Once the store is closed, `closed` is
-    /// called.
+    /// Starts a thread on an open store. From now on `metrics` has its totals. `fenced` is called once another counter
+    /// writes in place of this one, and `closed` once the store is closed.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start<C>(
+    pub fn start<F, C>(
         mut store: Box<dyn Store>,
         metrics: Arc<CounterMetrics>,
+        fenced: F,
         closed: C,
     ) -> io::Result<Self>
     where
+        F: FnOnce() + Send + 'static,
         C: FnOnce() + Send + 'static,
     {
         let (jobs, incoming) = mpsc::channel();
         note(&*store, &metrics);
         let run = move || {
-            while let Ok(Job::Commit(batch, report)) = incoming.recv() {
-                let outcomes = store.commit(&batch);
-                // Before the report: a client that reads the metrics after its answer finds it in the total.
-                if note(&*store, &metrics) {
-                    metrics.commits.increment();
+            let mut fenced = Some(fenced);
+            let mut next_beat = after(store.beat());
+            loop {
+                match next_job(&incoming, next_beat) {
+                    Ok(Job::Commit(batch, report)) => {
+                        let outcomes = store.commit(&batch);
+                        // Before the report: a client that reads the metrics after its answer finds it in the total.
+                        if note(&*store, &metrics) {
+                            metrics.commits.increment();
+                        }
+                        report(outcomes);
+                    }
+                    Err(RecvTimeoutError::Timeout) => next_beat = after(store.beat()),
+                    Ok(Job::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 }
-                report(outcomes);
+                if store.is_fenced()
+                    && let Some(fenced) = fenced.take()
+                {
+                    fenced();
+                }
             }
         };
         let run = move || {
@@ -83,6 +102,20 @@ impl Committer {
     }
 }
 
+/// The next job, unless the store's beat is due before it.
+fn next_job(incoming: &Receiver<Job>, beat: Option<Instant>) -> Result<Job, RecvTimeoutError> {
+    let Some(beat) = beat else { return incoming.recv().map_err(RecvTimeoutError::from) };
+    match beat.saturating_duration_since(Instant::now()) {
+        // Also while jobs come faster than they are done.
+        Duration::ZERO => Err(RecvTimeoutError::Timeout),
+        wait => incoming.recv_timeout(wait),
+    }
+}
+
+fn after(wait: Option<Duration>) -> Option<Instant> {
+    wait.map(|wait| Instant::now() + wait)
+}
+
 /// Updates the metrics with what is durable; whether that has changed.
 fn note(store: &dyn Store, metrics: &CounterMetrics) -> bool {
     let counted = store.counted();
@@ -107,7 +140,7 @@ mod tests {
             report.send((outcomes, seen.total.read(), seen.named.read())).unwrap();
         });
         let closed = move || closed.send(()).unwrap();
-        let committer = Committer::start(store, Arc::clone(&metrics), closed).unwrap();
+        let committer = Committer::start(store, Arc::clone(&metrics), || {}, closed).unwrap();
         let add = |name: &str| Operation::Add { name: name.to_owned(), by: 1 };
         let total = Operation::Total { name: String::new() };
         for batch in [vec![add("")], vec![add(""), add("a")], vec![total]] {
