@@ -112,9 +112,22 @@ impl Process {
         program: &Path,
         arguments: &[A],
     ) -> io::Result<Self> {
+        Self::start_logged(cores, program, arguments, Stdio::null())
+    }
+
+    /// The same, with its standard error to `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_logged<A: AsRef<OsStr>>(
+        cores: &[usize],
+        program: &Path,
+        arguments: &[A],
+        log: impl Into<Stdio>,
+    ) -> io::Result<Self> {
         let mut command = Command::new(program);
         command.args(arguments).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         // SAFETY: one system call, which is async-signal-safe and allocates nothing.
         unsafe {
             // An interrupt at the terminal reaches only the terminal's group; so this ends with its parent.

@@ -231,7 +231,7 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let run = Run::start(false)?;
     let drain_timeout = config.drain_timeout;
     let counter = Parts::alone(config)?.start(&run)?;
-    let tally = counter.tally();
+    let (tally, metrics) = (counter.tally(), counter.metrics());
     let summary = StartSummary {
         role: Role::Counter,
         addresses: vec![counter.address()],
@@ -250,7 +250,7 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     stop(cause);
     let end = Instant::now() + drain_timeout;
     let cut = counter.drain_and_close(&run, drain_timeout, end);
-    tracing::info!("stopped; {tally}");
+    tracing::info!("stopped; {tally}; {}", plural(metrics.commits.read(), "commit"));
     Ok(Ended::after(cause, cut))
 }
 
