@@ -56,6 +56,26 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Adds what a process has used.
+    fn add(&mut self, process: &Proc) -> io::Result<()> {
+        let tick_us = 1e6 / procfs::ticks_per_second() as f64;
+        for thread in process.tasks().map_err(io::Error::other)?.flatten() {
+            // A thread that has just ended has no files any more.
+            let (Ok(time), Ok(status)) = (thread.schedstat(), thread.status()) else {
+                continue;
+            };
+            let switches = [status.voluntary_ctxt_switches, status.nonvoluntary_ctxt_switches];
+            let switches = switches.into_iter().flatten().sum();
+            self.threads.push((thread.tid, time.sum_exec_runtime, switches));
+        }
+        let stat = process.stat().map_err(io::Error::other)?;
+        self.user_us += stat.utime as f64 * tick_us;
+        self.system_us += stat.stime as f64 * tick_us;
+        let status = process.status().map_err(io::Error::other)?;
+        self.resident_bytes += status.vmrss.unwrap_or(0) * 1024;
+        Ok(())
+    }
+
     /// What was used between `self` and `later`, without threads that ended in between.
     pub fn until(&self, later: &Self) -> Usage {
         let mut usage = Usage {
@@ -187,22 +207,13 @@ impl Process {
     /// When it has ended.
     pub fn snapshot(&self) -> io::Result<Snapshot> {
         let mut snapshot = Snapshot::default();
-        let tick_us = 1e6 / procfs::ticks_per_second() as f64;
-        for process in self.family()? {
-            for thread in process.tasks().map_err(io::Error::other)?.flatten() {
-                // A thread that has just ended has no files any more.
-                let (Ok(time), Ok(status)) = (thread.schedstat(), thread.status()) else {
-                    continue;
-                };
-                let switches = [status.voluntary_ctxt_switches, status.nonvoluntary_ctxt_switches];
-                let switches = switches.into_iter().flatten().sum();
-                snapshot.threads.push((thread.tid, time.sum_exec_runtime, switches));
+        let family = self.family()?;
+        for (place, process) in family.iter().enumerate() {
+            let added = snapshot.add(process);
+            // A child may have ended meanwhile, as those of databases do.
+            if place == 0 {
+                added?;
             }
-            let stat = process.stat().map_err(io::Error::other)?;
-            snapshot.user_us += stat.utime as f64 * tick_us;
-            snapshot.system_us += stat.stime as f64 * tick_us;
-            let status = process.status().map_err(io::Error::other)?;
-            snapshot.resident_bytes += status.vmrss.unwrap_or(0) * 1024;
         }
         Ok(snapshot)
     }

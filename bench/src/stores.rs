@@ -79,6 +79,9 @@ impl Kind {
     }
 }
 
+/// A store, and how many counters are on it.
+type Arm = (Kind, u16);
+
 /// CPU time, in microseconds.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Cpu {
@@ -180,6 +183,10 @@ pub fn stores(arguments: &StoresArguments) -> io::Result<()> {
             "the files are in memory (tmpfs), where fsync does nothing: give a directory by --dir";
         environment.warnings.push(doubt.to_owned());
     }
+    if is_preferred()? {
+        let doubt = "all programs of the run had real-time priority, before others of the machine";
+        environment.warnings.push(doubt.to_owned());
+    }
     let engines = [&stage.postgres, &stage.etcd].into_iter().flatten();
     let engines = engines.map(|engine| engine.version.clone()).collect();
     let (arms, left_out) = arms(arguments, &stage)?;
@@ -198,8 +205,14 @@ pub fn stores(arguments: &StoresArguments) -> io::Result<()> {
     }
 }
 
+/// Whether this process, and so those that it starts, has real-time priority, as by `chrt`.
+fn is_preferred() -> io::Result<bool> {
+    let own = procfs::process::Process::myself().and_then(|own| own.stat());
+    Ok(own.map_err(io::Error::other)?.policy.unwrap_or(0) != 0)
+}
+
 /// What is measured: stores with numbers of counters; and what is not, for this program does not know the store.
-fn arms(arguments: &StoresArguments, stage: &Stage) -> io::Result<(Vec<(Kind, u16)>, Vec<String>)> {
+fn arms(arguments: &StoresArguments, stage: &Stage) -> io::Result<(Vec<Arm>, Vec<String>)> {
     let (mut arms, mut left_out) = (Vec::new(), Vec::new());
     for store in &arguments.stores {
         if *store != Kind::HotRow
@@ -218,11 +231,7 @@ fn arms(arguments: &StoresArguments, stage: &Stage) -> io::Result<(Vec<(Kind, u1
     Ok((arms, left_out))
 }
 
-fn run_all(
-    arguments: &StoresArguments,
-    stage: &Stage,
-    arms: &[(Kind, u16)],
-) -> io::Result<Vec<Run>> {
+fn run_all(arguments: &StoresArguments, stage: &Stage, arms: &[Arm]) -> io::Result<Vec<Run>> {
     let mut runs = Vec::new();
     for repeat in 0..arguments.repeats {
         let rotated = repeat as usize % arms.len().max(1);

@@ -36,10 +36,11 @@ fn run() -> Outcome<()> {
     let (connections, seconds) = (connections.parse()?, seconds.parse()?);
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut lines = io::stdin().lock();
+    // Kept open until the end.
     let clients = runtime.block_on(connect_all(&url, connections))?;
     say("ready")?;
     lines.read_line(&mut String::new())?;
-    let report = runtime.block_on(visit_all(clients.clone(), Duration::from_secs_f64(seconds)))?;
+    let report = runtime.block_on(visit_all(&clients, Duration::from_secs_f64(seconds)))?;
     say(&serde_json::to_string(&report)?)?;
     lines.read_line(&mut String::new())?;
     Ok(())
@@ -66,10 +67,10 @@ async fn connect_all(url: &str, connections: usize) -> Outcome<Vec<Visitor>> {
 }
 
 /// Each makes the next visit once the last is committed.
-async fn visit_all(visitors: Vec<Visitor>, time: Duration) -> Outcome<Report> {
+async fn visit_all(visitors: &[Visitor], time: Duration) -> Outcome<Report> {
     let began = Instant::now();
     let mut visits = JoinSet::new();
-    for (client, statement) in visitors {
+    for (client, statement) in visitors.iter().cloned() {
         visits.spawn(async move {
             let mut latencies = histogram()?;
             while began.elapsed() < time {
