@@ -158,7 +158,7 @@ impl FromStr for Kind {
                 Ok(Self::Postgres { url: text.parse()?, shard: String::new() })
             }
             None if text == "memory" => Ok(Self::Memory),
-            _ => Err(String::from("it must be redb:PATH, postgres://USER@HOST/DATABASE or memory")),
+            _ => Err(String::from("it must be redb:PATH, postgres://HOST/DATABASE or memory")),
         }
     }
 }

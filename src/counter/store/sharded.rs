@@ -141,8 +141,14 @@ impl<E: Engine> ShardedStore<E> {
             match engine.take(tries.end) {
                 Ok(taken) => break taken,
                 Err(trouble @ Trouble::Refused(_)) => return Err(trouble),
-                Err(trouble) if !tries.again() => return Err(trouble),
-                Err(_) => {}
+                Err(trouble) => {
+                    if tries.left == retry.tries {
+                        tracing::warn!("waiting for the counter's store {engine}: {trouble}");
+                    }
+                    if !tries.again() {
+                        return Err(trouble);
+                    }
+                }
             }
         };
         let mut store = Self {

@@ -84,7 +84,7 @@ impl FromStr for DatabaseUrl {
     }
 }
 
-const FORM: &str = "postgres://USER@HOST/DATABASE, where HOST may be several with commas";
+const FORM: &str = "postgres://HOST/DATABASE";
 
 /// The innermost reason of an error.
 fn cause(error: &tokio_postgres::Error) -> String {
