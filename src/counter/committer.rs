@@ -6,6 +6,7 @@ use std::{
     process,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError},
     },
     thread,
@@ -33,6 +34,8 @@ pub enum Job {
 #[derive(Debug)]
 pub struct Committer {
     jobs: mpsc::Sender<Job>,
+    /// Of the store.
+    hurry: Arc<AtomicBool>,
 }
 
 impl Committer {
@@ -52,6 +55,7 @@ impl Committer {
         C: FnOnce() + Send + 'static,
     {
         let (jobs, incoming) = mpsc::channel();
+        let hurry = store.hurry();
         note(&*store, &metrics);
         let run = move || {
             let mut fenced = Some(fenced);
@@ -86,7 +90,7 @@ impl Committer {
             closed();
         };
         thread::Builder::new().name(String::from("committer")).spawn(run)?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, hurry })
     }
 
     /// Where jobs are sent.
@@ -97,6 +101,7 @@ impl Committer {
     /// Closes the store after the jobs that were sent, and does not wait: a thread that hangs in the disk cannot be
     /// woken, but it ends with the process, which is no worse for a commit than a power loss.
     pub fn close(self) {
+        self.hurry.store(true, Ordering::Relaxed);
         // Fails only when the thread has ended.
         let _ = self.jobs.send(Job::Close);
     }

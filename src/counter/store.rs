@@ -15,7 +15,14 @@ mod transfer;
 
 #[cfg(not(simulation))]
 use std::time::Instant;
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::PathBuf,
+    str::FromStr,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use redb::StorageError;
@@ -158,7 +165,7 @@ impl FromStr for Kind {
                 Ok(Self::Postgres { url: text.parse()?, shard: String::new() })
             }
             None if text == "memory" => Ok(Self::Memory),
-            _ => Err(String::from("it must be redb:PATH, postgres://USER@HOST/DATABASE or memory")),
+            _ => Err(String::from("it must be redb:PATH, postgres://HOST/DATABASE or memory")),
         }
     }
 }
@@ -310,6 +317,11 @@ pub trait Store: Send {
     /// know.
     fn beat(&mut self) -> Option<Duration> {
         None
+    }
+
+    /// While this is set, what has failed is not tried again: the counter ends.
+    fn hurry(&self) -> Arc<AtomicBool> {
+        Arc::default()
     }
 
     /// Whether another counter writes in place of this one, which counts nothing more.

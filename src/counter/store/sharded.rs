@@ -38,6 +38,10 @@ mod values;
 
 use std::{
     collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -69,11 +73,13 @@ struct Tries {
     retry: Retry,
     end: Instant,
     left: usize,
+    hurry: Arc<AtomicBool>,
 }
 
 impl Tries {
-    fn new(retry: Retry) -> Self {
-        Self { retry, end: Instant::now() + retry.time, left: retry.tries }
+    fn new(retry: Retry, hurry: &Arc<AtomicBool>) -> Self {
+        let end = Instant::now() + retry.time;
+        Self { retry, end, left: retry.tries, hurry: Arc::clone(hurry) }
     }
 
     /// Waits until the next try; whether there is one.
@@ -81,7 +87,8 @@ impl Tries {
     #[allow(clippy::disallowed_methods)]
     fn again(&mut self) -> bool {
         self.left = self.left.saturating_sub(1);
-        if self.left == 0 || Instant::now() + self.retry.pause >= self.end {
+        let hurry = self.hurry.load(Ordering::Relaxed);
+        if hurry || self.left == 0 || Instant::now() + self.retry.pause >= self.end {
             return false;
         }
         thread::sleep(self.retry.pause);
@@ -93,6 +100,7 @@ impl Tries {
 pub struct ShardedStore<E> {
     engine: E,
     retry: Retry,
+    hurry: Arc<AtomicBool>,
     epoch: u64,
     /// Of the last try.
     sequence: u64,
@@ -136,18 +144,26 @@ impl<E: Engine> ShardedStore<E> {
     /// # Errors
     /// When that fails for as long as it is tried.
     pub fn open(mut engine: E, retry: Retry) -> Result<Self, Trouble> {
-        let mut tries = Tries::new(retry);
+        let hurry = Arc::default();
+        let mut tries = Tries::new(retry, &hurry);
         let taken = loop {
             match engine.take(tries.end) {
                 Ok(taken) => break taken,
                 Err(trouble @ Trouble::Refused(_)) => return Err(trouble),
-                Err(trouble) if !tries.again() => return Err(trouble),
-                Err(_) => {}
+                Err(trouble) => {
+                    if tries.left == retry.tries {
+                        tracing::warn!("waiting for the counter's store {engine}: {trouble}");
+                    }
+                    if !tries.again() {
+                        return Err(trouble);
+                    }
+                }
             }
         };
         let mut store = Self {
             engine,
             retry,
+            hurry,
             epoch: taken.epoch,
             sequence: 0,
             own: Values::new(taken.own),
@@ -163,7 +179,7 @@ impl<E: Engine> ShardedStore<E> {
     }
 
     fn try_commit(&mut self, batch: &[Operation]) -> Result<Vec<Outcome>, NotCommitted> {
-        let mut tries = Tries::new(self.retry);
+        let mut tries = Tries::new(self.retry, &self.hurry);
         if batch.iter().any(|operation| self.is_new(operation)) {
             // The names of all shards together are limited, and others may have some that are not known here.
             let all = Plan { lists_all: true, ..Plan::default() };
@@ -355,11 +371,15 @@ impl<E: Engine> Store for ShardedStore<E> {
     }
 
     fn beat(&mut self) -> Option<Duration> {
-        match self.exchange(&Plan::default(), true, &mut Tries::new(self.retry)) {
+        match self.exchange(&Plan::default(), true, &mut Tries::new(self.retry, &self.hurry)) {
             Ok(_) => self.works(),
             Err(NotCommitted(_, trouble)) => self.complain(&trouble),
         }
         Some(BEAT)
+    }
+
+    fn hurry(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.hurry)
     }
 
     fn is_fenced(&self) -> bool {

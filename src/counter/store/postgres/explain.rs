@@ -72,14 +72,21 @@ fn explain_answer(error: &DbError) -> Failure {
         _ => "",
     };
     let why = if remedy.is_empty() { said } else { format!("{said}; {remedy}") };
-    let is_fatal = matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
     let passes = match code {
         "28P01" | "28000" | "3D000" | "42501" | "42P01" => false,
         "25006" | "53300" | "23505" | "42P07" => true,
         // Connections, conflicts, cancelled, shutting down or starting.
-        _ => is_fatal || matches!(&code[..2], "08" | "40" | "55" | "57"),
+        _ => ends_session(error) || matches!(code.get(..2), Some("08" | "40" | "55" | "57")),
     };
     Failure { why, passes }
+}
+
+fn ends_session(error: &DbError) -> bool {
+    match error.parsed_severity() {
+        Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
+        // CockroachDB says it as a word only.
+        None => error.severity() != "ERROR",
+    }
 }
 
 /// What this side finds.
@@ -116,7 +123,7 @@ pub(super) fn judge_commit(error: &Error) -> (Trouble, bool) {
     };
     let why = explain_answer(answer).why;
     // The server ends the session: it may have committed before.
-    if matches!(answer.parsed_severity(), Some(Severity::Fatal | Severity::Panic) | None) {
+    if ends_session(answer) {
         return (Trouble::Unknown(why), false);
     }
     match answer.code() {

@@ -196,11 +196,11 @@ async fn connect_host(
 
 /// Refuses what is too old; what the settings endanger.
 async fn examine(client: &Client) -> Result<Vec<String>, Failure> {
-    let settings = "SELECT version(), current_setting('server_version_num')::int,
+    let settings = "SELECT version(), current_setting('server_version_num'),
         current_setting('synchronous_commit', true), current_setting('fsync', true)";
     let row = client.query_one(settings, &[]).await.map_err(|error| explain(&error))?;
     let text = |column| row.try_get::<_, Option<String>>(column).ok().flatten().unwrap_or_default();
-    let (version, number) = (text(0), row.try_get(1).unwrap_or(0));
+    let (version, number) = (text(0), text(1).parse().unwrap_or(0));
     // These say the number of the PostgreSQL that they resemble.
     let is_another = ["CockroachDB", "-YB-"].iter().any(|name| version.contains(name));
     if number < VERSION_MIN && !is_another {

@@ -84,7 +84,7 @@ impl FromStr for DatabaseUrl {
     }
 }
 
-const FORM: &str = "postgres://USER@HOST/DATABASE, where HOST may be several with commas";
+const FORM: &str = "postgres://HOST/DATABASE";
 
 /// The innermost reason of an error.
 fn cause(error: &tokio_postgres::Error) -> String {
@@ -163,7 +163,8 @@ fn show(all: &Config, hosts: &[Config]) -> String {
 
 /// The host of settings that have one.
 pub(super) fn show_host(config: &Config) -> String {
-    let port = config.get_ports().first().map(|port| format!(":{port}")).unwrap_or_default();
+    let port = config.get_ports().first().filter(|port| **port != 5432);
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
     match (config.get_hosts().first(), config.get_hostaddrs().first()) {
         (Some(Host::Tcp(name)), _) => format!("{name}{port}"),
         (Some(Host::Unix(path)), _) => format!("{}{port}", path.display()),
@@ -204,12 +205,12 @@ mod tests {
     fn a_url_is_as_libpq_has_it() {
         check("postgres://me@db/site", Ok("postgres://me@db/site"));
         check("postgresql://me:s3cret@db:5433/site", Ok("postgres://me@db:5433/site"));
-        check("postgres://me@a,b:5433/site", Ok("postgres://me@a:5432,b:5433/site"));
+        check("postgres://me@a,b:5433/site", Ok("postgres://me@a,b:5433/site"));
         check("postgres://me@%2Frun%2Fpg/site", Ok("postgres://me@/run/pg/site"));
         check("postgres://me@/site?host=/run/pg", Ok("postgres://me@/run/pg/site"));
         check(
             "postgres://me@a,b/site?sslmode=require&target_session_attrs=read-write",
-            Ok("postgres://me@a:5432,b:5432/site"),
+            Ok("postgres://me@a,b/site"),
         );
         check("postgres://me@a/site?target_session_attrs=read-only", Err("must be read-write"));
         check("postgres:///site", Err("names no host"));

@@ -333,6 +333,16 @@ fn a_start_folds_what_is_gone() {
 }
 
 #[test]
+fn nothing_is_tried_again_while_the_counter_ends() {
+    let world = World::default();
+    let mut store = world.open("a").unwrap();
+    store.hurry().store(true, Ordering::Relaxed);
+    world.fail(&[Fault::Before]);
+    assert_eq!(store.commit(&[add("", 1)]), [Outcome::Failed]);
+    assert_eq!(store.commit(&[add("", 1)]), [Outcome::Total(1)]);
+}
+
+#[test]
 fn a_start_is_tried_again() {
     let world = World::default();
     world.fail(&[Fault::Before, Fault::After]);
