@@ -145,7 +145,10 @@ fn any_one_of_two_sites_two_counters_and_their_database_is_killed_and_the_books_
     thread::scope(|scope| {
         let _stop = Stop(&stop);
         for (address, seen) in addresses.into_iter().zip(&seen) {
-            (0..VISITORS).for_each(|_| drop(scope.spawn(|| seen.visit(address, &stop))));
+            let stop = &stop;
+            for _ in 0..VISITORS {
+                scope.spawn(move || seen.visit(address, stop));
+            }
         }
         let both = || seen.iter().for_each(|seen| seen.wait_for(100));
         both();

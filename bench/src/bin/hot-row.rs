@@ -70,7 +70,8 @@ async fn connect_all(url: &str, connections: usize) -> Outcome<Vec<Visitor>> {
 async fn visit_all(visitors: &[Visitor], time: Duration) -> Outcome<Report> {
     let began = Instant::now();
     let mut visits = JoinSet::new();
-    for (client, statement) in visitors.iter().cloned() {
+    for visitor in visitors {
+        let (client, statement) = visitor.clone();
         visits.spawn(async move {
             let mut latencies = histogram()?;
             while began.elapsed() < time {
