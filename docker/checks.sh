@@ -219,6 +219,37 @@ for version in 1 2; do
         if [ "$version" = 2 ]; then tail -n 3 "$scratch/compose.log" || true; fi
     fi
 done
+check_shared() {
+    local file=docker/compose-$1.yaml
+    step "compose $(compose version --short), $file"
+    expect "it is valid" env TALLYRING_DATABASE_PASSWORD=secret \
+        bash -c "$composer --project-directory . -f $file config -q"
+}
+for version in 1 2; do
+    composer=${composers[$version]:-}
+    if [ -n "$composer" ]; then
+        check_shared postgres
+        check_shared etcd
+        expect "without a password it does not start" \
+            env -u TALLYRING_DATABASE_PASSWORD \
+            bash -c "! $composer --project-directory . -f docker/compose-postgres.yaml config -q"
+    fi
+done
+composer=
+expect "sites, counters and databases of the shared arrangements fit" python3 docker/shared.py
+
+# The one with etcd is not run: Debian's image of a database is made for the other alone.
+step "docker/compose-postgres.yaml, and each container killed"
+composer=${composers[2]:-${composers[1]:-}}
+expect "PostgreSQL's image is built" build -f docker/postgres.Dockerfile -t "$postgres_image" docker
+expect "it comes up" shared up -d
+welcomes_at() { equal "$(curl -sS --max-time 10 "http://localhost:$1/")" "Welcome to my site!"; }
+for port in 3000 3010; do expect "a visitor of port $port is welcomed" within 60 welcomes_at "$port"; done
+expect "a killed container loses no visit" timeout 300 docker/kill-each.py "$project"
+sed 's/^/        /' "$scratch/said"
+not_on_command_lines() { ! ps -ef | grep -v grep | grep -F -- "$1"; }
+expect "no command line has the password" not_on_command_lines "$password"
+expect "it goes down with its volume" shared down -v
 composer=
 
 step "Kubernetes"

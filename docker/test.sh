@@ -11,6 +11,9 @@ scratch=$(mktemp -d)
 project=tallyring-test-$$
 image=$project
 bench_image=$project-bench
+postgres_image=$project-postgres
+# That of the database, like nothing else on this machine.
+password=secret-$$-$RANDOM
 engine=
 stub=
 composer=
@@ -21,10 +24,13 @@ finish() {
     status=$?
     if [ -n "$stub" ]; then kill "$stub" 2>/dev/null || true; fi
     if docker info >/dev/null 2>&1; then
-        if [ -n "$composer" ]; then compose down -v >/dev/null 2>&1 || true; fi
+        if [ -n "$composer" ]; then
+            compose down -v >/dev/null 2>&1 || true
+            shared down -v >/dev/null 2>&1 || true
+        fi
         docker ps -aq --filter "label=$project" | xargs -r docker rm -vf >/dev/null || true
         docker volume rm -f "$project-volume" >/dev/null || true
-        docker rmi -f "$image" "$image-binary" "$bench_image" "$project-systemd" "$project-released" >/dev/null 2>&1 || true
+        docker rmi -f "$image" "$image-binary" "$bench_image" "$postgres_image" "$project-systemd" "$project-released" >/dev/null 2>&1 || true
     fi
     if [ -n "$engine" ]; then
         kill "$engine" 2>/dev/null || true
@@ -114,6 +120,12 @@ find_composers() {
 compose() {
     # shellcheck disable=SC2086 # it may be two words
     TALLYRING_IMAGE=$image TALLYRING_BENCH_IMAGE=$bench_image $composer -p "$project" "$@"
+}
+
+shared() {
+    # shellcheck disable=SC2086 # it may be two words
+    TALLYRING_IMAGE=$image TALLYRING_POSTGRES_IMAGE=$postgres_image TALLYRING_DATABASE_PASSWORD=$password \
+        $composer -p "$project" --project-directory . -f docker/compose-postgres.yaml "$@"
 }
 
 build() {

@@ -30,6 +30,8 @@ use crate::{
 const EXIT_USAGE: u8 = 2;
 /// The server could not start.
 const EXIT_FAILED: u8 = 1;
+/// Another counter has taken over the shard: a restart would only take it back.
+const EXIT_FENCED: u8 = 3;
 
 /// The program's arguments, for its manual and its completions.
 #[doc(hidden)]
@@ -260,6 +262,7 @@ fn refuse_settings(error: &ConfigError) -> ExitCode {
 fn exit(ended: Result<Ended, ServerError>) -> ExitCode {
     match ended {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
+        Ok(Ended::Fenced) => ExitCode::from(EXIT_FENCED),
         // As shells do for a process that a signal has ended.
         Ok(Ended::Cut { signal }) => {
             ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILED))

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     config::{Config, ConfigError, Cores},
+    counter::store,
     counter_check::{self, Problem},
     listener::BACKLOG,
     plural::plural,
@@ -147,6 +148,9 @@ fn examine_limits(sheet: &mut Sheet) {
 fn examine_counters(sheet: &mut Sheet, config: &Config) {
     if let Some(store) = &config.bundled {
         sheet.good("counter", &format!("bundled, in {store}; see tallyring total"));
+        if store.is_shared() {
+            examine_store(sheet, store, config.create);
+        }
     }
     for asked in counter_check::counters_of(&config.routes) {
         let counter = &asked.counter;
@@ -163,6 +167,19 @@ fn examine_counters(sheet: &mut Sheet, config: &Config) {
         };
         let remedy = format!("{remedy}; until then {}", asked.meanwhile(&problem));
         sheet.short("counter", &format!("{counter}: {problem}"), &remedy);
+    }
+}
+
+/// A database, whose problems name their remedies.
+fn examine_store(sheet: &mut Sheet, store: &store::Kind, create: bool) {
+    match store::probe(store, create) {
+        Ok(dangers) if dangers.is_empty() => sheet.good("store", &format!("{store} can be used")),
+        Ok(dangers) => {
+            for danger in dangers {
+                sheet.short("store", &danger, "change the server's postgresql.conf");
+            }
+        }
+        Err(error) => sheet.short("store", &error.to_string(), "until then nothing starts here"),
     }
 }
 

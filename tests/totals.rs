@@ -449,7 +449,8 @@ fn the_lines_of_start_and_stop_tell_the_total() {
     assert_eq!(post(counter.address, "/counter?by=1233"), 200);
     assert_eq!(post(counter.address, "/counter/a?by=1000"), 200);
     let last = counter.stop();
-    let words = format!("stopped; 1,234 counted, and 1,000 under names, in redb:{store}");
+    let words =
+        format!("stopped; 1,234 counted, and 1,000 under names, in redb:{store}; 2 commits");
     assert!(last.ends_with(&words), "{last}");
 }
 

@@ -159,7 +159,7 @@ fn ticks() -> Option<CpuTime> {
 }
 
 /// Busy time of the processors, with that which the hypervisor took, and all time, in ticks.
-fn cpu_time() -> (f64, f64) {
+pub fn cpu_time() -> (f64, f64) {
     let Some(ticks) = ticks() else { return (0.0, 0.0) };
     let idle = ticks.idle + ticks.iowait.unwrap_or(0);
     let rest = [ticks.irq, ticks.softirq, ticks.steal].into_iter().flatten().sum::<u64>();

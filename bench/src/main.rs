@@ -12,6 +12,7 @@ mod render;
 mod scenes;
 mod soak;
 mod statistics;
+mod stores;
 mod terminal;
 mod visitors;
 mod watched;
@@ -37,6 +38,8 @@ enum Command {
     Watched(watched::WatchedArguments),
     /// Make many visits over changing connections, and check that the server ends as it began
     Soak(soak::SoakArguments),
+    /// Measure how many visits counters count a second on each store, and what a visit costs there
+    Stores(stores::StoresArguments),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Greedy(arguments) => greedy::greedy(&arguments),
         Command::Watched(arguments) => watched::watched(&arguments),
         Command::Soak(arguments) => soak::soak(&arguments),
+        Command::Stores(arguments) => stores::stores(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -56,6 +56,26 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Adds what a process has used.
+    fn add(&mut self, process: &Proc) -> io::Result<()> {
+        let tick_us = 1e6 / procfs::ticks_per_second() as f64;
+        for thread in process.tasks().map_err(io::Error::other)?.flatten() {
+            // A thread that has just ended has no files any more.
+            let (Ok(time), Ok(status)) = (thread.schedstat(), thread.status()) else {
+                continue;
+            };
+            let switches = [status.voluntary_ctxt_switches, status.nonvoluntary_ctxt_switches];
+            let switches = switches.into_iter().flatten().sum();
+            self.threads.push((thread.tid, time.sum_exec_runtime, switches));
+        }
+        let stat = process.stat().map_err(io::Error::other)?;
+        self.user_us += stat.utime as f64 * tick_us;
+        self.system_us += stat.stime as f64 * tick_us;
+        let status = process.status().map_err(io::Error::other)?;
+        self.resident_bytes += status.vmrss.unwrap_or(0) * 1024;
+        Ok(())
+    }
+
     /// What was used between `self` and `later`, without threads that ended in between.
     pub fn until(&self, later: &Self) -> Usage {
         let mut usage = Usage {
@@ -112,9 +132,22 @@ impl Process {
         program: &Path,
         arguments: &[A],
     ) -> io::Result<Self> {
+        Self::start_logged(cores, program, arguments, Stdio::null())
+    }
+
+    /// The same, with its standard error to `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_logged<A: AsRef<OsStr>>(
+        cores: &[usize],
+        program: &Path,
+        arguments: &[A],
+        log: impl Into<Stdio>,
+    ) -> io::Result<Self> {
         let mut command = Command::new(program);
         command.args(arguments).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         // SAFETY: one system call, which is async-signal-safe and allocates nothing.
         unsafe {
             // An interrupt at the terminal reaches only the terminal's group; so this ends with its parent.
@@ -174,22 +207,13 @@ impl Process {
     /// When it has ended.
     pub fn snapshot(&self) -> io::Result<Snapshot> {
         let mut snapshot = Snapshot::default();
-        let tick_us = 1e6 / procfs::ticks_per_second() as f64;
-        for process in self.family()? {
-            for thread in process.tasks().map_err(io::Error::other)?.flatten() {
-                // A thread that has just ended has no files any more.
-                let (Ok(time), Ok(status)) = (thread.schedstat(), thread.status()) else {
-                    continue;
-                };
-                let switches = [status.voluntary_ctxt_switches, status.nonvoluntary_ctxt_switches];
-                let switches = switches.into_iter().flatten().sum();
-                snapshot.threads.push((thread.tid, time.sum_exec_runtime, switches));
+        let family = self.family()?;
+        for (place, process) in family.iter().enumerate() {
+            let added = snapshot.add(process);
+            // A child may have ended meanwhile, as those of databases do.
+            if place == 0 {
+                added?;
             }
-            let stat = process.stat().map_err(io::Error::other)?;
-            snapshot.user_us += stat.utime as f64 * tick_us;
-            snapshot.system_us += stat.stime as f64 * tick_us;
-            let status = process.status().map_err(io::Error::other)?;
-            snapshot.resident_bytes += status.vmrss.unwrap_or(0) * 1024;
         }
         Ok(snapshot)
     }

@@ -7,14 +7,13 @@ use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 use super::{
     access_log::AccessLogArguments,
     counters::{CounterSpread, CounterUrls},
-    data_dir::DataDirArguments,
+    data_dir::StoreArguments,
     file::ConfigFileArguments,
     limits::LimitArguments,
     totals::{BackupArguments, RestoreArguments, TotalArguments},
     values::{Cores, Number, PageStatus, Period, address},
 };
 use crate::{
-    counter::store,
     http::hosts::HostList,
     log,
     runtime::driver,
@@ -175,7 +174,7 @@ pub struct ServeArguments {
     #[arg(long, env = "TALLYRING_TRACE_SAMPLE", value_name = "SHARE", default_value = "1%")]
     pub trace_sample: Share,
     #[command(flatten)]
-    pub data_dir: DataDirArguments,
+    pub store: StoreArguments,
     /// Begin from zero where the counter's file is empty; without this, a start refuses it
     #[arg(long, env = "TALLYRING_CREATE", value_parser = yes_or_no)]
     pub create: bool,
@@ -258,12 +257,8 @@ pub struct CounterArguments {
     /// Hosts that it answers to beside localhost and its own address, like counter,counter.internal
     #[arg(long, env = "TALLYRING_COUNTER_HOSTS", value_name = "LIST")]
     pub counter_hosts: Option<HostList>,
-    /// Where the totals are kept: redb:PATH, or memory for trials [default: redb:counter.redb in the
-    /// data directory]
-    #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]
-    pub store: Option<store::Kind>,
     #[command(flatten)]
-    pub data_dir: DataDirArguments,
+    pub store: StoreArguments,
     /// Begin from zero where the counter's file is empty; without this, a start refuses it
     #[arg(long, env = "TALLYRING_CREATE", value_parser = yes_or_no)]
     pub create: bool,

@@ -14,6 +14,7 @@ use super::{
     arguments::{AdminAddress, CounterAddress, Workers, listen_address},
     contents::PageType,
     counters::{CounterSpread, CounterUrls},
+    data_dir::ShardName,
     error::ConfigError,
     locations::Locations,
     scalar::{Scalar, Text, Word, yes_or_no},
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::{
     access_log::Format,
+    counter::store,
     http::{hosts::HostList, request::Method},
     log,
     runtime::driver,
@@ -52,6 +54,8 @@ pub(super) struct File {
     #[serde(default, deserialize_with = "yes_or_no")]
     pub(super) trace_context: Option<bool>,
     pub(super) trace_sample: Option<Text<Share>>,
+    pub(super) store: Option<Text<store::Kind>>,
+    pub(super) store_shard: Option<Text<ShardName>>,
     pub(super) data_dir: Option<PathBuf>,
     #[serde(default, deserialize_with = "yes_or_no")]
     pub(super) create: Option<bool>,
@@ -125,6 +129,9 @@ impl File {
         let access_log = self.access_log.take();
         self.access_log =
             access_log.map(|Text(output)| Text(output.map_path(|path| directory.join(path))));
+        if let Some(Text(store::Kind::Redb(path))) = &mut self.store {
+            *path = directory.join(&*path);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
 };
 
 /// Settings that are applied only at the start.
-const NEED_RESTART: [&str; 17] = [
+const NEED_RESTART: [&str; 19] = [
     "listen",
     "share-port",
     "counter-spread",
@@ -15,6 +15,8 @@ const NEED_RESTART: [&str; 17] = [
     "workers",
     "cores",
     "driver",
+    "store",
+    "store-shard",
     "data-dir",
     "create",
     "admin",

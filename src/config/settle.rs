@@ -14,7 +14,7 @@ use super::{
     contents::{SORRY, WELCOME, read_contents},
     cores::settle_cores,
     counters::{CounterSpread, CounterUrls, check_counters, show_counters},
-    data_dir::{absolute, default_data_dir, default_store},
+    data_dir::{ShardName, StoreArguments, absolute, default_data_dir, default_store, store_wins},
     error::{ConfigError, invalid},
     file::File,
     limits::{internal_client_limits, settle_limits},
@@ -24,6 +24,7 @@ use super::{
     scalar::{Text, Word},
 };
 use crate::{
+    counter::store,
     http::hosts::HostList,
     listener::inherited,
     log,
@@ -115,7 +116,7 @@ impl Sources<'_, '_> {
         let driver = self.file.driver.map(|Word(driver)| driver);
         let driver = self.pick.shown("driver", self.arguments.driver, driver);
         let pages = self.pages();
-        let (data_dir, create) = self.data_dir();
+        let (store, data_dir, create) = self.store();
         let admin = self.admin();
         let (log_format, log_level) = self.log();
         let Self { arguments, file, pick } = &mut self;
@@ -123,8 +124,11 @@ impl Sources<'_, '_> {
 
         let tables = mem::take(&mut self.file.route);
         let routes = settle_routes(tables, (&counter.urls, counter.spread), &pages.files)?;
-        let bundled = use_bundled(&routes).then(|| default_store(data_dir)).transpose()?;
+        let bundled = use_bundled(&routes);
+        let bundled = bundled.then(|| store.map_or_else(|| default_store(data_dir), Ok));
+        let bundled = bundled.transpose()?;
         let counter_listen = counter.listen.filter(|_| bundled.is_some());
+        let bundled = self.name_shard(bundled, counter_listen.or(listen.first().copied()));
         // With sockets from the service manager, nothing listens on `listen`.
         let own = if inherited::are_expected() { &[][..] } else { &listen };
         check_addresses(own, share_port, admin.listen, counter_listen)?;
@@ -225,16 +229,40 @@ impl Sources<'_, '_> {
         PageSettings { files, sorry_status, accept, traces: traced.then_some(share) }
     }
 
-    /// The directory of the bundled counter's file, and whether an empty file is begun from zero.
-    fn data_dir(&mut self) -> (Option<PathBuf>, bool) {
+    /// Where the bundled counter keeps its totals, the directory of its file where that is not given, and whether an
+    /// empty file is begun from zero.
+    fn store(&mut self) -> (Option<store::Kind>, Option<PathBuf>, bool) {
         let Self { arguments, file, pick } = self;
-        let given = arguments.data_dir.data_dir.clone().map(absolute);
+        let in_file = file.store.take().map(|Text(store)| store);
+        let wins = store_wins(pick, (in_file.is_some(), file.data_dir.is_some()));
+        let shown = or("counter.redb in the data directory");
+        let store = pick.option("store", arguments.store.store.clone(), in_file, |store| {
+            shown(&store.clone().filter(|_| wins))
+        });
+        let given = arguments.store.data_dir.data_dir.clone().map(absolute);
         let data_dir = pick.option("data-dir", given, file.data_dir.take(), |directory| {
             let directory = directory.clone().or_else(default_data_dir).map(absolute);
             directory.map_or_else(|| String::from("none"), |path| path.display().to_string())
         });
         let create = pick.shown("create", arguments.create, file.create);
-        (data_dir, create)
+        (store.filter(|_| wins), data_dir, create)
+    }
+
+    /// Names the shard of a store that counters share, after the address of its counter if no name is given.
+    fn name_shard(
+        &mut self,
+        mut store: Option<store::Kind>,
+        address: Option<SocketAddr>,
+    ) -> Option<store::Kind> {
+        let Self { arguments, file, pick } = self;
+        // Told only where it matters.
+        if let Some(store) = store.as_mut().filter(|store| store.is_shared()) {
+            let default = ShardName::of_port(address.map_or(0, |address| address.port()));
+            let name = arguments.store.store_shard.clone().unwrap_or(default);
+            let in_file = file.store_shard.take().map(|Text(name)| name);
+            store.set_shard(pick.shown("store-shard", name, in_file).0);
+        }
+        store
     }
 
     fn admin(&mut self) -> AdminSettings {
@@ -282,8 +310,10 @@ pub fn settle_counter(
     matches: &ArgMatches,
 ) -> Result<CounterConfig, ConfigError> {
     let mut pick = Pick::new(matches, None);
-    let store = arguments.data_dir.settle_store(arguments.store, &mut pick, None);
-    let store = store.map_err(|error| pick.locate(error))?;
+    let StoreArguments { store, store_shard, data_dir } = arguments.store;
+    let store = data_dir.settle_store(store, &mut pick, (None, None));
+    let mut store = store.map_err(|error| pick.locate(error))?;
+    store.set_shard(store_shard.unwrap_or_else(|| ShardName::of_port(arguments.listen.port())).0);
     let files = usize::try_from(host::open_files()).unwrap_or(usize::MAX);
     Ok(CounterConfig {
         listen: arguments.listen,

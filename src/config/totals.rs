@@ -20,7 +20,7 @@ use crate::{
 #[allow(missing_docs)]
 pub struct FileArguments {
     /// Where the totals are kept: redb:PATH [default: redb:counter.redb in the data directory]
-    #[arg(long, env = "TALLYRING_STORE", value_name = "STORE")]
+    #[arg(long, env = "TALLYRING_STORE", hide_env_values = true, value_name = "STORE")]
     pub store: Option<store::Kind>,
     #[command(flatten)]
     pub data_dir: DataDirArguments,
@@ -114,11 +114,13 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
     }
     let counter = listen.map(|address| Endpoint::bundled(reachable(address)));
     let FileArguments { store, data_dir, .. } = arguments.file;
-    let file = match data_dir.settle_store(store, &mut pick, file.data_dir) {
+    let in_file = (file.store.map(|Text(store)| store), file.data_dir);
+    let file = match data_dir.settle_store(store, &mut pick, in_file) {
         Ok(store::Kind::Redb(path)) => Some(path),
         // Without a file, a counter that runs can still be asked.
         _ if counter.is_some() => None,
         Ok(store::Kind::Memory) => return Err(in_memory()),
+        Ok(store) => return Err(in_database(&store)),
         Err(error) => return Err(error),
     };
     Ok(AskConfig { counter, more: Vec::new(), file, timeout })
@@ -131,10 +133,18 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
 pub fn settle_file(arguments: FileArguments, matches: &ArgMatches) -> Result<PathBuf, ConfigError> {
     let (file, locations) = arguments.config.read()?;
     let mut pick = Pick::new(matches, locations);
-    match arguments.data_dir.settle_store(arguments.store, &mut pick, file.data_dir)? {
+    let in_file = (file.store.map(|Text(store)| store), file.data_dir);
+    match arguments.data_dir.settle_store(arguments.store, &mut pick, in_file)? {
         store::Kind::Redb(path) => Ok(path),
         store::Kind::Memory => Err(in_memory()),
+        store => Err(in_database(&store)),
     }
+}
+
+fn in_database(store: &store::Kind) -> ConfigError {
+    let problem =
+        format!("{store} is no file; ask a counter that runs, or use the database's own tools");
+    invalid("store", problem)
 }
 
 fn in_memory() -> ConfigError {

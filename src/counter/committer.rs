@@ -4,8 +4,13 @@ use std::{
     io,
     panic::{self, AssertUnwindSafe},
     process,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
     thread,
+    time::{Duration, Instant},
 };
 
 use super::store::{Operation, Outcome, Store};
@@ -29,32 +34,50 @@ pub enum Job {
 #[derive(Debug)]
 pub struct Committer {
     jobs: mpsc::Sender<Job>,
+    /// Of the store.
+    hurry: Arc<AtomicBool>,
 }
 
 impl Committer {
-    /// Starts a thread on an open store. From now on `metrics` has its totals. Once the store is closed, `closed` is
-    /// called.
+    /// Starts a thread on an open store. From now on `metrics` has its totals. `fenced` is called once another counter
+    /// writes in place of this one, and `closed` once the store is closed.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start<C>(
+    pub fn start<F, C>(
         mut store: Box<dyn Store>,
         metrics: Arc<CounterMetrics>,
+        fenced: F,
         closed: C,
     ) -> io::Result<Self>
     where
+        F: FnOnce() + Send + 'static,
         C: FnOnce() + Send + 'static,
     {
         let (jobs, incoming) = mpsc::channel();
+        let hurry = store.hurry();
         note(&*store, &metrics);
         let run = move || {
-            while let Ok(Job::Commit(batch, report)) = incoming.recv() {
-                let outcomes = store.commit(&batch);
-                // Before the report: a client that reads the metrics after its answer finds it in the total.
-                if note(&*store, &metrics) {
-                    metrics.commits.increment();
+            let mut fenced = Some(fenced);
+            let mut next_beat = after(store.beat());
+            loop {
+                match next_job(&incoming, next_beat) {
+                    Ok(Job::Commit(batch, report)) => {
+                        let outcomes = store.commit(&batch);
+                        // Before the report: a client that reads the metrics after its answer finds it in the total.
+                        if note(&*store, &metrics) {
+                            metrics.commits.increment();
+                        }
+                        report(outcomes);
+                    }
+                    Err(RecvTimeoutError::Timeout) => next_beat = after(store.beat()),
+                    Ok(Job::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 }
-                report(outcomes);
+                if store.is_fenced()
+                    && let Some(fenced) = fenced.take()
+                {
+                    fenced();
+                }
             }
         };
         let run = move || {
@@ -67,7 +90,7 @@ impl Committer {
             closed();
         };
         thread::Builder::new().name(String::from("committer")).spawn(run)?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, hurry })
     }
 
     /// Where jobs are sent.
@@ -78,9 +101,24 @@ impl Committer {
     /// Closes the store after the jobs that were sent, and does not wait: a thread that hangs in the disk cannot be
     /// woken, but it ends with the process, which is no worse for a commit than a power loss.
     pub fn close(self) {
+        self.hurry.store(true, Ordering::Relaxed);
         // Fails only when the thread has ended.
         let _ = self.jobs.send(Job::Close);
     }
+}
+
+/// The next job, unless the store's beat is due before it.
+fn next_job(incoming: &Receiver<Job>, beat: Option<Instant>) -> Result<Job, RecvTimeoutError> {
+    let Some(beat) = beat else { return incoming.recv().map_err(RecvTimeoutError::from) };
+    match beat.saturating_duration_since(Instant::now()) {
+        // Also while jobs come faster than they are done.
+        Duration::ZERO => Err(RecvTimeoutError::Timeout),
+        wait => incoming.recv_timeout(wait),
+    }
+}
+
+fn after(wait: Option<Duration>) -> Option<Instant> {
+    wait.map(|wait| Instant::now() + wait)
 }
 
 /// Updates the metrics with what is durable; whether that has changed.
@@ -107,7 +145,7 @@ mod tests {
             report.send((outcomes, seen.total.read(), seen.named.read())).unwrap();
         });
         let closed = move || closed.send(()).unwrap();
-        let committer = Committer::start(store, Arc::clone(&metrics), closed).unwrap();
+        let committer = Committer::start(store, Arc::clone(&metrics), || {}, closed).unwrap();
         let add = |name: &str| Operation::Add { name: name.to_owned(), by: 1 };
         let total = Operation::Total { name: String::new() };
         for batch in [vec![add("")], vec![add(""), add("a")], vec![total]] {

@@ -1,4 +1,4 @@
-//! Where the counters' totals are kept: a redb file, or memory for trials.
+//! Where the counters' totals are kept: a redb file, a database that several counters share, or memory for trials.
 //!
 //! A commit is all or nothing, and is durable before it is reported.
 
@@ -6,17 +6,34 @@ mod disk;
 #[cfg(test)]
 mod faults;
 mod file;
+#[cfg(not(simulation))]
+mod postgres;
 mod probe;
 mod redb_store;
+mod sharded;
 mod transfer;
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr, sync::Arc};
+#[cfg(not(simulation))]
+use std::time::Instant;
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::PathBuf,
+    str::FromStr,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use redb::StorageError;
 
 pub use self::transfer::{Restore, read, write};
 use self::{disk::Disk, redb_store::RedbStore};
+#[cfg(not(simulation))]
+use self::{
+    postgres::{DatabaseUrl, Postgres},
+    sharded::{Retry, ShardedStore, Trouble},
+};
 use crate::plural::grouped;
 
 /// The most names in one store, besides the counter without a name.
@@ -111,16 +128,44 @@ pub enum Kind {
     Redb(PathBuf),
     /// Memory: the totals are lost when the process ends.
     Memory,
+    /// A shard of a PostgreSQL database.
+    #[cfg(not(simulation))]
+    Postgres {
+        /// The database.
+        url: DatabaseUrl,
+        /// The name of the shard, which no other running counter has.
+        shard: String,
+    },
+}
+
+impl Kind {
+    /// Names the shard, where the store has some.
+    #[cfg(not(simulation))]
+    pub fn set_shard(&mut self, name: String) {
+        match self {
+            Self::Redb(_) | Self::Memory => {}
+            Self::Postgres { shard, .. } => *shard = name,
+        }
+    }
+
+    /// Whether other counters can use it at the same time.
+    pub fn is_shared(&self) -> bool {
+        !matches!(self, Self::Redb(_) | Self::Memory)
+    }
 }
 
 impl FromStr for Kind {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             Some(("redb", path)) if !path.is_empty() => Ok(Self::Redb(path.into())),
+            #[cfg(not(simulation))]
+            Some(("postgres" | "postgresql", rest)) if rest.starts_with("//") => {
+                Ok(Self::Postgres { url: text.parse()?, shard: String::new() })
+            }
             None if text == "memory" => Ok(Self::Memory),
-            _ => Err("it must be redb:PATH or memory"),
+            _ => Err(String::from("it must be redb:PATH, postgres://HOST/DATABASE or memory")),
         }
     }
 }
@@ -130,6 +175,8 @@ impl fmt::Display for Kind {
         match self {
             Self::Redb(path) => write!(f, "redb:{}", path.display()),
             Self::Memory => f.write_str("memory"),
+            #[cfg(not(simulation))]
+            Self::Postgres { url, .. } => url.fmt(f),
         }
     }
 }
@@ -204,6 +251,16 @@ pub enum OpenError {
         "cannot write to the directory {0}, where the counter's file is to be: {1}; choose another by --data-dir"
     )]
     NotWritable(PathBuf, io::Error),
+    /// A database cannot be used.
+    #[error("cannot use the store {store}: {why}")]
+    Database {
+        /// Without its password.
+        store: String,
+        /// What is wrong, and what to do.
+        why: String,
+        /// Whether it may pass by itself.
+        passes: bool,
+    },
     /// The directory cannot be synced, so no file is created in it.
     #[error(
         "cannot make the counter's file in {0}: {1}; the directory must be readable, or choose \
@@ -212,15 +269,40 @@ pub enum OpenError {
     Unsynced(PathBuf, io::Error),
 }
 
+impl OpenError {
+    /// Whether it may pass without anybody changing the settings.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::InUse(_) | Self::Database { passes: true, .. })
+    }
+}
+
 /// Checks whether a store could be opened. Changes nothing that it holds, and does not disturb a process that uses it.
+/// What endangers the totals there, for a person.
 ///
 /// # Errors
-/// When it could not; with [`OpenError::InUse`] it could not be opened now.
-pub fn probe(kind: &Kind, create: bool) -> Result<(), OpenError> {
+/// When it could not; see also [`OpenError::passes`].
+pub fn probe(kind: &Kind, create: bool) -> Result<Vec<String>, OpenError> {
     match kind {
-        Kind::Redb(path) => probe::probe(path, create),
-        Kind::Memory => Ok(()),
+        Kind::Redb(path) => probe::probe(path, create).map(|()| Vec::new()),
+        Kind::Memory => Ok(Vec::new()),
+        #[cfg(not(simulation))]
+        Kind::Postgres { url, shard } => {
+            let probed = Postgres::new(url, shard)
+                .map_err(|error| Trouble::Refused(error.to_string()))
+                .and_then(|postgres| postgres.probe(Instant::now() + PROBE_TIMEOUT));
+            probed.map_err(|trouble| database_error(url, &trouble))
+        }
     }
+}
+
+/// How long a database may take to show that it can be used.
+#[cfg(not(simulation))]
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(not(simulation))]
+fn database_error(url: &DatabaseUrl, trouble: &Trouble) -> OpenError {
+    let passes = !matches!(trouble, Trouble::Refused(_));
+    OpenError::Database { store: url.to_string(), why: trouble.to_string(), passes }
 }
 
 /// A store of totals.
@@ -230,6 +312,22 @@ pub trait Store: Send {
 
     /// What is durable.
     fn counted(&self) -> Counted;
+
+    /// Shows those who share the database that this counter runs, and when to do so again. `None` where nobody has to
+    /// know.
+    fn beat(&mut self) -> Option<Duration> {
+        None
+    }
+
+    /// While this is set, what has failed is not tried again: the counter ends.
+    fn hurry(&self) -> Arc<AtomicBool> {
+        Arc::default()
+    }
+
+    /// Whether another counter writes in place of this one, which counts nothing more.
+    fn is_fenced(&self) -> bool {
+        false
+    }
 }
 
 /// Opens a store; with `create`, an empty file is replaced by a new one.
@@ -240,6 +338,13 @@ pub fn open(kind: &Kind, create: bool) -> Result<Box<dyn Store>, OpenError> {
     match kind {
         Kind::Redb(path) => Ok(Box::new(RedbStore::open(Disk::default(), path, create)?)),
         Kind::Memory => Ok(Box::<MemoryStore>::default()),
+        #[cfg(not(simulation))]
+        Kind::Postgres { url, shard } => {
+            let opened = Postgres::new(url, shard)
+                .map_err(|error| Trouble::Refused(error.to_string()))
+                .and_then(|postgres| ShardedStore::open(postgres, Retry::default()));
+            Ok(Box::new(opened.map_err(|trouble| database_error(url, &trouble))?))
+        }
     }
 }
 
@@ -269,13 +374,16 @@ impl AsRef<[u8]> for Listing {
 
 impl Listings {
     /// All totals as JSON, or [`Outcome::Busy`] when there are too many listings.
-    fn list(&self, totals: &impl Totals) -> Result<Outcome, StorageError> {
+    fn list(
+        &self,
+        all: impl FnOnce() -> Result<TotalsByName, StorageError>,
+    ) -> Result<Outcome, StorageError> {
         // One reference is our own.
         if Arc::strong_count(&self.0) > LISTINGS_MAX {
             return Ok(Outcome::Busy);
         }
         // A map of numbers is always JSON.
-        let json = serde_json::to_vec(&totals.all()?).unwrap_or_default();
+        let json = serde_json::to_vec(&all()?).unwrap_or_default();
         let listing = Listing { json, _counted: Arc::clone(&self.0) };
         Ok(Outcome::All(Bytes::from_owner(listing)))
     }
@@ -313,7 +421,7 @@ fn apply(
         Operation::Total { name } => Ok(Outcome::Total(totals.total(name)?.unwrap_or(0))),
         Operation::All => match listing {
             Some(listing) => Ok(listing.clone()),
-            None => Ok(listing.insert(listings.list(totals)?).clone()),
+            None => Ok(listing.insert(listings.list(|| totals.all())?).clone()),
         },
     }
 }

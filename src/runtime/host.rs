@@ -38,6 +38,11 @@ pub fn sysctl(name: &str) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
 }
 
+/// The name of this host.
+pub fn name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// The release of the kernel, like `6.1.0-18-amd64`.
 pub fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()

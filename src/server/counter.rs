@@ -107,7 +107,8 @@ impl Parts {
     pub(super) fn start(self, run: &Run) -> Result<BundledCounter, ServerError> {
         let addresses = self.addresses();
         let metrics = Arc::<CounterMetrics>::default();
-        let committer = Committer::start(self.store, Arc::clone(&metrics), run.close_reporter())?;
+        let (fenced, closed) = (run.fence_reporter(), run.close_reporter());
+        let committer = Committer::start(self.store, Arc::clone(&metrics), fenced, closed)?;
         let orders = self.frontends.into_iter().map(|frontend| frontend.start(run, &committer));
         let orders = orders.collect::<Result<Vec<_>, _>>()?;
         let drivers = describe_drivers(run.wait_until_ready(Group::Counter, orders.len())?);

@@ -31,7 +31,7 @@ use self::{
     counter::{BundledCounter, Parts, remedies},
     reload::{Reloader, Running},
     routes::UnknownCounter,
-    run::{Group, Run, signal_name},
+    run::{End, Group, Run, signal_name},
     site::SiteWorkers,
     stats::Sources,
     summary::{Role, StartSummary},
@@ -122,6 +122,19 @@ pub enum Ended {
         /// The signal's number.
         signal: i32,
     },
+    /// Since another counter has taken over the shard of the bundled one.
+    Fenced,
+}
+
+impl Ended {
+    /// After `end`; `cut` is the second signal, if one came.
+    fn after(end: End, cut: Option<i32>) -> Self {
+        match (end, cut) {
+            (End::Fenced, _) => Self::Fenced,
+            (End::Signal(_), None) => Self::Drained,
+            (End::Signal(_), Some(signal)) => Self::Cut { signal },
+        }
+    }
 }
 
 /// Tries a start as far as possible while another server may run; notes about what would prevent one now.
@@ -191,10 +204,10 @@ pub fn serve(
         site.ping();
         bundled.iter().for_each(BundledCounter::ping);
     };
-    let signal = run.wait_for_end(workers, ping, || reloader.reload());
+    let cause = run.wait_for_end(workers, ping, || reloader.reload());
     let drain_timeout = reloader.drain_timeout();
     drop(reloader);
-    Ok(finish(&run, &site, bundled, access_log.as_ref(), drain_timeout, signal))
+    Ok(finish(&run, &site, bundled, access_log.as_ref(), drain_timeout, cause))
 }
 
 /// Lets visits under way end, for at most `drain_timeout`, and stops all workers.
@@ -204,12 +217,12 @@ fn finish(
     bundled: Option<BundledCounter>,
     access_log: Option<&AccessLog>,
     drain_timeout: Duration,
-    signal: i32,
+    cause: End,
 ) -> Ended {
     // Before the stop is announced: after that, the server must not be found ready.
     run.readiness.stops.store(true, Ordering::Release);
     run.readiness.serves.store(false, Ordering::Release);
-    stop(signal);
+    stop(cause);
     let end = Instant::now() + drain_timeout;
     site.drain();
     let mut cut = run.drain(Group::Site, site.count(), drain_timeout);
@@ -223,7 +236,7 @@ fn finish(
         cut = cut.or(signal);
     }
     tracing::info!("{}{}", last_line(Totals::of(site.metrics())), after_semicolon(tally));
-    cut.map_or(Ended::Drained, |signal| Ended::Cut { signal })
+    Ended::after(cause, cut)
 }
 
 /// Serves the counter alone until a signal ends it.
@@ -234,7 +247,7 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let run = Run::start(false)?;
     let drain_timeout = config.drain_timeout;
     let counter = Parts::alone(config)?.start(&run)?;
-    let tally = counter.tally();
+    let (tally, metrics) = (counter.tally(), counter.metrics());
     let summary = StartSummary {
         role: Role::Counter,
         addresses: vec![counter.address()],
@@ -249,11 +262,12 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
         tracing::info!("SIGHUP: a counter has nothing to read anew");
         String::from("a counter has nothing to read anew")
     };
-    stop(run.wait_for_end(counter.workers(), || counter.ping(), reload));
+    let cause = run.wait_for_end(counter.workers(), || counter.ping(), reload);
+    stop(cause);
     let end = Instant::now() + drain_timeout;
     let cut = counter.drain_and_close(&run, drain_timeout, end);
-    tracing::info!("stopped; {tally}");
-    Ok(cut.map_or(Ended::Drained, |signal| Ended::Cut { signal }))
+    tracing::info!("stopped; {tally}; {}", plural(metrics.commits.read(), "commit"));
+    Ok(Ended::after(cause, cut))
 }
 
 /// Asks each counter once and warns of those that probably do not register visits. It runs on its own thread, so that
@@ -278,8 +292,17 @@ fn check_counters(routes: &[RouteConfig]) {
 }
 
 /// Announces the stop.
-fn stop(signal: i32) {
-    tracing::info!("{}: no new connections; finishing what is under way", signal_name(signal));
+fn stop(cause: End) {
+    match cause {
+        End::Signal(signal) => {
+            let signal = signal_name(signal);
+            tracing::info!("{signal}: no new connections; finishing what is under way");
+        }
+        End::Fenced => tracing::error!(
+            "another counter has taken over the shard of this one, which ends: start each counter of a \
+             database with a --store-shard of its own"
+        ),
+    }
     manager::stopping();
 }
 

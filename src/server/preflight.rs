@@ -4,7 +4,7 @@
 use super::{ServerError, access_log};
 use crate::{
     config::Config,
-    counter::store::{self, OpenError},
+    counter::store,
     listener::{self, BindError, inherited},
     runtime::driver::{self, Choice},
     worker::WorkerError,
@@ -43,7 +43,10 @@ pub(super) fn try_start(config: &Config) -> Result<Vec<String>, ServerError> {
         judge(access_log::probe(&log.output).map_err(ServerError::AccessLog))?;
     }
     if let Some(kind) = &config.bundled {
-        judge(store::probe(kind, config.create).map_err(ServerError::Store))?;
+        let mut dangers = Vec::new();
+        let probed = store::probe(kind, config.create).map(|found| dangers = found);
+        judge(probed.map_err(ServerError::Store))?;
+        notes.extend(dangers.into_iter().map(|danger| format!("store: {danger}")));
     }
     Ok(notes)
 }
@@ -67,7 +70,7 @@ fn may_pass(error: &ServerError) -> bool {
                 | BindError::Bound { .. }
                 | BindError::NotHere { .. }
         ),
-        ServerError::Store(error) => matches!(error, OpenError::InUse(_)),
+        ServerError::Store(error) => error.passes(),
         _ => false,
     }
 }

@@ -38,8 +38,18 @@ enum Event {
     Report(Group, Report),
     /// Visits are not registered, or are registered again.
     Failures(Failures),
+    /// Another counter writes in place of the bundled one.
+    Fenced,
     /// The counter's store is closed.
     StoreClosed,
+}
+
+/// What ends a running server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Signal(i32),
+    /// Another counter has taken over the shard of the bundled one.
+    Fenced,
 }
 
 /// A group of workers.
@@ -135,6 +145,12 @@ impl Run {
         move |failures| events.send(Event::Failures(failures))
     }
 
+    /// For the report that another counter writes in place of the bundled one.
+    pub(super) fn fence_reporter(&self) -> impl FnOnce() + Send + 'static {
+        let events = self.sender.clone();
+        move || events.send(Event::Fenced)
+    }
+
     /// For the report that the counter's store is closed.
     pub(super) fn close_reporter(&self) -> impl FnOnce() + Send + 'static {
         let events = self.sender.clone();
@@ -170,14 +186,14 @@ impl Run {
         }
     }
 
-    /// Waits for the signal that ends the server. Calls `reload` at each SIGHUP, and `ping` when all `workers` are to
+    /// Waits for what ends the server. Calls `reload` at each SIGHUP, and `ping` when all `workers` are to
     /// report that they still work.
     pub(super) fn wait_for_end(
         &self,
         workers: usize,
         ping: impl Fn(),
         reload: impl Fn() -> String,
-    ) -> i32 {
+    ) -> End {
         let mut watchdog = Watchdog::new(workers);
         if self.reload_wanted.take() {
             manager::reloading(&reload);
@@ -198,7 +214,8 @@ impl Run {
                     self.take_reload();
                     manager::reloading(&reload);
                 }
-                Ok(Event::Signal(signal)) => return signal,
+                Ok(Event::Signal(signal)) => return End::Signal(signal),
+                Ok(Event::Fenced) => return End::Fenced,
                 Ok(Event::Report(_, Report::Pong)) => watchdog.answered(),
                 Ok(Event::Report(..) | Event::StoreClosed) => {}
                 Err(RecvTimeoutError::Timeout) => {
@@ -341,11 +358,11 @@ mod tests {
             reloads.set(reloads.get() + 1);
             String::new()
         };
-        assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
+        assert_eq!(run.wait_for_end(2, || {}, reload), End::Signal(SIGTERM));
         assert_eq!(reloads.get(), 1);
         // Not once more.
         run.sender.send(Event::Signal(SIGTERM));
-        assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
+        assert_eq!(run.wait_for_end(2, || {}, reload), End::Signal(SIGTERM));
         assert_eq!(reloads.get(), 1);
     }
 
@@ -364,7 +381,7 @@ mod tests {
             }
             String::new()
         };
-        assert_eq!(run.wait_for_end(2, || {}, reload), SIGTERM);
+        assert_eq!(run.wait_for_end(2, || {}, reload), End::Signal(SIGTERM));
         assert_eq!(reloads.get(), 2);
     }
 
@@ -376,7 +393,8 @@ mod tests {
         let (report, reported) = mpsc::channel();
         let report = Arc::new(move |outcomes| drop(report.send(outcomes)));
         let store = Box::new(Gated { begun, go_on });
-        let committer = Committer::start(store, Arc::default(), run.close_reporter()).unwrap();
+        let committer =
+            Committer::start(store, Arc::default(), || {}, run.close_reporter()).unwrap();
         committer.jobs().send(Job::Commit(vec![Operation::All], report)).unwrap();
         committing.recv().unwrap();
         committer.close();

@@ -9,6 +9,7 @@
 pub mod beside;
 mod books;
 mod client;
+pub mod postgres;
 mod stub;
 
 use std::{
@@ -65,6 +66,8 @@ pub struct Server {
     child: Child,
     pub address: SocketAddr,
     pub line: String,
+    /// The lines before it.
+    said: Vec<String>,
     lines: mpsc::Receiver<String>,
     /// Kept until the process is gone.
     _directory: tempfile::TempDir,
@@ -143,12 +146,18 @@ impl Server {
             }
         };
         let address = address_in(&line);
-        Self { child, address, line, lines, _directory: directory }
+        Self { child, address, line, said, lines, _directory: directory }
     }
 
     /// The address behind `words` in the start-up line.
     pub fn address_after(&self, words: &str) -> SocketAddr {
         address_in(self.line.split_once(words).expect(words).1)
+    }
+
+    /// It has said `words` before it was ready.
+    #[track_caller]
+    pub fn check_said(&self, words: &str) {
+        assert!(self.said.iter().any(|line| line.contains(words)), "{words}: {:?}", self.said);
     }
 
     pub fn id(&self) -> u32 {
