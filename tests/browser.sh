@@ -25,10 +25,10 @@ need strace strace
 built=target/browser
 mkdir -p "$built"
 cp tests/browser/*.mjs "$built/"
-if ! cmp -s tests/browser/package-lock.json "$built/package-lock.json" || ! [ -e "$built/node_modules/.package-lock.json" ]; then
-    cp tests/browser/package.json tests/browser/.npmrc "$built/"
+if ! cmp -s tests/browser/package-lock.json "$built/installed.json"; then
+    cp tests/browser/{package.json,package-lock.json,.npmrc} "$built/"
     (cd "$built" && npm ci --ignore-scripts)
-    cp tests/browser/package-lock.json "$built/"
+    cp tests/browser/package-lock.json "$built/installed.json"
 fi
 root=$PWD
 cd "$built"

@@ -18,7 +18,7 @@ use crate::{
 #[allow(missing_docs)]
 pub struct StoreArguments {
     /// Where the bundled counter keeps its totals: redb:PATH, a database that counters share like
-    /// postgres://USER@HOST/DATABASE, or memory for trials [default: redb:counter.redb in the data directory]
+    /// postgres://USER@HOST/DATABASE or etcd://HOST/PREFIX, or memory for trials [default: redb:counter.redb in the data directory]
     #[arg(long, env = "TALLYRING_STORE", hide_env_values = true, value_name = "STORE")]
     pub store: Option<store::Kind>,
     /// Name of this counter in the database, other than that of any other that runs; the same after a

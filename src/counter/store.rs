@@ -3,6 +3,8 @@
 //! A commit is all or nothing, and is durable before it is reported.
 
 mod disk;
+#[cfg(not(simulation))]
+mod etcd;
 #[cfg(test)]
 mod faults;
 mod file;
@@ -31,6 +33,7 @@ pub use self::transfer::{Restore, read, write};
 use self::{disk::Disk, redb_store::RedbStore};
 #[cfg(not(simulation))]
 use self::{
+    etcd::{ClusterUrl, Etcd},
     postgres::{DatabaseUrl, Postgres},
     sharded::{Retry, ShardedStore, Trouble},
 };
@@ -136,6 +139,14 @@ pub enum Kind {
         /// The name of the shard, which no other running counter has.
         shard: String,
     },
+    /// A shard of an etcd cluster.
+    #[cfg(not(simulation))]
+    Etcd {
+        /// The cluster.
+        url: ClusterUrl,
+        /// The name of the shard, which no other running counter has.
+        shard: String,
+    },
 }
 
 impl Kind {
@@ -144,7 +155,7 @@ impl Kind {
     pub fn set_shard(&mut self, name: String) {
         match self {
             Self::Redb(_) | Self::Memory => {}
-            Self::Postgres { shard, .. } => *shard = name,
+            Self::Postgres { shard, .. } | Self::Etcd { shard, .. } => *shard = name,
         }
     }
 
@@ -164,8 +175,14 @@ impl FromStr for Kind {
             Some(("postgres" | "postgresql", rest)) if rest.starts_with("//") => {
                 Ok(Self::Postgres { url: text.parse()?, shard: String::new() })
             }
+            #[cfg(not(simulation))]
+            Some(("etcd" | "etcds", rest)) if rest.starts_with("//") => {
+                Ok(Self::Etcd { url: text.parse()?, shard: String::new() })
+            }
             None if text == "memory" => Ok(Self::Memory),
-            _ => Err(String::from("it must be redb:PATH, postgres://HOST/DATABASE or memory")),
+            _ => Err(String::from(
+                "it must be redb:PATH, postgres://USER@HOST/DATABASE, etcd://HOST/PREFIX or memory",
+            )),
         }
     }
 }
@@ -177,6 +194,8 @@ impl fmt::Display for Kind {
             Self::Memory => f.write_str("memory"),
             #[cfg(not(simulation))]
             Self::Postgres { url, .. } => url.fmt(f),
+            #[cfg(not(simulation))]
+            Self::Etcd { url, .. } => url.fmt(f),
         }
     }
 }
@@ -292,6 +311,13 @@ pub fn probe(kind: &Kind, create: bool) -> Result<Vec<String>, OpenError> {
                 .and_then(|postgres| postgres.probe(Instant::now() + PROBE_TIMEOUT));
             probed.map_err(|trouble| database_error(url, &trouble))
         }
+        #[cfg(not(simulation))]
+        Kind::Etcd { url, shard } => {
+            let probed = Etcd::new(url, shard)
+                .map_err(|error| Trouble::Refused(error.to_string()))
+                .and_then(|mut etcd| etcd.probe(Instant::now() + PROBE_TIMEOUT));
+            probed.map(|()| Vec::new()).map_err(|trouble| database_error(url, &trouble))
+        }
     }
 }
 
@@ -300,7 +326,7 @@ pub fn probe(kind: &Kind, create: bool) -> Result<Vec<String>, OpenError> {
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(not(simulation))]
-fn database_error(url: &DatabaseUrl, trouble: &Trouble) -> OpenError {
+fn database_error(url: &impl fmt::Display, trouble: &Trouble) -> OpenError {
     let passes = !matches!(trouble, Trouble::Refused(_));
     OpenError::Database { store: url.to_string(), why: trouble.to_string(), passes }
 }
@@ -343,6 +369,13 @@ pub fn open(kind: &Kind, create: bool) -> Result<Box<dyn Store>, OpenError> {
             let opened = Postgres::new(url, shard)
                 .map_err(|error| Trouble::Refused(error.to_string()))
                 .and_then(|postgres| ShardedStore::open(postgres, Retry::default()));
+            Ok(Box::new(opened.map_err(|trouble| database_error(url, &trouble))?))
+        }
+        #[cfg(not(simulation))]
+        Kind::Etcd { url, shard } => {
+            let opened = Etcd::new(url, shard)
+                .map_err(|error| Trouble::Refused(error.to_string()))
+                .and_then(|etcd| ShardedStore::open(etcd, Retry::default()));
             Ok(Box::new(opened.map_err(|trouble| database_error(url, &trouble))?))
         }
     }
