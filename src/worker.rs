@@ -13,6 +13,7 @@ use std::{
 
 use core_affinity::CoreId;
 use futures_util::FutureExt;
+use ipnet::IpNet;
 use monoio::{net::TcpStream, task::JoinHandle};
 
 use crate::{
@@ -97,6 +98,8 @@ pub struct Plan<M, F> {
     pub metrics: Arc<WorkerMetrics>,
     /// What records the requests of its clients, if they are recorded.
     pub access_log: Option<Recorder>,
+    /// Who may begin a connection with a PROXY header; nobody in it is everybody.
+    pub trusted_proxies: Arc<[IpNet]>,
     /// The commands to it.
     pub orders: mailbox::Receiver<Command<M>>,
     /// Makes its service, on its thread.
@@ -164,7 +167,12 @@ where
             return Ok(());
         }
     };
-    let clients = ClientContext::new(plan.limits, Arc::clone(&plan.metrics), plan.access_log);
+    let clients = ClientContext::new(
+        plan.limits,
+        Arc::clone(&plan.metrics),
+        plan.access_log,
+        plan.trusted_proxies,
+    );
     let service = Rc::new((plan.make)());
     let tick = Rc::new(Cell::new(tick_for(&clients.limits(), plan.shortest_wait)));
     let alive = report.clone();
@@ -390,6 +398,7 @@ mod tests {
             shortest_wait: None,
             metrics: Arc::default(),
             access_log: None,
+            trusted_proxies: Arc::default(),
             orders: receiver,
             make: move || {
                 assert!(fault != "start", "on purpose");

@@ -104,6 +104,7 @@ impl Bundled {
             shortest_wait: Some(COMMIT_TIMEOUT),
             metrics: Arc::default(),
             access_log: None,
+            trusted_proxies: Arc::default(),
             orders: receiver,
             make: move || HttpFrontend::new(Box::new(submit), hosts),
         };

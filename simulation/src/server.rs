@@ -285,6 +285,7 @@ impl Server {
             shortest_wait: Some(shortest(&limits)),
             metrics: Arc::clone(&metrics),
             access_log: recorder,
+            trusted_proxies: Arc::default(),
             orders: receiver,
             make,
         };

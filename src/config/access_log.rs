@@ -42,7 +42,7 @@ pub struct AccessLogArguments {
     #[arg(long, env = "TALLYRING_ACCESS_LOG_SAMPLE", value_name = "PART", default_value = "1")]
     pub access_log_sample: Sample,
     /// Proxies, like 10.0.0.0/8, that are believed when they name the client in X-Forwarded-For; may be
-    /// repeated
+    /// repeated. With --proxy-protocol, connections of others are closed
     #[arg(long, env = "TALLYRING_TRUSTED_PROXY", value_name = "CIDR", value_delimiter = ',')]
     pub trusted_proxy: Vec<Network>,
 }
@@ -183,12 +183,12 @@ impl<'de> Deserialize<'de> for Networks {
     }
 }
 
-/// Settles the section about the access log.
+/// Settles the section about the access log and the proxies.
 pub(super) fn settle_access_log(
     pick: &mut Pick<'_>,
     arguments: &AccessLogArguments,
     file: &mut File,
-) -> Option<AccessLogConfig> {
+) -> (Option<AccessLogConfig>, Arc<[IpNet]>) {
     let output = file.access_log.take().map(|Text(output)| output);
     let given = arguments.access_log.clone().map_path(absolute);
     let AccessLog(output) = pick.shown("access-log", given, output);
@@ -199,7 +199,13 @@ pub(super) fn settle_access_log(
     let trusted = file.trusted_proxy.take().map(|Networks(networks)| networks);
     let trusted = pick.value("trusted-proxy", arguments.trusted_proxy.clone(), trusted, shown);
     let trusted: Arc<[IpNet]> = trusted.into_iter().map(|Network(network)| network).collect();
-    output.map(|output| AccessLogConfig { output, format, one_in: sample.0, trusted })
+    let config = output.map(|output| AccessLogConfig {
+        output,
+        format,
+        one_in: sample.0,
+        trusted: Arc::clone(&trusted),
+    });
+    (config, trusted)
 }
 
 fn shown(networks: &Vec<Network>) -> String {

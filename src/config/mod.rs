@@ -104,6 +104,8 @@ pub struct Config {
     pub log_level: log::LogLevel,
     /// The access log, if there is one.
     pub access_log: Option<AccessLogConfig>,
+    /// The proxies that are believed when they name a client; with the PROXY protocol, none is all.
+    pub trusted_proxies: Arc<[IpNet]>,
     /// All limits and time-outs.
     pub limits: Limits,
 }

@@ -120,7 +120,7 @@ impl Sources<'_, '_> {
         let admin = self.admin();
         let (log_format, log_level) = self.log();
         let Self { arguments, file, pick } = &mut self;
-        let access_log = settle_access_log(pick, &arguments.access_log, file);
+        let (access_log, trusted_proxies) = settle_access_log(pick, &arguments.access_log, file);
 
         let tables = mem::take(&mut self.file.route);
         let routes = settle_routes(tables, (&counter.urls, counter.spread), &pages.files)?;
@@ -167,6 +167,7 @@ impl Sources<'_, '_> {
             log_format,
             log_level,
             access_log,
+            trusted_proxies,
             limits,
         };
         Ok(Settled { config, settings: mem::take(&mut self.pick.settings), notes })

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use monoio::io::CancelHandle;
 
 use super::{
@@ -74,6 +75,8 @@ pub struct ClientContext {
     /// Nothing is said before this of connections without a PROXY header.
     tell_after: Cell<Moment>,
     access_log: Option<Rc<Recorder>>,
+    /// Who may begin a connection with a PROXY header; nobody in it is everybody.
+    trusted_proxies: Arc<[IpNet]>,
 }
 
 /// A connection's place in the table, for as long as it is open.
@@ -88,6 +91,7 @@ impl ClientContext {
         limits: ClientLimits,
         metrics: Arc<WorkerMetrics>,
         access_log: Option<Recorder>,
+        trusted_proxies: Arc<[IpNet]>,
     ) -> Rc<Self> {
         Rc::new(Self {
             table: ConnectionTable::new(&limits),
@@ -98,6 +102,7 @@ impl ClientContext {
             limits: Cell::new(limits),
             metrics,
             access_log: access_log.map(Rc::new),
+            trusted_proxies,
         })
     }
 
@@ -161,7 +166,13 @@ impl ClientContext {
         ClientHandle { context: Rc::clone(self), key: self.table.insert(socket, peer) }
     }
 
-    /// A connection did not begin with a PROXY header. It is logged now and then, since a proxy that sends none makes
+    /// Whether a PROXY header of `peer` is believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let trusted = &self.trusted_proxies;
+        trusted.is_empty() || trusted.iter().any(|network| network.contains(&peer))
+    }
+
+    /// A connection did not begin with a PROXY header that is believed. It is logged now and then, since a proxy that sends none makes
     /// all connections end in this way.
     pub fn refuse_proxy_header(&self, reason: &dyn std::fmt::Display) {
         self.metrics.refuse(BadRequest::ProxyHeader);

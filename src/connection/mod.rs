@@ -108,6 +108,12 @@ impl<S: Stream> Connection<S> {
     /// Receives what a proxy says of the connection before the first request. A connection that begins otherwise, or
     /// too late, is closed without an answer: HTTP is not spoken yet.
     async fn receive_proxy_header(&mut self) -> Result<(), End> {
+        let peer = self.client.peer();
+        if !self.client.context().trusts(peer) {
+            let reason = format!("{peer} is none of --trusted-proxy");
+            self.client.context().refuse_proxy_header(&reason);
+            return Err(End::Gone);
+        }
         self.client.arm_deadline(Phase::Head);
         loop {
             match proxy_protocol::parse(self.received.unread()) {

@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use http::StatusCode;
+use ipnet::IpNet;
 use monoio::{
     BufResult,
     buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut, Slice, SliceMut},
@@ -231,7 +232,7 @@ fn clients_with_timeout(timeout: Duration) -> Rc<ClientContext> {
         drain_idle_timeout: timeout,
         proxy_protocol: false,
     };
-    ClientContext::new(limits, Arc::default(), None)
+    ClientContext::new(limits, Arc::default(), None, Arc::default())
 }
 
 fn requests(paths: &[&str]) -> Vec<u8> {
@@ -769,6 +770,20 @@ fn a_connection_without_a_proxy_header_is_closed_without_an_answer() {
 }
 
 #[test]
+fn a_proxy_header_is_believed_of_trusted_proxies_only() {
+    let bytes = [PROXY_LINE, &requests(&["/1"])].concat();
+    // The peer is the last one of the network, or the first one behind it.
+    for (network, answers, refused) in [("127.0.0.1/32", 1, 0), ("127.0.0.2/31", 0, 1)] {
+        let trusted = Arc::from([network.parse::<IpNet>().unwrap()]);
+        let limits = ClientLimits { proxy_protocol: true, ..clients().limits() };
+        let clients = ClientContext::new(limits, Arc::default(), None, trusted);
+        let seen = String::from_utf8(receives(&clients, &[&bytes], None)).unwrap();
+        assert_eq!(seen.matches("HTTP/1.1 200 OK").count(), answers, "{network}: {seen}");
+        assert_eq!(clients.metrics().bad_requests().sum::<u64>(), refused, "{network}");
+    }
+}
+
+#[test]
 fn a_proxy_header_that_does_not_come_is_counted_and_closed() {
     let clients = clients_with_timeout(Duration::ZERO);
     clients.set_limits(ClientLimits { proxy_protocol: true, ..clients.limits() });
@@ -792,7 +807,8 @@ fn each_request_has_one_entry_in_the_access_log() {
         let rules =
             crate::access_log::Rules { one_in: std::num::NonZeroU32::MIN, trusted: Arc::new([]) };
         let recorder = crate::access_log::Recorder::new(rules, producer, Arc::default());
-        let clients = ClientContext::new(clients().limits(), Arc::default(), Some(recorder));
+        let (limits, log) = (clients().limits(), Some(recorder));
+        let clients = ClientContext::new(limits, Arc::default(), log, Arc::default());
         let requests = [requests(&["/9000", "/1", "/2"]), b"bad\r\n\r\n".to_vec()].concat();
         receives(&clients, &[&requests], fault);
         let mut seen = Vec::new();

@@ -163,6 +163,7 @@ impl Frontend {
             shortest_wait: Some(COMMIT_TIMEOUT),
             metrics: Arc::default(),
             access_log: None,
+            trusted_proxies: Arc::default(),
             orders: receiver,
             make: move || HttpFrontend::new(Box::new(submit), hosts),
         };

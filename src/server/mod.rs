@@ -335,6 +335,7 @@ impl AdminListener {
             shortest_wait: None,
             metrics: Arc::default(),
             access_log: None,
+            trusted_proxies: Arc::default(),
             orders: receiver,
             make: move || Admin::new(sources, registry, hosts),
         };

@@ -128,6 +128,7 @@ impl SiteWorkers {
                 shortest_wait: Some(config.limits.shortest_call_wait()),
                 metrics: counts,
                 access_log: recorder,
+                trusted_proxies: Arc::clone(&config.trusted_proxies),
                 orders: receiver,
                 make: move || parts.build(),
             };
