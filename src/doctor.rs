@@ -179,7 +179,11 @@ fn examine_store(sheet: &mut Sheet, store: &store::Kind, create: bool) {
                 sheet.short("store", &danger, "change the server's postgresql.conf");
             }
         }
-        Err(error) => sheet.short("store", &error.to_string(), "until then nothing starts here"),
+        Err(error) => sheet.short(
+            "store",
+            &error.to_string(),
+            "correct --store, or start what it names; nothing starts here until then",
+        ),
     }
 }
 

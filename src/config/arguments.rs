@@ -180,7 +180,7 @@ pub struct ServeArguments {
     pub create: bool,
     #[command(flatten)]
     pub file: ConfigFileArguments,
-    /// Address of the admin listener (/livez, /readyz, /metrics), or off
+    /// Address of the admin listener (a live page at /, /livez, /readyz, /metrics, /stats), or off
     #[arg(
         long,
         env = "TALLYRING_ADMIN",
@@ -212,7 +212,7 @@ pub struct CounterEndpointArguments {
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
     pub counter: Vec<CounterUrls>,
     /// Address of the bundled counter for other programs, or off: then only the server itself uses
-    /// it, and tallyring total reads its file
+    /// it, and tallyring total reads its file while it is stopped
     #[arg(
         long,
         env = "TALLYRING_COUNTER_LISTEN",

@@ -203,7 +203,8 @@ function judge() {
   if (silent.length) wrong.push(silent.length === 1 ? "Worker " + silent[0] + " does not answer." : "Workers " + silent.join(", ") + " do not answer.");
   for (const counter of failing) {
     const all = counter.failing === now.workers.length;
-    wrong.push("The counter " + counter.counter + " fails" + (all ? ": visitors get the sorry page." : " at some workers: their visitors get the sorry page."));
+    const where = now.counters.length > 1 ? "visits go to another counter of their route, if it has one." : (all ? "" : "their ") + "visitors get the sorry page.";
+    wrong.push("The counter " + counter.counter + " fails" + (all ? ": " : " at some workers: ") + where);
   }
   const erred = growth((sample) => sample.counts.erred, WINDOW_SECONDS) > 0, welcomed = growth((sample) => sample.counts.welcomed, WINDOW_SECONDS) > 0;
   if (erred || welcomed) lastEnd = erred ? "erred" : "welcomed";
