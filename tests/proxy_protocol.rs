@@ -139,4 +139,9 @@ fn it_is_told_by_the_commands_and_changed_by_a_reload() {
     server.signal(common::Signal::HUP);
     server.wait_for_line("proxy-protocol is false, was true");
     assert_eq!(server.visit(), WELCOME);
+    // Whom to trust needs a restart, so that until then nobody names clients.
+    std::fs::write(&path, "proxy-protocol = true\ntrusted-proxy = \"10.9.9.9\"\n").unwrap();
+    server.signal(common::Signal::HUP);
+    server.wait_for_line("proxy-protocol needs a restart");
+    assert_eq!(server.visit(), WELCOME);
 }

@@ -40,6 +40,17 @@ fn check_refused(arguments: &[&str], environment: &[(&str, &str)], code: i32, ex
 }
 
 #[test]
+fn servers_that_share_a_port_and_a_database_name_their_shards() {
+    let nobody = format!("postgres://me@{}/site", common::nobody());
+    let shared = ["--share-port", "--counter-listen", "off", "--store", &nobody];
+    let says = |more: &[&str]| refusal("check", &[&shared[..], more].concat(), &[]);
+    let (code, said) = says(&[]);
+    assert!(code == 2 && said.contains("name its shard"), "{code}: {said}");
+    let (_, said) = says(&["--store-shard", "a"]);
+    assert!(!said.contains("name its shard"), "{said}");
+}
+
+#[test]
 fn a_flag_says_what_it_got_and_what_it_takes() {
     for (flag, value, problem) in [
         ("--workers", "two", "it must be a number from 1 to 1024"),
@@ -467,7 +478,7 @@ fn too_few_open_files_are_refused_and_the_number_in_the_message_is_enough() {
 #[test]
 fn a_terminal_gets_a_few_lines_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();

@@ -48,13 +48,19 @@ pub fn renew(running: &Settled, read: Settled, known: impl Fn(&VisitsConfig) -> 
     let mut restarts = Vec::new();
     let mut changes = Vec::new();
     let mut settings = Vec::new();
+    // Until a restart the workers trust whom they trusted at the start, so that nobody else may name clients.
+    let trust_waits = running.config.trusted_proxies != read.trusted_proxies;
+    if trust_waits {
+        read.limits.clients.proxy_protocol = running.config.limits.clients.proxy_protocol;
+    }
     for setting in read_settings {
         let Some(old) = running.settings.iter().find(|old| old.name == setting.name) else {
             settings.push(setting);
             continue;
         };
         let (name, was, is) = (setting.name.as_str(), &old.value, &setting.value);
-        let needs_restart = NEED_RESTART.contains(&name);
+        let needs_restart =
+            NEED_RESTART.contains(&name) || (trust_waits && name == "proxy-protocol");
         if is != was && needs_restart && !follows(&setting) {
             restarts.push(format!("{name} needs a restart: {was} stays, {is} was read"));
         } else if is != was && !needs_restart && !is_of_routes(name) {
@@ -86,6 +92,7 @@ fn without_restart(running: &Config, read: Config) -> Config {
         admin: running.admin,
         log_format: running.log_format,
         access_log: running.access_log.clone(),
+        trusted_proxies: running.trusted_proxies.clone(),
         ..read
     }
 }

@@ -128,7 +128,8 @@ impl Sources<'_, '_> {
         let bundled = bundled.then(|| store.map_or_else(|| default_store(data_dir), Ok));
         let bundled = bundled.transpose()?;
         let counter_listen = counter.listen.filter(|_| bundled.is_some());
-        let bundled = self.name_shard(bundled, counter_listen.or(listen.first().copied()));
+        let shard_address = counter_listen.or(listen.first().copied().filter(|_| !share_port));
+        let bundled = self.name_shard(bundled, shard_address)?;
         // With sockets from the service manager, nothing listens on `listen`.
         let own = if inherited::are_expected() { &[][..] } else { &listen };
         check_addresses(own, share_port, admin.listen, counter_listen)?;
@@ -254,16 +255,21 @@ impl Sources<'_, '_> {
         &mut self,
         mut store: Option<store::Kind>,
         address: Option<SocketAddr>,
-    ) -> Option<store::Kind> {
+    ) -> Result<Option<store::Kind>, ConfigError> {
         let Self { arguments, file, pick } = self;
         // Told only where it matters.
         if let Some(store) = store.as_mut().filter(|store| store.is_shared()) {
-            let default = ShardName::of_port(address.map_or(0, |address| address.port()));
-            let name = arguments.store.store_shard.clone().unwrap_or(default);
             let in_file = file.store_shard.take().map(|Text(name)| name);
-            store.set_shard(pick.shown("store-shard", name, in_file).0);
+            let given = arguments.store.store_shard.clone();
+            if address.is_none() && given.is_none() && in_file.is_none() {
+                // The site's port is another server's too, which would have the same shard.
+                let problem = "with share-port and counter-listen off no port tells this server from others; name its shard";
+                return Err(invalid("store-shard", problem));
+            }
+            let default = ShardName::of_port(address.map_or(0, |address| address.port()));
+            store.set_shard(pick.shown("store-shard", given.unwrap_or(default), in_file).0);
         }
-        store
+        Ok(store)
     }
 
     fn admin(&mut self) -> AdminSettings {

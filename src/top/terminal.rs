@@ -122,8 +122,16 @@ impl Signals {
     /// When the system refuses it.
     pub fn register() -> io::Result<Self> {
         let last = Arc::<AtomicUsize>::default();
+        let again = Arc::<AtomicBool>::default();
         for signal in [SIGHUP, SIGINT, SIGTERM] {
             let number = signal.unsigned_abs() as usize;
+            // A second one ends it at once, also while it waits for a terminal that takes nothing (Ctrl-S).
+            signal_hook::flag::register_conditional_shutdown(
+                signal,
+                128 + signal,
+                Arc::clone(&again),
+            )?;
+            signal_hook::flag::register(signal, Arc::clone(&again))?;
             signal_hook::flag::register_usize(signal, Arc::clone(&last), number)?;
         }
         Ok(Self(last))

@@ -334,13 +334,17 @@ impl Pool {
     /// Event: time has passed. Calls whose deadlines have passed end, and with each its connection, since a late
     /// answer there would belong to no call. Connections that were idle for too long are closed.
     pub(super) fn expire(&mut self, now: Moment) {
-        while let Some((_, key)) = self.calls.pop_expired(now) {
+        while let Some((began, key)) = self.calls.pop_expired(now) {
             let call = CallId(key);
             match self.call_mut(call).state {
                 CallState::Assigned(connection) => self.cut(connection),
                 _ => self.remove_from_queue(call),
             }
-            self.end(call, Err(CallError::TimedOut), now);
+            match began {
+                Began::Here => self.end(call, Err(CallError::TimedOut), now),
+                // The other counter has taken a part of its time, so it says nothing about this one.
+                Began::Elsewhere => self.finish(call, Err(CallError::TimedOut)),
+            }
         }
         while let Some(&id) = self.idle.front()
             && let ConnectionState::Idle(since) = self.connection_mut(id).state
@@ -456,6 +460,16 @@ impl Pool {
 
     /// Ends a call that is not in the queue any more, and tells the breaker.
     fn end(&mut self, call: CallId, outcome: Result<u16, CallError>, now: Moment) {
+        self.finish(call, outcome);
+        let change = match outcome {
+            Ok(_) => self.breaker.succeeded(),
+            Err(_) => self.breaker.failed(now),
+        };
+        self.actions.extend(change.map(Action::Breaker));
+    }
+
+    /// Ends a call, whatever that says about the counter.
+    fn finish(&mut self, call: CallId, outcome: Result<u16, CallError>) {
         let entry = self.call_mut(call);
         entry.end(outcome);
         let (waker, abandoned) = (entry.waker.take(), entry.abandoned);
@@ -465,11 +479,6 @@ impl Pool {
         } else {
             self.calls.disarm(call.0);
         }
-        let change = match outcome {
-            Ok(_) => self.breaker.succeeded(),
-            Err(_) => self.breaker.failed(now),
-        };
-        self.actions.extend(change.map(Action::Breaker));
     }
 
     /// What a call sends.

@@ -20,7 +20,7 @@ use socket2::Socket;
 use super::{PATIENCE, Signal, reserve};
 
 /// Where the programs of the newest PostgreSQL are, or `None` where there is none: then `test` does not run, which is
-/// said, and is a failure where `TALLYRING_TEST_ENGINES` is `required`.
+/// said, and is a failure where `TEST_ENGINES` is `required`.
 pub fn programs(test: &str) -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let number = |path: &PathBuf| path.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
@@ -31,7 +31,7 @@ pub fn programs(test: &str) -> Option<PathBuf> {
         return Some(found);
     }
     let line = format!("NOT RUN: {test} needs PostgreSQL: apt-get install postgresql\n");
-    assert_ne!(env::var("TALLYRING_TEST_ENGINES").as_deref(), Ok("required"), "{line}");
+    assert_ne!(env::var("TEST_ENGINES").as_deref(), Ok("required"), "{line}");
     // Not by eprintln, whose text is shown for tests that fail only.
     io::stderr().write_all(line.as_bytes()).unwrap();
     None

@@ -23,7 +23,7 @@ use socket2::Socket;
 use crate::common::{PATIENCE, Signal, reserve, send_signal};
 
 /// Where etcd is, or `None` where there is none: then `test` does not run, which is said, and is a failure where
-/// `TALLYRING_TEST_ENGINES` is `required`.
+/// `TEST_ENGINES` is `required`.
 pub fn program(test: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path).map(|directory| directory.join("etcd"));
@@ -31,7 +31,7 @@ pub fn program(test: &str) -> Option<PathBuf> {
         return Some(found);
     }
     let line = format!("NOT RUN: {test} needs etcd: apt-get install etcd-server\n");
-    assert_ne!(env::var("TALLYRING_TEST_ENGINES").as_deref(), Ok("required"), "{line}");
+    assert_ne!(env::var("TEST_ENGINES").as_deref(), Ok("required"), "{line}");
     // Not by eprintln, whose text is shown for tests that fail only.
     io::stderr().write_all(line.as_bytes()).unwrap();
     None

@@ -372,7 +372,11 @@ impl<E: Engine> Store for ShardedStore<E> {
 
     fn beat(&mut self) -> Option<Duration> {
         match self.exchange(&Plan::default(), true, &mut Tries::new(self.retry, &self.hurry)) {
-            Ok(_) => self.works(),
+            Ok(_) => {
+                // It may have settled a commit whose answer was lost.
+                self.note_counted();
+                self.works();
+            }
             Err(NotCommitted(_, trouble)) => self.complain(&trouble),
         }
         Some(BEAT)

@@ -214,17 +214,21 @@ impl Model {
     }
 
     fn end(&mut self, call: usize, outcome: Result<u16, CallError>) {
+        self.finish(call, outcome);
+        let change = match outcome {
+            Ok(_) => self.breaker.succeeded(),
+            Err(_) => self.breaker.failed(self.now),
+        };
+        self.expected.extend(change.map(Done::Breaker));
+    }
+
+    fn finish(&mut self, call: usize, outcome: Result<u16, CallError>) {
         let call = &mut self.calls[call];
         call.state = if call.has_caller { State::Ended(outcome) } else { State::Forgotten };
         if call.has_caller {
             call.woken += 1;
             self.expected.push(Done::Woken);
         }
-        let change = match outcome {
-            Ok(_) => self.breaker.succeeded(),
-            Err(_) => self.breaker.failed(self.now),
-        };
-        self.expected.extend(change.map(Done::Breaker));
     }
 
     fn cut(&mut self, connection: usize) {
@@ -246,7 +250,10 @@ impl Model {
                 if let Some(connection) = self.connections.iter().position(carries) {
                     self.cut(connection);
                 }
-                self.end(call, Err(CallError::TimedOut));
+                match self.calls[call].from_elsewhere {
+                    true => self.finish(call, Err(CallError::TimedOut)),
+                    false => self.end(call, Err(CallError::TimedOut)),
+                }
             }
         }
         for connection in self.idle() {

@@ -575,6 +575,25 @@ fn a_call_from_another_counter_keeps_its_deadline() {
 }
 
 #[test]
+fn a_call_from_another_counter_that_ends_too_late_opens_no_breaker() {
+    let mut world = world(1, 30);
+    let since = world.now.before(CALL_TIMEOUT);
+    for _ in 0..20 {
+        let (call, content) = (CallBytes::default(), Content::Discarded);
+        let moved = world.pool.call_since(&call, content, since, world.now, Stamp::default());
+        world.after(Duration::ZERO);
+        assert_eq!(world.outcome(moved.unwrap()), Some(Err(CallError::TimedOut)));
+    }
+    assert_eq!(world.pool.standing(world.now), Standing::Open);
+    // Twenty that begin here do.
+    for _ in 0..20 {
+        world.call();
+    }
+    world.after(CALL_TIMEOUT);
+    assert_eq!(world.pool.standing(world.now), Standing::Failing);
+}
+
+#[test]
 fn it_is_told_whether_a_call_would_be_taken() {
     let mut world = world(1, 1);
     let told = |world: &World| (world.pool.standing(world.now), world.pool.calls_in_flight());
