@@ -99,9 +99,8 @@ fn an_unknown_flag_or_command_is_answered_with_the_nearest() {
     for (arguments, expected) in [
         (&["--lisen", "80"][..], "--lisen is no argument here; did you mean --listen?"),
         (
-            &["--store", "memory"],
-            "--store is no argument here; it is a flag of tallyring counter, tallyring total, \
-             tallyring backup or tallyring restore",
+            &["--force"],
+            "--force is no argument here; it is a flag of tallyring backup or tallyring restore",
         ),
         (&["--xyz"], "--xyz is no argument here; see tallyring --help"),
         (&["serv"], "serv is no command; did you mean serve?"),
