@@ -316,7 +316,7 @@ impl<E: Engine> ShardedStore<E> {
         match plan.lists_all {
             true => self.others = Values::new(sums),
             false => {
-                plan.names.iter().for_each(|name| self.others.set(name, sums.get(name).copied()))
+                plan.names.iter().for_each(|name| self.others.set(name, sums.get(name).copied()));
             }
         }
     }
