@@ -12,7 +12,7 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
-use tallyring_bench::{ask, load::Report};
+use tallyring_bench::load::Report;
 
 use crate::{
     arms::list,
@@ -195,13 +195,15 @@ impl Server {
     }
 }
 
-/// Reads the metrics each second, over one connection as Prometheus does; how many bytes that were.
+/// Reads the metrics each second; how many bytes that were.
 fn scrape(admin: SocketAddr, over: &AtomicBool) -> io::Result<u64> {
-    let stream = TcpStream::connect(admin)?;
     let mut read_bytes = 0;
     while !over.load(Ordering::Relaxed) {
         let began = Instant::now();
-        read_bytes += ask(&stream, "/metrics")?.len() as u64;
+        let mut stream = TcpStream::connect(admin)?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        read_bytes += stream.read_to_end(&mut Vec::new())? as u64;
         while began.elapsed() < SCRAPE_INTERVAL && !over.load(Ordering::Relaxed) {
             pause(READ_TIMEOUT);
         }
