@@ -29,7 +29,7 @@ pub(super) fn client_address<'a>(
 }
 
 /// Whether an address is one of a trusted proxy.
-pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|network| network.contains(&address))
 }
 

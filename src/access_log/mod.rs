@@ -18,5 +18,6 @@ mod record;
 pub use self::{
     entry::{Entries, Entry, Outcome, ring},
     format::Format,
+    forwarded::is_trusted,
     record::{Record, Recorder, Rules},
 };

@@ -199,13 +199,7 @@ pub(super) fn settle_access_log(
     let trusted = file.trusted_proxy.take().map(|Networks(networks)| networks);
     let trusted = pick.value("trusted-proxy", arguments.trusted_proxy.clone(), trusted, shown);
     let trusted: Arc<[IpNet]> = trusted.into_iter().map(|Network(network)| network).collect();
-    let config = output.map(|output| AccessLogConfig {
-        output,
-        format,
-        one_in: sample.0,
-        trusted: Arc::clone(&trusted),
-    });
-    (config, trusted)
+    (output.map(|output| AccessLogConfig { output, format, one_in: sample.0 }), trusted)
 }
 
 fn shown(networks: &Vec<Network>) -> String {

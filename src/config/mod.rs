@@ -119,8 +119,6 @@ pub struct AccessLogConfig {
     pub format: Format,
     /// One request in so many has a line.
     pub one_in: NonZeroU32,
-    /// The proxies that are believed when they name a client.
-    pub trusted: Arc<[IpNet]>,
 }
 
 /// Where the lines of the access log go.

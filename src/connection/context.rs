@@ -18,7 +18,7 @@ use super::{
     write_buffer::{PooledWriteBuffer, WriteBufferPool},
 };
 use crate::{
-    access_log::Recorder,
+    access_log::{Recorder, is_trusted},
     http::HeadLimits,
     metrics::{BadRequest, WorkerMetrics},
     proxy_protocol::HEADER_BYTES_MAX,
@@ -112,7 +112,8 @@ impl ClientContext {
     }
 
     /// Applies new limits, also to heads that are not whole and to waits that have begun, but not to a body that is
-    /// being read; a PROXY header, to connections that are accepted from now on. Clients beyond the new number stay until another client needs their place.
+    /// being read; a PROXY header, to connections that are accepted from now on. Clients beyond the new number stay
+    /// until another client needs their place.
     pub fn set_limits(&self, limits: ClientLimits) {
         self.limits.set(limits);
         self.read_buffers.set_large_bytes(limits.unread_bytes_max());
@@ -168,12 +169,11 @@ impl ClientContext {
 
     /// Whether a PROXY header of `peer` is believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
-        let trusted = &self.trusted_proxies;
-        trusted.is_empty() || trusted.iter().any(|network| network.contains(&peer))
+        self.trusted_proxies.is_empty() || is_trusted(peer, &self.trusted_proxies)
     }
 
-    /// A connection did not begin with a PROXY header that is believed. It is logged now and then, since a proxy that sends none makes
-    /// all connections end in this way.
+    /// A connection did not begin with a PROXY header that is believed. It is logged now and then, since a proxy that
+    /// sends none makes all connections end in this way.
     pub fn refuse_proxy_header(&self, reason: &dyn std::fmt::Display) {
         self.metrics.refuse(BadRequest::ProxyHeader);
         let now = clock::now();

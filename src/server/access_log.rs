@@ -21,6 +21,8 @@ use self::{
     output::{File, Lines, Progress},
     trouble::Trouble,
 };
+use ipnet::IpNet;
+
 use crate::{
     access_log::{self, Entries, Format, Recorder, Rules},
     config::AccessLogConfig,
@@ -70,12 +72,15 @@ impl Opened {
         Ok(Self { config: config.clone(), file, rings: Vec::new() })
     }
 
-    /// What the next worker records its requests with.
-    pub(super) fn recorder(&mut self, metrics: &Arc<WorkerMetrics>) -> Recorder {
+    /// What the next worker records its requests with, which believes these proxies.
+    pub(super) fn recorder(
+        &mut self,
+        metrics: &Arc<WorkerMetrics>,
+        trusted: &Arc<[IpNet]>,
+    ) -> Recorder {
         let (producer, entries) = access_log::ring(RING_BYTES);
         self.rings.push(Ring { entries, metrics: Arc::clone(metrics) });
-        let AccessLogConfig { one_in, trusted, .. } = &self.config;
-        let rules = Rules { one_in: *one_in, trusted: Arc::clone(trusted) };
+        let rules = Rules { one_in: self.config.one_in, trusted: Arc::clone(trusted) };
         Recorder::new(rules, producer, Arc::clone(metrics))
     }
 

@@ -109,7 +109,8 @@ impl SiteWorkers {
         for (number, ((&core, listeners), receiver)) in parts.enumerate() {
             let counts = Arc::<WorkerMetrics>::default();
             metrics.push(Arc::clone(&counts));
-            let recorder = access_log.as_mut().map(|log| log.recorder(&counts));
+            let recorder = access_log.as_mut();
+            let recorder = recorder.map(|log| log.recorder(&counts, &config.trusted_proxies));
             let parts = SiteParts {
                 addresses: addresses.clone(),
                 refreshers: refreshers.clone(),
