@@ -11,7 +11,7 @@ use super::{
     data_dir::absolute,
     file::File,
     pick::Pick,
-    scalar::{Scalar, Text, Word},
+    scalar::{Scalar, Scalars, Text, Word},
 };
 use crate::access_log::Format;
 
@@ -169,16 +169,7 @@ pub(super) struct Networks(Vec<Network>);
 
 impl<'de> Deserialize<'de> for Networks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Several(Vec<Scalar>),
-            One(Scalar),
-        }
-        let networks = match Form::deserialize(deserializer)? {
-            Form::Several(networks) => networks,
-            Form::One(network) => vec![network],
-        };
+        let networks = Vec::from(Scalars::deserialize(deserializer)?);
         networks.into_iter().map(Scalar::parse).collect::<Result<_, _>>().map(Self)
     }
 }

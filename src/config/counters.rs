@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 
-use super::scalar::Scalar;
+use super::scalar::{Scalar, Scalars};
 use crate::upstream::{Endpoint, EndpointError, Host, balance::CANDIDATES_MAX};
 
 /// What gets visits as a counter of its own, where a counter is given by name.
@@ -62,18 +62,12 @@ impl FromStr for CounterUrls {
 
 impl<'de> Deserialize<'de> for CounterUrls {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Several(Vec<Scalar>),
-            One(Scalar),
-        }
-        let urls: Vec<Scalar> = match Form::deserialize(deserializer)? {
-            Form::Several(urls) if urls.is_empty() => {
+        let urls: Vec<Scalar> = match Scalars::deserialize(deserializer)? {
+            Scalars::Several(urls) if urls.is_empty() => {
                 return Err(de::Error::custom("it must have at least one URL"));
             }
-            Form::Several(urls) => urls,
-            Form::One(url) => return url.parse(),
+            Scalars::Several(urls) => urls,
+            Scalars::One(url) => return url.parse(),
         };
         urls.into_iter().map(Scalar::parse).collect::<Result<_, _>>().map(Self)
     }

@@ -17,7 +17,7 @@ use super::{
     data_dir::ShardName,
     error::ConfigError,
     locations::Locations,
-    scalar::{Scalar, Text, Word, yes_or_no},
+    scalar::{Scalar, Scalars, Text, Word, yes_or_no},
     values::{Amount, CacheTime, Cores, HeadFields, PageStatus, Period, Positive, Size},
 };
 use crate::{
@@ -189,16 +189,7 @@ pub(super) struct Listen(Vec<SocketAddr>);
 
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Several(Vec<Scalar>),
-            One(Scalar),
-        }
-        let addresses = match Form::deserialize(deserializer)? {
-            Form::Several(addresses) => addresses,
-            Form::One(address) => vec![address],
-        };
+        let addresses = Vec::from(Scalars::deserialize(deserializer)?);
         let address = |value| match value {
             Scalar::Text(text) => listen_address(&text),
             Scalar::Number(port) => listen_address(&port.to_string()),

@@ -46,6 +46,23 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
+/// A value, or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Scalars {
+    Several(Vec<Scalar>),
+    One(Scalar),
+}
+
+impl From<Scalars> for Vec<Scalar> {
+    fn from(scalars: Scalars) -> Self {
+        match scalars {
+            Scalars::Several(scalars) => scalars,
+            Scalars::One(scalar) => vec![scalar],
+        }
+    }
+}
+
 struct Any;
 
 impl<'de> Visitor<'de> for Any {
