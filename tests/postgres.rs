@@ -16,7 +16,8 @@ use std::{
 
 use common::{
     Books, Client, SORRY, Server, Signal, WELCOME,
-    postgres::{Database, Proxy, Way, programs},
+    postgres::{Database, programs, url},
+    proxy::{Proxy, Way},
     run, serve,
 };
 
@@ -317,7 +318,7 @@ fn cut_at_each_byte(
     step: usize,
 ) -> usize {
     let proxy = Proxy::start(database.address);
-    let server = counter(&proxy.url(), shard);
+    let server = counter(&url(proxy.address), shard);
     let mut client = server.client();
     let path = format!("/counter/{shard}");
     let mut counted = 0;
@@ -416,9 +417,9 @@ fn what_cannot_work_is_refused_with_the_remedy() {
     let old = Proxy::start(address);
     let number = database.sql("SHOW server_version_num");
     old.replace(&number, "140012");
-    check_refused(&old.url(), "it is PostgreSQL 14.12, and 15 or newer is needed");
+    check_refused(&url(old.address), "it is PostgreSQL 14.12, and 15 or newer is needed");
     old.replace(&number, "090624");
-    check_refused(&old.url(), "it is PostgreSQL 9.6, and 15 or newer is needed");
+    check_refused(&url(old.address), "it is PostgreSQL 9.6, and 15 or newer is needed");
     // Tables of somebody who does not give them.
     drop(counter(&database.url(), "a"));
     check_refused(

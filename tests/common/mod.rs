@@ -10,6 +10,7 @@ pub mod beside;
 mod books;
 mod client;
 pub mod postgres;
+pub mod proxy;
 mod stub;
 
 use std::{
@@ -282,6 +283,14 @@ impl Drop for Running {
 /// An address at which nobody listens.
 pub fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Tells that a test does not run for lack of what it needs, which is a failure where `TEST_ENGINES` is `required`.
+pub fn tell_not_run(test: &str, needs: &str) {
+    let line = format!("NOT RUN: {test} needs {needs}\n");
+    assert_ne!(std::env::var("TEST_ENGINES").as_deref(), Ok("required"), "{line}");
+    // Not by eprintln, whose text is shown for tests that fail only.
+    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
 }
 
 /// A port that no other process gets from the kernel, but on which a process can listen that names it: the socket is

@@ -1,23 +1,19 @@
-//! A PostgreSQL that a test starts for itself, in a directory and on a port of its own, and a proxy before it.
+//! A PostgreSQL that a test starts for itself, in a directory and on a port of its own.
 
 use std::{
-    env, fs,
-    io::{self, BufRead, BufReader, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     thread,
 };
 
 use rustix::process::{Pid, geteuid, kill_process};
 use socket2::Socket;
 
-use super::{PATIENCE, Signal, reserve};
+use super::{PATIENCE, Signal, reserve, tell_not_run};
 
 /// Where the programs of the newest PostgreSQL are, or `None` where there is none: then `test` does not run, which is
 /// said, and is a failure where `TEST_ENGINES` is `required`.
@@ -30,10 +26,7 @@ pub fn programs(test: &str) -> Option<PathBuf> {
     if let Some(found) = found.max_by_key(number) {
         return Some(found);
     }
-    let line = format!("NOT RUN: {test} needs PostgreSQL: apt-get install postgresql\n");
-    assert_ne!(env::var("TEST_ENGINES").as_deref(), Ok("required"), "{line}");
-    // Not by eprintln, whose text is shown for tests that fail only.
-    io::stderr().write_all(line.as_bytes()).unwrap();
+    tell_not_run(test, "PostgreSQL: apt-get install postgresql");
     None
 }
 
@@ -188,8 +181,13 @@ impl Database {
     }
 
     pub fn url(&self) -> String {
-        format!("postgres://me@{}/site", self.address)
+        url(self.address)
     }
+}
+
+/// The database `site` that is reached at this address.
+pub fn url(address: SocketAddr) -> String {
+    format!("postgres://me@{address}/site")
 }
 
 impl Drop for Database {
@@ -208,107 +206,4 @@ fn signal(process: u32, signal: Signal) {
 fn children_of(process: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
     children.unwrap().split_ascii_whitespace().map(|child| child.parse().unwrap()).collect()
-}
-
-/// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    ToServer,
-    ToClient,
-}
-
-/// What a proxy does to the bytes of one way.
-#[derive(Debug, Default)]
-struct Line {
-    /// Bytes that still pass; after them the connection is cut. No limit while it is `None`.
-    left: Option<usize>,
-    /// Replaces bytes, as many by as many.
-    replace: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-/// A proxy before a database, which cuts connections at a byte.
-pub struct Proxy {
-    pub address: SocketAddr,
-    lines: Arc<[Mutex<Line>; 2]>,
-    cuts: Arc<AtomicUsize>,
-}
-
-impl Proxy {
-    pub fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let lines = Arc::<[Mutex<Line>; 2]>::default();
-        let cuts = Arc::<AtomicUsize>::default();
-        let (of_listener, cuts_of_listener) = (Arc::clone(&lines), Arc::clone(&cuts));
-        // It ends with the process.
-        thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(target) else { continue };
-                for stream in [&client, &server] {
-                    stream.set_nodelay(true).unwrap();
-                }
-                for way in [Way::ToServer, Way::ToClient] {
-                    let (from, to) = match way {
-                        Way::ToServer => (&client, &server),
-                        Way::ToClient => (&server, &client),
-                    };
-                    let ends = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let (lines, cuts) = (Arc::clone(&of_listener), Arc::clone(&cuts_of_listener));
-                    thread::spawn(move || pass(ends, &lines[way as usize], &cuts));
-                }
-            }
-        });
-        Self { address, lines, cuts }
-    }
-
-    /// Lets so many bytes pass one way, and then cuts that connection, and no other.
-    pub fn cut_after(&self, way: Way, bytes: usize) {
-        self.lines[way as usize].lock().unwrap().left = Some(bytes);
-    }
-
-    /// Cuts nothing; how many connections were cut since the last call.
-    pub fn pass_all(&self) -> usize {
-        self.lines.iter().for_each(|line| line.lock().unwrap().left = None);
-        self.cuts.swap(0, Ordering::SeqCst)
-    }
-
-    /// Replaces bytes of what the server says.
-    pub fn replace(&self, this: &str, by: &str) {
-        assert_eq!(this.len(), by.len());
-        let line = &self.lines[Way::ToClient as usize];
-        line.lock().unwrap().replace = Some((this.into(), by.into()));
-    }
-
-    pub fn url(&self) -> String {
-        format!("postgres://me@{}/site", self.address)
-    }
-}
-
-fn pass((mut from, mut to): (TcpStream, TcpStream), line: &Mutex<Line>, cuts: &AtomicUsize) {
-    let mut buffer = [0; 16 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        let mut line = line.lock().unwrap();
-        let mut bytes = buffer[..count].to_vec();
-        if let Some((this, by)) = &line.replace {
-            for place in 0..bytes.len().saturating_sub(this.len() - 1) {
-                if bytes[place..].starts_with(this) {
-                    bytes[place..place + this.len()].copy_from_slice(by);
-                }
-            }
-        }
-        let passes = line.left.map_or(count, |left| left.min(count));
-        line.left = line.left.map(|left| left - passes);
-        let cut = passes < count;
-        if cut {
-            line.left = None;
-            cuts.fetch_add(1, Ordering::SeqCst);
-        }
-        drop(line);
-        if to.write_all(&bytes[..passes]).is_err() || cut {
-            break;
-        }
-    }
-    for stream in [&from, &to] {
-        let _ = stream.shutdown(Shutdown::Both);
-    }
 }

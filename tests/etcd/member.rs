@@ -1,5 +1,4 @@
-//! Members of an etcd cluster that a test starts for itself, in directories and on ports of their own, and a proxy
-//! before one.
+//! Members of an etcd cluster that a test starts for itself, in directories and on ports of their own.
 
 use std::{
     collections::BTreeSet,
@@ -8,10 +7,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     thread,
     time::Instant,
 };
@@ -20,7 +16,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use socket2::Socket;
 
-use crate::common::{PATIENCE, Signal, reserve, send_signal};
+use crate::common::{PATIENCE, Signal, reserve, send_signal, tell_not_run};
 
 /// Where etcd is, or `None` where there is none: then `test` does not run, which is said, and is a failure where
 /// `TEST_ENGINES` is `required`.
@@ -30,10 +26,7 @@ pub fn program(test: &str) -> Option<PathBuf> {
     if let Some(found) = found.into_iter().find(|program| program.is_file()) {
         return Some(found);
     }
-    let line = format!("NOT RUN: {test} needs etcd: apt-get install etcd-server\n");
-    assert_ne!(env::var("TEST_ENGINES").as_deref(), Ok("required"), "{line}");
-    // Not by eprintln, whose text is shown for tests that fail only.
-    io::stderr().write_all(line.as_bytes()).unwrap();
+    tell_not_run(test, "etcd: apt-get install etcd-server");
     None
 }
 
@@ -247,102 +240,6 @@ impl Drop for Member {
 pub fn url(members: &[Member], prefix: &str) -> String {
     let hosts: Vec<_> = members.iter().map(|member| member.address.to_string()).collect();
     format!("etcd://{}{prefix}", hosts.join(","))
-}
-
-/// What a proxy does to the bytes of one way.
-#[derive(Debug, Default)]
-struct Limit {
-    /// Bytes that still pass; after them the connection is cut. No limit while it is `None`.
-    left: Option<usize>,
-    /// Bytes that have passed.
-    passed: usize,
-}
-
-/// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    ToServer,
-    ToClient,
-}
-
-/// A proxy, which cuts connections at a byte.
-pub struct Proxy {
-    pub address: SocketAddr,
-    limits: Arc<[Mutex<Limit>; 2]>,
-    cuts: Arc<AtomicUsize>,
-}
-
-impl Proxy {
-    pub fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let limits = Arc::<[Mutex<Limit>; 2]>::default();
-        let cuts = Arc::<AtomicUsize>::default();
-        let (of_listener, cuts_of_listener) = (Arc::clone(&limits), Arc::clone(&cuts));
-        // It ends with the process.
-        thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(target) else { continue };
-                for way in [Way::ToServer, Way::ToClient] {
-                    let (from, to) = match way {
-                        Way::ToServer => (&client, &server),
-                        Way::ToClient => (&server, &client),
-                    };
-                    let ends = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let (limits, cuts) = (Arc::clone(&of_listener), Arc::clone(&cuts_of_listener));
-                    thread::spawn(move || pass(ends, &limits[way as usize], &cuts));
-                }
-            }
-        });
-        Self { address, limits, cuts }
-    }
-
-    /// Lets so many bytes pass one way, and then cuts that connection, and no other.
-    pub fn cut_after(&self, way: Way, bytes: usize) {
-        self.limits[way as usize].lock().unwrap().left = Some(bytes);
-    }
-
-    /// Cuts nothing; how many connections were cut since the last call.
-    pub fn pass_all(&self) -> usize {
-        self.limits.iter().for_each(|limit| limit.lock().unwrap().left = None);
-        self.cuts.swap(0, Ordering::SeqCst)
-    }
-
-    /// Waits until a connection is cut.
-    pub fn wait_for_cut(&self) {
-        let began = Instant::now();
-        while self.cuts.load(Ordering::SeqCst) == 0 {
-            assert!(began.elapsed() < PATIENCE, "nothing is cut");
-            thread::yield_now();
-        }
-    }
-
-    /// How many bytes have passed.
-    pub fn passed(&self, way: Way) -> usize {
-        self.limits[way as usize].lock().unwrap().passed
-    }
-}
-
-fn pass((mut from, mut to): (TcpStream, TcpStream), limit: &Mutex<Limit>, cuts: &AtomicUsize) {
-    let mut buffer = [0; 16 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        let mut limit = limit.lock().unwrap();
-        let passes = limit.left.map_or(count, |left| left.min(count));
-        limit.left = limit.left.map(|left| left - passes);
-        limit.passed += passes;
-        let cut = passes < count;
-        if cut {
-            limit.left = None;
-            cuts.fetch_add(1, Ordering::SeqCst);
-        }
-        drop(limit);
-        if to.write_all(&buffer[..passes]).is_err() || cut {
-            break;
-        }
-    }
-    for stream in [&from, &to] {
-        let _ = stream.shutdown(Shutdown::Both);
-    }
 }
 
 /// What lies between members: connections to and from those that are cut off carry nothing.

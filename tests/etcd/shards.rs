@@ -4,10 +4,13 @@ use std::{sync::Arc, thread};
 
 use crate::{
     PREFIX,
-    common::Client,
+    common::{
+        Client,
+        proxy::{Proxy, Way},
+    },
     counter,
     load::{ADD, Load},
-    member::{Member, Proxy, Way, program, single, url},
+    member::{Member, program, single, url},
 };
 
 fn add(client: &mut Client) -> (u16, String) {

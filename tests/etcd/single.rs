@@ -10,10 +10,13 @@ use serde_json::json;
 
 use crate::{
     PREFIX,
-    common::Client,
+    common::{
+        Client,
+        proxy::{Proxy, Way},
+    },
     counter,
     load::{ADD, Load},
-    member::{Proxy, Way, program, single, url},
+    member::{program, single, url},
 };
 
 #[test]
