@@ -72,21 +72,15 @@ impl Counter {
         Self { upstream, call: Rc::new(call), watch: RefCell::new(Watch::new(url)) }
     }
 
-    /// Begins the call of a visit.
-    fn call(&self, visit: Visit, trace: Option<&TraceFields>) -> Result<Call<Visit>, NotBegun> {
-        let (request, content) = (self.request(trace), visit.content());
-        self.upstream.call(&request, content, visit)
-    }
-
-    /// Begins the call of a visit whose deadline is that of `since`.
-    fn call_since(
+    /// Begins the call of a visit. One that comes from another counter has the deadline of `since`, when it began there.
+    fn call(
         &self,
         visit: Visit,
         trace: Option<&TraceFields>,
-        since: Moment,
+        since: Option<Moment>,
     ) -> Result<Call<Visit>, NotBegun> {
         let (request, content) = (self.request(trace), visit.content());
-        self.upstream.call_since(&request, content, visit, since)
+        self.upstream.call(&request, content, since, visit)
     }
 
     /// What a call sends: the trace of its visit too, if it has one.
@@ -244,11 +238,11 @@ impl Registration {
     ) -> Result<Self, NotBegun> {
         let call = match &route.counters {
             Counters::One(counter) => {
-                counter.call(Visit::new(route, Places::default(), 0), trace)?
+                counter.call(Visit::new(route, Places::default(), 0), trace, None)?
             }
             Counters::Several(several) => several
                 .begin(Places::default(), |counter, tried, place| {
-                    counter.call(Visit::new(route, tried, place), trace)
+                    counter.call(Visit::new(route, tried, place), trace, None)
                 })?,
         };
         let visit = call.holder();
@@ -268,7 +262,7 @@ impl Registration {
         let since = clock::now().before(waited);
         let call = several.begin(*tried, |counter, tried, place| {
             let visit = Visit { began: began.clone(), ..Visit::new(route, tried, place) };
-            counter.call_since(visit, trace.as_ref(), since)
+            counter.call(visit, trace.as_ref(), Some(since))
         });
         let Ok(call) = call else { return false };
         route.counters.get(*place).note_moved(failure(CallError::NoConnection(error)));

@@ -187,7 +187,8 @@ impl Upstream {
     /// Begins a call, which sends `request`, on the connection used last, or on the
     /// next to be free or opened. `holder` leads to this upstream.
     ///
-    /// What becomes of the content of its answer is said by `content`.
+    /// What becomes of the content of its answer is said by `content`. A call that another counter could not be sent has
+    /// the deadline of `since`, when it began there.
     ///
     /// # Errors
     /// When too many wait already, or the counter fails.
@@ -195,31 +196,16 @@ impl Upstream {
         self: &Rc<Self>,
         request: &CallBytes,
         content: Content,
+        since: Option<Moment>,
         holder: H,
     ) -> Result<Call<H>, NotBegun> {
         debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
         self.note_time();
         let began = Stamp::new(self.last_event());
-        let id = self.tell(|pool| pool.call(request, content, clock::now(), began))?;
-        Ok(Call { holder, id })
-    }
-
-    /// Begins a call that another counter could not be sent, and whose deadline is that of `since`; else like
-    /// [`call`](Self::call).
-    ///
-    /// # Errors
-    /// When too many wait already, or the counter fails.
-    pub fn call_since<H: AsRef<Self>>(
-        self: &Rc<Self>,
-        request: &CallBytes,
-        content: Content,
-        holder: H,
-        since: Moment,
-    ) -> Result<Call<H>, NotBegun> {
-        debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
-        self.note_time();
-        let began = Stamp::new(self.last_event());
-        let id = self.tell(|pool| pool.call_since(request, content, since, clock::now(), began))?;
+        let id = self.tell(|pool| match since {
+            None => pool.call(request, content, clock::now(), began),
+            Some(since) => pool.call_since(request, content, since, clock::now(), began),
+        })?;
         Ok(Call { holder, id })
     }
 
