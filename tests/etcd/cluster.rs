@@ -66,7 +66,7 @@ fn a_leader_that_is_killed_loses_nothing() {
         let leader = cluster.leader();
         cluster.members[leader].kill();
         cluster.wait_for_others(leader);
-        load.check_back();
+        load.wait_until_back();
         cluster.members[leader].start();
         cluster.members[leader].wait_until_writable();
     }
@@ -83,7 +83,7 @@ fn a_member_that_is_stopped_is_left() {
         load.wait_for_more();
         cluster.members[place].signal(Signal::STOP);
         cluster.wait_for_others(place);
-        load.check_back();
+        load.wait_until_back();
         cluster.members[place].signal(Signal::CONT);
         cluster.members[place].wait_until_writable();
     }
@@ -102,7 +102,7 @@ fn a_member_that_is_cut_off_is_left() {
         let (_, member) = cluster.members[place].standing().unwrap();
         cluster.network.cut_off(member);
         cluster.wait_for_others(place);
-        load.check_back();
+        load.wait_until_back();
         cluster.network.join_again(member);
         cluster.members[place].wait_until_writable();
     }
@@ -124,7 +124,7 @@ fn without_a_majority_nothing_is_welcomed() {
     assert!(line.contains("the counter's store etcd://"), "{line}");
     cluster.members[0].start();
     cluster.members[2].wait_until_writable();
-    load.check_back();
+    load.wait_until_back();
     cluster.members[1].start();
     cluster.members[1].wait_until_writable();
     cluster.check(load);

@@ -62,14 +62,14 @@ fn a_member_that_is_killed_loses_nothing() {
         member.kill();
         member.start();
         member.wait_until_writable();
-        load.check_back();
+        load.wait_until_back();
     }
     // Away for longer than a commit is tried.
     member.kill();
     load.wait_for_failure();
     member.start();
     member.wait_until_writable();
-    load.check_back();
+    load.wait_until_back();
     load.stop().check(member.total(PREFIX));
 }
 
@@ -127,7 +127,7 @@ fn a_member_without_space_refuses_and_comes_back() {
     let alarm =
         json!({ "action": "DEACTIVATE", "memberID": number.to_string(), "alarm": "NOSPACE" });
     member.ask("/v3/maintenance/alarm", alarm);
-    load.check_back();
+    load.wait_until_back();
     server.wait_for_line("works again");
     let books = load.stop();
     assert!(books.failed > 0);

@@ -8,13 +8,14 @@
 
 mod explain;
 mod layout;
+mod members;
 mod session;
 mod take;
 mod tls;
 mod url;
 mod wire;
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -25,19 +26,14 @@ pub use self::url::ClusterUrl;
 use self::{
     explain::CallError,
     layout::{Layout, Row, epoch_text, fence_text, fence_value, nest, pieces},
-    session::{Deadlines, Session},
+    members::Members,
+    session::Session,
     wire::{Compare, Operation, Range, RangeAnswer, Transaction, TransactionAnswer},
 };
 use super::{
     TotalsByName,
     sharded::{Engine, Fence, Taken, Trouble, Wanted},
 };
-
-/// How long a call may take while members answer. A commit that comes late is refused, so it costs little to give one
-/// up too early; while none is answered, each next one may take half as long again.
-const PATIENCE_MIN: Duration = Duration::from_secs(1);
-/// Until etcd itself gives a call up, with its default times.
-const PATIENCE_MAX: Duration = Duration::from_secs(7);
 
 /// The most names whose sums are read with a commit; for more, all values are read.
 const NAMES_WANTED_MAX: usize = 500;
@@ -47,13 +43,10 @@ const PAGE: usize = 2_000;
 
 /// A shard in a cluster.
 pub(super) struct Etcd {
-    cluster: ClusterUrl,
     layout: Layout,
     runtime: Runtime,
     session: Option<Session>,
-    /// The member that is asked: a place in the URL.
-    member: usize,
-    patience: Duration,
+    members: Members,
 }
 
 /// Why something was not done.
@@ -89,9 +82,8 @@ impl Etcd {
     /// Connects to nothing yet.
     pub(super) fn new(cluster: &ClusterUrl, shard: &str) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (cluster, layout) = (cluster.clone(), Layout::new(&cluster.prefix, shard));
-        let (session, member, patience) = (None, 0, PATIENCE_MIN);
-        Ok(Self { cluster, layout, runtime, session, member, patience })
+        let (layout, members) = (Layout::new(&cluster.prefix, shard), Members::new(cluster));
+        Ok(Self { layout, runtime, session: None, members })
     }
 
     /// Checks all that a start needs, and changes nothing.
@@ -105,10 +97,9 @@ impl Etcd {
         until: std::time::Instant,
         act: impl AsyncFnOnce(&mut Session, &Layout) -> Result<T, Stopped>,
     ) -> Result<T, Trouble> {
-        let Self { cluster, layout, runtime, session, member, patience } = self;
-        let members = cluster.hosts.len();
+        let Self { layout, runtime, session, members } = self;
         runtime.block_on(async {
-            let deadlines = Deadlines { until: until.into(), patience: *patience };
+            let deadlines = members.deadlines(until);
             let mut open = match session.take() {
                 Some(open) if open.is_closed().await => {
                     return Err(Trouble::Disconnected(String::from(
@@ -116,13 +107,13 @@ impl Etcd {
                     )));
                 }
                 Some(open) => open,
-                None => connect(cluster, member, deadlines, patience).await?,
+                None => members.connect(deadlines).await?,
             };
             open.deadlines = deadlines;
             let began = Instant::now();
             match act(&mut open, layout).await {
                 Ok(done) => {
-                    *patience = PATIENCE_MIN;
+                    members.note_answer();
                     *session = Some(open);
                     Ok(done)
                 }
@@ -131,10 +122,7 @@ impl Etcd {
                     Err(trouble)
                 }
                 Err(Stopped { trouble, keeps_connection: false }) => {
-                    if began.elapsed() >= deadlines.patience {
-                        *patience = longer(*patience);
-                    }
-                    *member = (*member + 1) % members;
+                    members.leave(open.place, began.elapsed() >= deadlines.patience);
                     Err(trouble)
                 }
             }
@@ -142,43 +130,9 @@ impl Etcd {
     }
 }
 
-fn longer(patience: Duration) -> Duration {
-    PATIENCE_MAX.min(patience * 3 / 2)
-}
-
-/// Connects to the first member that can be used, from `member` on.
-async fn connect(
-    cluster: &ClusterUrl,
-    member: &mut usize,
-    deadlines: Deadlines,
-    patience: &mut Duration,
-) -> Result<Session, Trouble> {
-    let members = cluster.hosts.len();
-    let (mut whys, mut passes, mut is_silent) = (Vec::new(), false, false);
-    for place in (*member..members).chain(0..*member) {
-        let host = &cluster.hosts[place];
-        match Session::open(cluster, host, deadlines).await {
-            Ok(session) => {
-                *member = place;
-                return Ok(session);
-            }
-            Err(unusable) => {
-                whys.push(format!("{host}: {}", unusable.why));
-                passes |= unusable.passes;
-                is_silent |= unusable.is_silent;
-            }
-        }
-    }
-    if is_silent {
-        *patience = longer(*patience);
-    }
-    let why = whys.join("; ");
-    Err(if passes { Trouble::Disconnected(why) } else { Trouble::Refused(why) })
-}
-
 impl fmt::Display for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (shard {})", self.cluster, self.layout.shard())
+        write!(f, "{} (shard {})", self.members, self.layout.shard())
     }
 }
 

@@ -55,6 +55,8 @@ impl Deadlines {
 
 /// A connection.
 pub(super) struct Session {
+    /// The member's place in the URL.
+    pub(super) place: usize,
     sender: SendRequest<Full<Bytes>>,
     host: String,
     token: Option<HeaderValue>,
@@ -71,17 +73,27 @@ pub(super) struct Unusable {
     pub(super) why: String,
     /// Whether another try may help.
     pub(super) passes: bool,
+    /// Whether it answered, at least that it cannot help.
+    pub(super) answered: bool,
     /// Whether it did not answer in time.
     pub(super) is_silent: bool,
 }
 
 impl Unusable {
     fn passing(why: impl Into<String>) -> Self {
-        Self { why: why.into(), passes: true, is_silent: false }
+        Self { why: why.into(), passes: true, answered: false, is_silent: false }
+    }
+
+    pub(super) fn silent() -> Self {
+        Self { is_silent: true, ..Self::passing("it does not answer") }
+    }
+
+    fn answered(why: &str) -> Self {
+        Self { answered: true, ..Self::passing(why) }
     }
 
     fn lasting(why: impl Into<String>) -> Self {
-        Self { why: why.into(), passes: false, is_silent: false }
+        Self { why: why.into(), passes: false, answered: false, is_silent: false }
     }
 
     fn of_call(error: CallError) -> Self {
@@ -99,25 +111,27 @@ impl Unusable {
 }
 
 impl Session {
-    /// Connects to a member that has a leader, and signs in.
+    /// Connects to the member at a place of the URL, if it has a leader, and signs in.
     pub(super) async fn open(
         cluster: &ClusterUrl,
-        host: &Host,
+        place: usize,
         deadlines: Deadlines,
     ) -> Result<Self, Unusable> {
-        match timeout_at(deadlines.of_call(), Self::begin(cluster, host, deadlines)).await {
+        match timeout_at(deadlines.of_call(), Self::begin(cluster, place, deadlines)).await {
             Ok(opened) => opened,
-            Err(_) => Err(Unusable { is_silent: true, ..Unusable::passing("it does not answer") }),
+            Err(_) => Err(Unusable::silent()),
         }
     }
 
     async fn begin(
         cluster: &ClusterUrl,
-        host: &Host,
+        place: usize,
         deadlines: Deadlines,
     ) -> Result<Self, Unusable> {
+        let host = &cluster.hosts[place];
         let sender = connect(cluster, host).await?;
         let mut session = Self {
+            place,
             sender,
             host: host.to_string(),
             token: None,
@@ -136,10 +150,10 @@ impl Session {
         })?;
         explain_version(&status.version).map_err(Unusable::lasting)?;
         if status.is_learner {
-            return Err(Unusable::passing("it is a learner, which answers nothing yet"));
+            return Err(Unusable::answered("it is a learner, which answers nothing yet"));
         }
         if status.leader == 0 {
-            return Err(Unusable::passing(
+            return Err(Unusable::answered(
                 "it has no leader: more than half of the members must run",
             ));
         }
