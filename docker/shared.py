@@ -19,8 +19,10 @@ def check_compose(name, databases):
     sites = {key: value for key, value in services.items() if key.startswith("site-")}
     counters = {key: value for key, value in services.items() if key.startswith("counter-")}
     assert len(sites) == len(counters) == 2
-    asked = {site["command"][1] for site in sites.values()}
-    assert asked == {f"http://{name}:3001/counter" for name in counters}, asked
+    # Each site knows both.
+    both = [word for name in counters for word in ("--counter", f"http://{name}:3001/counter")]
+    for site in sites.values():
+        assert site["command"] == both and set(site["depends_on"]) == set(counters), site
     for name, counter in counters.items():
         environment = counter["environment"]
         # It answers to the name that the site gives it, and writes a shard of its own.
@@ -61,8 +63,10 @@ def check_kubernetes():
         assert budget["maxUnavailable"] < workload["replicas"]
         assert all(selector.items() <= labels.items() for selector in selectors)
         assert "livenessProbe" in container and "readinessProbe" in container
-    # The site asks a service that is there, and whose name the counters answer to.
-    host, port = of_url(site["template"]["spec"]["containers"][0]["args"][1])[0].split(":")
+    # The site asks a service that is there, and whose name the counters answer to, at each address that it has.
+    arguments = site["template"]["spec"]["containers"][0]["args"]
+    assert arguments[2:] == ["--counter-spread", "addresses"]
+    host, port = of_url(arguments[1])[0].split(":")
     container = counter["template"]["spec"]["containers"][0]
     assert {"name": "TALLYRING_COUNTER_HOSTS", "value": host} in container["env"]
     assert kinds["Service"][host]["ports"][0]["port"] == int(port)
