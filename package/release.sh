@@ -74,8 +74,14 @@ build() {
         failed "$1: there is no C compiler for it here"
         return 1
     fi
-    CARGO_ENCODED_RUSTFLAGS=$CARGO_ENCODED_RUSTFLAGS cargo build --quiet --locked --profile dist --target "$target" ||
-        { failed "$1: it cannot be built"; return 1; }
+    local lto=fat
+    # What no test runs is not optimized as a whole there, which takes minutes.
+    if [ "${RELEASE:-}" = trial ] && [ "$1" != "$(uname -m)" ]; then
+        lto=off
+        echo "a trial: without link-time optimization"
+    fi
+    CARGO_PROFILE_DIST_LTO=$lto CARGO_ENCODED_RUSTFLAGS=$CARGO_ENCODED_RUSTFLAGS \
+        cargo build --quiet --locked --profile dist --target "$target" || { failed "$1: it cannot be built"; return 1; }
 }
 
 # The archive: the program with what belongs to it, and no trace of when and by whom.
