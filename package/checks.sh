@@ -62,7 +62,7 @@ completes() {
         _tallyring tallyring \"\${COMP_WORDS[COMP_CWORD]}\" \"\${COMP_WORDS[COMP_CWORD - 1]}\"; echo \"\${COMPREPLY[*]}\""
 }
 expect "bash completes its commands" equal "$(completes 'tallyring doc')" doctor
-expect "and its flags" equal "$(completes 'tallyring counter --sto')" --store
+expect "and its flags" equal "$(completes 'tallyring counter --data')" --data-dir
 expect "its version says how it was built" holds "$(inside "tallyring --version")" "release for $target"
 
 step "an access log"
