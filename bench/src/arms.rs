@@ -9,7 +9,7 @@ use std::{
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use tallyring_bench::HEAVY_BYTES;
+use tallyring_bench::{HEAVY_BYTES, floor::Strategy};
 
 use crate::process::Process;
 
@@ -19,6 +19,10 @@ use crate::process::Process;
 pub enum Arm {
     /// A bare io_uring loop: the least that an exchange costs on this kernel
     Floor,
+    /// The same loop, which writes the calls of a turn at once and waits for no answer
+    FloorPipelined,
+    /// The same loop, which registers all visits that arrived during a call by the next one
+    FloorBatched,
     /// tallyring on io_uring
     Tallyring,
     /// tallyring on epoll
@@ -42,8 +46,10 @@ pub enum Arm {
 }
 
 /// All arms, in the order of the tables.
-pub const ALL: [Arm; 11] = [
+pub const ALL: [Arm; 13] = [
     Arm::Floor,
+    Arm::FloorPipelined,
+    Arm::FloorBatched,
     Arm::Tallyring,
     Arm::TallyringEpoll,
     Arm::MonoioHttp,
@@ -75,12 +81,17 @@ impl Arm {
 
     /// Whether it serves the heavy page.
     pub fn has_heavy_page(self) -> bool {
-        !matches!(self, Self::Floor | Self::Seed | Self::Haproxy | Self::Nginx)
+        !self.is_floor() && !matches!(self, Self::Seed | Self::Haproxy | Self::Nginx)
     }
 
     /// Whether it uses more than one core.
     pub fn scales(self) -> bool {
-        self != Self::Floor
+        !self.is_floor()
+    }
+
+    /// Whether it is a bare loop.
+    pub fn is_floor(self) -> bool {
+        matches!(self, Self::Floor | Self::FloorPipelined | Self::FloorBatched)
     }
 }
 
@@ -110,7 +121,9 @@ impl Setting<'_> {
         let own = |name: &str| self.programs.join(name);
         let fail = |error| io::Error::other(format!("{}: {error}", arm.name()));
         let started = match arm {
-            Arm::Floor => Process::start(cores, &own("floor"), &[site, self.counter.to_string()]),
+            Arm::Floor => self.floor(Strategy::Exchange),
+            Arm::FloorPipelined => self.floor(Strategy::Pipelined),
+            Arm::FloorBatched => self.floor(Strategy::Batched),
             Arm::Tallyring => self.tallyring("io_uring"),
             Arm::TallyringEpoll => self.tallyring("epoll"),
             Arm::MonoioHttp
@@ -133,6 +146,13 @@ impl Setting<'_> {
         let mut process = started.map_err(fail)?;
         process.wait_for(self.site).map_err(fail)?;
         Ok(process)
+    }
+
+    fn floor(&self, strategy: Strategy) -> io::Result<Process> {
+        let strategy = strategy.to_possible_value().map(|value| value.get_name().to_owned());
+        let arguments =
+            [self.site.to_string(), self.counter.to_string(), strategy.unwrap_or_default()];
+        Process::start(self.cores, &self.programs.join("floor"), &arguments)
     }
 
     fn tallyring(&self, driver: &str) -> io::Result<Process> {

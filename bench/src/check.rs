@@ -1,4 +1,4 @@
-//! Whether tallyring has become worse than in a recorded run, by more than the noise.
+//! Whether tallyring or a floor has become worse than in a recorded run, by more than the noise.
 
 use std::{
     fs, io,
@@ -16,6 +16,24 @@ use crate::{
 const RUNS: &str = "bench/runs";
 /// Median deviations by which two medians must differ.
 const DEVIATIONS: f64 = 3.0;
+/// The arms that are run for a check.
+pub const ARMS: [Arm; 6] = [
+    Arm::Floor,
+    Arm::FloorPipelined,
+    Arm::FloorBatched,
+    Arm::Tallyring,
+    Arm::TallyringEpoll,
+    Arm::AxumTuned,
+];
+/// The ratios that are checked.
+const PAIRS: [(Arm, Arm); 6] = [
+    (Arm::FloorPipelined, Arm::Floor),
+    (Arm::FloorBatched, Arm::Floor),
+    (Arm::Tallyring, Arm::Floor),
+    (Arm::Tallyring, Arm::AxumTuned),
+    (Arm::TallyringEpoll, Arm::Floor),
+    (Arm::TallyringEpoll, Arm::AxumTuned),
+];
 
 /// The record to compare with: the one in `directory`, or else the newest, of `machine` if it has one.
 ///
@@ -45,7 +63,8 @@ fn newest(runs: &Path, machine: &str) -> io::Result<PathBuf> {
     newest.ok_or_else(|| io::Error::other(format!("no recorded run in {}", runs.display())))
 }
 
-/// Compares the ratios of tallyring to floor and axum-tuned, each within one run of `compare`.
+/// Compares the ratios of tallyring to floor and axum-tuned, and of the other floors to floor, each within one run of
+/// `compare`. What one of the two records lacks is left out.
 ///
 /// # Errors
 /// When one has become worse.
@@ -55,22 +74,20 @@ pub fn check(now: &Record, then: &Record) -> io::Result<()> {
         say(&format!("Mind: that was recorded on another machine, {there}"))?;
     }
     let mut worse = now.failures.clone();
-    for arm in [Arm::Tallyring, Arm::TallyringEpoll] {
-        for to in [Arm::Floor, Arm::AxumTuned] {
-            let ratio = |record: &Record| record.ratio(MAIN, arm, to, Run::cpu_us);
-            let (Some(now), Some(then)) = (ratio(now), ratio(then)) else { continue };
-            let noise = DEVIATIONS * (now.deviation + then.deviation);
-            let line = format!(
-                "{} x {}: {:.3}, recorded {:.3}, noise {noise:.3}",
-                arm.name(),
-                to.name(),
-                now.median,
-                then.median
-            );
-            say(&line)?;
-            if now.median > then.median + noise {
-                worse.push(line);
-            }
+    for (arm, to) in PAIRS {
+        let ratio = |record: &Record| record.ratio(MAIN, arm, to, Run::cpu_us);
+        let (Some(now), Some(then)) = (ratio(now), ratio(then)) else { continue };
+        let noise = DEVIATIONS * (now.deviation + then.deviation);
+        let line = format!(
+            "{} x {}: {:.3}, recorded {:.3}, noise {noise:.3}",
+            arm.name(),
+            to.name(),
+            now.median,
+            then.median
+        );
+        say(&line)?;
+        if now.median > then.median + noise {
+            worse.push(line);
         }
     }
     match worse.is_empty() {
@@ -101,6 +118,13 @@ mod tests {
     }
 
     #[test]
+    fn each_ratio_is_of_arms_that_are_run() {
+        for (arm, to) in PAIRS {
+            assert!(ARMS.contains(&arm) && ARMS.contains(&to) && arm != to);
+        }
+    }
+
+    #[test]
     fn only_what_is_worse_beyond_noise_fails() {
         let then = record();
         assert!(check(&then, &then).is_ok());
@@ -111,19 +135,21 @@ mod tests {
         let error = check(&worse, &then).unwrap_err().to_string();
         assert!(error.contains("tallyring x floor: 1.320, recorded 1.100"), "{error}");
         assert!(check(&then, &worse).is_ok());
-        // An older record may lack the tuned arm.
-        let with_tuned = |cpu_us| {
+        // An older record may lack the tuned arm, or a floor.
+        let with = |arm, cpu_us| {
             let mut record = record();
-            record.arms.push(Arm::AxumTuned);
-            record.runs.extend(
-                [(0, 1.0), (1, 2.0)]
-                    .map(|(repeat, slow)| run(MAIN, Arm::AxumTuned, repeat, cpu_us * slow)),
-            );
+            record.arms.push(arm);
+            let runs = [(0, 1.0), (1, 2.0)];
+            record.runs.extend(runs.map(|(repeat, slow)| run(MAIN, arm, repeat, cpu_us * slow)));
             record
         };
-        assert!(check(&with_tuned(200.0), &then).is_ok());
-        let error = check(&with_tuned(50.0), &with_tuned(200.0)).unwrap_err().to_string();
+        assert!(check(&with(Arm::AxumTuned, 200.0), &then).is_ok());
+        let refused = |arm, now, then| check(&with(arm, now), &with(arm, then)).unwrap_err();
+        let error = refused(Arm::AxumTuned, 50.0, 200.0).to_string();
         assert!(error.contains("tallyring x axum-tuned"), "{error}");
+        assert!(check(&with(Arm::FloorBatched, 65.0), &then).is_ok());
+        let error = refused(Arm::FloorBatched, 100.0, 65.0).to_string();
+        assert!(error.contains("floor-batched x floor: 1.000, recorded 0.650"), "{error}");
         let mut failed = record();
         failed.failures.push(String::from("axum fell over"));
         assert!(check(&failed, &then).is_err());

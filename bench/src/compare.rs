@@ -47,8 +47,8 @@ pub struct CompareArguments {
     /// Draw the summary and the charts of a run again from its raw figures, and run nothing
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "check")]
     render: Option<PathBuf>,
-    /// Compare tallyring's ratios to floor and axum-tuned with those of a recorded run, and fail if they
-    /// have become worse by more than the noise
+    /// Compare tallyring's ratios to floor and axum-tuned, and those of the other floors to floor, with
+    /// those of a recorded run, and fail if they have become worse by more than the noise
     #[arg(long, value_name = "DIRECTORY")]
     #[allow(clippy::option_option)]
     check: Option<Option<PathBuf>>,
@@ -109,9 +109,7 @@ impl Bench {
         let load_cores = cores("--load-cores", &arguments.load_cores, &own[half..], &own)?;
         let mut scenes = chosen(Scene::all(server_cores.len()), arguments, is_check)?;
         let mut arms = match arguments.arms.as_slice() {
-            [] if is_check => {
-                vec![Arm::Floor, Arm::Tallyring, Arm::TallyringEpoll, Arm::AxumTuned]
-            }
+            [] if is_check => check::ARMS.to_vec(),
             [] => ALL.to_vec(),
             given => given.to_vec(),
         };
@@ -199,8 +197,8 @@ impl Bench {
                 self.idle,
                 arm.name()
             ))?;
-            // The floor has no buffers for each connection, only those of the ring.
-            if *arm != Arm::Floor {
+            // The floors have no buffers for each connection, only those of the ring.
+            if !arm.is_floor() {
                 record.idle.push(self.place.idle_memory(*arm, self.idle)?);
             }
             record.calls.extend(self.place.system_calls(*arm)?);

@@ -1,5 +1,5 @@
-//! What the benchmark's programs share: a bare io_uring loop, the visitors that load a server, and the sites of several
-//! arms.
+//! What the benchmark's programs share: a bare io_uring loop, the floors and the counter on it, the visitors that load a
+//! server, and the sites of several arms.
 //!
 //! The loop has multishot accept and receive, provided buffers and static answers, and parses nothing but the end of a
 //! head. It is not safe against any peer but those of this benchmark.
@@ -16,10 +16,14 @@ use bytes::Bytes;
 use procfs::process::Process;
 
 pub mod axum_site;
+mod by_descriptor;
+pub mod floor;
 pub mod hyper_site;
 pub mod load;
 pub mod per_core;
+mod requests;
 pub mod ring;
+pub mod stub;
 
 /// The answer of every arm to a visit, without the `Date` that a real server sends.
 pub const WELCOME: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 19\r\n\

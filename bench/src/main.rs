@@ -1,6 +1,7 @@
 //! Measures tallyring beside the usual way to write the same program.
 
 mod arms;
+mod balance;
 mod check;
 mod compare;
 mod greedy;
@@ -36,6 +37,8 @@ enum Command {
     Greedy(greedy::GreedyArguments),
     /// Measure what it costs a visit that somebody reads the metrics or has the live page open
     Watched(watched::WatchedArguments),
+    /// Simulate how evenly cores are busy: connections hashed to them, handed over, or stolen from
+    Balance(balance::BalanceArguments),
     /// Make many visits over changing connections, and check that the server ends as it began
     Soak(soak::SoakArguments),
     /// Measure how many visits counters count a second on each store, and what a visit costs there
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Greedy(arguments) => greedy::greedy(&arguments),
         Command::Watched(arguments) => watched::watched(&arguments),
+        Command::Balance(arguments) => balance::balance(&arguments),
         Command::Soak(arguments) => soak::soak(&arguments),
         Command::Stores(arguments) => stores::stores(&arguments),
     };

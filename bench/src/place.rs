@@ -139,6 +139,7 @@ impl Place {
                 + warmed.sounding_visits
                 + both(|report| report.visits + report.sounding_visits),
             counted: visitors::total(pair.counter_address)?,
+            calls: visitors::calls(pair.counter_address)?,
             usage,
             report,
             heavy,

@@ -35,6 +35,14 @@ pub struct Run {
     pub welcomed: u64,
     /// What the counter had counted.
     pub counted: u64,
+    /// The calls that the counter had got; 0 in older records.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub calls: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(figure: &u64) -> bool {
+    *figure == 0
 }
 
 impl Run {
@@ -236,6 +244,7 @@ pub mod tests {
             load_busy: 0.5,
             welcomed: 10,
             counted: 10,
+            calls: 10,
         }
     }
 

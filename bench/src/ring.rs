@@ -32,8 +32,10 @@ pub trait Program {
     fn deadline(&self) -> Option<Instant> {
         None
     }
-    /// The deadline may have passed. Called after each turn of the loop.
+    /// The deadline may have passed. Called once in each turn of the loop, before its completions.
     fn look(&mut self, _io: &mut Io) {}
+    /// All completions of this turn of the loop have been handled.
+    fn turn_ended(&mut self, _io: &mut Io) {}
     /// Whether the loop should end.
     fn is_done(&self) -> bool {
         false
@@ -65,10 +67,12 @@ impl Io {
         }
     }
 
-    /// Sends a static answer.
+    /// Sends static bytes, all of them: a part of a write would be a success that nobody hears of.
     pub fn send(&mut self, socket: RawFd, bytes: &'static [u8]) {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Send::new(types::Fd(socket), bytes.as_ptr(), length).build();
+        let entry = opcode::Send::new(types::Fd(socket), bytes.as_ptr(), length)
+            .flags(libc::MSG_WAITALL)
+            .build();
         // Only failures are heard of.
         self.push(Op::Send, socket, entry.flags(squeue::Flags::SKIP_SUCCESS));
     }
@@ -185,6 +189,7 @@ pub fn run(listener: Option<&TcpListener>, program: &mut impl Program) -> io::Re
                 _ => {}
             }
         }
+        program.turn_ended(&mut io);
     }
     Ok(())
 }

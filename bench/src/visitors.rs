@@ -78,6 +78,18 @@ pub fn report(visitors: Child) -> io::Result<Report> {
 /// # Errors
 /// When it does not answer.
 pub fn total(counter: SocketAddr) -> io::Result<u64> {
-    let total = ask(&TcpStream::connect(counter)?, "/counter")?;
-    total.trim().parse().map_err(|_| io::Error::other(format!("the counter says {total:?}")))
+    figure(counter, "/counter")
+}
+
+/// How many calls the counter stub has got.
+///
+/// # Errors
+/// When it does not answer.
+pub fn calls(counter: SocketAddr) -> io::Result<u64> {
+    figure(counter, "/calls")
+}
+
+fn figure(counter: SocketAddr, path: &str) -> io::Result<u64> {
+    let figure = ask(&TcpStream::connect(counter)?, path)?;
+    figure.trim().parse().map_err(|_| io::Error::other(format!("the counter says {figure:?}")))
 }

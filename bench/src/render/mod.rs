@@ -1,8 +1,8 @@
 //! The summary and the charts of a record, and the table of the benchmark's README. They are made from the record
 //! alone, so that they can be made again.
 
-mod axis;
-mod canvas;
+pub mod axis;
+pub mod canvas;
 mod charts;
 mod summary;
 

@@ -31,6 +31,7 @@ pub fn summary(record: &Record, charts: &[&str]) -> String {
     }
     text += &idle(record);
     text += &calls(record);
+    text += &visits_a_call(record);
     text
 }
 
@@ -155,6 +156,31 @@ fn calls(record: &Record) -> String {
     text
 }
 
+/// Where a call to the counter registers more than one visit.
+fn visits_a_call(record: &Record) -> String {
+    let mut rows = String::new();
+    for arm in &record.arms {
+        for scene in &record.scenes {
+            let runs = record.runs(&scene.name, *arm);
+            let visits = runs.into_iter().filter(|run| run.calls > 0);
+            let visits = visits.map(|run| run.counted as f64 / run.calls as f64);
+            let visits = Spread::of(visits.collect());
+            if visits.most > 1.0 {
+                let figures =
+                    format!("{:.1} ({:.1}–{:.1})", visits.median, visits.least, visits.most);
+                rows += &row([arm.name(), scene.name.clone(), figures]);
+            }
+        }
+    }
+    if rows.is_empty() {
+        return rows;
+    }
+    format!(
+        "\n## Visits that a call registers\n\nMore than one in:\n\n\
+         | arm | scene | visits a call |\n| --- | --- | --- |\n{rows}"
+    )
+}
+
 /// The main figures of each arm, aligned for a terminal.
 pub fn in_short(record: &Record) -> String {
     table(&main_figures(record))
@@ -242,6 +268,9 @@ mod tests {
         assert!(
             summary(&record, &[]).contains("- axum in closed-64, repeat 2: 10 answered, 9 counted")
         );
+        assert!(!summary(&record, &[]).contains("that a call registers"));
+        record.runs[0].calls = 4;
+        assert!(summary(&record, &[]).contains("| floor | closed-64 | 1.8 (1.0–2.5) |"));
         for run in &mut record.runs {
             run.load_busy = 0.99;
         }
