@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Group, Run, ServerError, describe_drivers, send_all};
+use super::{Group, Run, ServerError, describe_drivers, send_all, stats::BundledSource};
 use crate::{
     config::{Config, CounterConfig, internal_client_limits, reachable},
     connection::ClientLimits,
@@ -210,6 +210,15 @@ impl BundledCounter {
 
     pub(super) fn metrics(&self) -> Arc<CounterMetrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// What the admin listener tells of it.
+    pub(super) fn source(&self) -> BundledSource {
+        BundledSource {
+            metrics: self.metrics(),
+            store: self.kind.to_string(),
+            health: self.committer.health(),
+        }
     }
 
     /// What it has counted, read when it is displayed.

@@ -175,7 +175,7 @@ pub fn serve(
     let bundled = bundled.map(|parts| parts.start(&run)).transpose()?;
     let reloads = Arc::new(ReloadMetrics::started(clock::unix_seconds()));
     let admin = admin.map(|listeners| {
-        let counter = bundled.as_ref().map(BundledCounter::metrics);
+        let counter = bundled.as_ref().map(BundledCounter::source);
         let log = access_log.as_ref().map(AccessLog::metrics);
         let sources = Arc::new(site.sources(config, &run, counter, log));
         let registry = stats::registry(Arc::clone(&sources), &reloads);

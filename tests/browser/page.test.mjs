@@ -3,9 +3,10 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdir, readFile } from "node:fs/promises";
+import { readdir, readFile, rename } from "node:fs/promises";
 import http from "node:http";
 import net from "node:net";
+import path from "node:path";
 import { after, before } from "node:test";
 import { Visitors, counter, launch, listen, number, open, says, scenario, serve, until } from "./harness.mjs";
 
@@ -81,6 +82,23 @@ scenario("the counter's panel turns within two seconds when it is killed, and tu
   console.log(`turned after ${took.toFixed(1)} s, and back ${((await back) - restarted).toFixed(1)} s after the restart`);
   await panel.locator(".pill:text-is('works')").waitFor();
   await says(page, WELL);
+});
+
+scenario("a store that fails is named until it works again", async (test) => {
+  const server = await serve(test, ["--workers", "1"]);
+  const page = await open(test, browser, server.admin);
+  const file = path.join(server.directory, "counter.redb");
+  Visitors.start(test, server.site);
+  await says(page, WELL);
+  await rename(file, `${file}.away`);
+  await says(page, /^The store of the bundled counter fails: its visitors get the sorry page\.$/);
+  const panel = page.locator("#counters section");
+  await panel.locator(".pill:text-is('fails')").waitFor();
+  assert.match(await panel.locator("dt:text-is('store') + dd").textContent(), /^fails: .* was moved or deleted; put it back/);
+  await until(async () => (await number(page, "dt:text-is('commits that failed') + dd")) > 0, "commits that failed");
+  await rename(`${file}.away`, file);
+  await says(page, WELL);
+  assert.equal(await panel.locator("dt:text-is('store') + dd").textContent(), `redb:${file}`);
 });
 
 scenario("few visits that are not registered are told before the breaker opens", async (test) => {
