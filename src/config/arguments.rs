@@ -78,7 +78,8 @@ pub enum Command {
     /// Tell what this machine gives and lacks, with a remedy for each shortfall
     ///
     /// It reads the same settings as the server, and asks each counter once, by a GET, which registers no visit.
-    /// Exits with 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all.
+    /// Exits with 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all or when the settings
+    /// are wrong.
     Doctor(Box<ServeArguments>),
     /// Ask a running server whether it is ready
     ///

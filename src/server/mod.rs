@@ -39,7 +39,7 @@ use self::{
 use crate::{
     config::{Config, ConfigError, CounterConfig, RouteConfig, Settled, admin_client_limits},
     counter::store,
-    counter_check,
+    counter_check::{self, Asked},
     http::hosts::{HostList, Hosts},
     listener::{self, BindError, Listener, inherited::InheritError},
     metrics::{ReloadMetrics, Totals},
@@ -273,12 +273,10 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
 /// Asks each counter once and warns of those that probably do not register visits. It runs on its own thread, so that
 /// visits do not wait for it.
 fn check_counters(routes: &[RouteConfig]) {
-    let counters = counter_check::counters_of(routes);
+    let routes = routes.to_vec();
     let check = move || {
-        for asked in counters {
-            let counter = &asked.counter;
-            if let Err(problem) = counter_check::check(counter) {
-                let meanwhile = asked.meanwhile(&problem);
+        for Asked { counter, problem } in counter_check::check_all(&routes) {
+            if let Some((problem, meanwhile)) = problem {
                 tracing::warn!(
                     "the counter {counter} may not register visits: {problem}; {meanwhile} until it does"
                 );
