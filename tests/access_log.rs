@@ -209,6 +209,32 @@ fn trusted_proxies_name_the_client() {
 }
 
 #[test]
+fn fields_of_a_client_that_its_proxy_does_not_name_are_not_believed() {
+    let site = Site::start(&["--proxy-protocol", "--trusted-proxy", "127.0.0.1,10.0.0.0/8"]);
+    let binary = |command, family| [b"\r\n\r\n\0\r\nQUIT\n", &[command, family, 0, 0][..]].concat();
+    let line = |text: &str| format!("PROXY {text}\r\n").into_bytes();
+    let cases = [
+        // It is relayed for somebody: UNKNOWN, and a family without addresses.
+        (line("UNKNOWN"), "127.0.0.1"),
+        (binary(0x21, 0), "127.0.0.1"),
+        // The proxy itself asks (LOCAL), or names another proxy that is trusted.
+        (binary(0x20, 0), "203.0.113.9"),
+        (line("TCP4 10.0.0.1 10.0.0.2 1 2"), "203.0.113.9"),
+        // It names a client that is not.
+        (line("TCP4 192.0.2.1 10.0.0.2 1 2"), "192.0.2.1"),
+    ];
+    for (header, _) in &cases {
+        let mut client = site.server.client();
+        client.send(header);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n");
+        assert_eq!(client.response().status, 200);
+    }
+    let lines = site.lines();
+    let clients: Vec<_> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(clients, cases.map(|(_, expected)| expected));
+}
+
+#[test]
 fn one_of_several_requests_has_a_line() {
     let site = Site::start(&["--access-log-sample", "1/3"]);
     let mut client = site.server.client();
