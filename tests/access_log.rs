@@ -296,7 +296,7 @@ fn a_changed_log_needs_a_restart() {
     let line = server.wait_for_line("access-log needs a restart");
     assert!(line.contains("logs/access.log stays, off was read"), "{line}");
     server.wait_for_line("access-log-format needs a restart: json stays, combined was read");
-    server.wait_for_line("access-log-sample needs a restart: 1 stays, 1/2 was read");
+    server.wait_for_line("access-log-sample needs a restart: 100% stays, 50% was read");
     server.wait_for_line("no setting has changed");
     server.visit();
     server.stop();
@@ -428,7 +428,11 @@ fn no_place_for_a_log_is_refused_by_a_start_and_by_check() {
     let data = directory.path().join("data");
     for (path, problem, check) in [
         (directory.path(), "it is a directory; name a file in it", true),
-        (&none, "its directory does not exist", true),
+        (
+            &none,
+            "its directory does not exist; make it, or name another file by --access-log, or off",
+            true,
+        ),
         // A check would end its reader.
         (&fifo, "nobody reads this FIFO; start its reader first", false),
     ] {
@@ -453,14 +457,15 @@ fn settings_are_shown_and_judged() {
     for (name, value) in [
         ("access-log", "-"),
         ("access-log-format", "combined"),
-        ("access-log-sample", "1/100"),
+        ("access-log-sample", "1%"),
         ("trusted-proxy", "none"),
     ] {
         let is = |line: &str| line.split_whitespace().take(2).eq([name, value]);
         assert!(shown.lines().any(is), "no {name} of {value} in {shown}");
     }
     for (flag, value, problem) in [
-        ("--access-log-sample", "0.3", "it must be 1, or one in so many, like 1/100 or 0.01"),
+        ("--access-log-sample", "0.3", "it must be one in so many, like 1%, 0.01 or 1/100"),
+        ("--access-log-sample", "2", "it must be a share like 1%, 0.01 or 1/100"),
         ("--access-log-format", "apache", "combined"),
         ("--trusted-proxy", "10.0.0.0/33", "it must be a network or an address"),
     ] {

@@ -171,7 +171,7 @@ pub struct ServeArguments {
     /// begins with the visit
     #[arg(long, env = "TALLYRING_TRACE_CONTEXT", value_parser = yes_or_no)]
     pub trace_context: bool,
-    /// Share of the traces that begin with a visit which are marked to be recorded
+    /// Share of the traces that begin with a visit which are marked to be recorded, like 1%, 0.01 or 1/100
     #[arg(long, env = "TALLYRING_TRACE_SAMPLE", value_name = "SHARE", default_value = "1%")]
     pub trace_sample: Share,
     #[command(flatten)]
