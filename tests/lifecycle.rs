@@ -520,6 +520,21 @@ fn a_request_that_has_begun_before_the_signal_is_served() {
 }
 
 #[test]
+fn others_leave_the_bundled_counter_in_a_time_of_its_own() {
+    let mut server = serve(&["--counter-listen", "127.0.0.1:0"]);
+    let mut other = common::Client::connect(server.address_after("visits go to "));
+    assert_eq!(other.get("/counter").body, "0\n");
+    // Half a request, which ends never.
+    other.send("GET / HTTP/1.1\r\n");
+    server.signal(Signal::TERM);
+    let (status, lines) = server.wait();
+    assert_eq!(status.code(), Some(0), "{lines:?}");
+    let told = "others have not left the bundled counter in the time that they have after the last visit (2s); \
+                connections that are left are cut";
+    assert!(lines.iter().any(|line| line.ends_with(told)), "{lines:?}");
+}
+
+#[test]
 fn the_time_to_finish_is_bounded() {
     let (stub, _gate, arrived) = Stub::gated();
     let mut server = serve(&["--counter", &stub.url(), "--drain-timeout", "200ms"]);
@@ -531,6 +546,8 @@ fn the_time_to_finish_is_bounded() {
     assert_eq!(status.code(), Some(0), "{lines:?}");
     let last = lines.last().unwrap();
     assert!(last.contains("; 1 connection was closed unfinished"), "{lines:?}");
+    let told = "visits have not ended in the time of --drain-timeout (200ms); connections that are left are cut";
+    assert!(lines.iter().any(|line| line.ends_with(told)), "{lines:?}");
     // The counter has the call: the visit must be in a book.
     let books = Books { welcomed: 0, erred: 0, refused: 0, abandoned: 1 };
     assert_eq!(Books::read(last), books);

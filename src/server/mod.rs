@@ -225,7 +225,8 @@ fn finish(
     stop(cause);
     let end = Instant::now() + drain_timeout;
     site.drain();
-    let mut cut = run.drain(Group::Site, site.count(), drain_timeout);
+    let late = "visits have not ended in the time of --drain-timeout";
+    let mut cut = run.drain(Group::Site, site.count(), drain_timeout, late);
     // Visits that are still under way end here: an answer after the last line would not be in its counts.
     site.cut();
     run.wait_until_stopped(Group::Site, site.count());
@@ -265,7 +266,8 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let cause = run.wait_for_end(counter.workers(), || counter.ping(), reload);
     stop(cause);
     let end = Instant::now() + drain_timeout;
-    let cut = counter.drain_and_close(&run, drain_timeout, end);
+    let late = "calls have not ended in the time of --drain-timeout";
+    let cut = counter.drain_and_close(&run, drain_timeout, late, end);
     tracing::info!("stopped; {tally}; {}", plural(metrics.commits.read(), "commit"));
     Ok(Ended::after(cause, cut))
 }
