@@ -192,7 +192,7 @@ scenario("the keyboard is enough", async (test) => {
   const ill = later(source.last, 0);
   ill.workers[0].silent_seconds = 3;
   source.send(ill);
-  await says(page, /^Worker 0 does not answer\.$/);
+  await says(page, /^Worker 0 is silent\.$/);
   await page.keyboard.press("Space");
   assert.equal(await button.getAttribute("aria-pressed"), "false");
   assert.notEqual(await figure(), held);
@@ -227,5 +227,5 @@ scenario("a screen reader finds all of it by its role and name, and hears only w
     source.send(ill);
     await shown(page, ill);
   }
-  assert.deepEqual(await said(), ["All is well.", "Worker 0 does not answer."]);
+  assert.deepEqual(await said(), ["All is well.", "Worker 0 is silent."]);
 });

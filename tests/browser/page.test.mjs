@@ -167,7 +167,7 @@ scenario("a server that hangs is missed, and heard again when it goes on", async
   await says(page, WELL);
 });
 
-scenario("a worker that does not answer is named", async (test) => {
+scenario("a silent worker is named", async (test) => {
   const server = await serve(test, ["--workers", "2"]);
   const page = await open(test, browser, server.admin);
   await fetch(server.site);
@@ -182,10 +182,10 @@ scenario("a worker that does not answer is named", async (test) => {
   const strace = spawn("strace", ["-p", thread, "-o", "/dev/null", "-e", `trace=${waits}`, "-e", `inject=${waits}:delay_enter=600000000`]);
   const released = once(strace, "exit");
   test.after(() => strace.kill());
-  await says(page, /^Worker 1 does not answer\.$/);
+  await says(page, /^Worker 1 is silent\.$/);
   const panel = page.locator("#workers article:nth-child(2)");
   assert.match(await panel.getAttribute("class"), /\bbad\b/);
-  assert.match(await panel.locator(".rate").textContent(), /^no answer \d+ s$/);
+  assert.match(await panel.locator(".rate").textContent(), /^silent \d+ s$/);
   assert.doesNotMatch(await page.locator("#workers article:nth-child(1)").getAttribute("class"), /\bbad\b/);
   strace.kill();
   await released;

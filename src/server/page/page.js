@@ -180,7 +180,7 @@ function showWorker(worker, place, top) {
   entry.node.classList.toggle("bad", silent);
   entry.node.classList.toggle("busy", user + system >= BUSY);
   put(entry.title, newest().workers.length > MOST ? worker.worker + (worker.worker === worker.core ? "" : ", core " + worker.core) : "worker " + worker.worker + ", core " + worker.core);
-  put(entry.number, silent ? "no answer" : speed(rate(key)));
+  put(entry.number, silent ? "silent" : speed(rate(key)));
   put(entry.unit, silent ? worker.silent_seconds.toFixed(0) + " s" : newest().workers.length > MOST ? "/s" : "visits/s");
   draw(entry.chart, key, "visits", "a second", top);
   entry.user.setAttribute("width", Math.min(100, user * 100).toFixed(1));
@@ -207,7 +207,7 @@ function judge() {
   const now = newest(), wrong = [];
   const silent = now.workers.filter(isSilent).map((worker) => worker.worker), storeFailing = storeFails(now);
   const failing = now.counters.filter((counter) => counter.failing > 0 && !(counter.bundled && storeFailing));
-  if (silent.length) wrong.push(silent.length === 1 ? "Worker " + silent[0] + " does not answer." : "Workers " + silent.join(", ") + " do not answer.");
+  if (silent.length) wrong.push(silent.length === 1 ? "Worker " + silent[0] + " is silent." : "Workers " + silent.join(", ") + " are silent.");
   if (storeFailing) wrong.push("The store of the bundled counter fails: its visitors get the sorry page.");
   for (const counter of failing) {
     const all = counter.failing === now.workers.length;
