@@ -119,6 +119,7 @@ fn an_unknown_flag_or_command_is_answered_with_the_nearest() {
         ),
         // What follows a flag with a value is not meant for it.
         (&["serve", "--workers", "2", "yes"], "yes is no argument here; see tallyring --help"),
+        (&["--workers", "2", "yes"], "yes is no argument here; see tallyring --help"),
         (&["serv"], "serv is no command; did you mean serve?"),
         (&["fly"], "fly is no command; see tallyring --help"),
     ] {

@@ -19,7 +19,12 @@ pub fn explain(error: &clap::Error, command: &Command, arguments: &[OsString]) -
         ErrorKind::InvalidSubcommand => unknown_command(error),
         // Without a command, what follows a flag is taken for one.
         ErrorKind::ArgumentConflict => text(error, ContextKind::InvalidSubcommand)
-            .and_then(|name| after_switch(&name, command, arguments)),
+            .filter(|name| command.find_subcommand(name).is_none())
+            .map(|name| {
+                let after_switch = after_switch(&name, command, arguments);
+                after_switch
+                    .unwrap_or_else(|| format!("{name} is no argument here; see tallyring --help"))
+            }),
         _ => None,
     };
     line.unwrap_or_else(|| {
