@@ -166,8 +166,10 @@ function showCounter(counter, place) {
   row(entry, "reused", count(counter.reused));
   if (counter.bundled && now.bundled) {
     row(entry, "counted in all", count(now.bundled.counted));
-    row(entry, "commits that failed", count(now.bundled.commits_failed));
-    row(entry, "store", storeFails(now) ? "fails: " + now.bundled.store_problem : now.bundled.store, true);
+    // What is well needs no room.
+    if (now.bundled.commits_failed) row(entry, "commits that failed", count(now.bundled.commits_failed));
+    if (storeFails(now)) row(entry, "store", "fails: " + now.bundled.store_problem, true);
+    else if (entry.rows.has("store")) row(entry, "store", now.bundled.store, true);
   }
   row(entry, "addresses", counter.addresses.join(", ") || "none found", true);
 }
