@@ -218,7 +218,7 @@ fn a_missing_total_is_reported() {
 
 #[test]
 fn a_counter_that_does_not_answer_is_reported_with_the_setting_that_names_it() {
-    let nobody = common::nobody().to_string();
+    let nobody = nobody().to_string();
     let url = format!("http://{nobody}/counter");
     let refused = "it does not answer: Connection refused (os error 111)";
     check(&["total", "--counter", &url], 1, &format!("{refused}; --counter says where to ask\n"));
