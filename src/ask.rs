@@ -13,6 +13,11 @@ use crate::{
     upstream::{Endpoint, Host},
 };
 
+/// The longest text that is read as the reason for a status.
+const REASON_BYTES_MAX: u64 = 4096;
+/// So much of a line is shown.
+const LINE_CHARS_MAX: usize = 200;
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -54,6 +59,30 @@ pub fn status(target: &Endpoint, end: Instant) -> Result<u16, AskError> {
     Ok(Call::begin(target, end)?.head()?.status)
 }
 
+/// Asks once; the status, and if it is not 2xx, what a short text behind it says in its first line.
+///
+/// # Errors
+/// When there is no answer until `end`. Without its text it is one all the same.
+pub fn status_and_reason(
+    target: &Endpoint,
+    end: Instant,
+) -> Result<(u16, Option<String>), AskError> {
+    let mut call = Call::begin(target, end)?;
+    let head = call.head()?;
+    if matches!(head.status, 200..=299) {
+        return Ok((head.status, None));
+    }
+    let reason = call.content(&head, REASON_BYTES_MAX).ok();
+    let reason = reason.map(|content| first_line(&content)).filter(|reason| !reason.is_empty());
+    Ok((head.status, reason))
+}
+
+/// The first line of a content, for a message.
+pub fn first_line(content: &[u8]) -> String {
+    let text = String::from_utf8_lossy(content);
+    text.lines().next().unwrap_or_default().chars().take(LINE_CHARS_MAX).collect()
+}
+
 /// Asks once; the whole answer, with a content of at most `body_max` bytes.
 ///
 /// # Errors
@@ -61,14 +90,7 @@ pub fn status(target: &Endpoint, end: Instant) -> Result<u16, AskError> {
 pub fn get(target: &Endpoint, end: Instant, body_max: u64) -> Result<Answer, AskError> {
     let mut call = Call::begin(target, end)?;
     let head = call.head()?;
-    let length = head.body.content_length().filter(|length| *length <= body_max);
-    let length = length.ok_or(AskError::TooLarge(body_max))?;
-    let mut body = call.bytes.split_off(head.head_bytes);
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    while body.len() < length {
-        call.read_into(&mut body)?;
-    }
-    body.truncate(length);
+    let body = call.content(&head, body_max)?;
     Ok(Answer { status: head.status, body })
 }
 
@@ -110,6 +132,19 @@ impl Call {
             self.read_into(&mut bytes)?;
             self.bytes = bytes;
         }
+    }
+
+    /// Reads the content of the response with this head.
+    fn content(&mut self, head: &Response, bytes_max: u64) -> Result<Vec<u8>, AskError> {
+        let length = head.body.content_length().filter(|length| *length <= bytes_max);
+        let length = length.ok_or(AskError::TooLarge(bytes_max))?;
+        let mut body = self.bytes.split_off(head.head_bytes);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        while body.len() < length {
+            self.read_into(&mut body)?;
+        }
+        body.truncate(length);
+        Ok(body)
     }
 
     fn read_into(&mut self, bytes: &mut Vec<u8>) -> Result<(), AskError> {

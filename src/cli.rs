@@ -170,7 +170,8 @@ fn show_top(arguments: TopArguments, matches: &ArgMatches) -> ExitCode {
         })
     };
     shown.unwrap_or_else(|error| {
-        log::complain(&format!("cannot show {}: {error}", config.target));
+        let hint = if error.may_be_elsewhere() { "; --admin says where to ask" } else { "" };
+        log::complain(&format!("cannot show {}: {error}{hint}", config.target));
         ExitCode::from(EXIT_FAILED)
     })
 }

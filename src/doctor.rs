@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     config::{Config, ConfigError, Cores},
     counter::store,
-    counter_check::{self, Problem},
+    counter_check::{self, Asked, Problem},
     listener::BACKLOG,
     plural::plural,
     runtime::{
@@ -17,12 +17,15 @@ use crate::{
 /// The fewest open files for a public server.
 const OPEN_FILES_WANTED: u64 = 16_384;
 
+/// The server would not start: the code of wrong settings for the other commands, too.
+const EXIT_UNABLE: u8 = 2;
+
 /// What the doctor found.
 #[derive(Debug)]
 pub struct Report {
     /// A line for each check, and a remedy below each shortfall.
     pub text: String,
-    /// 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all.
+    /// 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all or not by these settings.
     pub exit_code: u8,
 }
 
@@ -52,7 +55,7 @@ pub fn examine(settings: Result<&Config, &ConfigError>) -> Report {
         }
         (_, Err(error)) => {
             sheet.short("driver", "none", &error.to_string());
-            2
+            EXIT_UNABLE
         }
     };
     examine_sysctls(&mut sheet);
@@ -65,7 +68,10 @@ pub fn examine(settings: Result<&Config, &ConfigError>) -> Report {
             }
             examine_counters(&mut sheet, config);
         }
-        Err(error) => sheet.short("settings", &error.to_string(), "see tallyring check"),
+        Err(error) => {
+            sheet.short("settings", &error.to_string(), "correct it: nothing starts until then");
+            return Report { text: sheet.text, exit_code: EXIT_UNABLE };
+        }
     }
     Report { text: sheet.text, exit_code }
 }
@@ -152,20 +158,16 @@ fn examine_counters(sheet: &mut Sheet, config: &Config) {
             examine_store(sheet, store, config.create);
         }
     }
-    for asked in counter_check::counters_of(&config.routes) {
-        let counter = &asked.counter;
-        let problem = match counter_check::check(counter) {
-            Ok(()) => {
-                sheet.good("counter", &format!("{counter} answers"));
-                continue;
-            }
-            Err(problem) => problem,
+    for Asked { counter, problem } in counter_check::check_all(&config.routes) {
+        let Some((problem, meanwhile)) = problem else {
+            sheet.good("counter", &format!("{counter} answers"));
+            continue;
         };
         let remedy = match problem {
             Problem::Silent(_) => "start it, or correct --counter",
             Problem::Status(_) => "it runs, but the path may be wrong: correct --counter",
         };
-        let remedy = format!("{remedy}; until then {}", asked.meanwhile(&problem));
+        let remedy = format!("{remedy}; until then {meanwhile}");
         sheet.short("counter", &format!("{counter}: {problem}"), &remedy);
     }
 }

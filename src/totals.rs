@@ -30,6 +30,18 @@ pub enum TotalsError {
     /// The counter at this URL does not answer.
     #[error("{0}: {1}")]
     Unanswered(String, AskError),
+    /// It does not, and there is no file in its place.
+    #[error("{target}: {error}; --{flag} says where to ask{}", or_export(.database))]
+    NotReached {
+        /// Its URL.
+        target: String,
+        /// Why there is no answer.
+        error: AskError,
+        /// The setting that gives the URL.
+        flag: &'static str,
+        /// The database that has its totals.
+        database: Option<String>,
+    },
     /// It answers with another status.
     #[error("{0}: it answers {1}, {2:?}")]
     Status(String, u16, String),
@@ -95,6 +107,12 @@ pub struct Lower {
     from: u64,
     to: u64,
     remedy: &'static str,
+}
+
+fn or_export(database: &Option<String>) -> String {
+    database.as_ref().map_or_else(String::new, |store| {
+        format!(", and tallyring counter export reads {store} without a counter")
+    })
 }
 
 fn nobody(asked: &Option<String>) -> String {
@@ -256,6 +274,10 @@ fn ask_or_read<T>(
         match ask(target, Instant::now() + config.timeout) {
             Err(TotalsError::Unanswered(_, error))
                 if error.is_refused() && config.file.is_some() => {}
+            Err(TotalsError::Unanswered(target, error)) => {
+                let (flag, database) = (config.flag, config.database.clone());
+                return Err(TotalsError::NotReached { target, error, flag, database });
+            }
             answer => return answer,
         }
     }
@@ -284,8 +306,7 @@ fn ask_with_retries(
             200 => return Ok(answer.body),
             503 if Instant::now() + RETRY_PAUSE < end => thread::sleep(RETRY_PAUSE),
             status => {
-                let said = String::from_utf8_lossy(&answer.body);
-                let said = said.lines().next().unwrap_or_default().chars().take(200).collect();
+                let said = ask::first_line(&answer.body);
                 return Err(TotalsError::Status(target.to_string(), status, said));
             }
         }
@@ -304,6 +325,12 @@ mod tests {
         of.iter().map(|(name, total)| ((*name).to_owned(), *total)).collect()
     }
 
+    fn of_file(file: PathBuf) -> AskConfig {
+        let (counter, more, database) = (None, Vec::new(), None);
+        let flag = "counter-listen";
+        AskConfig { counter, more, flag, file: Some(file), database, timeout: RETRY_PAUSE }
+    }
+
     /// Backs up a counter's file with `new` totals over a backup with `old` ones, with `--force`; the error, and what
     /// the backup holds afterwards.
     #[track_caller]
@@ -312,8 +339,7 @@ mod tests {
         let [file, backup] = ["counter.redb", "backup"].map(|name| directory.path().join(name));
         store::write(&file, &totals(new), false).unwrap();
         store::write(&backup, &totals(old), false).unwrap();
-        let config =
-            AskConfig { counter: None, more: Vec::new(), file: Some(file), timeout: RETRY_PAUSE };
+        let config = of_file(file);
         let error = back_up(&config, &backup, true).err().map(|error| error.to_string());
         match expected {
             None => assert_eq!(error, None),
@@ -344,8 +370,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let [file, text] = ["counter.redb", "text"].map(|name| directory.path().join(name));
         store::write(&file, &totals(&[("", 1)]), false).unwrap();
-        let config =
-            AskConfig { counter: None, more: Vec::new(), file: Some(file), timeout: RETRY_PAUSE };
+        let config = of_file(file);
         for content in ["", "some other text"] {
             std::fs::write(&text, content).unwrap();
             back_up(&config, &text, true).unwrap();

@@ -209,6 +209,32 @@ fn trusted_proxies_name_the_client() {
 }
 
 #[test]
+fn fields_of_a_client_that_its_proxy_does_not_name_are_not_believed() {
+    let site = Site::start(&["--proxy-protocol", "--trusted-proxy", "127.0.0.1,10.0.0.0/8"]);
+    let binary = |command, family| [b"\r\n\r\n\0\r\nQUIT\n", &[command, family, 0, 0][..]].concat();
+    let line = |text: &str| format!("PROXY {text}\r\n").into_bytes();
+    let cases = [
+        // It is relayed for somebody: UNKNOWN, and a family without addresses.
+        (line("UNKNOWN"), "127.0.0.1"),
+        (binary(0x21, 0), "127.0.0.1"),
+        // The proxy itself asks (LOCAL), or names another proxy that is trusted.
+        (binary(0x20, 0), "203.0.113.9"),
+        (line("TCP4 10.0.0.1 10.0.0.2 1 2"), "203.0.113.9"),
+        // It names a client that is not.
+        (line("TCP4 192.0.2.1 10.0.0.2 1 2"), "192.0.2.1"),
+    ];
+    for (header, _) in &cases {
+        let mut client = site.server.client();
+        client.send(header);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n");
+        assert_eq!(client.response().status, 200);
+    }
+    let lines = site.lines();
+    let clients: Vec<_> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(clients, cases.map(|(_, expected)| expected));
+}
+
+#[test]
 fn one_of_several_requests_has_a_line() {
     let site = Site::start(&["--access-log-sample", "1/3"]);
     let mut client = site.server.client();
@@ -270,7 +296,7 @@ fn a_changed_log_needs_a_restart() {
     let line = server.wait_for_line("access-log needs a restart");
     assert!(line.contains("logs/access.log stays, off was read"), "{line}");
     server.wait_for_line("access-log-format needs a restart: json stays, combined was read");
-    server.wait_for_line("access-log-sample needs a restart: 1 stays, 1/2 was read");
+    server.wait_for_line("access-log-sample needs a restart: 100% stays, 50% was read");
     server.wait_for_line("no setting has changed");
     server.visit();
     server.stop();
@@ -402,7 +428,11 @@ fn no_place_for_a_log_is_refused_by_a_start_and_by_check() {
     let data = directory.path().join("data");
     for (path, problem, check) in [
         (directory.path(), "it is a directory; name a file in it", true),
-        (&none, "its directory does not exist", true),
+        (
+            &none,
+            "its directory does not exist; make it, or name another file by --access-log, or off",
+            true,
+        ),
         // A check would end its reader.
         (&fifo, "nobody reads this FIFO; start its reader first", false),
     ] {
@@ -427,14 +457,15 @@ fn settings_are_shown_and_judged() {
     for (name, value) in [
         ("access-log", "-"),
         ("access-log-format", "combined"),
-        ("access-log-sample", "1/100"),
+        ("access-log-sample", "1%"),
         ("trusted-proxy", "none"),
     ] {
         let is = |line: &str| line.split_whitespace().take(2).eq([name, value]);
         assert!(shown.lines().any(is), "no {name} of {value} in {shown}");
     }
     for (flag, value, problem) in [
-        ("--access-log-sample", "0.3", "it must be 1, or one in so many, like 1/100 or 0.01"),
+        ("--access-log-sample", "0.3", "it must be one in so many, like 1%, 0.01 or 1/100"),
+        ("--access-log-sample", "2", "it must be a share like 1%, 0.01 or 1/100"),
         ("--access-log-format", "apache", "combined"),
         ("--trusted-proxy", "10.0.0.0/33", "it must be a network or an address"),
     ] {

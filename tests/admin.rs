@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::mpsc,
@@ -237,6 +238,36 @@ fn the_figures_tell_of_a_bundled_counter_and_of_the_drain() {
     client.send("Host: a\r\n\r\n");
     assert_eq!(client.response().body, WELCOME);
     assert_eq!(server.wait().0.code(), Some(0));
+}
+
+#[test]
+fn a_store_that_fails_is_told_until_it_works_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let [file, away] = ["counter.redb", "away"].map(|name| directory.path().join(name));
+    let flags = [&["serve", "--data-dir", data][..], &ADMIN].concat();
+    let server = Server::start(&flags, &[]);
+    let (mut admin, mut client) = (server.admin(), server.client());
+    assert_eq!(client.get("/").body, WELCOME);
+    let told = |admin: &mut Client| {
+        let rows = ["tallyring_store_failing", "tallyring_commits_failed_total"];
+        rows.map(|row| admin.metric(row))
+    };
+    assert_eq!(told(&mut admin), [0, 0]);
+    let all = stats(&mut admin);
+    check(&all, "/bundled/store", format!("redb:{}", file.display()));
+    check(&all, "/bundled/store_problem", Value::Null);
+    fs::rename(&file, &away).unwrap();
+    assert_eq!(client.get("/").body, SORRY);
+    assert_eq!(told(&mut admin), [1, 1]);
+    let all = stats(&mut admin);
+    let problem = all.pointer("/bundled/store_problem").and_then(Value::as_str).unwrap();
+    assert!(problem.contains("was moved or deleted; put it back"), "{problem}");
+    check(&all, "/bundled/commits_failed", 1);
+    fs::rename(&away, &file).unwrap();
+    assert_eq!(client.get("/").body, WELCOME);
+    assert_eq!(told(&mut admin), [0, 1]);
+    check(&stats(&mut admin), "/bundled/store_problem", Value::Null);
 }
 
 #[test]

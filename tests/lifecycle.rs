@@ -520,6 +520,21 @@ fn a_request_that_has_begun_before_the_signal_is_served() {
 }
 
 #[test]
+fn others_leave_the_bundled_counter_in_a_time_of_its_own() {
+    let mut server = serve(&["--counter-listen", "127.0.0.1:0"]);
+    let mut other = common::Client::connect(server.address_after("visits go to "));
+    assert_eq!(other.get("/counter").body, "0\n");
+    // Half a request, which ends never.
+    other.send("GET / HTTP/1.1\r\n");
+    server.signal(Signal::TERM);
+    let (status, lines) = server.wait();
+    assert_eq!(status.code(), Some(0), "{lines:?}");
+    let told = "others have not left the bundled counter in the time that they have after the last visit (2s); \
+                connections that are left are cut";
+    assert!(lines.iter().any(|line| line.ends_with(told)), "{lines:?}");
+}
+
+#[test]
 fn the_time_to_finish_is_bounded() {
     let (stub, _gate, arrived) = Stub::gated();
     let mut server = serve(&["--counter", &stub.url(), "--drain-timeout", "200ms"]);
@@ -531,6 +546,8 @@ fn the_time_to_finish_is_bounded() {
     assert_eq!(status.code(), Some(0), "{lines:?}");
     let last = lines.last().unwrap();
     assert!(last.contains("; 1 connection was closed unfinished"), "{lines:?}");
+    let told = "visits have not ended in the time of --drain-timeout (200ms); connections that are left are cut";
+    assert!(lines.iter().any(|line| line.ends_with(told)), "{lines:?}");
     // The counter has the call: the visit must be in a book.
     let books = Books { welcomed: 0, erred: 0, refused: 0, abandoned: 1 };
     assert_eq!(Books::read(last), books);
@@ -676,6 +693,47 @@ fn counters_are_asked_once_at_the_start_and_by_the_doctor() {
             assert!(line.contains("WARN") && line.contains(problem), "{line}");
         }
     }
+}
+
+/// What the doctor says of what happens meanwhile, for each of these counters.
+#[track_caller]
+fn check_meanwhile(counters: &[&str], expected: &[&str]) {
+    let flags: Vec<_> = counters.iter().flat_map(|url| ["--counter", url]).collect();
+    let (_, out, error) = run(&[&["doctor"], &flags[..]].concat());
+    let said = out.lines().skip_while(|line| !line.contains(" counter  "));
+    let said: Vec<_> = said.filter_map(|line| line.split_once("; until then ")).collect();
+    let said: Vec<_> = said.into_iter().map(|(_, meanwhile)| meanwhile).collect();
+    assert_eq!(said, expected, "{out}{error}");
+}
+
+#[test]
+fn the_doctor_says_that_others_get_the_visits_only_where_one_of_them_works() {
+    let works = Stub::answering(COUNTED);
+    let wrong = Stub::answering("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n");
+    let urls = [nobody(), nobody()].map(|dead| format!("http://{dead}/counter"));
+    let [one, other] = urls.each_ref().map(String::as_str);
+    let (works, wrong) = (works.url(), wrong.url());
+    let sorry = "visitors get the sorry page";
+    check_meanwhile(&[one], &[sorry]);
+    check_meanwhile(&[one, other], &[sorry, sorry]);
+    check_meanwhile(&[one, &wrong], &[sorry, sorry]);
+    let others = "other counters get its visits";
+    check_meanwhile(&[one, other, &works], &[others, others]);
+    check_meanwhile(&[one, &wrong, &works], &[others, "some visitors get the sorry page"]);
+}
+
+#[test]
+fn the_doctor_fails_where_the_settings_are_wrong() {
+    let (code, out, error) = run(&["doctor", "--sorry-status", "99"]);
+    assert_eq!(code, 2, "{out}{error}");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tallyring.toml");
+    fs::write(&file, "listen = \"nowhere\"\n").unwrap();
+    let (code, out, error) = run(&["doctor", "--config", file.to_str().unwrap()]);
+    assert!(code == 2 && out.contains("SHORT   settings"), "{code} {out}{error}");
+    fs::write(&file, "sorry-status = 503\n").unwrap();
+    let (code, out, error) = run(&["doctor", "--config", file.to_str().unwrap()]);
+    assert!((0..=1).contains(&code), "{code} {out}{error}");
 }
 
 #[test]

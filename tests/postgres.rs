@@ -408,7 +408,7 @@ fn what_cannot_work_is_refused_with_the_remedy() {
     );
     check_refused(
         &format!("postgres://guest:s3cret@{address}/site"),
-        "permission denied for schema public (42501); make its user the owner",
+        "permission denied for schema public (42501); the tables are not there, and its user cannot make them: GRANT USAGE, CREATE ON SCHEMA … TO its user",
     );
     check_refused(
         &format!("postgres://me:s3cret@{address}/site?sslmode=require"),
@@ -424,7 +424,7 @@ fn what_cannot_work_is_refused_with_the_remedy() {
     drop(counter(&database.url(), "a"));
     check_refused(
         &format!("postgres://guest:s3cret@{address}/site"),
-        "permission denied for table tallyring_meta (42501); make its user the owner",
+        "permission denied for table tallyring_meta (42501); the tables are those of another user, who can give them: GRANT ALL ON tallyring_meta, tallyring_shards, tallyring_totals TO its user",
     );
     database.sql("UPDATE tallyring_meta SET value = 2 WHERE key = 'format'");
     check_refused(

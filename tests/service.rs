@@ -46,11 +46,13 @@ fn health_follows_the_server() {
     arrived.recv_timeout(PATIENCE).unwrap();
     server.signal(Signal::TERM);
     server.wait_for_line("no new connections");
-    check_health(&["--admin", &admin], 1, "it answers 503");
+    check_health(&["--admin", &admin], 1, "it answers 503, \"not ready: it starts or stops\"");
     gate.open();
     assert_eq!(client.response().body, WELCOME);
     server.wait();
     check_health(&["--admin", &admin], 1, "it does not answer");
+    check_health(&["--admin", &admin], 1, "; --admin says where to ask");
+    check_health(&["--url", &format!("http://{admin}/")], 1, "; --url says where to ask");
 }
 
 #[test]
@@ -111,6 +113,12 @@ fn health_says_what_is_wrong() {
     for (answer, words) in [
         ("SSH-2.0-OpenSSH_9.2\r\n", "malformed"),
         ("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", "it answers 500"),
+        // A reason of one line, which does nothing to a terminal, and one that does not come.
+        (
+            "HTTP/1.1 500 No\r\nContent-Length: 8\r\n\r\na\x1b[31m\nb",
+            "it answers 500, \"a\\u{1b}[31m\"",
+        ),
+        ("HTTP/1.1 500 No\r\nContent-Length: 8\r\n\r\nhalf", "it answers 500"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", "answers 200"),
     ] {
         let stub = Stub::answering(answer);

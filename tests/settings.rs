@@ -103,6 +103,23 @@ fn an_unknown_flag_or_command_is_answered_with_the_nearest() {
             "--force is no argument here; it is a flag of tallyring backup or tallyring restore",
         ),
         (&["--xyz"], "--xyz is no argument here; see tallyring --help"),
+        (
+            &["--proxy-protocol", "yes"],
+            "yes is no argument here; --proxy-protocol takes no value: it is on where it is given, and off without it; its \
+             variable TALLYRING_PROXY_PROTOCOL takes yes or no",
+        ),
+        (
+            &["check", "--proxy-protocol=v2"],
+            "--proxy-protocol=v2: --proxy-protocol takes no value: it is on where it is given, and off without it; its \
+             variable TALLYRING_PROXY_PROTOCOL takes yes or no",
+        ),
+        (
+            &["total", "--all=yes"],
+            "--all=yes: --all takes no value: it is on where it is given, and off without it",
+        ),
+        // What follows a flag with a value is not meant for it.
+        (&["serve", "--workers", "2", "yes"], "yes is no argument here; see tallyring --help"),
+        (&["--workers", "2", "yes"], "yes is no argument here; see tallyring --help"),
         (&["serv"], "serv is no command; did you mean serve?"),
         (&["fly"], "fly is no command; see tallyring --help"),
     ] {

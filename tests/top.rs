@@ -185,20 +185,26 @@ fn a_server_that_cannot_be_asked_is_told_with_the_reason() {
         &refused,
         1,
         &format!(
-            "cannot show http://{refused}/stats: it does not answer: Connection refused (os error 111)"
+            "cannot show http://{refused}/stats: it does not answer: Connection refused (os error 111); --admin says where to ask"
         ),
     );
     for (answer, expected) in [
-        ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "it answers 404"),
+        (
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            "it answers 404; --admin says where to ask",
+        ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"schema\":9}",
             "its figures have schema 9, and this program reads 1",
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno",
-            "its answer is not that of a tallyring server: expected ident at line 1 column 2",
+            "its answer is not that of a tallyring server: expected ident at line 1 column 2; --admin says where to ask",
         ),
-        ("nonsense\r\n\r\n", "the counter's response is malformed: it does not begin with HTTP/"),
+        (
+            "nonsense\r\n\r\n",
+            "the counter's response is malformed: it does not begin with HTTP/; --admin says where to ask",
+        ),
     ] {
         let stub = Stub::answering(answer);
         let address = stub.address.to_string();

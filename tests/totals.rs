@@ -217,6 +217,37 @@ fn a_missing_total_is_reported() {
 }
 
 #[test]
+fn a_counter_that_does_not_answer_is_reported_with_the_setting_that_names_it() {
+    let nobody = nobody().to_string();
+    let url = format!("http://{nobody}/counter");
+    let refused = "it does not answer: Connection refused (os error 111)";
+    check(&["total", "--counter", &url], 1, &format!("{refused}; --counter says where to ask\n"));
+    let run_with = |command: &[&str], words: &str| {
+        check(&[command, &["--counter-listen", &nobody]].concat(), 1, words);
+    };
+    run_with(
+        &["total", "--store", "memory"],
+        &format!("{refused}; --counter-listen says where to ask\n"),
+    );
+    let database = format!(
+        "{refused}; --counter-listen says where to ask, and tallyring counter export reads \
+         postgres://me@db/site without a counter\n"
+    );
+    run_with(&["total", "--store", "postgres://me@db/site"], &database);
+    run_with(&["backup", "--store", "postgres://me@db/site", "none"], &database);
+    check(
+        &["restore", "--store", "etcd://db/site", "none"],
+        2,
+        "store: etcd://db:2379/site is no file; use tallyring counter import\n",
+    );
+    check(
+        &["total", "--counter-listen", "off", "--store", "postgres://me@db/site"],
+        2,
+        "store: postgres://me@db/site is no file; use tallyring counter export\n",
+    );
+}
+
+#[test]
 fn a_server_that_is_no_counter_is_reported() {
     let answer = |head: &str, body: &str| {
         format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())

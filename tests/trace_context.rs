@@ -132,7 +132,9 @@ fn a_visit_without_a_trace_begins_one() {
 
 #[test]
 fn a_share_of_the_traces_is_recorded() {
-    for (share, least, most) in [("0%", 0, 0), ("100%", 100, 100), ("50%", 20, 80)] {
+    for (share, least, most) in
+        [("0%", 0, 0), ("100%", 100, 100), ("50%", 20, 80), ("1/2", 20, 80), ("1", 100, 100)]
+    {
         let (stub, heads) = recorder();
         let flags = ["--trace-context", "--trace-sample", share];
         let server = serve_with(&stub, &flags);

@@ -19,5 +19,5 @@ pub use self::{
     entry::{Entries, Entry, Outcome, ring},
     format::Format,
     forwarded::is_trusted,
-    record::{Record, Recorder, Rules},
+    record::{Origin, Record, Recorder, Rules},
 };

@@ -36,6 +36,18 @@ pub struct Rules {
     pub trusted: Arc<[IpNet]>,
 }
 
+/// What is known of a connection when a request comes over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The other side, or the client that a proxy has named for all of the connection.
+    pub peer: IpAddr,
+    /// Whether a proxy has relayed it for a client that it does not name. Then the peer is the proxy, but the fields of
+    /// requests are those of the client, and are not believed.
+    pub is_unnamed: bool,
+    /// Whether it has carried a request before.
+    pub is_reused: bool,
+}
+
 /// A worker's side of the access log.
 #[derive(Debug)]
 pub struct Recorder {
@@ -52,14 +64,8 @@ impl Recorder {
         Self { rules, ring: RefCell::new(ring), metrics, to_skip: Cell::new(0) }
     }
 
-    /// The record of a request that begins, if it is one of those that are recorded. `is_reused` says whether its
-    /// connection has carried another one.
-    pub fn begin(
-        self: &Rc<Self>,
-        peer: IpAddr,
-        request: &Request<'_>,
-        is_reused: bool,
-    ) -> Option<Record> {
+    /// The record of a request that begins, if it is one of those that are recorded.
+    pub fn begin(self: &Rc<Self>, origin: Origin, request: &Request<'_>) -> Option<Record> {
         if !self.is_next() {
             return None;
         }
@@ -67,7 +73,8 @@ impl Recorder {
         let fields = Fields::read(request.fields);
         texts.add(1, fields.referer);
         texts.add(2, fields.user_agent);
-        let client = match is_trusted(peer, &self.rules.trusted) {
+        let Origin { peer, is_unnamed, is_reused } = origin;
+        let client = match !is_unnamed && is_trusted(peer, &self.rules.trusted) {
             true => client_address(peer, fields.forwarded.into_iter(), &self.rules.trusted),
             false => peer,
         };
@@ -77,14 +84,13 @@ impl Recorder {
     /// Records a request whose head is not served, of which `received` is what came.
     pub fn refuse(
         self: &Rc<Self>,
-        peer: IpAddr,
+        origin: Origin,
         received: &[u8],
-        is_reused: bool,
         (status, content_bytes): (u16, usize),
     ) {
         if self.is_next() {
             let texts = Texts::of_line(first_line(received), false);
-            self.record(peer, texts, false, is_reused).answer(status, content_bytes);
+            self.record(origin.peer, texts, false, origin.is_reused).answer(status, content_bytes);
         }
     }
 
@@ -253,6 +259,7 @@ mod tests {
     };
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const ORIGIN: Origin = Origin { peer: PEER, is_unnamed: false, is_reused: false };
     const LIMITS: HeadLimits =
         HeadLimits { head_bytes_max: 1 << 20, head_fields_max: 100, target_bytes_max: 1 << 19 };
 
@@ -266,7 +273,7 @@ mod tests {
 
     fn begin(recorder: &Rc<Recorder>, head: &str) -> Option<Record> {
         let whole = parse(head.as_bytes(), &mut HeadScan::default(), &LIMITS, 0).unwrap().unwrap();
-        recorder.begin(PEER, &whole.request, false)
+        recorder.begin(ORIGIN, &whole.request)
     }
 
     /// Of a request that has this head.
@@ -345,13 +352,13 @@ mod tests {
             (b"\xff\"\x1b[31m\nrest", b"\xff\"\x1b[31m"),
             (b"", b""),
         ] {
-            recorder.refuse(PEER, received, true, (400, 7));
+            recorder.refuse(Origin { is_reused: true, ..ORIGIN }, received, (400, 7));
             let entry = entries.next().expect("an entry");
             assert_eq!((entry.line, entry.is_valid, entry.is_reused), (line, false, true));
             assert_eq!((entry.status, entry.content_bytes), (400, 7));
             assert_eq!((entry.referer, entry.duration_micros), (&b""[..], 0));
         }
-        recorder.refuse(PEER, &[b'x'; 5000], false, (431, 7));
+        recorder.refuse(ORIGIN, &[b'x'; 5000], (431, 7));
         let entry = entries.next().expect("an entry");
         assert_eq!(entry.line.len(), TEXT_BYTES_MAX + CUT.len());
     }
@@ -363,7 +370,7 @@ mod tests {
             let recorded: Vec<bool> = (0..9)
                 .map(|number| {
                     match number % 3 {
-                        0 => recorder.refuse(PEER, b"x", false, (400, 0)),
+                        0 => recorder.refuse(ORIGIN, b"x", (400, 0)),
                         _ => drop(begin(&recorder, "GET / HTTP/1.0\r\n\r\n")),
                     }
                     entries.next().is_some()

@@ -13,7 +13,7 @@ use super::{
     pick::Pick,
     scalar::{Scalar, Scalars, Text, Word},
 };
-use crate::access_log::Format;
+use crate::{access_log::Format, site::Share};
 
 /// The flags of `serve` and `check` for the access log.
 #[derive(Debug, Clone, Args)]
@@ -37,9 +37,9 @@ pub struct AccessLogArguments {
         default_value = "combined"
     )]
     pub access_log_format: Format,
-    /// Part of the requests that have a line, like 1/100 or 0.01: of each worker the first and then each
-    /// hundredth
-    #[arg(long, env = "TALLYRING_ACCESS_LOG_SAMPLE", value_name = "PART", default_value = "1")]
+    /// Share of the requests that have a line, one in so many, like 1%, 0.01 or 1/100: of each worker the first
+    /// and then each hundredth
+    #[arg(long, env = "TALLYRING_ACCESS_LOG_SAMPLE", value_name = "SHARE", default_value = "100%")]
     pub access_log_sample: Sample,
     /// Proxies, like 10.0.0.0/8, that are believed when they name the client in X-Forwarded-For; may be
     /// repeated. With --proxy-protocol, connections of others are closed
@@ -92,52 +92,28 @@ impl fmt::Display for AccessLogOutput {
     }
 }
 
-/// One in so many.
+/// One in so many: the share of the requests that have a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sample(pub NonZeroU32);
-
-/// The smallest part is one in so many.
-const ONE_IN_MAX: u32 = 1_000_000;
+pub struct Sample {
+    share: Share,
+    /// How many.
+    one_in: NonZeroU32,
+}
 
 impl FromStr for Sample {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "it must be 1, or one in so many, like 1/100 or 0.01";
-        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let one_in = match text.split_once('/') {
-            Some(("1", many)) if digits(many) => many.parse().ok(),
-            Some(_) => None,
-            None => one_in(text),
-        };
-        let one_in = one_in.filter(|one_in| (1..=ONE_IN_MAX).contains(one_in));
-        one_in.and_then(NonZeroU32::new).map(Self).ok_or(FORM)
+        let share: Share = text.parse()?;
+        let one_in = share.whole_of_one();
+        let one_in = one_in.ok_or("it must be one in so many, like 1%, 0.01 or 1/100")?;
+        Ok(Self { share, one_in })
     }
-}
-
-/// Of a decimal fraction such as 0.01; `None` where it is not one in a whole number.
-fn one_in(text: &str) -> Option<u32> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    if part.len() > 9 || !part.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let scale = 10_u64.checked_pow(u32::try_from(part.len()).ok()?)?;
-    let part = if part.is_empty() { 0 } else { part.parse().ok()? };
-    let scaled = match whole {
-        "0" => part,
-        "1" => scale + part,
-        _ => return None,
-    };
-    let exact = scaled > 0 && scale.is_multiple_of(scaled);
-    exact.then(|| u32::try_from(scale / scaled).ok()).flatten()
 }
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.get() {
-            1 => f.write_str("1"),
-            many => write!(f, "1/{many}"),
-        }
+        self.share.fmt(f)
     }
 }
 
@@ -190,7 +166,7 @@ pub(super) fn settle_access_log(
     let trusted = file.trusted_proxy.take().map(|Networks(networks)| networks);
     let trusted = pick.value("trusted-proxy", arguments.trusted_proxy.clone(), trusted, shown);
     let trusted: Arc<[IpNet]> = trusted.into_iter().map(|Network(network)| network).collect();
-    (output.map(|output| AccessLogConfig { output, format, one_in: sample.0 }), trusted)
+    (output.map(|output| AccessLogConfig { output, format, one_in: sample.one_in }), trusted)
 }
 
 fn shown(networks: &Vec<Network>) -> String {
@@ -212,42 +188,12 @@ mod tests {
 
     #[test]
     fn samples() {
-        for (text, shown) in [
-            ("1", "1"),
-            ("1/1", "1"),
-            ("1.0", "1"),
-            ("1/100", "1/100"),
-            ("0.01", "1/100"),
-            ("0.5", "1/2"),
-            ("0.25", "1/4"),
-            ("0.000001", "1/1000000"),
-            ("1/1000000", "1/1000000"),
-        ] {
+        for (text, shown) in [("1", "100%"), ("0.01", "1%"), ("1/3", "1/3"), ("0.0001%", "0.0001%")]
+        {
             check::<Sample>(text, Some(shown));
         }
-        for text in [
-            "",
-            "0",
-            "2",
-            "1/0",
-            "0/1",
-            "2/3",
-            "1/1000001",
-            "0.0000001",
-            "0.3",
-            "1.5",
-            "-1",
-            "1/-2",
-            "1/+2",
-            "1/2/3",
-            ".5",
-            "1%",
-            "1e-2",
-            "0.",
-            "0.0",
-            "1/",
-            "0.0000000000001",
-        ] {
+        // Shares that are not one in so many, and what is no share.
+        for text in ["0", "2/3", "30%", "0.75", "", "2", "1/0", "1/1000001", "1e-2"] {
             check::<Sample>(text, None);
         }
     }

@@ -78,7 +78,8 @@ pub enum Command {
     /// Tell what this machine gives and lacks, with a remedy for each shortfall
     ///
     /// It reads the same settings as the server, and asks each counter once, by a GET, which registers no visit.
-    /// Exits with 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all.
+    /// Exits with 0 when the server would run on io_uring, 1 when only on epoll, 2 when not at all or when the settings
+    /// are wrong.
     Doctor(Box<ServeArguments>),
     /// Ask a running server whether it is ready
     ///
@@ -170,7 +171,7 @@ pub struct ServeArguments {
     /// begins with the visit
     #[arg(long, env = "TALLYRING_TRACE_CONTEXT", value_parser = yes_or_no)]
     pub trace_context: bool,
-    /// Share of the traces that begin with a visit which are marked to be recorded
+    /// Share of the traces that begin with a visit which are marked to be recorded, like 1%, 0.01 or 1/100
     #[arg(long, env = "TALLYRING_TRACE_SAMPLE", value_name = "SHARE", default_value = "1%")]
     pub trace_sample: Share,
     #[command(flatten)]

@@ -29,12 +29,12 @@ pub fn settle_health(
     // server's address and another page as variables.
     match arguments.url {
         Some(target) if given.source("url", false) >= given.source("admin", false) => {
-            return Ok(HealthConfig { target, timeout });
+            return Ok(HealthConfig { target, flag: "url", timeout });
         }
         _ => {}
     }
     let admin = admin_address(arguments.admin, arguments.file, matches, "a --url")?;
-    Ok(HealthConfig { target: Endpoint::readiness(admin), timeout })
+    Ok(HealthConfig { target: Endpoint::readiness(admin), flag: "admin", timeout })
 }
 
 /// Settles the settings of `top`.

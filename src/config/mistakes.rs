@@ -3,7 +3,7 @@
 use std::{env, ffi::OsString};
 
 use clap::{
-    Command,
+    Arg, Command,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
@@ -14,8 +14,17 @@ use crate::upstream::without_secrets;
 pub fn explain(error: &clap::Error, command: &Command, arguments: &[OsString]) -> String {
     let line = match error.kind() {
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => value(error, command, arguments),
-        ErrorKind::UnknownArgument => unknown_argument(error, command),
+        ErrorKind::UnknownArgument => unknown_argument(error, command, arguments),
+        ErrorKind::TooManyValues => value_of_switch(error, command, arguments),
         ErrorKind::InvalidSubcommand => unknown_command(error),
+        // Without a command, what follows a flag is taken for one.
+        ErrorKind::ArgumentConflict => text(error, ContextKind::InvalidSubcommand)
+            .filter(|name| command.find_subcommand(name).is_none())
+            .map(|name| {
+                let after_switch = after_switch(&name, command, arguments);
+                after_switch
+                    .unwrap_or_else(|| format!("{name} is no argument here; see tallyring --help"))
+            }),
         _ => None,
     };
     line.unwrap_or_else(|| {
@@ -49,17 +58,62 @@ fn value(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Opti
     })
 }
 
+/// A switch that was given a value.
+fn value_of_switch(
+    error: &clap::Error,
+    command: &Command,
+    arguments: &[OsString],
+) -> Option<String> {
+    let flag = text(error, ContextKind::InvalidArg)?;
+    let value = text(error, ContextKind::InvalidValue)?;
+    about_switch(&flag, command, arguments).map(|about| format!("{flag}={value}: {about}"))
+}
+
+/// An argument that follows a switch, as if it were its value.
+fn after_switch(argument: &str, command: &Command, arguments: &[OsString]) -> Option<String> {
+    let place = arguments.iter().position(|given| given.to_string_lossy() == argument)?;
+    let before = arguments.get(place.checked_sub(1)?)?.to_string_lossy();
+    let about = about_switch(&before, command, arguments)?;
+    Some(format!("{argument} is no argument here; {about}"))
+}
+
+/// How a switch is given, if this flag is one.
+fn about_switch(flag: &str, command: &Command, arguments: &[OsString]) -> Option<String> {
+    let argument = argument_of(flag, command, arguments)?;
+    if argument.get_action().takes_values() {
+        return None;
+    }
+    let variable = argument
+        .get_env()
+        .map(|variable| format!("; its variable {} takes yes or no", variable.to_string_lossy()));
+    Some(format!(
+        "{flag} takes no value: it is on where it is given, and off without it{}",
+        variable.unwrap_or_default()
+    ))
+}
+
+/// A flag of the called command.
+fn argument_of<'a>(flag: &str, command: &'a Command, arguments: &[OsString]) -> Option<&'a Arg> {
+    let name = flag.strip_prefix("--")?;
+    let named = arguments.get(1).and_then(|name| command.find_subcommand(name));
+    named.unwrap_or(command).get_arguments().find(|one| one.get_long() == Some(name))
+}
+
 /// The variable of a flag of the called command, if it is set.
 fn variable_of(flag: &str, command: &Command, arguments: &[OsString]) -> Option<String> {
-    let named = arguments.get(1).and_then(|name| command.find_subcommand(name));
-    let of_command = named.unwrap_or(command).get_arguments();
-    let mut of_flag = of_command.filter(|one| one.get_long() == flag.strip_prefix("--"));
-    let variable = of_flag.find_map(clap::Arg::get_env)?;
+    let variable = argument_of(flag, command, arguments)?.get_env()?;
     env::var_os(variable).map(|_| variable.to_string_lossy().into_owned())
 }
 
-fn unknown_argument(error: &clap::Error, command: &Command) -> Option<String> {
+fn unknown_argument(
+    error: &clap::Error,
+    command: &Command,
+    arguments: &[OsString],
+) -> Option<String> {
     let argument = text(error, ContextKind::InvalidArg)?;
+    if let Some(line) = after_switch(&argument, command, arguments) {
+        return Some(line);
+    }
     let name = argument.strip_prefix("--");
     let others = command
         .get_subcommands()

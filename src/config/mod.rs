@@ -158,6 +158,8 @@ pub struct CounterConfig {
 pub struct HealthConfig {
     /// The server and the page that are asked for.
     pub target: Endpoint,
+    /// The setting that says so.
+    pub flag: &'static str,
     /// For the whole answer.
     pub timeout: Duration,
 }
@@ -180,8 +182,12 @@ pub struct AskConfig {
     pub counter: Option<Endpoint>,
     /// More counters, each of which can be asked too.
     pub more: Vec<Endpoint>,
+    /// The setting that says where it is.
+    pub flag: &'static str,
     /// The file that is read when no counter runs; `None` for a counter that is not bundled.
     pub file: Option<PathBuf>,
+    /// The database that has the totals in place of a file.
+    pub database: Option<String>,
     /// For the whole answer.
     pub timeout: Duration,
 }

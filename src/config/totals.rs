@@ -100,7 +100,14 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
     let mut urls = pick.value("counter", arguments.endpoint.urls(), urls, |_| String::new());
     if !urls.is_empty() && from[0] >= from[1] {
         let more = urls.split_off(1);
-        return Ok(AskConfig { counter: urls.pop(), more, file: None, timeout });
+        return Ok(AskConfig {
+            counter: urls.pop(),
+            more,
+            flag: "counter",
+            file: None,
+            database: None,
+            timeout,
+        });
     }
     let CounterEndpointArguments { counter_listen, .. } = arguments.endpoint;
     let listen = of_file.1.map(|Text(address)| address);
@@ -115,15 +122,17 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
     let counter = listen.map(|address| Endpoint::bundled(reachable(address)));
     let FileArguments { store, data_dir, .. } = arguments.file;
     let in_file = (file.store.map(|Text(store)| store), file.data_dir);
-    let file = match data_dir.settle_store(store, &mut pick, in_file) {
-        Ok(store::Kind::Redb(path)) => Some(path),
+    let (file, database) = match data_dir.settle_store(store, &mut pick, in_file) {
+        Ok(store::Kind::Redb(path)) => (Some(path), None),
         // Without a file, a counter that runs can still be asked.
-        _ if counter.is_some() => None,
+        Ok(store) if counter.is_some() => (None, store.is_shared().then(|| store.to_string())),
+        Err(_) if counter.is_some() => (None, None),
         Ok(store::Kind::Memory) => return Err(in_memory()),
-        Ok(store) => return Err(in_database(&store)),
+        Ok(store) => return Err(in_database(&store, "export")),
         Err(error) => return Err(error),
     };
-    Ok(AskConfig { counter, more: Vec::new(), file, timeout })
+    let (more, flag) = (Vec::new(), "counter-listen");
+    Ok(AskConfig { counter, more, flag, file, database, timeout })
 }
 
 /// Settles where the counter's file is.
@@ -137,13 +146,13 @@ pub fn settle_file(arguments: FileArguments, matches: &ArgMatches) -> Result<Pat
     match arguments.data_dir.settle_store(arguments.store, &mut pick, in_file)? {
         store::Kind::Redb(path) => Ok(path),
         store::Kind::Memory => Err(in_memory()),
-        store => Err(in_database(&store)),
+        store => Err(in_database(&store, "import")),
     }
 }
 
-fn in_database(store: &store::Kind) -> ConfigError {
-    let problem =
-        format!("{store} is no file; ask a counter that runs, or use the database's own tools");
+/// `command` does the same with a database.
+fn in_database(store: &store::Kind, command: &str) -> ConfigError {
+    let problem = format!("{store} is no file; use tallyring counter {command}");
     invalid("store", problem)
 }
 

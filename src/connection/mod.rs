@@ -30,7 +30,7 @@ use self::{
     write_buffer::Form,
 };
 use crate::{
-    access_log::Record,
+    access_log::{Origin, Record},
     http::{
         Refusal, Version,
         body::{BodyError, BodyReader},
@@ -62,6 +62,8 @@ pub struct Connection<S> {
     body_of: Option<Form>,
     /// Whether it has carried a request.
     is_reused: bool,
+    /// Whether a proxy has relayed it for a client that it does not name.
+    is_unnamed: bool,
 }
 
 /// Why a connection ends before its last answer.
@@ -89,6 +91,7 @@ impl<S: Stream> Connection<S> {
             budget: Budget::default(),
             body_of: None,
             is_reused: false,
+            is_unnamed: false,
         }
     }
 
@@ -117,10 +120,11 @@ impl<S: Stream> Connection<S> {
         self.client.arm_deadline(Phase::Head);
         loop {
             match proxy_protocol::parse(self.received.unread()) {
-                Ok(Some(Header { bytes, relayed })) => {
+                Ok(Some(Header { bytes, relayed, is_local })) => {
                     // What came behind it is the first request, whose time begins now.
                     self.received.consume(bytes);
                     self.client.disarm_deadline();
+                    self.is_unnamed = relayed.is_none() && !is_local;
                     relayed.into_iter().for_each(|ends| self.client.set_address(ends.source));
                     return Ok(());
                 }
@@ -235,7 +239,12 @@ impl<S: Stream> Connection<S> {
     /// The record of a request that begins, if it is to be in the access log.
     fn record(&self, request: &Request<'_>) -> Option<Record> {
         let log = self.client.context().access_log()?;
-        log.begin(self.client.peer(), request, self.is_reused)
+        log.begin(self.origin(), request)
+    }
+
+    fn origin(&self) -> Origin {
+        let Self { is_unnamed, is_reused, .. } = *self;
+        Origin { peer: self.client.peer(), is_unnamed, is_reused }
     }
 
     /// Writes the answers in the order of their requests. Those that are ready share a write, but do not wait for one
@@ -375,7 +384,7 @@ impl<S: Stream> Connection<S> {
             && let Some(log) = self.client.context().access_log()
         {
             let answer = (refusal.status, refusal.content_bytes(head_only));
-            log.refuse(self.client.peer(), self.received.unread(), self.is_reused, answer);
+            log.refuse(self.origin(), self.received.unread(), answer);
         }
         let mut buffer = self.client.context().write_buffer();
         buffer.push_refusal(refusal, head_only);

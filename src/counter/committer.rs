@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::store::{Operation, Outcome, Store};
-use crate::{log, metrics::CounterMetrics};
+use super::store::{Health, Operation, Outcome, Store};
+use crate::{log, metrics::CounterMetrics, runtime::clock};
 
 /// Operations of one commit, in the order in which they take effect.
 pub type Batch = Vec<Operation>;
@@ -36,6 +36,7 @@ pub struct Committer {
     jobs: mpsc::Sender<Job>,
     /// Of the store.
     hurry: Arc<AtomicBool>,
+    health: Health,
 }
 
 impl Committer {
@@ -55,7 +56,7 @@ impl Committer {
         C: FnOnce() + Send + 'static,
     {
         let (jobs, incoming) = mpsc::channel();
-        let hurry = store.hurry();
+        let (hurry, health) = (store.hurry(), store.health());
         note(&*store, &metrics);
         let run = move || {
             let mut fenced = Some(fenced);
@@ -63,10 +64,15 @@ impl Committer {
             loop {
                 match next_job(&incoming, next_beat) {
                     Ok(Job::Commit(batch, report)) => {
+                        metrics.committing_since.set(clock::now().millis());
                         let outcomes = store.commit(&batch);
+                        metrics.committing_since.set(0);
                         // Before the report: a client that reads the metrics after its answer finds it in the total.
                         if note(&*store, &metrics) {
                             metrics.commits.increment();
+                        }
+                        if outcomes.iter().any(Outcome::is_failure) {
+                            metrics.commits_failed.increment();
                         }
                         report(outcomes);
                     }
@@ -90,12 +96,17 @@ impl Committer {
             closed();
         };
         thread::Builder::new().name(String::from("committer")).spawn(run)?;
-        Ok(Self { jobs, hurry })
+        Ok(Self { jobs, hurry, health })
     }
 
     /// Where jobs are sent.
     pub fn jobs(&self) -> mpsc::Sender<Job> {
         self.jobs.clone()
+    }
+
+    /// Whether the store fails.
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// Closes the store after the jobs that were sent, and does not wait: a thread that hangs in the disk cannot be
@@ -159,6 +170,54 @@ mod tests {
             [(vec![total(1)], 1, 0), (vec![total(2), total(1)], 2, 1), (vec![total(2)], 2, 1)];
         assert_eq!(reported.try_iter().collect::<Vec<_>>(), expected);
         // A read commits nothing.
-        assert_eq!(metrics.commits.read(), 2);
+        assert_eq!((metrics.commits.read(), metrics.commits_failed.read()), (2, 0));
+    }
+
+    /// A store that does what it is told.
+    struct Told(Receiver<Outcome>, Health);
+
+    impl Store for Told {
+        fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
+            let outcome = self.0.recv().unwrap();
+            match outcome.is_failure() {
+                true => self.1.fails("it has to"),
+                false => self.1.works(),
+            };
+            vec![outcome; batch.len()]
+        }
+
+        fn counted(&self) -> super::super::store::Counted {
+            Default::default()
+        }
+
+        fn health(&self) -> Health {
+            self.1.clone()
+        }
+    }
+
+    #[test]
+    fn a_commit_that_fails_is_counted_once_and_told_before_its_report() {
+        let (tell, told) = mpsc::channel();
+        let (report, reported) = mpsc::channel();
+        let store = Box::new(Told(told, Health::default()));
+        let metrics = Arc::<CounterMetrics>::default();
+        let committer = Committer::start(store, Arc::clone(&metrics), || {}, || {}).unwrap();
+        let report: OutcomeSink = Arc::new(move |_| report.send(()).unwrap());
+        let add = Operation::Add { name: String::new(), by: 1 };
+        for (outcome, failed, fails) in [
+            (Outcome::Total(1), 0, false),
+            (Outcome::Failed, 1, true),
+            (Outcome::Unknown, 2, true),
+            // These are no failures of the store.
+            (Outcome::Busy, 2, false),
+            (Outcome::TooManyNames, 2, false),
+        ] {
+            tell.send(outcome).unwrap();
+            committer.jobs().send(Job::Commit(vec![add.clone(); 3], Arc::clone(&report))).unwrap();
+            reported.recv().unwrap();
+            assert_eq!(metrics.commits_failed.read(), failed);
+            assert_eq!(committer.health().problem().is_some(), fails);
+            assert_eq!(metrics.committing_since.read(), 0);
+        }
     }
 }

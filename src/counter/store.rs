@@ -8,6 +8,7 @@ mod etcd;
 #[cfg(test)]
 mod faults;
 mod file;
+mod health;
 #[cfg(not(simulation))]
 mod postgres;
 mod probe;
@@ -29,13 +30,16 @@ use std::{
 use bytes::Bytes;
 use redb::StorageError;
 
-pub use self::transfer::{Restore, read, write};
 use self::{disk::Disk, redb_store::RedbStore};
 #[cfg(not(simulation))]
 use self::{
     etcd::{ClusterUrl, Etcd},
     postgres::{DatabaseUrl, Postgres},
     sharded::{Retry, ShardedStore, Trouble},
+};
+pub use self::{
+    health::Health,
+    transfer::{Restore, read, write},
 };
 use crate::plural::grouped;
 
@@ -122,6 +126,13 @@ pub enum Outcome {
     Unknown,
     /// The store takes too long; the addition may be kept.
     TimedOut,
+}
+
+impl Outcome {
+    /// Whether the store has failed.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed | Self::Unknown)
+    }
 }
 
 /// A store, as `--store` names it.
@@ -348,6 +359,11 @@ pub trait Store: Send {
     /// While this is set, what has failed is not tried again: the counter ends.
     fn hurry(&self) -> Arc<AtomicBool> {
         Arc::default()
+    }
+
+    /// Whether it fails, also while it is in use.
+    fn health(&self) -> Health {
+        Health::default()
     }
 
     /// Whether another counter writes in place of this one, which counts nothing more.

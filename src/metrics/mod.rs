@@ -295,4 +295,8 @@ pub struct CounterMetrics {
     pub named: Count,
     /// Commits that have added something.
     pub commits: Count,
+    /// Commits whose store has failed.
+    pub commits_failed: Count,
+    /// When the commit under way began, in milliseconds of the monotonic clock; 0 while there is none.
+    pub committing_since: Count,
 }

@@ -37,6 +37,9 @@ pub struct Header {
     /// The ends of the connection that was relayed. `None` where the header does not tell (`LOCAL`, `UNKNOWN`, a
     /// family without IP addresses): then the ends of this connection count, as without a header.
     pub relayed: Option<Relayed>,
+    /// Whether the proxy has opened the connection for itself (`LOCAL`). If not, and it is not told for whom, what is
+    /// sent is a client's all the same.
+    pub is_local: bool,
 }
 
 /// The ends of the connection that a proxy has accepted.
@@ -97,7 +100,7 @@ fn parse_line(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
         ("TCP6", Some(rest)) => Some(parse_ends(rest, |text| text.parse().ok().map(IpAddr::V6))?),
         _ => return Err(Malformed("the protocol is not TCP4, TCP6 or UNKNOWN")),
     };
-    Ok(Some(Header { bytes: end + 1, relayed }))
+    Ok(Some(Header { bytes: end + 1, relayed, is_local: false }))
 }
 
 /// Two addresses and two ports, with one space between.
@@ -159,7 +162,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
         check_extensions(header, FIXED_BYTES + family.address_bytes())?;
     }
     let relayed = family.relayed(&header[FIXED_BYTES..]);
-    Ok(Some(Header { bytes: length, relayed }))
+    Ok(Some(Header { bytes: length, relayed, is_local }))
 }
 
 /// What addresses a header of version 2 has.

@@ -10,8 +10,10 @@ fn told(read: &Result<Option<Header>, Malformed>) -> String {
     match read {
         Ok(None) => String::from("not whole"),
         Err(Malformed(reason)) => format!("refused: {reason}"),
-        Ok(Some(Header { relayed: None, .. })) => String::from("not relayed"),
-        Ok(Some(Header { relayed: Some(Relayed { source, destination }), .. })) => {
+        Ok(Some(Header { is_local: true, relayed: None, .. })) => String::from("local"),
+        Ok(Some(Header { is_local: false, relayed: None, .. })) => String::from("not relayed"),
+        Ok(Some(Header { is_local, relayed: Some(Relayed { source, destination }), .. })) => {
+            assert!(!is_local);
             format!("{source} to {destination}")
         }
     }
@@ -164,9 +166,9 @@ fn a_binary_header() {
     // What an unknown family has is skipped, and so is what a proxy says of its own connection.
     for content in [&b""[..], b"x", IPV4] {
         check(&binary(0x21, 0x00, content), "not relayed");
-        check(&binary(0x20, 0x00, content), "not relayed");
-        check(&binary(0x20, 0x11, content), "not relayed");
-        check(&binary(0x20, 0xff, content), "not relayed");
+        check(&binary(0x20, 0x00, content), "local");
+        check(&binary(0x20, 0x11, content), "local");
+        check(&binary(0x20, 0xff, content), "local");
     }
     for family in [0x01, 0x02, 0x10, 0x20, 0x30, 0x13, 0x33, 0x41, 0xff] {
         check(&binary(0x21, family, &[b'x'; 216]), WRONG_FAMILY);
@@ -340,7 +342,7 @@ proptest! {
 
     #[test]
     fn what_is_accepted_is_read_the_same_by_another_parser(bytes in nearly()) {
-        if let Ok(Some(Header { bytes: length, relayed })) = parse(&bytes)
+        if let Ok(Some(Header { bytes: length, relayed, .. })) = parse(&bytes)
             && !may_be_read_otherwise(&bytes)
         {
             prop_assert_eq!(read_by_ppp(&bytes), Ok((length, relayed)));

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Group, Run, ServerError, describe_drivers, send_all};
+use super::{Group, Run, ServerError, describe_drivers, send_all, stats::BundledSource};
 use crate::{
     config::{Config, CounterConfig, internal_client_limits, reachable},
     connection::ClientLimits,
@@ -212,6 +212,15 @@ impl BundledCounter {
         Arc::clone(&self.metrics)
     }
 
+    /// What the admin listener tells of it.
+    pub(super) fn source(&self) -> BundledSource {
+        BundledSource {
+            metrics: self.metrics(),
+            store: self.kind.to_string(),
+            health: self.committer.health(),
+        }
+    }
+
     /// What it has counted, read when it is displayed.
     pub(super) fn tally(&self) -> Tally {
         Tally { metrics: self.metrics(), kind: self.kind.clone() }
@@ -233,14 +242,21 @@ impl BundledCounter {
 
     /// Stops it after our own workers have drained; its store may take until `end`. A second signal, if one came.
     pub(super) fn stop(self, run: &Run, end: Instant) -> Option<i32> {
-        self.drain_and_close(run, CLIENTS_DRAIN, end)
+        let late = "others have not left the bundled counter in the time that they have after the last visit";
+        self.drain_and_close(run, CLIENTS_DRAIN, late, end)
     }
 
     /// Lets calls under way end, for at most `timeout`, and closes the store, which may take until `end`, and has
-    /// [`CLOSE_MIN`] in any case. A second signal, if one came.
-    pub(super) fn drain_and_close(self, run: &Run, timeout: Duration, end: Instant) -> Option<i32> {
+    /// [`CLOSE_MIN`] in any case. A second signal, if one came. `late` is logged of calls that do not end.
+    pub(super) fn drain_and_close(
+        self,
+        run: &Run,
+        timeout: Duration,
+        late: &str,
+        end: Instant,
+    ) -> Option<i32> {
         send_all(&self.orders, || Command::Drain);
-        let cut = run.drain(Group::Counter, self.orders.len(), timeout);
+        let cut = run.drain(Group::Counter, self.orders.len(), timeout, late);
         self.committer.close();
         let soonest = Instant::now() + CLOSE_MIN;
         let end = if cut.is_some() { soonest } else { end.max(soonest) };

@@ -39,7 +39,7 @@ use self::{
 use crate::{
     config::{Config, ConfigError, CounterConfig, RouteConfig, Settled, admin_client_limits},
     counter::store,
-    counter_check,
+    counter_check::{self, Asked},
     http::hosts::{HostList, Hosts},
     listener::{self, BindError, Listener, inherited::InheritError},
     metrics::{ReloadMetrics, Totals},
@@ -175,7 +175,7 @@ pub fn serve(
     let bundled = bundled.map(|parts| parts.start(&run)).transpose()?;
     let reloads = Arc::new(ReloadMetrics::started(clock::unix_seconds()));
     let admin = admin.map(|listeners| {
-        let counter = bundled.as_ref().map(BundledCounter::metrics);
+        let counter = bundled.as_ref().map(BundledCounter::source);
         let log = access_log.as_ref().map(AccessLog::metrics);
         let sources = Arc::new(site.sources(config, &run, counter, log));
         let registry = stats::registry(Arc::clone(&sources), &reloads);
@@ -225,7 +225,8 @@ fn finish(
     stop(cause);
     let end = Instant::now() + drain_timeout;
     site.drain();
-    let mut cut = run.drain(Group::Site, site.count(), drain_timeout);
+    let late = "visits have not ended in the time of --drain-timeout";
+    let mut cut = run.drain(Group::Site, site.count(), drain_timeout, late);
     // Visits that are still under way end here: an answer after the last line would not be in its counts.
     site.cut();
     run.wait_until_stopped(Group::Site, site.count());
@@ -265,7 +266,8 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
     let cause = run.wait_for_end(counter.workers(), || counter.ping(), reload);
     stop(cause);
     let end = Instant::now() + drain_timeout;
-    let cut = counter.drain_and_close(&run, drain_timeout, end);
+    let late = "calls have not ended in the time of --drain-timeout";
+    let cut = counter.drain_and_close(&run, drain_timeout, late, end);
     tracing::info!("stopped; {tally}; {}", plural(metrics.commits.read(), "commit"));
     Ok(Ended::after(cause, cut))
 }
@@ -273,12 +275,10 @@ pub fn serve_counter(config: CounterConfig) -> Result<Ended, ServerError> {
 /// Asks each counter once and warns of those that probably do not register visits. It runs on its own thread, so that
 /// visits do not wait for it.
 fn check_counters(routes: &[RouteConfig]) {
-    let counters = counter_check::counters_of(routes);
+    let routes = routes.to_vec();
     let check = move || {
-        for asked in counters {
-            let counter = &asked.counter;
-            if let Err(problem) = counter_check::check(counter) {
-                let meanwhile = asked.meanwhile(&problem);
+        for Asked { counter, problem } in counter_check::check_all(&routes) {
+            if let Some((problem, meanwhile)) = problem {
                 tracing::warn!(
                     "the counter {counter} may not register visits: {problem}; {meanwhile} until it does"
                 );

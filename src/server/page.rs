@@ -19,7 +19,7 @@ const PAGE: &str = concat!(
 /// frame it. After a change of the document, the test says what the hashes are.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-hCu8IfVPHGIBak1shspr4jZi8Zqg3UHVzlUkSCxDzkA='; \
-    script-src 'sha256-kbc880ssETLWMGST39ittozDEKH1/mhOJaBER5bSZp4='; \
+    script-src 'sha256-zacY0zMbqdo70EvFG87vf1EixrY0x1oZO9qXPy/Oxgo='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(super) fn response() -> Response {

@@ -248,8 +248,15 @@ impl Run {
         self.readiness.counter_fails.store(fails, Ordering::Release);
     }
 
-    /// Waits until `count` workers of a group have drained, for at most `timeout`; the second signal, if one came.
-    pub(super) fn drain(&self, group: Group, count: usize, timeout: Duration) -> Option<i32> {
+    /// Waits until `count` workers of a group have drained, for at most `timeout`; the second signal, if one came. `late`
+    /// is logged of those who take longer.
+    pub(super) fn drain(
+        &self,
+        group: Group,
+        count: usize,
+        timeout: Duration,
+        late: &str,
+    ) -> Option<i32> {
         let end = Instant::now() + timeout;
         let mut drained = 0;
         while drained < count {
@@ -265,7 +272,7 @@ impl Run {
                 }
                 Ok(_) => {}
                 Err(_) => {
-                    tracing::warn!("the time to finish, {timeout:?}, is up");
+                    tracing::warn!("{late} ({timeout:?}); connections that are left are cut");
                     return None;
                 }
             }

@@ -16,14 +16,14 @@ use super::{
     describe_drivers,
     routes::{Counters, UnknownCounter},
     send_all,
-    stats::{CounterAddresses, CounterSource, Sources, WorkerSource},
+    stats::{BundledSource, CounterAddresses, CounterSource, Sources, WorkerSource},
     summary::{Role, StartSummary},
 };
 use crate::{
     config::{Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
     counter::store::{self, Counted},
     listener::{self, Listener, inherited},
-    metrics::{AccessLogMetrics, CounterMetrics, WorkerMetrics},
+    metrics::{AccessLogMetrics, WorkerMetrics},
     runtime::mailbox,
     site::{Failures, Message, RouteSet, Rules, Site},
     upstream::{
@@ -213,7 +213,7 @@ impl SiteWorkers {
         &self,
         config: &Config,
         run: &Run,
-        bundled: Option<Arc<CounterMetrics>>,
+        bundled: Option<BundledSource>,
         access_log: Option<Arc<AccessLogMetrics>>,
     ) -> Sources {
         let workers = config.cores.iter().zip(&self.metrics);

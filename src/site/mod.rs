@@ -9,6 +9,7 @@ mod directory;
 mod files;
 mod number;
 mod routes;
+mod share;
 mod spread;
 mod template;
 mod trace;
@@ -30,8 +31,8 @@ pub use self::{
     directory::{Directory, ReadError, Room, file_name},
     files::{File, cache_for, content_type},
     routes::{Route, RouteKind, RouteSet, Rules, VisitCounter, VisitRoute, Visits},
+    share::Share,
     template::TEMPLATE_BYTES_MAX,
-    trace::Share,
     visit::{Accept, Failures, Registration},
 };
 use self::{

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::{
+    Share,
     answers::{Answers, Pages},
     directory::{Directory, Found},
     files::File,
     spread::Counters,
-    trace::Share,
     visit::{Accept, Counter},
 };
 use crate::{http::request::Method, upstream::Upstream};

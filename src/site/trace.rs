@@ -3,11 +3,12 @@
 //! A visit that comes with a trace stays a part of it; others begin one, and a share of these is marked to be recorded.
 //! Each call then has bytes of its own.
 
-use std::{cell::RefCell, fmt, rc::Rc, str::FromStr};
+use std::{cell::RefCell, rc::Rc};
 
 use bytes::Bytes;
 use fastrand::Rng;
 
+use super::Share;
 use crate::{
     http::{
         request::FieldLines,
@@ -15,15 +16,6 @@ use crate::{
     },
     upstream::CallBytes,
 };
-
-/// A share, in millionths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share(u32);
-
-/// All.
-const WHOLE: u32 = 1_000_000;
-/// A hundredth.
-const PERCENT: u32 = WHOLE / 100;
 
 /// Makes the ids of one worker.
 pub struct Tracer {
@@ -47,7 +39,7 @@ impl Tracer {
         let mut rng = self.rng.borrow_mut();
         let trace = match &incoming {
             Some(incoming) => incoming.trace,
-            None => Trace::new(rng.u128(..), rng.u32(..WHOLE) < sampled.0),
+            None => Trace::new(rng.u128(..), sampled.draw(&mut rng)),
         };
         TraceFields(Rc::new(trace_context::fields(trace, rng.u64(..), incoming.as_ref())))
     }
@@ -69,77 +61,10 @@ impl TraceFields {
     }
 }
 
-impl FromStr for Share {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "it must be a share like 1%, 0.1% or 100%";
-        let number = text.strip_suffix('%').ok_or(FORM)?;
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-        let digits = |text: &str, most: usize| {
-            (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
-        };
-        if !digits(whole, 3) || !digits(fraction, 4) {
-            return Err(FORM);
-        }
-        // Digits, and so few that neither number is too large.
-        let whole: u32 = whole.parse().map_err(|_| FORM)?;
-        let fraction: u32 = format!("{fraction:0<4}").parse().map_err(|_| FORM)?;
-        let share = whole * PERCENT + fraction;
-        if share > WHOLE { Err("it must be a share of at most 100%") } else { Ok(Self(share)) }
-    }
-}
-
-impl fmt::Display for Share {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, fraction) = (self.0 / PERCENT, self.0 % PERCENT);
-        match format!("{fraction:04}").trim_end_matches('0') {
-            "" => write!(f, "{whole}%"),
-            fraction => write!(f, "{whole}.{fraction}%"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::{HeadLimits, request};
-
-    #[track_caller]
-    fn check(text: &str, expected: Option<u32>) {
-        assert_eq!(text.parse::<Share>().ok().map(|share| share.0), expected, "{text:?}");
-    }
-
-    #[test]
-    fn a_share_is_a_percentage() {
-        for (text, millionths) in
-            [("1%", 10_000), ("0%", 0), ("100%", WHOLE), ("0.0001%", 1), ("12.5%", 125_000)]
-        {
-            check(text, Some(millionths));
-            assert_eq!(Share(millionths).to_string(), text);
-        }
-        check("01.50%", Some(15_000));
-        for wrong in [
-            "",
-            "%",
-            "1",
-            "-1%",
-            "+1%",
-            "1 %",
-            "1%%",
-            ".5%",
-            "1.%",
-            "1,5%",
-            "0.00001%",
-            "100.0001%",
-            "101%",
-            "1000%",
-            "1e1%",
-            "١%",
-        ] {
-            check(wrong, None);
-        }
-    }
 
     /// The calls of visits that send these fields.
     fn calls(tracer: &Tracer, fields: &str, share: &str, count: usize) -> Vec<String> {

@@ -107,10 +107,13 @@ pub struct Counter {
     pub upstream: Upstream,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Bundled {
     pub counted: u64,
     pub commits: u64,
+    /// Why its store fails. Older servers do not tell it.
+    #[serde(default)]
+    pub store_problem: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]

@@ -67,6 +67,13 @@ pub enum TopError {
     Terminal(#[from] io::Error),
 }
 
+impl TopError {
+    /// Whether the server may have its figures at another address.
+    pub const fn may_be_elsewhere(&self) -> bool {
+        matches!(self, Self::Unanswered(_) | Self::Status(_) | Self::NotFigures(_))
+    }
+}
+
 /// How it was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {

@@ -123,7 +123,8 @@ impl View {
                 ..spans.counter(&counter.upstream, calls)
             }
         });
-        let commits = |figures: &Figures| figures.bundled.map_or(0, |bundled| bundled.commits);
+        let commits =
+            |figures: &Figures| figures.bundled.as_ref().map_or(0, |bundled| bundled.commits);
         Self {
             version: later.version.clone(),
             uptime_seconds: later.uptime_seconds,
@@ -131,7 +132,7 @@ impl View {
             total: spans.total(later, recent, earlier),
             workers: workers.collect(),
             counters: counters.collect(),
-            bundled: later.bundled.map(|bundled| {
+            bundled: later.bundled.as_ref().map(|bundled| {
                 let before = recent.map(commits);
                 (bundled.counted, spans.rate(bundled.commits, before))
             }),
@@ -158,8 +159,14 @@ fn alarms(figures: &Figures) -> Vec<String> {
             alarms.push(format!("{count} workers are silent, {worker} for {seconds:.0} s"));
         }
     }
+    let store_problem =
+        figures.bundled.as_ref().and_then(|bundled| bundled.store_problem.as_deref());
+    if let Some(problem) = store_problem {
+        alarms.push(format!("the store of the bundled counter fails: {problem}"));
+    }
     for counter in &figures.counters {
-        if counter.upstream.failing > 0 {
+        let is_told = counter.bundled && store_problem.is_some();
+        if counter.upstream.failing > 0 && !is_told {
             alarms.push(format!("the counter {} fails", counter.counter));
         }
     }
@@ -321,7 +328,7 @@ impl std::iter::Sum for Load {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::top::figures::tests::figures;
+    use crate::top::figures::{Bundled, tests::figures};
 
     /// After two seconds of work by the first worker.
     fn later() -> Figures {
@@ -396,7 +403,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_alarms(change: fn(&mut Figures), expected: &[&str]) {
+    fn check_alarms(change: impl FnOnce(&mut Figures), expected: &[&str]) {
         let mut figures = figures();
         change(&mut figures);
         assert_eq!(alarms(&figures), expected);
@@ -427,5 +434,19 @@ mod tests {
             &["it is stopping", "the counter 10.0.0.5:3001 fails"],
         );
         check_alarms(|all| all.ready = false, &["it is not ready"]);
+        let with_store = |all: &mut Figures, problem: Option<&str>| {
+            let store_problem = problem.map(str::to_owned);
+            all.bundled = Some(Bundled { counted: 1, commits: 1, store_problem });
+            all.counters[0].bundled = true;
+        };
+        check_alarms(|all| with_store(all, None), &[]);
+        // Its counter fails too, which needs no word.
+        check_alarms(
+            |all| {
+                with_store(all, Some("the disk is full"));
+                all.counters[0].upstream.failing = 1;
+            },
+            &["the store of the bundled counter fails: the disk is full"],
+        );
     }
 }

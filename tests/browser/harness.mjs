@@ -41,7 +41,7 @@ export class Program {
       stdio: ["ignore", "ignore", "pipe"],
     });
     const self = new Program();
-    Object.assign(self, { child, log: "", ended: once(child, "exit") });
+    Object.assign(self, { child, directory, log: "", ended: once(child, "exit") });
     test.after(async () => {
       await self.kill("SIGKILL");
       await rm(directory, { recursive: true, force: true });

@@ -53,6 +53,9 @@ const broken = {
     sample.totals.panics = 12;
     for (const cause of Object.keys(sample.totals.erred_by_cause)) sample.totals.erred_by_cause[cause] = 1e8;
   },
+  "a store that fails": (sample) => {
+    Object.assign(sample.bundled, { commits_failed: 1e9, store_problem: "db-1.of-a-department.internal.example:5432: error connecting to server: Connection refused (os error 111)" });
+  },
   "a driver that is not the best": (sample) => {
     sample.workers.forEach((worker) => {
       worker.driver.description = "epoll; io_uring is unavailable: kernel.io_uring_disabled is 2 (set it to 0, or ask for epoll by --driver epoll)";
@@ -192,7 +195,7 @@ scenario("the keyboard is enough", async (test) => {
   const ill = later(source.last, 0);
   ill.workers[0].silent_seconds = 3;
   source.send(ill);
-  await says(page, /^Worker 0 does not answer\.$/);
+  await says(page, /^Worker 0 is silent\.$/);
   await page.keyboard.press("Space");
   assert.equal(await button.getAttribute("aria-pressed"), "false");
   assert.notEqual(await figure(), held);
@@ -227,5 +230,5 @@ scenario("a screen reader finds all of it by its role and name, and hears only w
     source.send(ill);
     await shown(page, ill);
   }
-  assert.deepEqual(await said(), ["All is well.", "Worker 0 does not answer."]);
+  assert.deepEqual(await said(), ["All is well.", "Worker 0 is silent."]);
 });

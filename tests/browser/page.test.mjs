@@ -3,9 +3,10 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdir, readFile } from "node:fs/promises";
+import { readdir, readFile, rename } from "node:fs/promises";
 import http from "node:http";
 import net from "node:net";
+import path from "node:path";
 import { after, before } from "node:test";
 import { Visitors, counter, launch, listen, number, open, says, scenario, serve, until } from "./harness.mjs";
 
@@ -83,6 +84,23 @@ scenario("the counter's panel turns within two seconds when it is killed, and tu
   await says(page, WELL);
 });
 
+scenario("a store that fails is named until it works again", async (test) => {
+  const server = await serve(test, ["--workers", "1"]);
+  const page = await open(test, browser, server.admin);
+  const file = path.join(server.directory, "counter.redb");
+  Visitors.start(test, server.site);
+  await says(page, WELL);
+  await rename(file, `${file}.away`);
+  await says(page, /^The store of the bundled counter fails: its visitors get the sorry page\.$/);
+  const panel = page.locator("#counters section");
+  await panel.locator(".pill:text-is('fails')").waitFor();
+  assert.match(await panel.locator("dt:text-is('store') + dd").textContent(), /^fails: .* was moved or deleted; put it back/);
+  await until(async () => (await number(page, "dt:text-is('commits that failed') + dd")) > 0, "commits that failed");
+  await rename(`${file}.away`, file);
+  await says(page, WELL);
+  assert.equal(await panel.locator("dt:text-is('store') + dd").textContent(), `redb:${file}`);
+});
+
 scenario("few visits that are not registered are told before the breaker opens", async (test) => {
   const gone = await counter(test);
   const server = await serve(test, ["--workers", "1", "--counter", gone.url, "--skip-counter-check"]);
@@ -149,7 +167,7 @@ scenario("a server that hangs is missed, and heard again when it goes on", async
   await says(page, WELL);
 });
 
-scenario("a worker that does not answer is named", async (test) => {
+scenario("a silent worker is named", async (test) => {
   const server = await serve(test, ["--workers", "2"]);
   const page = await open(test, browser, server.admin);
   await fetch(server.site);
@@ -164,10 +182,10 @@ scenario("a worker that does not answer is named", async (test) => {
   const strace = spawn("strace", ["-p", thread, "-o", "/dev/null", "-e", `trace=${waits}`, "-e", `inject=${waits}:delay_enter=600000000`]);
   const released = once(strace, "exit");
   test.after(() => strace.kill());
-  await says(page, /^Worker 1 does not answer\.$/);
+  await says(page, /^Worker 1 is silent\.$/);
   const panel = page.locator("#workers article:nth-child(2)");
   assert.match(await panel.getAttribute("class"), /\bbad\b/);
-  assert.match(await panel.locator(".rate").textContent(), /^no answer \d+ s$/);
+  assert.match(await panel.locator(".rate").textContent(), /^silent \d+ s$/);
   assert.doesNotMatch(await page.locator("#workers article:nth-child(1)").getAttribute("class"), /\bbad\b/);
   strace.kill();
   await released;

@@ -119,8 +119,11 @@ mod tests {
 
     #[test]
     fn what_a_start_would_refuse_is_seen_and_nothing_is_changed() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
+        let parent = tempfile::tempdir().unwrap();
+        // Others write into the directory for temporary ones, which is listed for a path right below it.
+        let directory = parent.path().join("own");
+        fs::create_dir(&directory).unwrap();
+        let path = |name: &str| directory.join(name);
         check(&path("none"), false, None);
         check(&path("new/deep/none"), false, None);
         fs::write(path("text"), "some other text").unwrap();
@@ -130,14 +133,19 @@ mod tests {
         check(&path("short"), false, Some("is not a counter's file"));
         check(&path("empty"), false, Some("is empty"));
         check(&path("empty"), true, None);
-        check(directory.path(), false, Some("Is a directory"));
+        check(&directory, false, Some("Is a directory"));
         let words =
             format!("text/sub for the counter's file: {} is no directory", path("text").display());
         check(&path("text/sub/counter.redb"), false, Some(&words));
         symlink(path("text/sub/counter.redb"), path("link")).unwrap();
         check(&path("link"), false, Some("is no directory"));
-        // Not even root can create anything there.
-        check(Path::new("/proc/counter.redb"), false, Some("cannot write to the directory /proc"));
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_entry_is_seen() {
+        // Not even root can create anything there. It is not listed: processes come and go.
+        let said = probe(Path::new("/proc/counter.redb"), false).unwrap_err().to_string();
+        assert!(said.contains("cannot write to the directory /proc"), "{said}");
     }
 
     #[test]

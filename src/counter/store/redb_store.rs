@@ -23,7 +23,7 @@ use redb::{
 };
 
 use super::{
-    Counted, Listings, OpenError, Operation, Outcome, Store, Totals, apply_all,
+    Counted, Health, Listings, OpenError, Operation, Outcome, Store, Totals, apply_all,
     disk::Disk,
     file::{CounterFile, Named},
 };
@@ -43,8 +43,7 @@ pub(super) struct RedbStore {
     durable: BTreeMap<String, u64>,
     /// The sums of those.
     counted: Counted,
-    /// The last reason of a failure that was logged: each is logged once.
-    complaint: Option<String>,
+    health: Health,
     listings: Listings,
 }
 
@@ -67,8 +66,9 @@ impl RedbStore {
         let file = CounterFile::open_or_create(&disk, path, create)?;
         let durable = read_totals(path, &file.database)?;
         let (path, file) = (path.to_owned(), Some(file));
-        let (counted, listings) = (Counted::of(&durable), Listings::default());
-        Ok(Self { disk, path, file, durable, counted, complaint: None, listings })
+        let (counted, health, listings) =
+            (Counted::of(&durable), Health::default(), Listings::default());
+        Ok(Self { disk, path, file, durable, counted, health, listings })
     }
 
     /// The file, after a check that its name leads to it and that it holds all that was reported.
@@ -126,11 +126,10 @@ impl RedbStore {
     }
 
     /// Logs why it fails, once for each reason.
-    fn complain(&mut self, problem: String) {
-        if self.complaint.as_ref() != Some(&problem) {
+    fn complain(&self, problem: &str) {
+        if self.health.fails(problem) {
             let path = self.path.display();
             tracing::error!("nothing is counted, for the counter's file {path} fails: {problem}");
-            self.complaint = Some(problem);
         }
     }
 }
@@ -139,7 +138,7 @@ impl Store for RedbStore {
     fn commit(&mut self, batch: &[Operation]) -> Vec<Outcome> {
         match self.try_commit(batch) {
             Ok(outcomes) => {
-                if self.complaint.take().is_some() {
+                if self.health.works() {
                     tracing::info!("the counter's file {} works again", self.path.display());
                 }
                 outcomes
@@ -153,7 +152,7 @@ impl Store for RedbStore {
                         _ => drop(file),
                     }
                 }
-                self.complain(problem);
+                self.complain(&problem);
                 vec![outcome; batch.len()]
             }
         }
@@ -161,6 +160,10 @@ impl Store for RedbStore {
 
     fn counted(&self) -> Counted {
         self.counted
+    }
+
+    fn health(&self) -> Health {
+        self.health.clone()
     }
 }
 

@@ -48,7 +48,7 @@ use std::{
 
 pub use self::engine::{BEAT, Engine, Fence, GONE_AFTER, Taken, Trouble, Wanted};
 use self::values::Values;
-use super::{Counted, Listings, NAMES_MAX, Operation, Outcome, Store, TotalsByName};
+use super::{Counted, Health, Listings, NAMES_MAX, Operation, Outcome, Store, TotalsByName};
 
 /// How long a commit is tried again.
 #[derive(Debug, Clone, Copy)]
@@ -113,8 +113,7 @@ pub struct ShardedStore<E> {
     /// What was durable at the last commit.
     counted: Counted,
     fenced: bool,
-    /// The last reason of a failure that was logged: each is logged once.
-    complaint: Option<String>,
+    health: Health,
     listings: Listings,
 }
 
@@ -171,7 +170,7 @@ impl<E: Engine> ShardedStore<E> {
             others: Values::new(taken.others),
             counted: Counted::default(),
             fenced: false,
-            complaint: None,
+            health: Health::default(),
             listings: Listings::default(),
         };
         store.note_counted();
@@ -330,20 +329,18 @@ impl<E: Engine> ShardedStore<E> {
     }
 
     /// Logs why it fails, once for each reason.
-    fn complain(&mut self, trouble: &Trouble) {
-        let problem = trouble.to_string();
-        if self.complaint.as_ref() != Some(&problem) {
+    fn complain(&self, trouble: &Trouble) {
+        if self.health.fails(&trouble.to_string()) {
             let engine = &self.engine;
             tracing::error!(
-                "nothing is counted, for the counter's store {engine} fails: {problem}"
+                "nothing is counted, for the counter's store {engine} fails: {trouble}"
             );
-            self.complaint = Some(problem);
         }
     }
 
     /// Notes that it works.
-    fn works(&mut self) {
-        if self.complaint.take().is_some() {
+    fn works(&self) {
+        if self.health.works() {
             tracing::info!("the counter's store {} works again", self.engine);
         }
     }
@@ -384,6 +381,10 @@ impl<E: Engine> Store for ShardedStore<E> {
 
     fn hurry(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.hurry)
+    }
+
+    fn health(&self) -> Health {
+        self.health.clone()
     }
 
     fn is_fenced(&self) -> bool {

@@ -26,6 +26,9 @@ pub struct OpenError {
     problem: String,
 }
 
+/// What helps against all that cannot be written.
+const ELSEWHERE: &str = "name another file by --access-log, or off";
+
 impl OpenError {
     fn new(path: &Path, problem: impl ToString) -> Self {
         Self { path: path.to_owned(), problem: problem.to_string() }
@@ -46,8 +49,10 @@ impl OpenError {
             _ if is(FileTypeExt::is_socket) => {
                 Self::new(path, "it is a socket; name a file, or - for standard output")
             }
-            Some(Errno::NOENT) => Self::new(path, "its directory does not exist"),
-            _ => Self::new(path, error),
+            Some(Errno::NOENT) => {
+                Self::new(path, format!("its directory does not exist; make it, or {ELSEWHERE}"))
+            }
+            _ => Self::new(path, format!("{error}; {ELSEWHERE}")),
         }
     }
 }
@@ -370,13 +375,14 @@ mod tests {
     fn what_is_no_place_for_a_log_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         refused(directory.path(), "it is a directory; name a file in it");
-        refused(&directory.path().join("none/access.log"), "its directory does not exist");
+        let none = directory.path().join("none/access.log");
+        refused(&none, &format!("its directory does not exist; make it, or {ELSEWHERE}"));
         let socket = directory.path().join("socket");
         let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         refused(&socket, "it is a socket; name a file, or - for standard output");
         let file = directory.path().join("file");
         fs::write(&file, "").unwrap();
-        refused(&file.join("access.log"), "Not a directory (os error 20)");
+        refused(&file.join("access.log"), &format!("Not a directory (os error 20); {ELSEWHERE}"));
     }
 
     #[test]

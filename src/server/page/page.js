@@ -143,8 +143,10 @@ function showClients() {
   show("panics", count(all.panics));
   byId("panics").parentNode.hidden = !all.panics;
 }
+const storeFails = (sample) => Boolean(sample.bundled && sample.bundled.store_problem !== null);
 function showCounter(counter, place) {
-  const now = newest(), key = "counter " + place, entry = card("counters", "counter", key), failing = counter.failing > 0;
+  const now = newest(), key = "counter " + place, entry = card("counters", "counter", key);
+  const failing = counter.failing > 0 || counter.bundled && storeFails(now);
   const durations = (sample) => sample.counters[place].durations;
   entry.node.classList.toggle("bad", failing);
   entry.pill.className = "pill" + (failing ? " bad" : rate(key) > 0 ? " good" : "");
@@ -153,7 +155,7 @@ function showCounter(counter, place) {
   put(entry.number, speed(rate(key)));
   draw(entry.chart, key, "calls");
   put(entry.peak, caption(key, "calls/s"));
-  row(entry, "circuit breaker", failing ? "open at " + counter.failing + " of " + many(now.workers.length, "worker") : "closed: calls go through", true);
+  row(entry, "circuit breaker", counter.failing > 0 ? "open at " + counter.failing + " of " + many(now.workers.length, "worker") : "closed: calls go through", true);
   row(entry, "round trip p50", time(quantile(durations, 0.5)));
   row(entry, "p99", time(quantile(durations, 0.99)));
   row(entry, "last call", time(counter.last_call_seconds));
@@ -162,7 +164,13 @@ function showCounter(counter, place) {
   row(entry, "idle", count(counter.idle));
   row(entry, "opened", count(counter.dialed));
   row(entry, "reused", count(counter.reused));
-  if (counter.bundled && now.bundled) row(entry, "counted in all", count(now.bundled.counted));
+  if (counter.bundled && now.bundled) {
+    row(entry, "counted in all", count(now.bundled.counted));
+    // What is well needs no room.
+    if (now.bundled.commits_failed) row(entry, "commits that failed", count(now.bundled.commits_failed));
+    if (storeFails(now)) row(entry, "store", "fails: " + now.bundled.store_problem, true);
+    else if (entry.rows.has("store")) row(entry, "store", now.bundled.store, true);
+  }
   row(entry, "addresses", counter.addresses.join(", ") || "none found", true);
 }
 const isSilent = (worker) => worker.silent_seconds !== null && worker.silent_seconds > SILENT_SECONDS;
@@ -174,7 +182,7 @@ function showWorker(worker, place, top) {
   entry.node.classList.toggle("bad", silent);
   entry.node.classList.toggle("busy", user + system >= BUSY);
   put(entry.title, newest().workers.length > MOST ? worker.worker + (worker.worker === worker.core ? "" : ", core " + worker.core) : "worker " + worker.worker + ", core " + worker.core);
-  put(entry.number, silent ? "no answer" : speed(rate(key)));
+  put(entry.number, silent ? "silent" : speed(rate(key)));
   put(entry.unit, silent ? worker.silent_seconds.toFixed(0) + " s" : newest().workers.length > MOST ? "/s" : "visits/s");
   draw(entry.chart, key, "visits", "a second", top);
   entry.user.setAttribute("width", Math.min(100, user * 100).toFixed(1));
@@ -199,8 +207,10 @@ function status(kind, text, isOld = false) {
 }
 function judge() {
   const now = newest(), wrong = [];
-  const silent = now.workers.filter(isSilent).map((worker) => worker.worker), failing = now.counters.filter((counter) => counter.failing > 0);
-  if (silent.length) wrong.push(silent.length === 1 ? "Worker " + silent[0] + " does not answer." : "Workers " + silent.join(", ") + " do not answer.");
+  const silent = now.workers.filter(isSilent).map((worker) => worker.worker), storeFailing = storeFails(now);
+  const failing = now.counters.filter((counter) => counter.failing > 0 && !(counter.bundled && storeFailing));
+  if (silent.length) wrong.push(silent.length === 1 ? "Worker " + silent[0] + " is silent." : "Workers " + silent.join(", ") + " are silent.");
+  if (storeFailing) wrong.push("The store of the bundled counter fails: its visitors get the sorry page.");
   for (const counter of failing) {
     const all = counter.failing === now.workers.length;
     const where = now.counters.length > 1 ? "visits go to another counter of their route, if it has one." : (all ? "" : "their ") + "visitors get the sorry page.";
@@ -208,7 +218,7 @@ function judge() {
   }
   const erred = growth((sample) => sample.counts.erred, WINDOW_SECONDS) > 0, welcomed = growth((sample) => sample.counts.welcomed, WINDOW_SECONDS) > 0;
   if (erred || welcomed) lastEnd = erred ? "erred" : "welcomed";
-  if (!failing.length && lastEnd === "erred") wrong.push(welcomed ? "Some visits are not registered." : "The last visits were not registered.");
+  if (!failing.length && !storeFailing && lastEnd === "erred") wrong.push(welcomed ? "Some visits are not registered." : "The last visits were not registered.");
   if (growth((sample) => sample.counts.refused, WINDOW_SECONDS) > 0) wrong.push("Overload: visits are refused.");
   if (stopping) return ["warn", STOPPING];
   if (wrong.length) return ["bad", wrong.join(" ")];

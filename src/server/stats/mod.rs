@@ -10,13 +10,17 @@ mod snapshot;
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use self::machine::Machine;
 pub(super) use self::{registry::registry, snapshot::Snapshot};
 use super::admin::Readiness;
-use crate::metrics::{AccessLogMetrics, CounterMetrics, WorkerMetrics};
+use crate::{
+    counter::store::Health,
+    metrics::{AccessLogMetrics, CounterMetrics, WorkerMetrics},
+    runtime::clock,
+};
 
 /// The addresses of the counters, in their order. Written by the threads that look names up.
 #[derive(Debug, Default)]
@@ -52,7 +56,7 @@ pub(super) struct Sources {
     pub(super) counters: Vec<CounterSource>,
     pub(super) addresses: Arc<CounterAddresses>,
     /// The bundled counter, if it runs.
-    pub(super) bundled: Option<Arc<CounterMetrics>>,
+    pub(super) bundled: Option<BundledSource>,
     /// The access log, if it is written.
     pub(super) access_log: Option<Arc<AccessLogMetrics>>,
 }
@@ -61,6 +65,28 @@ pub(super) struct Sources {
 pub(super) struct WorkerSource {
     pub(super) core: usize,
     pub(super) metrics: Arc<WorkerMetrics>,
+}
+
+/// The bundled counter.
+#[derive(Debug)]
+pub(super) struct BundledSource {
+    pub(super) metrics: Arc<CounterMetrics>,
+    /// Where its totals are, without a password.
+    pub(super) store: String,
+    pub(super) health: Health,
+}
+
+impl BundledSource {
+    /// A commit that takes longer is told: visits do not wait for it any more.
+    const COMMIT_MAX: Duration = Duration::from_secs(5);
+
+    /// Why nothing can be counted; `None` while the store works.
+    fn problem(&self) -> Option<String> {
+        let since = self.metrics.committing_since.read();
+        let taken = Duration::from_millis(clock::now().millis().saturating_sub(since));
+        let hangs = || since > 0 && taken > Self::COMMIT_MAX;
+        self.health.problem().or_else(|| hangs().then(|| String::from("a commit does not end")))
+    }
 }
 
 /// A counter that the workers know.

@@ -12,7 +12,7 @@ use prometheus_client::{
 use super::{
     Snapshot, Sources,
     machine::{ContextSwitches, Cpu, RingCounts},
-    snapshot::{AccessLogStats, DurationStats, UpstreamStats, WorkerStats},
+    snapshot::{AccessLogStats, BundledStats, DurationStats, UpstreamStats, WorkerStats},
 };
 use crate::metrics::{BOUNDS, ReloadMetrics};
 
@@ -142,7 +142,7 @@ impl Metric {
     }
 }
 
-const METRICS: [Metric; 39] = [
+const METRICS: [Metric; 41] = [
     Metric::counter("tallyring_visits", "Visits that have ended, by outcome", |all| {
         of_workers(all, |worker| {
             let visits = &worker.counts.visits;
@@ -296,6 +296,19 @@ const METRICS: [Metric; 39] = [
     Metric::counter("tallyring_commits", "Durable commits of the bundled counter", |all| {
         all.bundled.iter().map(|bundled| count(vec![], bundled.commits)).collect()
     }),
+    Metric::counter(
+        "tallyring_commits_failed",
+        "Commits of the bundled counter that its store has failed",
+        |all| all.bundled.iter().map(|bundled| count(vec![], bundled.commits_failed)).collect(),
+    ),
+    Metric::gauge(
+        "tallyring_store_failing",
+        "1 while the store of the bundled counter fails: nothing is counted there",
+        |all| {
+            let failing = |bundled: &BundledStats| u64::from(bundled.store_problem.is_some());
+            all.bundled.iter().map(|bundled| count(vec![], failing(bundled))).collect()
+        },
+    ),
     Metric::counter("tallyring_access_log_written", "Lines of the access log written", |all| {
         all.access_log.iter().map(|log| count(vec![], log.written)).collect()
     }),
@@ -416,17 +429,19 @@ fn of_upstreams_as(all: &Snapshot, row: impl Fn(Labels, &UpstreamStats) -> Row) 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::{
+        counter::store::Health,
         metrics::{CounterMetrics, DriverInfo, Totals, WorkerMetrics},
-        server::stats::{CounterSource, WorkerSource},
+        runtime::clock,
+        server::stats::{BundledSource, CounterSource, WorkerSource},
     };
 
     fn text_of(
         workers: &[&Arc<WorkerMetrics>],
-        bundled: Option<Arc<CounterMetrics>>,
+        bundled: Option<BundledSource>,
         reloads: &ReloadMetrics,
     ) -> String {
         let source = |(core, metrics): (usize, &&Arc<WorkerMetrics>)| WorkerSource {
@@ -511,13 +526,31 @@ mod tests {
         let counter = Arc::new(CounterMetrics::default());
         counter.total.set(1_234);
         counter.commits.increment();
-        let text = text_of(&[], Some(counter), &ReloadMetrics::started(0));
+        counter.commits_failed.set(2);
+        let health = Health::default();
+        let text = || {
+            let (metrics, health) = (Arc::clone(&counter), health.clone());
+            let source = BundledSource { metrics, store: String::from("memory"), health };
+            text_of(&[], Some(source), &ReloadMetrics::started(0))
+        };
         for row in [
             "# TYPE tallyring_counted counter",
             "tallyring_counted_total 1234",
             "tallyring_commits_total 1",
+            "tallyring_commits_failed_total 2",
+            "# TYPE tallyring_store_failing gauge",
+            "tallyring_store_failing 0",
         ] {
-            check(&text, row);
+            check(&text(), row);
         }
+        assert!(health.fails("the disk is full"));
+        check(&text(), "tallyring_store_failing 1");
+        assert!(health.works());
+        // A commit that has just begun, and one that hangs.
+        let now = clock::now();
+        counter.committing_since.set(now.millis());
+        check(&text(), "tallyring_store_failing 0");
+        counter.committing_since.set(now.before(Duration::from_secs(3600)).millis().max(1));
+        check(&text(), "tallyring_store_failing 1");
     }
 }

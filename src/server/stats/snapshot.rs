@@ -151,6 +151,11 @@ pub struct BundledStats {
     /// Of the counter without a name.
     pub counted: u64,
     pub commits: u64,
+    pub commits_failed: u64,
+    /// Where its totals are.
+    pub store: String,
+    /// Why the store fails; `None` while it works.
+    pub store_problem: Option<String>,
 }
 
 /// Of all workers, in lines.
@@ -196,8 +201,11 @@ impl Snapshot {
             workers,
             counters,
             bundled: sources.bundled.as_ref().map(|counter| BundledStats {
-                counted: counter.total.read(),
-                commits: counter.commits.read(),
+                counted: counter.metrics.total.read(),
+                commits: counter.metrics.commits.read(),
+                commits_failed: counter.metrics.commits_failed.read(),
+                store: counter.store.clone(),
+                store_problem: counter.problem(),
             }),
             access_log: sources.access_log.as_ref().map(|log| AccessLogStats {
                 written: log.written.read(),

@@ -103,7 +103,8 @@ impl Screen<'_> {
 
     fn worker(&self, worker: &WorkerView) -> ([String; 12], Style) {
         let (driver, style) = match worker.silent {
-            Some(seconds) => (format!("mute {seconds:.0}s"), self.theme.bad()),
+            // For how long is said above the table.
+            Some(_) => (String::from("silent"), self.theme.bad()),
             None => (worker.driver.clone(), Style::new()),
         };
         let cells = [

@@ -62,10 +62,7 @@ fn explain_answer(error: &DbError) -> Failure {
     let remedy = match code {
         "28P01" | "28000" => "correct the user and the password in the URL, or pg_hba.conf",
         "3D000" => "correct the URL, or make the database by createdb",
-        "42501" => {
-            "make its user the owner of the tables: ALTER TABLE … OWNER TO …; for tables that are not \
-             there, GRANT CREATE ON SCHEMA public TO …"
-        }
+        "42501" => grant(error.message()),
         "42P01" => "somebody has removed the tables; restart the counter, which makes them anew",
         "25006" => "name the primary in the URL too, or promote the standby",
         "53300" => "raise max_connections, or stop what uses them",
@@ -79,6 +76,19 @@ fn explain_answer(error: &DbError) -> Failure {
         _ => ends_session(error) || matches!(code.get(..2), Some("08" | "40" | "55" | "57")),
     };
     Failure { why, passes }
+}
+
+/// What gives a user the right that it lacks, by what PostgreSQL says.
+fn grant(message: &str) -> &'static str {
+    let is = |what: &str| message.starts_with(&format!("permission denied for {what}"));
+    if is("database") {
+        "GRANT CONNECT ON DATABASE … TO its user"
+    } else if is("schema") {
+        "the tables are not there, and its user cannot make them: GRANT USAGE, CREATE ON SCHEMA … TO its user"
+    } else {
+        "the tables are those of another user, who can give them: GRANT ALL ON tallyring_meta, tallyring_shards, \
+         tallyring_totals TO its user"
+    }
 }
 
 fn ends_session(error: &DbError) -> bool {
