@@ -68,7 +68,7 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         Some(Command::Serve(flags)) => serve(&flags, of_command("serve"), notes),
         Some(Command::Check(flags)) => check(&flags, of_command("check"), notes),
         Some(Command::Counter(mut flags)) => match flags.command.take() {
-            Some(command) => move_totals(command, of_command("counter")),
+            Some(command) => move_totals(*command, of_command("counter")),
             None => counter(flags, of_command("counter"), notes),
         },
         // It runs every few seconds, and the server has logged the notes.

@@ -250,7 +250,7 @@ pub struct LogArguments {
 #[allow(missing_docs)]
 pub struct CounterArguments {
     #[command(subcommand)]
-    pub command: Option<MoveCommand>,
+    pub command: Option<Box<MoveCommand>>,
     /// Address to serve on, or a port alone, like 3001, on 127.0.0.1
     #[arg(
         long,

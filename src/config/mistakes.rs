@@ -51,8 +51,12 @@ fn value(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Opti
 
 /// The variable of a flag of the called command, if it is set.
 fn variable_of(flag: &str, command: &Command, arguments: &[OsString]) -> Option<String> {
-    let named = arguments.get(1).and_then(|name| command.find_subcommand(name));
-    let of_command = named.unwrap_or(command).get_arguments();
+    let mut called = command;
+    for name in &arguments[1.min(arguments.len())..] {
+        let Some(named) = called.find_subcommand(name) else { break };
+        called = named;
+    }
+    let of_command = called.get_arguments();
     let mut of_flag = of_command.filter(|one| one.get_long() == flag.strip_prefix("--"));
     let variable = of_flag.find_map(clap::Arg::get_env)?;
     env::var_os(variable).map(|_| variable.to_string_lossy().into_owned())

@@ -13,6 +13,7 @@ use super::{
     Found, Hold, Mark, OpenError, Seen, TotalsByName, Whole,
     disk::{Disk, device_and_inode, directory_of, link_target},
     finished::{Finished, check_regular, open_to_read},
+    probe::probe_directory,
     transfer::{Contents, image, read_file, read_unused},
 };
 
@@ -161,13 +162,15 @@ impl Restore {
 /// A counter's file as a whole. It is locked from the first call on, so that only a mark that is to stay is written.
 pub(super) struct FileStore {
     path: PathBuf,
+    /// Whether it is to be made where there is none.
+    makes: bool,
     held: Option<Held>,
 }
 
 impl FileStore {
     /// Opens nothing yet.
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), held: None }
+    pub(super) fn new(path: &Path, makes: bool) -> Self {
+        Self { path: path.to_owned(), makes, held: None }
     }
 
     fn held(&mut self) -> Result<&mut Held, OpenError> {
@@ -197,6 +200,9 @@ impl Whole for FileStore {
     fn look(&mut self, _: Instant) -> Result<Found, OpenError> {
         let contents = self.contents()?;
         let is_new = contents.is_none();
+        if is_new && self.makes {
+            probe_directory(directory_of(&link_target(&self.path)))?;
+        }
         let Contents { totals, mark } = contents.unwrap_or_default();
         Ok(Found { totals, mark, is_new, ..Found::default() })
     }

@@ -36,6 +36,12 @@ pub fn read(path: &Path) -> Result<TotalsByName, OpenError> {
     read_unused(&disk, path, &open_to_read(&disk, path)?).map(|contents| contents.totals)
 }
 
+/// Why no counter may use the file at `path`, which is not in use.
+pub(super) fn mark_in(path: &Path) -> Result<Option<Mark>, OpenError> {
+    let disk = Disk::default();
+    read_unused(&disk, path, &open_to_read(&disk, path)?).map(|contents| contents.mark)
+}
+
 pub(super) fn read_unused(disk: &Disk, path: &Path, file: &File) -> Result<Contents, OpenError> {
     let check_unused = || match disk.is_locked(file) {
         Ok(false) => Ok(()),

@@ -151,7 +151,7 @@ pub trait Whole {
 /// When it cannot be used.
 pub fn whole(kind: &Kind, makes: bool) -> Result<Option<Box<dyn Whole>>, OpenError> {
     match kind {
-        Kind::Redb(path) => Ok(Some(Box::new(FileStore::new(path)))),
+        Kind::Redb(path) => Ok(Some(Box::new(FileStore::new(path, makes)))),
         Kind::Memory => Ok(None),
         #[cfg(not(simulation))]
         Kind::Postgres { url, .. } => {
