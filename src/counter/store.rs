@@ -42,7 +42,7 @@ use self::{
 pub use self::{
     held::Restore,
     transfer::{read, write, write_text},
-    whole::{Found, Hold, Mark, Seen, Whole, whole},
+    whole::{Found, Hold, Mark, QUIET, Seen, Whole, whole},
 };
 use crate::plural::grouped;
 

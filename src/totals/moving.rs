@@ -16,13 +16,12 @@ use std::{
 
 use super::{Lower, check_not_lower, describe, json};
 use crate::{
-    counter::store::{self, Counted, Found, Hold, Kind, Mark, OpenError, TotalsByName, Whole},
+    counter::store::{
+        self, Counted, Found, Hold, Kind, Mark, OpenError, QUIET, TotalsByName, Whole,
+    },
     plural::grouped,
 };
 
-/// A counter that was not seen for so long, or did not change for so long, has ended: it shows itself three times as
-/// often.
-const QUIET: Duration = Duration::from_secs(30);
 /// How long a step is tried again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two tries, and two looks.

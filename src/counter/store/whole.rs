@@ -10,11 +10,25 @@
 //!
 //! Whatever is cut leaves the mark, which says what is to be done; each step can be done once more and comes to the same.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Instant};
+use std::{
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use super::{Kind, OpenError, TotalsByName, held::FileStore};
 #[cfg(not(simulation))]
 use super::{Trouble, database_error, etcd, postgres};
+
+/// A counter that was not seen for so long has ended: it shows itself three times as often.
+pub const QUIET: Duration = Duration::from_secs(30);
+#[cfg(not(simulation))]
+const _: () = assert!(QUIET.as_secs() >= 3 * super::sharded::BEAT.as_secs());
+
+/// When [`SHARD`] was seen, in seconds before it is filled: no counter has it.
+#[cfg(not(simulation))]
+pub(super) const SEEN_BEFORE: u64 = 2 * QUIET.as_secs();
 
 /// The shard that gets all totals that are moved into a database. No counter has to have its name; one that has takes it
 /// over as any other.

@@ -7,7 +7,7 @@ use super::{
     super::{
         Found, Hold, Mark, OpenError, Seen, TotalsByName, Whole, database_error,
         sharded::{Fence, Trouble},
-        whole::{COUNTED, SHARD, TAKEN_OVER},
+        whole::{COUNTED, SEEN_BEFORE, SHARD, TAKEN_OVER},
     },
     Etcd, Stopped,
     layout::{LEVEL_MAX, Layout, fence_value, nest, pieces, sums},
@@ -138,7 +138,8 @@ async fn fill(
         totals.iter().map(|(name, total)| (layout.value(name, SHARD), Some(total.to_string()))),
     );
     let fence = Fence { epoch: look(session, layout).await?.epoch, sequence: 0 };
-    parts.insert(layout.own().to_owned(), Some(fence_value(fence, 0, session.now())));
+    let seen = session.now().map(|now| now.saturating_sub(SEEN_BEFORE));
+    parts.insert(layout.own().to_owned(), Some(fence_value(fence, 0, seen)));
     let sizes: Vec<_> = parts
         .iter()
         .map(|(key, value)| key.len() + value.as_ref().map_or(0, String::len))

@@ -9,7 +9,7 @@ use super::{
     super::{
         Found, Hold, Mark, OpenError, Seen, TotalsByName, Whole, database_error,
         sharded::Trouble,
-        whole::{COUNTED, SHARD, TAKEN_OVER},
+        whole::{COUNTED, SEEN_BEFORE, SHARD, TAKEN_OVER},
     },
     Postgres, SILENT, by_name,
     session::Session,
@@ -140,9 +140,11 @@ async fn fill(session: &Session, hold: Hold, totals: &TotalsByName) -> Result<()
         return Err(Trouble::Refused(TAKEN_OVER.to_owned()));
     }
     client.batch_execute("DELETE FROM tallyring_totals; DELETE FROM tallyring_shards").await?;
-    let shard =
-        "INSERT INTO tallyring_shards (shard, epoch, sequence, seen) VALUES ($1, $2, 0, now())";
-    client.execute(shard, &[&SHARD, &hold]).await?;
+    let shard = format!(
+        "INSERT INTO tallyring_shards (shard, epoch, sequence, seen)
+        VALUES ($1, $2, 0, now() - interval '{SEEN_BEFORE} seconds')"
+    );
+    client.execute(&shard, &[&SHARD, &hold]).await?;
     let names: Vec<_> = totals.keys().map(String::as_str).collect();
     let numbers: Vec<_> = totals.values().map(|total| signed(*total)).collect();
     let insert = "INSERT INTO tallyring_totals (name, shard, n)
