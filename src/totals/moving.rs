@@ -106,7 +106,11 @@ pub enum MoveError {
 /// When the store cannot be read, or the file not be written; it is as it was then.
 pub fn export(store: &Kind, to: &Path, replace: bool) -> Result<String, MoveError> {
     let (totals, json) = exported(store)?;
-    store::write_text(to, &json, json::BEGIN, replace)?;
+    store::write_text(to, &json, json::BEGIN, replace).map_err(|error| match error {
+        // Not of a counter.
+        OpenError::Unsynced(_, error) => OpenError::Write(to.to_owned(), error),
+        error => error,
+    })?;
     Ok(format!("{}: {}", to.display(), told(&totals)))
 }
 
