@@ -18,7 +18,7 @@ const FURTHER: &str = r#".SH "EXIT STATUS"
 The server stopped as it was asked to; the command succeeded.
 .TP
 1
-It could not start; the server that was asked is not healthy; a total, backup or restore failed.
+It could not start; the server that was asked is not healthy; a total, backup, restore or move failed.
 .TP
 2
 The arguments or settings are wrong, and nothing was tried.

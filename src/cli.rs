@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsString,
+    fmt::Display,
     io::{self, Write},
     process::ExitCode,
     sync::Arc,
@@ -17,13 +18,14 @@ use crate::{
         arguments::{Command, CounterArguments, HealthArguments, ServeArguments, TopArguments},
         environment::check_environment,
         mistakes,
+        moving::{ExportArguments, ImportArguments, MoveCommand},
         totals::{BackupArguments, RestoreArguments, TotalArguments},
     },
     doctor, health, log,
     runtime::task,
     server::{self, Ended, ServerError},
     top::{self, Closed},
-    totals::{self, TotalsError},
+    totals::{self, moving},
 };
 
 /// The arguments or settings are wrong; nothing was tried.
@@ -65,7 +67,10 @@ pub fn run_with<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         None => serve(&arguments.serve, &matches, notes),
         Some(Command::Serve(flags)) => serve(&flags, of_command("serve"), notes),
         Some(Command::Check(flags)) => check(&flags, of_command("check"), notes),
-        Some(Command::Counter(flags)) => counter(flags, of_command("counter"), notes),
+        Some(Command::Counter(mut flags)) => match flags.command.take() {
+            Some(command) => move_totals(*command, of_command("counter")),
+            None => counter(flags, of_command("counter"), notes),
+        },
         // It runs every few seconds, and the server has logged the notes.
         Some(Command::Health(flags)) => ask_health(flags, of_command("health")),
         Some(Command::Top(flags)) => show_top(flags, of_command("top")),
@@ -222,8 +227,44 @@ fn restore(arguments: RestoreArguments, matches: &ArgMatches) -> ExitCode {
     }
 }
 
+/// Does something with the totals of counters that do not run.
+fn move_totals(command: MoveCommand, matches: &ArgMatches) -> ExitCode {
+    outlive_file_limit();
+    let matches = matches.subcommand().map_or(matches, |(_, of_command)| of_command);
+    match command {
+        MoveCommand::Export(arguments) => export(arguments, matches),
+        MoveCommand::Import(arguments) => import(arguments, matches),
+        MoveCommand::Migrate(given) => {
+            tell(moving::migrate(&given.from.0, &given.to.0, given.force, log::complain))
+        }
+        MoveCommand::Reopen(given) => tell(moving::reopen(&given.store.0)),
+    }
+}
+
+fn export(arguments: ExportArguments, matches: &ArgMatches) -> ExitCode {
+    let store = match config::settle_store(arguments.store, matches) {
+        Ok(store) => store,
+        Err(error) => return refuse_settings(&error),
+    };
+    if arguments.to.as_os_str() != "-" {
+        return tell(moving::export(&store, &arguments.to, arguments.force));
+    }
+    match moving::as_json(&store) {
+        Ok(json) => print(&json, ExitCode::SUCCESS),
+        Err(error) => tell(Err(error)),
+    }
+}
+
+fn import(arguments: ImportArguments, matches: &ArgMatches) -> ExitCode {
+    let from = (arguments.from.as_os_str() != "-").then_some(&*arguments.from);
+    match config::settle_store(arguments.store, matches) {
+        Ok(store) => tell(moving::import(from, &store, arguments.force, log::complain)),
+        Err(error) => refuse_settings(&error),
+    }
+}
+
 /// Prints one line: the result, or why there is none.
-fn tell(said: Result<String, TotalsError>) -> ExitCode {
+fn tell<E: Display>(said: Result<String, E>) -> ExitCode {
     match said {
         Ok(text) => print(&format!("{text}\n"), ExitCode::SUCCESS),
         Err(error) => {

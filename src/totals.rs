@@ -1,4 +1,8 @@
-//! `tallyring total`, `backup` and `restore`. A counter that runs is asked over HTTP; otherwise its file is read.
+//! `tallyring total`, `backup` and `restore`: a counter that runs is asked over HTTP; otherwise its file is read. And what
+//! moves totals from one store to another.
+
+mod json;
+pub mod moving;
 
 use std::{
     path::{Path, PathBuf},
@@ -93,14 +97,14 @@ pub enum TotalsError {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{origin} holds {new}, and {} holds {old}: the total {}would go back from {} to {}; {remedy}",
-    .file.display(), of_name(.name), grouped(*.from), grouped(*.to)
+    .place, of_name(.name), grouped(*.from), grouped(*.to)
 )]
 pub struct Lower {
     /// Where the new totals come from.
     origin: String,
     new: String,
-    /// The file that would be replaced.
-    file: PathBuf,
+    /// What would be replaced.
+    place: String,
     old: String,
     /// The first name whose total is less.
     name: String,
@@ -181,7 +185,9 @@ pub fn back_up(config: &AskConfig, to: &Path, replace: bool) -> Result<String, T
     // A counter that began from zero must not replace the backup of its lost totals.
     if replace && let Ok(old) = store::read(to) {
         let remedy = "choose another name, or remove the old backup first";
-        check_not_lower(("the counter", &totals), (to, &old), remedy)?;
+        let backup = to.display().to_string();
+        check_not_lower(("the counter", &totals), (&backup, &old), remedy)
+            .map_err(TotalsError::Lower)?;
     }
     store::write(to, &totals, replace)?;
     Ok(format!("{}: {}", to.display(), describe(&totals)))
@@ -203,7 +209,9 @@ pub fn restore(backup: &Path, file: &Path, force: bool) -> Result<String, Totals
             if !force {
                 let source = backup.display().to_string();
                 let remedy = "give --force to restore it all the same";
-                check_not_lower((&source, &restore.backup), (file, now), remedy)?;
+                let place = file.display().to_string();
+                check_not_lower((&source, &restore.backup), (&place, now), remedy)
+                    .map_err(TotalsError::Lower)?;
             }
             format!("it held {}", describe(now))
         }
@@ -239,26 +247,26 @@ fn describe(totals: &TotalsByName) -> String {
     }
 }
 
-/// Checks that no total of a file would become less when it is replaced by one with the new totals.
+/// Checks that no total of a place would become less when they are replaced by the new ones.
 fn check_not_lower(
     (source, new): (&str, &TotalsByName),
-    (file, old): (&Path, &TotalsByName),
+    (place, old): (&str, &TotalsByName),
     remedy: &'static str,
-) -> Result<(), TotalsError> {
+) -> Result<(), Box<Lower>> {
     let to = |name: &String| new.get(name).copied().unwrap_or(0);
     let Some((name, from)) = old.iter().find(|(name, total)| to(name) < **total) else {
         return Ok(());
     };
-    Err(TotalsError::Lower(Box::new(Lower {
+    Err(Box::new(Lower {
         origin: source.to_owned(),
         new: describe(new),
-        file: file.to_owned(),
+        place: place.to_owned(),
         old: describe(old),
         name: name.clone(),
         from: *from,
         to: to(name),
         remedy,
-    })))
+    }))
 }
 
 /// Asks the counter if it runs, else reads its file.

@@ -10,6 +10,7 @@ use super::{
     data_dir::StoreArguments,
     file::ConfigFileArguments,
     limits::LimitArguments,
+    moving::MoveCommand,
     totals::{BackupArguments, RestoreArguments, TotalArguments},
     values::{Cores, Number, PageStatus, Period, address},
 };
@@ -73,7 +74,9 @@ pub struct Arguments {
 pub enum Command {
     /// Serve the site (the default)
     Serve(Box<ServeArguments>),
-    /// Serve the bundled counter alone
+    /// Serve the bundled counter alone; or export, import and migrate its totals
+    ///
+    /// Without one of its commands it serves.
     Counter(CounterArguments),
     /// Tell what this machine gives and lacks, with a remedy for each shortfall
     ///
@@ -242,10 +245,13 @@ pub struct LogArguments {
     pub log_level: log::LogLevel,
 }
 
-/// The flags of `counter`.
+/// The flags of `counter`, or what it does with its totals while it does not run.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[allow(missing_docs)]
 pub struct CounterArguments {
+    #[command(subcommand)]
+    pub command: Option<Box<MoveCommand>>,
     /// Address to serve on, or a port alone, like 3001, on 127.0.0.1
     #[arg(
         long,

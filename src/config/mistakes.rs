@@ -95,8 +95,12 @@ fn about_switch(flag: &str, command: &Command, arguments: &[OsString]) -> Option
 /// A flag of the called command.
 fn argument_of<'a>(flag: &str, command: &'a Command, arguments: &[OsString]) -> Option<&'a Arg> {
     let name = flag.strip_prefix("--")?;
-    let named = arguments.get(1).and_then(|name| command.find_subcommand(name));
-    named.unwrap_or(command).get_arguments().find(|one| one.get_long() == Some(name))
+    let mut called = command;
+    for name in arguments.iter().skip(1) {
+        let Some(named) = called.find_subcommand(name) else { break };
+        called = named;
+    }
+    called.get_arguments().find(|one| one.get_long() == Some(name))
 }
 
 /// The variable of a flag of the called command, if it is set.

@@ -16,6 +16,7 @@ mod health;
 mod limits;
 mod locations;
 pub mod mistakes;
+pub mod moving;
 mod open_files;
 mod pick;
 mod reload;
@@ -40,7 +41,7 @@ pub use self::{
     pick::Setting,
     reload::{Renewed, renew},
     settle::{Settled, settle, settle_again, settle_counter},
-    totals::{settle_ask, settle_file},
+    totals::{settle_ask, settle_file, settle_store},
     values::Cores,
 };
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[allow(missing_docs)]
 pub struct FileArguments {
-    /// Where the totals are kept: redb:PATH [default: redb:counter.redb in the data directory]
+    /// Where the totals are kept, as the counter has it [default: redb:counter.redb in the data directory]
     #[arg(long, env = "TALLYRING_STORE", hide_env_values = true, value_name = "STORE")]
     pub store: Option<store::Kind>,
     #[command(flatten)]
@@ -140,14 +140,25 @@ pub fn settle_ask(arguments: AskArguments, matches: &ArgMatches) -> Result<AskCo
 /// # Errors
 /// When there is none.
 pub fn settle_file(arguments: FileArguments, matches: &ArgMatches) -> Result<PathBuf, ConfigError> {
-    let (file, locations) = arguments.config.read()?;
-    let mut pick = Pick::new(matches, locations);
-    let in_file = (file.store.map(|Text(store)| store), file.data_dir);
-    match arguments.data_dir.settle_store(arguments.store, &mut pick, in_file)? {
+    match settle_store(arguments, matches)? {
         store::Kind::Redb(path) => Ok(path),
         store::Kind::Memory => Err(in_memory()),
         store => Err(in_database(&store, "import")),
     }
+}
+
+/// Settles where the totals are.
+///
+/// # Errors
+/// When no place is known.
+pub fn settle_store(
+    arguments: FileArguments,
+    matches: &ArgMatches,
+) -> Result<store::Kind, ConfigError> {
+    let (file, locations) = arguments.config.read()?;
+    let mut pick = Pick::new(matches, locations);
+    let in_file = (file.store.map(|Text(store)| store), file.data_dir);
+    arguments.data_dir.settle_store(arguments.store, &mut pick, in_file)
 }
 
 /// `command` does the same with a database.

@@ -8,13 +8,16 @@ mod etcd;
 #[cfg(test)]
 mod faults;
 mod file;
+mod finished;
 mod health;
+mod held;
 #[cfg(not(simulation))]
 mod postgres;
 mod probe;
 mod redb_store;
 mod sharded;
 mod transfer;
+mod whole;
 
 #[cfg(not(simulation))]
 use std::time::Instant;
@@ -39,12 +42,14 @@ use self::{
 };
 pub use self::{
     health::Health,
-    transfer::{Restore, read, write},
+    held::Restore,
+    transfer::{read, write, write_text},
+    whole::{Found, Hold, Mark, QUIET, Seen, Whole, whole},
 };
 use crate::plural::grouped;
 
 /// The most names in one store, besides the counter without a name.
-const NAMES_MAX: u64 = 10_000;
+pub const NAMES_MAX: u64 = 10_000;
 
 /// The most listings of all totals that exist at a time. Each is kept until its slowest client has read it, and takes
 /// at most 1.6 MB: that is the most names, each of the greatest length. So all take at most 6.4 MB.
@@ -291,6 +296,9 @@ pub enum OpenError {
         /// Whether it may pass by itself.
         passes: bool,
     },
+    /// No counter may use the file.
+    #[error("the counter's file {0} is not to be used: {why}", why = .1.refusal())]
+    Marked(PathBuf, Mark),
     /// The directory cannot be synced, so no file is created in it.
     #[error(
         "cannot make the counter's file in {0}: {1}; the directory must be readable, or choose \

@@ -13,6 +13,7 @@ mod session;
 mod take;
 mod tls;
 mod url;
+mod whole;
 mod wire;
 
 use std::{fmt, io};
@@ -276,10 +277,10 @@ async fn read(
     wanted: Wanted<'_>,
 ) -> Result<TotalsByName, Stopped> {
     if let Some(sums) = sums_of(layout, wanted) {
-        let (found, _) = read_fenced(session, layout, epoch, sums).await?;
+        let (found, _) = read_fenced(session, layout, Some(epoch), sums).await?;
         return sum(layout, found);
     }
-    let rows = read_all(session, layout, epoch).await?;
+    let rows = read_all(session, layout, Some(epoch)).await?;
     let mut sums = layout.sum_of_others(&rows);
     if let Wanted::Names(names) = wanted {
         sums.retain(|name, _| names.contains(name));
@@ -287,18 +288,19 @@ async fn read(
     Ok(sums)
 }
 
-/// Reads at a moment when the shard has this epoch, and which revision that was.
+/// Reads at a moment when the shard has this epoch, if one is given, and which revision that was.
 async fn read_fenced(
     session: &mut Session,
     layout: &Layout,
-    epoch: u64,
+    epoch: Option<u64>,
     parts: Vec<Operation>,
 ) -> Result<(Vec<RangeAnswer>, u64), Stopped> {
     // A transaction without a read may be answered by a member that lags behind.
     let mut success = vec![Operation::get(layout.own())];
     success.extend(nest(parts));
     let failure = vec![Operation::get(layout.own())];
-    let transaction = Transaction { compare: layout.has_epoch(epoch).into(), success, failure };
+    let compare = epoch.map_or_else(Vec::new, |epoch| layout.has_epoch(epoch).into());
+    let transaction = Transaction { compare, success, failure };
     match transact(session, &transaction).await.map_err(Stopped::read)? {
         (true, revision, mut found) => {
             found.remove(0);
@@ -308,8 +310,12 @@ async fn read_fenced(
     }
 }
 
-/// All values of all shards, at one moment when the shard has this epoch.
-async fn read_all(session: &mut Session, layout: &Layout, epoch: u64) -> Result<Vec<Row>, Stopped> {
+/// All values of all shards, at one moment; if an epoch is given, when the shard has it.
+async fn read_all(
+    session: &mut Session,
+    layout: &Layout,
+    epoch: Option<u64>,
+) -> Result<Vec<Row>, Stopped> {
     let first = Operation::Range(layout.page(layout.totals(), None, PAGE));
     let (mut found, revision) = read_fenced(session, layout, epoch, vec![first]).await?;
     let mut rows = Vec::new();

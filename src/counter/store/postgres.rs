@@ -8,6 +8,7 @@ mod explain;
 mod session;
 mod tls;
 mod url;
+mod whole;
 
 use std::{fmt, io, time::Duration};
 
@@ -20,7 +21,7 @@ use tokio_postgres::Row;
 
 pub use self::url::DatabaseUrl;
 use self::{
-    explain::{Failure, explain, judge_commit},
+    explain::{Failure, judge_commit},
     session::Session,
 };
 use super::{
@@ -35,6 +36,8 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Postgres {
     url: DatabaseUrl,
     shard: String,
+    /// Whether tables are made where there are none.
+    makes_tables: bool,
     runtime: Runtime,
     session: Option<Session>,
     /// The warnings about the server that were logged.
@@ -44,9 +47,14 @@ pub(super) struct Postgres {
 impl Postgres {
     /// Connects to nothing yet.
     pub(super) fn new(url: &DatabaseUrl, shard: &str) -> io::Result<Self> {
+        Self::whole(url, shard, true)
+    }
+
+    /// The same, for a database that may have to be left as it is.
+    pub(super) fn whole(url: &DatabaseUrl, shard: &str, makes_tables: bool) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (url, shard) = (url.clone(), shard.to_owned());
-        Ok(Self { url, shard, runtime, session: None, warnings: Vec::new() })
+        Ok(Self { url, shard, makes_tables, runtime, session: None, warnings: Vec::new() })
     }
 
     /// Checks all that a start needs, and changes nothing; what the server's settings endanger.
@@ -64,7 +72,7 @@ impl Postgres {
         until: std::time::Instant,
         act: impl AsyncFnOnce(&Session, &str, Instant) -> Result<T, (Trouble, bool)>,
     ) -> Result<T, Trouble> {
-        let Self { url, shard, runtime, session, warnings } = self;
+        let Self { url, shard, makes_tables, runtime, session, warnings } = self;
         runtime.block_on(async {
             let until = Instant::from(until);
             if let Some(open) = session {
@@ -80,7 +88,8 @@ impl Postgres {
             let open = match session.take() {
                 Some(open) => open,
                 None => {
-                    let opened = timeout_at(until, Session::open(url, until)).await;
+                    let opened = Session::open(url, *makes_tables, until);
+                    let opened = timeout_at(until, opened).await;
                     let opened = opened.unwrap_or_else(|_| Err(Failure::passing(SILENT)))?;
                     warn(warnings, &opened.warnings);
                     opened
@@ -124,7 +133,7 @@ impl Engine for Postgres {
         self.within(until, async |session, shard, until| {
             match timeout_at(until, take(session, shard)).await {
                 Ok(Ok(taken)) => Ok(taken),
-                Ok(Err(error)) => Err((explain(&error).into(), false)),
+                Ok(Err(trouble)) => Err((trouble, false)),
                 Err(_) => Err((Trouble::Unknown(SILENT.to_owned()), false)),
             }
         })
@@ -224,13 +233,19 @@ async fn read(
     }
 }
 
+/// Takes an epoch, and keeps all others from it to the end of the transaction.
+const NEXT_EPOCH: &str =
+    "UPDATE tallyring_meta SET value = value + 1 WHERE key = 'epoch' RETURNING value";
+
 /// Takes the shard, in one transaction. The row of the epochs is locked first, so all that start do this one after
 /// another.
-async fn take(session: &Session, shard: &str) -> Result<Taken, tokio_postgres::Error> {
+async fn take(session: &Session, shard: &str) -> Result<Taken, Trouble> {
     let client = &session.client;
     client.batch_execute("BEGIN").await?;
-    let next = "UPDATE tallyring_meta SET value = value + 1 WHERE key = 'epoch' RETURNING value";
-    let epoch: i64 = client.query_one(next, &[]).await?.try_get(0)?;
+    let epoch: i64 = client.query_one(NEXT_EPOCH, &[]).await?.try_get(0)?;
+    if let Some((mark, _)) = whole::mark_of(client).await? {
+        return Err(Trouble::Refused(mark.refusal()));
+    }
     let gone = format!(
         "DELETE FROM tallyring_shards WHERE shard <> $1 AND seen < now() - interval '{} seconds'
          RETURNING shard",

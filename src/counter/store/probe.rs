@@ -18,6 +18,7 @@ use super::{
     OpenError,
     disk::{Disk, directory_of, link_target},
     file::check_magic,
+    transfer::mark_in,
 };
 
 /// Checks whether the file at `path` can be opened or created, as far as that can be seen. The error that it is in use
@@ -40,7 +41,14 @@ pub(super) fn probe(path: &Path, create: bool) -> Result<(), OpenError> {
         0 if create => return probe_directory(directory_of(path)),
         length => check_magic(&Disk::default(), path, &file, length)?,
     }
-    if is_locked(&file) { Err(OpenError::InUse(path.to_owned())) } else { Ok(()) }
+    if is_locked(&file) {
+        return Err(OpenError::InUse(path.to_owned()));
+    }
+    match mark_in(path) {
+        Ok(Some(mark)) => Err(OpenError::Marked(path.to_owned(), mark)),
+        // A start may find out more.
+        _ => Ok(()),
+    }
 }
 
 fn is_nothing_there(error: &io::Error) -> bool {
@@ -48,7 +56,7 @@ fn is_nothing_there(error: &io::Error) -> bool {
 }
 
 /// Checks whether a file can be created in `directory`, which may have to be created itself.
-fn probe_directory(directory: &Path) -> Result<(), OpenError> {
+pub(super) fn probe_directory(directory: &Path) -> Result<(), OpenError> {
     let mut existing = directory;
     let metadata = loop {
         match fs::metadata(existing) {

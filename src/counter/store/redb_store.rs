@@ -23,7 +23,7 @@ use redb::{
 };
 
 use super::{
-    Counted, Health, Listings, OpenError, Operation, Outcome, Store, Totals, apply_all,
+    Counted, Health, Listings, Mark, OpenError, Operation, Outcome, Store, Totals, apply_all,
     disk::Disk,
     file::{CounterFile, Named},
 };
@@ -32,6 +32,8 @@ const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("tallyring.t
 /// The version of the format. It also tells our files from those of other programs that use redb.
 const FORMAT: TableDefinition<'_, &str, u64> = TableDefinition::new("tallyring.format");
 const FORMAT_VERSION: u64 = 1;
+/// Why no counter may use the file, under `""`.
+const MARK: TableDefinition<'_, &str, &str> = TableDefinition::new("tallyring.mark");
 
 /// A redb file.
 pub(super) struct RedbStore {
@@ -64,7 +66,7 @@ impl RedbStore {
     /// Opens the file at `path`, or creates it. With `create`, an empty file is replaced by a new one.
     pub(super) fn open(disk: Disk, path: &Path, create: bool) -> Result<Self, OpenError> {
         let file = CounterFile::open_or_create(&disk, path, create)?;
-        let durable = read_totals(path, &file.database)?;
+        let durable = read_to_count(path, &file.database)?;
         let (path, file) = (path.to_owned(), Some(file));
         let (counted, health, listings) =
             (Counted::of(&durable), Health::default(), Listings::default());
@@ -85,7 +87,7 @@ impl RedbStore {
             }
         }
         let file = CounterFile::open(&self.disk, &self.path).map_err(before)?;
-        let found = read_totals(&self.path, &file.database).map_err(before)?;
+        let found = read_to_count(&self.path, &file.database).map_err(before)?;
         check_not_below(&self.path, &found, &self.durable).map_err(before)?;
         self.counted = Counted::of(&found);
         self.durable = found;
@@ -201,9 +203,16 @@ pub(super) fn mark(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// Writes totals into a new file.
-pub(super) fn fill(database: &Database, totals: &BTreeMap<String, u64>) -> Result<(), redb::Error> {
+/// Writes totals into a new file, and why no counter may use it.
+pub(super) fn fill(
+    database: &Database,
+    totals: &BTreeMap<String, u64>,
+    mark: Option<&Mark>,
+) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
+    if let Some(mark) = mark {
+        transaction.open_table(MARK)?.insert("", &*mark.to_string())?;
+    }
     {
         let mut table = transaction.open_table(TOTALS)?;
         for (name, total) in totals {
@@ -212,6 +221,28 @@ pub(super) fn fill(database: &Database, totals: &BTreeMap<String, u64>) -> Resul
     }
     transaction.commit()?;
     Ok(())
+}
+
+/// All totals of a file that a counter may use.
+fn read_to_count(path: &Path, database: &Database) -> Result<BTreeMap<String, u64>, OpenError> {
+    let totals = read_totals(path, database)?;
+    match read_mark(path, database)? {
+        None => Ok(totals),
+        Some(mark) => Err(OpenError::Marked(path.to_owned(), mark)),
+    }
+}
+
+/// Why no counter may use a file.
+pub(super) fn read_mark(path: &Path, database: &Database) -> Result<Option<Mark>, OpenError> {
+    let damaged = |error: &dyn fmt::Display| OpenError::Damaged(path.to_owned(), error.to_string());
+    let transaction = database.begin_read().map_err(|error| damaged(&error))?;
+    let table = match transaction.open_table(MARK) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        table => table.map_err(|error| damaged(&error))?,
+    };
+    let mark = table.get("").map_err(|error| damaged(&error))?;
+    let mark = mark.map(|mark| mark.value().parse()).transpose();
+    mark.map_err(|problem: &str| damaged(&problem))
 }
 
 /// All totals of a file, after a check that it is one of ours.

@@ -1,30 +1,30 @@
-//! Reads the totals of a file while no counter uses it, writes totals into a new file for a backup, and restores them.
+//! Reads the totals of a file while no counter uses it, and writes totals into a new file for a backup.
 //!
 //! A file that is read is never changed: its bytes are opened in memory, where redb repairs what a killed process has
-//! left. A file that is written has another name until it is complete and on disk: if the process is killed, either the
-//! old file or the new one is there.
+//! left.
 
-use std::{
-    ffi::OsString,
-    fs::{File, Metadata},
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs::File, io, path::Path, sync::Arc};
 
 use redb::{Database, StorageBackend, backends::InMemoryBackend};
 
 use super::{
-    OpenError, TotalsByName,
-    disk::{Disk, device_and_inode, directory_of, link_target, unfinished_path},
-    file::{CACHE_BYTES_MAX, MAGIC, READ_BYTES, check_magic, create_unfinished, open_error},
-    redb_store::{fill, mark, read_totals},
+    Mark, OpenError, TotalsByName,
+    disk::Disk,
+    file::{CACHE_BYTES_MAX, MAGIC, READ_BYTES, check_magic, open_error},
+    finished::{open_to_read, write_whole},
+    redb_store::{fill, mark, read_mark, read_totals},
 };
 
 /// The largest file that is read into memory. One with the most names is far smaller.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// The most old files that restores keep.
-const KEPT_MAX: u32 = 1000;
+
+/// What a counter's file holds.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Contents {
+    pub(super) totals: TotalsByName,
+    /// Why no counter may use it.
+    pub(super) mark: Option<Mark>,
+}
 
 /// All totals of the file at `path`, which no counter may use. The file is unchanged, and a counter may start to use it
 /// at any time.
@@ -33,31 +33,30 @@ const KEPT_MAX: u32 = 1000;
 /// When a counter uses it, or it cannot be read.
 pub fn read(path: &Path) -> Result<TotalsByName, OpenError> {
     let disk = Disk::default();
-    read_unused(&disk, path, &open_to_read(&disk, path)?)
+    read_unused(&disk, path, &open_to_read(&disk, path)?).map(|contents| contents.totals)
 }
 
-fn open_to_read(disk: &Disk, path: &Path) -> Result<File, OpenError> {
-    disk.open_to_read(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => OpenError::Missing(path.to_owned()),
-        _ => OpenError::Io(path.to_owned(), error),
-    })
+/// Why no counter may use the file at `path`, which is not in use.
+pub(super) fn mark_in(path: &Path) -> Result<Option<Mark>, OpenError> {
+    let disk = Disk::default();
+    read_unused(&disk, path, &open_to_read(&disk, path)?).map(|contents| contents.mark)
 }
 
-fn read_unused(disk: &Disk, path: &Path, file: &File) -> Result<TotalsByName, OpenError> {
+pub(super) fn read_unused(disk: &Disk, path: &Path, file: &File) -> Result<Contents, OpenError> {
     let check_unused = || match disk.is_locked(file) {
         Ok(false) => Ok(()),
         Ok(true) => Err(OpenError::InUse(path.to_owned())),
         Err(error) => Err(OpenError::Io(path.to_owned(), error)),
     };
     check_unused()?;
-    let totals = read_file(disk, path, file);
+    let contents = read_file(disk, path, file);
     // If a counter started meanwhile, one half may be from before a commit and the other from after it.
     check_unused()?;
-    totals
+    contents
 }
 
-/// All totals of an open file that no process writes to.
-fn read_file(disk: &Disk, path: &Path, file: &File) -> Result<TotalsByName, OpenError> {
+/// What an open file holds that no process writes to.
+pub(super) fn read_file(disk: &Disk, path: &Path, file: &File) -> Result<Contents, OpenError> {
     let io_error = |error| OpenError::Io(path.to_owned(), error);
     let metadata = disk.metadata(file).map_err(io_error)?;
     if !metadata.is_file() {
@@ -84,7 +83,7 @@ fn read_file(disk: &Disk, path: &Path, file: &File) -> Result<TotalsByName, Open
         .set_check_integrity_on_open(true)
         .create_with_backend(memory)
         .map_err(|error| open_error(path, error))?;
-    read_totals(path, &database)
+    Ok(Contents { totals: read_totals(path, &database)?, mark: read_mark(path, &database)? })
 }
 
 /// Writes `totals` to a file at `path`. With `replace` it may replace a file.
@@ -101,142 +100,39 @@ fn write_on(
     totals: &TotalsByName,
     replace: bool,
 ) -> Result<(), OpenError> {
-    let path = &link_target(path);
-    let is_there = match open_to_read(disk, path) {
-        Err(OpenError::Missing(_)) => false,
-        Ok(file) if replace => {
-            match check_regular(disk, path, &file).map(|()| disk.is_locked(&file))? {
-                Ok(false) => true,
-                Ok(true) => return Err(OpenError::InUse(path.clone())),
-                Err(error) => return Err(OpenError::Io(path.clone(), error)),
-            }
-        }
-        Ok(_) => return Err(OpenError::Exists(path.clone())),
-        Err(error) => return Err(error),
+    let contents = Contents { totals: totals.clone(), mark: None };
+    let bytes = image(path, &contents)?;
+    let holds = |path: &Path, file: &File| Ok(read_file(disk, path, file)? == contents);
+    write_whole(disk, path, (&bytes, &MAGIC), replace, holds)
+}
+
+/// Writes a text to a file at `path`. With `replace` it may replace a file. Such texts begin with `begin`.
+///
+/// # Errors
+/// As those of [`write`].
+pub fn write_text(path: &Path, text: &str, begin: &str, replace: bool) -> Result<(), OpenError> {
+    let disk = Disk::default();
+    let (bytes, begin) = (text.as_bytes(), begin.as_bytes());
+    let holds = |path: &Path, file: &File| {
+        let mut written = vec![0; bytes.len()];
+        let read = disk.read(file, 0, &mut written);
+        read.map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        Ok(written == bytes)
     };
-    check_unfinished(disk, &unfinished_path(path))?;
-    let finished = Finished::make(disk, path, totals, None)?;
-    if is_there { finished.replace() } else { finished.name() }
+    write_whole(&disk, path, (bytes, begin), replace, holds)
 }
 
-/// Checks that a file with the name of an unfinished backup may be overwritten: only one that a killed backup has left,
-/// which is redb's or has no content. The directory is the user's and may contain other files.
-fn check_unfinished(disk: &Disk, path: &Path) -> Result<(), OpenError> {
-    let file = match open_to_read(disk, path) {
-        Err(OpenError::Missing(_)) => return Ok(()),
-        file => file?,
-    };
-    let metadata = disk.metadata(&file).map_err(|error| OpenError::Io(path.to_owned(), error))?;
-    let is_ours = metadata.is_file() && {
-        let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(MAGIC.len());
-        let mut magic = vec![0; length];
-        disk.read(&file, 0, &mut magic).map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        magic == MAGIC[..length] || magic.iter().all(|byte| *byte == 0)
-    };
-    if is_ours { Ok(()) } else { Err(OpenError::InTheWay(path.to_owned())) }
+/// The bytes of a file at `path` that holds this.
+pub(super) fn image(path: &Path, contents: &Contents) -> Result<Vec<u8>, OpenError> {
+    make_image(contents).map_err(|error| OpenError::Write(path.to_owned(), io::Error::other(error)))
 }
 
-/// Refuses to replace a device or a pipe: root could turn /dev/null into a file.
-fn check_regular(disk: &Disk, path: &Path, file: &File) -> Result<(), OpenError> {
-    match disk.metadata(file) {
-        Ok(metadata) if metadata.is_file() => Ok(()),
-        Ok(_) => Err(OpenError::Special(path.to_owned())),
-        Err(error) => Err(OpenError::Io(path.to_owned(), error)),
-    }
-}
-
-/// A file that is complete, on disk and locked, but does not have its final name yet.
-struct Finished<'a> {
-    disk: &'a Disk,
-    path: &'a Path,
-    unfinished: PathBuf,
-    file: File,
-    is_named: bool,
-}
-
-impl Drop for Finished<'_> {
-    fn drop(&mut self) {
-        if !self.is_named {
-            // If this fails, the next backup or restore uses the file.
-            let _ = self.disk.remove(&self.unfinished);
-        }
-    }
-}
-
-impl<'a> Finished<'a> {
-    /// Writes it next to `path`, with the owner and the permissions of the file `like`.
-    fn make(
-        disk: &'a Disk,
-        path: &'a Path,
-        totals: &TotalsByName,
-        like: Option<&Metadata>,
-    ) -> Result<Self, OpenError> {
-        let directory = directory_of(path);
-        // A file whose name could not be synced is not created at all.
-        disk.sync_directory(directory)
-            .map_err(|error| OpenError::Unsynced(directory.to_owned(), error))?;
-        let unfinished = unfinished_path(path);
-        let failed = |error| OpenError::Write(unfinished.clone(), error);
-        let bytes = image(totals).map_err(|error| failed(io::Error::other(error)))?;
-        let Some(file) = create_unfinished(disk, &unfinished).map_err(failed)? else {
-            return Err(OpenError::InUse(path.to_owned()));
-        };
-        let finished = Self { disk, path, unfinished, file, is_named: false };
-        finished.complete(&bytes, like).map_err(|error| finished.failed(error))?;
-        // Read back what was written.
-        if read_file(disk, &finished.unfinished, &finished.file)? != *totals {
-            return Err(
-                finished.failed(io::Error::other("it holds other totals than were written"))
-            );
-        }
-        Ok(finished)
-    }
-
-    fn complete(&self, bytes: &[u8], like: Option<&Metadata>) -> io::Result<()> {
-        if let Some(like) = like {
-            self.disk.own_like(&self.file, like)?;
-        }
-        self.disk.write(&self.file, 0, bytes)?;
-        self.disk.sync(&self.file)
-    }
-
-    fn failed(&self, error: io::Error) -> OpenError {
-        OpenError::Write(self.unfinished.clone(), error)
-    }
-
-    /// Gives it its final name, which must be free.
-    fn name(mut self) -> Result<(), OpenError> {
-        match self.disk.rename_to_new(&self.unfinished, self.path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(OpenError::Exists(self.path.to_owned()));
-            }
-            result => result.map_err(|error| self.failed(error))?,
-        }
-        self.is_named = true;
-        self.sync_name()
-    }
-
-    /// Replaces the file that has its final name.
-    fn replace(mut self) -> Result<(), OpenError> {
-        let renamed = self.disk.rename_over(&self.unfinished, self.path);
-        renamed.map_err(|error| self.failed(error))?;
-        self.is_named = true;
-        self.sync_name()
-    }
-
-    fn sync_name(&self) -> Result<(), OpenError> {
-        let synced = self.disk.sync_directory(directory_of(self.path));
-        synced.map_err(|error| OpenError::Write(self.path.to_owned(), error))
-    }
-}
-
-/// The bytes of a file with these totals.
-fn image(totals: &TotalsByName) -> Result<Vec<u8>, redb::Error> {
+fn make_image(contents: &Contents) -> Result<Vec<u8>, redb::Error> {
     let memory = Memory::default();
     let database =
         Database::builder().set_cache_size(CACHE_BYTES_MAX).create_with_backend(memory.clone())?;
     mark(&database)?;
-    fill(&database, totals)?;
+    fill(&database, &contents.totals, contents.mark.as_ref())?;
     database.close()?;
     let mut bytes = vec![0; usize::try_from(memory.len()?).unwrap_or(usize::MAX)];
     memory.read(0, &mut bytes)?;
@@ -269,121 +165,17 @@ impl StorageBackend for Memory {
     }
 }
 
-/// A restore that is possible. The counter's file is locked until it is replaced.
-#[derive(Debug)]
-pub struct Restore {
-    disk: Disk,
-    path: PathBuf,
-    /// The totals of the backup.
-    pub backup: TotalsByName,
-    /// The totals of the counter's file, or why they cannot be read; `None` without a file.
-    pub now: Option<Result<TotalsByName, OpenError>>,
-    old: Option<Metadata>,
-    _lock: Option<File>,
-}
-
-impl Restore {
-    /// Reads the file at `backup`, and the counter's file at `path`, which no counter may use.
-    ///
-    /// # Errors
-    /// When one of them is in use, or the backup cannot be read. Nothing has changed then.
-    pub fn prepare(backup: &Path, path: &Path) -> Result<Self, OpenError> {
-        Self::prepare_on(Disk::default(), backup, path)
-    }
-
-    fn prepare_on(disk: Disk, backup: &Path, path: &Path) -> Result<Self, OpenError> {
-        let path = link_target(path);
-        let source = open_to_read(&disk, backup)?;
-        let io_error = |error| OpenError::Io(path.clone(), error);
-        let file = match disk.open(&path) {
-            Ok(file) => Some(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(io_error(error)),
-        };
-        let Some(file) = file else {
-            let backup = read_unused(&disk, backup, &source)?;
-            return Ok(Self { disk, path, backup, now: None, old: None, _lock: None });
-        };
-        check_regular(&disk, &path, &file)?;
-        let old = disk.metadata(&file).map_err(io_error)?;
-        let of_source = disk.metadata(&source).map_err(io_error)?;
-        if device_and_inode(&old) == device_and_inode(&of_source) {
-            return Err(OpenError::Same(path));
-        }
-        if !disk.lock(&file).map_err(io_error)? {
-            return Err(OpenError::InUse(path));
-        }
-        // Before the lock, another restore may have replaced it.
-        let named = disk.metadata_of(&path).map_err(io_error)?;
-        if device_and_inode(&old) != device_and_inode(&named) {
-            return Err(OpenError::InUse(path));
-        }
-        let now = match read_file(&disk, &path, &file) {
-            Err(OpenError::Io(path, error)) => return Err(OpenError::Io(path, error)),
-            now => Some(now),
-        };
-        let backup = read_unused(&disk, backup, &source)?;
-        Ok(Self { disk, path, backup, now, old: Some(old), _lock: Some(file) })
-    }
-
-    /// Replaces the counter's file by one with the totals of the backup; the path under which the old file is kept.
-    ///
-    /// # Errors
-    /// When that fails. The counter's file is unchanged then, unless the last sync of its directory failed.
-    pub fn replace(self) -> Result<Option<PathBuf>, OpenError> {
-        let directory = directory_of(&self.path);
-        self.disk
-            .make_directories(directory)
-            .map_err(|error| OpenError::Directory(directory.to_owned(), error))?;
-        // The counter probably runs as the owner of the file or of the directory.
-        let of_directory = || match rustix::process::geteuid().is_root() {
-            true => self.disk.metadata_of(directory).map(Some),
-            false => Ok(None),
-        };
-        let like = match &self.old {
-            Some(old) => Some(old.clone()),
-            None => of_directory().map_err(|error| OpenError::Io(directory.to_owned(), error))?,
-        };
-        let finished = Finished::make(&self.disk, &self.path, &self.backup, like.as_ref())?;
-        if self.old.is_none() {
-            finished.name()?;
-            return Ok(None);
-        }
-        let kept = keep(&self.disk, &self.path)?;
-        finished.replace()?;
-        Ok(Some(kept))
-    }
-}
-
-/// Gives the file at `path` a second name, which was free, and syncs the directory.
-fn keep(disk: &Disk, path: &Path) -> Result<PathBuf, OpenError> {
-    let mut number = 1;
-    loop {
-        let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
-        name.push(".before-restore");
-        if number > 1 {
-            name.push(format!("-{number}"));
-        }
-        let kept = path.with_file_name(name);
-        let linked = disk.link(path, &kept).and_then(|()| disk.sync_directory(directory_of(path)));
-        match linked {
-            Ok(()) => return Ok(kept),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < KEPT_MAX => {
-                number += 1;
-            }
-            Err(error) => return Err(OpenError::NotKept(path.to_owned(), kept, error)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, panic};
+    use std::{fs, panic, path::PathBuf};
 
     use proptest::prelude::*;
     use rustix::io::Errno;
 
-    use super::{super::faults::Faults, *};
+    use super::{
+        super::{faults::Faults, held::Restore},
+        *,
+    };
 
     fn totals(of: &[(&str, u64)]) -> TotalsByName {
         of.iter().map(|(name, total)| ((*name).to_owned(), *total)).collect()
@@ -525,7 +317,7 @@ mod tests {
         // A reader holds no lock.
         let disk = Disk::default();
         let reading = open_to_read(&disk, &path).unwrap();
-        assert_eq!(read_unused(&disk, &path, &reading).unwrap()[""], 9);
+        assert_eq!(read_unused(&disk, &path, &reading).unwrap().totals[""], 9);
         drop(super::super::open(&super::super::Kind::Redb(path), false).unwrap());
     }
 
@@ -539,6 +331,10 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     }
 
+    fn image_of(totals: &TotalsByName) -> Vec<u8> {
+        image(Path::new(""), &Contents { totals: totals.clone(), mark: None }).unwrap()
+    }
+
     /// The totals of a file with these bytes, if it can be read.
     fn read_bytes(content: &[u8]) -> Option<TotalsByName> {
         let directory = tempfile::tempdir().unwrap();
@@ -550,7 +346,7 @@ mod tests {
     #[test]
     fn each_byte_of_the_head_may_be_damaged() {
         let expected = totals(&[("", 9), ("a", 1)]);
-        let whole = image(&expected).unwrap();
+        let whole = image_of(&expected);
         // The magic number and redb's header, then its two commit slots.
         for place in 0..320 {
             let mut content = whole.clone();
@@ -572,7 +368,7 @@ mod tests {
             cut in prop::option::of(any::<prop::sample::Index>()),
         ) {
             let expected = totals(&[("", 9), ("a", 1)]);
-            let mut content = image(&expected).unwrap();
+            let mut content = image_of(&expected);
             // The first pages, which are in use.
             let place = place.index(content.len().min(64 * 1024));
             content[place..place + bytes.len()].copy_from_slice(&bytes);

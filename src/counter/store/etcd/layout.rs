@@ -3,6 +3,7 @@
 //! ```text
 //!   PREFIX/format               1
 //!   PREFIX/epoch                the last epoch that a counter took
+//!   PREFIX/mark                 why no counter may use it, if so
 //!   PREFIX/shards/SHARD         EPOCH-SEQUENCE-PIECE SEEN
 //!   PREFIX/totals/NAME/SHARD    the value of this name in this shard
 //! ```
@@ -66,6 +67,10 @@ impl Layout {
 
     pub(super) fn epoch(&self) -> String {
         format!("{}/epoch", self.prefix)
+    }
+
+    pub(super) fn mark(&self) -> String {
+        format!("{}/mark", self.prefix)
     }
 
     /// How the keys of all fences begin.

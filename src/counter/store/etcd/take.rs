@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    super::sharded::{Fence, GONE_AFTER, Taken, Trouble},
+    super::{
+        Mark,
+        sharded::{Fence, GONE_AFTER, Taken, Trouble},
+    },
     CallError, Stopped,
     layout::{LEVEL_MAX, Layout, Row, fence_value, nest, parse_fence, pieces, sums},
     read_all,
@@ -20,24 +23,40 @@ use super::{
 const FOLDED_MAX: usize = LEVEL_MAX;
 
 /// The version of the keys.
-const FORMAT: &str = "1";
+pub(super) const FORMAT: &str = "1";
 
 /// What stands before a shard is taken.
-struct Standing {
-    /// Of the keys of the format, the epoch and this shard: the revisions at which they were changed last.
-    revisions: Vec<(String, u64)>,
+pub(super) struct Standing {
+    /// Of the keys of the format, the epoch, the mark and this shard: the revisions at which they were changed last, 0
+    /// where they are not there.
+    pub(super) revisions: BTreeMap<String, u64>,
     /// The highest epoch.
-    epoch: u64,
-    gone: Vec<Gone>,
+    pub(super) epoch: u64,
+    /// Why no counter may take one.
+    pub(super) mark: Option<Mark>,
+    /// All there are.
+    pub(super) shards: Vec<Shard>,
 }
 
-/// A shard whose counter was not seen for long.
-struct Gone {
-    shard: String,
-    key: String,
+impl Standing {
+    /// What must hold for a change of it.
+    pub(super) fn unchanged(&self) -> Vec<Compare> {
+        self.revisions.iter().map(|(key, revision)| Compare::unchanged(key, *revision)).collect()
+    }
+
+    fn check_unmarked(&self) -> Result<(), Trouble> {
+        self.mark.as_ref().map_or(Ok(()), |mark| Err(Trouble::Refused(mark.refusal())))
+    }
+}
+
+/// A shard.
+pub(super) struct Shard {
+    pub(super) name: String,
+    pub(super) key: String,
     /// At which its key was changed last.
-    revision: u64,
-    seen: Option<u64>,
+    pub(super) revision: u64,
+    /// When its counter was seen.
+    pub(super) seen: Option<u64>,
 }
 
 /// Checks all that a start needs, and changes nothing.
@@ -45,7 +64,7 @@ pub(super) async fn probe(session: &mut Session, layout: &Layout) -> Result<(), 
     if let Some(why) = session.alarm {
         return Err(Trouble::Refused(why.to_owned()).into());
     }
-    look(session, layout).await?;
+    look(session, layout).await?.check_unmarked()?;
     // Rights are checked for the parts that a transaction does not come to, too.
     let put = |key: &str| Operation::put(key.to_owned(), String::new());
     let (format, epoch) = (layout.format(), layout.epoch());
@@ -64,6 +83,7 @@ pub(super) async fn probe(session: &mut Session, layout: &Layout) -> Result<(), 
 
 pub(super) async fn take(session: &mut Session, layout: &Layout) -> Result<Taken, Stopped> {
     let standing = look(session, layout).await?;
+    standing.check_unmarked()?;
     let epoch = standing.epoch + 1;
     let own = Fence { epoch, sequence: 0 };
     let success = vec![
@@ -71,14 +91,17 @@ pub(super) async fn take(session: &mut Session, layout: &Layout) -> Result<Taken
         Operation::put(layout.epoch(), epoch.to_string()),
         Operation::put(layout.own().to_owned(), fence_value(own, 0, session.now())),
     ];
-    let compare = unchanged(&standing.revisions);
+    let compare = standing.unchanged();
     let transaction = Transaction { compare, success, ..Transaction::default() };
     if !change(session, transaction).await?.0 {
         return Err(met_others().into());
     }
-    let gone = fence_all(session, layout, epoch, standing.gone).await?;
-    let rows = read_all(session, layout, epoch).await.map_err(of_take)?;
-    let is_gone = |row: &&Row| gone.iter().any(|gone| gone.shard == row.shard);
+    let now = session.now();
+    let is_gone = |shard: &Shard| shard.key != layout.own() && is_gone(shard.seen, now);
+    let gone = standing.shards.into_iter().filter(is_gone).collect();
+    let gone = fence_all(session, layout, epoch, gone).await?;
+    let rows = read_all(session, layout, Some(epoch)).await.map_err(of_take)?;
+    let is_gone = |row: &&Row| gone.iter().any(|gone| gone.name == row.shard);
     let (moved, rows): (Vec<_>, Vec<_>) = rows.iter().partition(is_gone);
     let (own, others): (Vec<_>, Vec<_>) =
         rows.into_iter().partition(|row| row.shard == layout.shard());
@@ -91,7 +114,10 @@ pub(super) async fn take(session: &mut Session, layout: &Layout) -> Result<Taken
 
 /// Changes something; whether its comparisons held, and at which revision. Where there is no space, it may have been
 /// changed all the same, which does no harm: it is done once more by the next start.
-async fn change(session: &mut Session, transaction: Transaction) -> Result<(bool, u64), Stopped> {
+pub(super) async fn change(
+    session: &mut Session,
+    transaction: Transaction,
+) -> Result<(bool, u64), Stopped> {
     match transact(session, &transaction).await {
         Ok((held, revision, _)) => Ok((held, revision)),
         Err(CallError::NoSpace(why)) => Err(Trouble::Refused(why).into()),
@@ -99,7 +125,7 @@ async fn change(session: &mut Session, transaction: Transaction) -> Result<(bool
     }
 }
 
-fn met_others() -> Trouble {
+pub(super) fn met_others() -> Trouble {
     Trouble::Conflict(String::from("another counter starts at the same moment"))
 }
 
@@ -112,19 +138,20 @@ fn of_take(stopped: Stopped) -> Stopped {
 }
 
 /// Reads what stands, and checks that it was written by tallyring.
-async fn look(session: &mut Session, layout: &Layout) -> Result<Standing, Stopped> {
-    let (format, epoch, shards) = (layout.format(), layout.epoch(), layout.shards());
+pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Standing, Stopped> {
+    let (format, epoch, mark) = (layout.format(), layout.epoch(), layout.mark());
+    let prefix = layout.shards();
     let success = vec![
         Operation::get(&format),
         Operation::get(&epoch),
-        Operation::Range(Range::prefix(&shards)),
+        Operation::get(&mark),
+        Operation::Range(Range::prefix(&prefix)),
     ];
     let transaction = Transaction { success, ..Transaction::default() };
     let (_, _, found) = transact(session, &transaction).await.map_err(Stopped::read)?;
     let mut revisions: BTreeMap<String, u64> =
-        [format.clone(), epoch.clone(), layout.own().to_owned()].map(|key| (key, 0)).into();
-    let now = session.now();
-    let (mut highest, mut gone) = (0, Vec::new());
+        [&format, &epoch, &mark, layout.own()].map(|key| (key.to_owned(), 0)).into();
+    let (mut highest, mut found_mark, mut shards) = (0, None, Vec::new());
     for found in found.into_iter().flat_map(|range| range.kvs) {
         let (key, value) = (found.key.0, found.value.0);
         let refuse = || {
@@ -137,16 +164,16 @@ async fn look(session: &mut Session, layout: &Layout) -> Result<Standing, Stoppe
             check_format(&value)?;
         } else if key == epoch {
             highest = highest.max(value.parse().map_err(|_| refuse())?);
+        } else if key == mark {
+            found_mark = Some(value.parse().map_err(|_| refuse())?);
         } else {
             let (epoch, seen) = parse_fence(&value).ok_or_else(refuse)?;
             highest = highest.max(epoch);
-            let shard = key.strip_prefix(&shards).unwrap_or(&key).to_owned();
-            if key != layout.own() && is_gone(seen, now) {
-                gone.push(Gone { shard, key, revision: found.mod_revision, seen });
-            }
+            let name = key.strip_prefix(&prefix).unwrap_or(&key).to_owned();
+            shards.push(Shard { name, key, revision: found.mod_revision, seen });
         }
     }
-    Ok(Standing { revisions: revisions.into_iter().collect(), epoch: highest, gone })
+    Ok(Standing { revisions, epoch: highest, mark: found_mark, shards })
 }
 
 fn check_format(value: &str) -> Result<(), Trouble> {
@@ -175,8 +202,8 @@ async fn fence_all(
     session: &mut Session,
     layout: &Layout,
     epoch: u64,
-    gone: Vec<Gone>,
-) -> Result<Vec<Gone>, Stopped> {
+    gone: Vec<Shard>,
+) -> Result<Vec<Shard>, Stopped> {
     let mut fenced = Vec::new();
     for gone in gone.into_iter().take(FOLDED_MAX) {
         let mut compare = vec![Compare::unchanged(&gone.key, gone.revision)];
@@ -186,7 +213,7 @@ async fn fence_all(
         let success = vec![Operation::put(gone.key.clone(), value)];
         let transaction = Transaction { compare, success, ..Transaction::default() };
         if let (true, revision) = change(session, transaction).await? {
-            fenced.push(Gone { revision, ..gone });
+            fenced.push(Shard { revision, ..gone });
         }
     }
     Ok(fenced)
@@ -196,7 +223,7 @@ async fn fence_all(
 async fn fold(
     session: &mut Session,
     layout: &Layout,
-    gone: &[Gone],
+    gone: &[Shard],
     moved: &[&Row],
     taken: &mut Taken,
 ) -> Result<(), Stopped> {
@@ -222,7 +249,7 @@ async fn fold(
     }
     let removed = gone.iter().map(|gone| Operation::delete(gone.key.clone())).collect();
     step(session, layout, gone, taken.epoch, removed).await?;
-    let shards = gone.iter().map(|gone| &*gone.shard).collect::<Vec<_>>().join(", ");
+    let shards = gone.iter().map(|gone| &*gone.name).collect::<Vec<_>>().join(", ");
     tracing::info!("took the totals of counters that are gone: shards {shards}");
     Ok(())
 }
@@ -231,7 +258,7 @@ async fn fold(
 async fn step(
     session: &mut Session,
     layout: &Layout,
-    gone: &[Gone],
+    gone: &[Shard],
     epoch: u64,
     parts: Vec<Operation>,
 ) -> Result<(), Stopped> {

@@ -47,6 +47,13 @@ impl From<Failure> for Trouble {
     }
 }
 
+/// Of a transaction that can be done once more, whatever became of it.
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        explain(&error).into()
+    }
+}
+
 /// Why a connection, or a statement before any commit, failed.
 pub(super) fn explain(error: &Error) -> Failure {
     match error.as_db_error() {

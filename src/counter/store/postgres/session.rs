@@ -15,9 +15,11 @@ use tokio_postgres::{
 };
 
 use super::{
+    super::sharded::Trouble,
     explain::{Failure, explain},
     tls,
     url::{DatabaseUrl, show_host},
+    whole::mark_of,
 };
 
 /// How long one host may take over the start of a connection.
@@ -107,12 +109,16 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects to the first host that can be written, and makes the tables where there are none.
-    pub(super) async fn open(url: &DatabaseUrl, until: Instant) -> Result<Self, Failure> {
+    /// Connects to the first host that can be written; with `makes_tables`, makes the tables where there are none.
+    pub(super) async fn open(
+        url: &DatabaseUrl,
+        makes_tables: bool,
+        until: Instant,
+    ) -> Result<Self, Failure> {
         let failed = |error| explain(&error);
         let (client, warned) = connect(url, until).await?;
         let warnings = examine(&client).await?;
-        make_tables(&client).await?;
+        check_tables(&client, makes_tables).await?;
         let [commit, read, read_all] = [
             client.prepare(COMMIT).await.map_err(failed)?,
             client.prepare(READ).await.map_err(failed)?,
@@ -129,7 +135,10 @@ impl Session {
         let (client, _) = connect(url, until).await?;
         let warnings = examine(&client).await?;
         client.batch_execute("BEGIN").await.map_err(|error| explain(&error))?;
-        make_tables(&client).await?;
+        check_tables(&client, true).await?;
+        if let Some((mark, _)) = mark_of(&client).await.map_err(of_mark)? {
+            return Err(Failure::lasting(mark.refusal()));
+        }
         client.batch_execute("ROLLBACK").await.map_err(|error| explain(&error))?;
         Ok(warnings)
     }
@@ -226,11 +235,23 @@ async fn examine(client: &Client) -> Result<Vec<String>, Failure> {
     Ok(warnings)
 }
 
-/// Makes the tables where there are none, and checks that they can be used.
-async fn make_tables(client: &Client) -> Result<(), Failure> {
+fn of_mark(trouble: Trouble) -> Failure {
+    match trouble {
+        Trouble::Refused(why) => Failure::lasting(why),
+        trouble => Failure::passing(trouble.to_string()),
+    }
+}
+
+/// Checks that the tables can be used; with `makes`, makes them where there are none.
+async fn check_tables(client: &Client, makes: bool) -> Result<(), Failure> {
     let failed = |error| explain(&error);
     let is_there = "SELECT to_regclass('tallyring_meta') IS NOT NULL";
     if !client.query_one(is_there, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+        if !makes {
+            return Err(Failure::lasting(
+                "it has no tables of tallyring, so no counter has counted there; correct the URL",
+            ));
+        }
         client.batch_execute(SCHEMA).await.map_err(failed)?;
     }
     let format = "SELECT value FROM tallyring_meta WHERE key = 'format'";

@@ -1,0 +1,171 @@
+//! A cluster as a whole, while no counter uses it. What does not fit into one transaction is done in several, under the
+//! mark: no counter starts before the last of them.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+
+use super::{
+    super::{
+        Found, Hold, Mark, OpenError, Seen, TotalsByName, Whole, database_error,
+        sharded::{Fence, Trouble},
+        whole::{COUNTED, SEEN_BEFORE, SHARD, TAKEN_OVER},
+    },
+    Etcd, Stopped,
+    layout::{LEVEL_MAX, Layout, fence_value, nest, pieces, sums},
+    read_all,
+    session::Session,
+    take::{FORMAT, Standing, change, look, met_others},
+    unchanged,
+    wire::{Compare, Operation, Transaction},
+};
+
+impl Whole for Etcd {
+    fn look(&mut self, until: Instant) -> Result<Found, OpenError> {
+        self.step(until, find)
+    }
+
+    fn close(
+        &mut self,
+        mark: &Mark,
+        known: Option<&[Seen]>,
+        until: Instant,
+    ) -> Result<Found, OpenError> {
+        self.step(until, async |session, layout| close(session, layout, mark, known).await)
+    }
+
+    fn fill(
+        &mut self,
+        hold: Hold,
+        totals: &TotalsByName,
+        until: Instant,
+    ) -> Result<Option<PathBuf>, OpenError> {
+        let filled =
+            self.step(until, async |session, layout| fill(session, layout, hold, totals).await);
+        filled.map(|()| None)
+    }
+
+    fn open(&mut self, hold: Hold, until: Instant) -> Result<(), OpenError> {
+        self.step(until, async |session, layout| open(session, layout, hold).await)
+    }
+}
+
+impl Etcd {
+    fn step<T>(
+        &mut self,
+        until: Instant,
+        act: impl AsyncFnOnce(&mut Session, &Layout) -> Result<T, Stopped>,
+    ) -> Result<T, OpenError> {
+        let done = self.within(until, act);
+        done.map_err(|trouble| database_error(&self.members, &trouble))
+    }
+}
+
+async fn find(session: &mut Session, layout: &Layout) -> Result<Found, Stopped> {
+    let standing = look(session, layout).await?;
+    let totals = sums(&read_all(session, layout, None).await?);
+    let revision = |key: &str| standing.revisions.get(key).copied().unwrap_or(0);
+    let (is_new, hold) = (revision(&layout.format()) == 0, Hold(revision(&layout.mark())));
+    let counters = counters(&standing, session.now());
+    Ok(Found { totals, mark: standing.mark, hold, counters, is_new })
+}
+
+fn counters(standing: &Standing, now: Option<u64>) -> Vec<Seen> {
+    let ago = |seen: Option<u64>| Some(now?.saturating_sub(seen?));
+    let seen = standing.shards.iter().map(|shard| Seen {
+        shard: shard.name.clone(),
+        commit: shard.revision.to_string(),
+        ago: ago(shard.seen),
+    });
+    seen.collect()
+}
+
+/// The mark is made first, so nobody starts from then on. Then the fence of each shard is removed, by which its counter
+/// is fenced.
+async fn close(
+    session: &mut Session,
+    layout: &Layout,
+    mark: &Mark,
+    known: Option<&[Seen]>,
+) -> Result<Found, Stopped> {
+    let standing = look(session, layout).await?;
+    let counters = counters(&standing, None);
+    if known.is_some_and(|known| counters.iter().any(|seen| !seen.is_as_in(known))) {
+        return Err(Trouble::Conflict(COUNTED.to_owned()).into());
+    }
+    let success = vec![
+        Operation::put(layout.format(), FORMAT.to_owned()),
+        Operation::put(layout.epoch(), (standing.epoch + 1).to_string()),
+        Operation::put(layout.mark(), mark.to_string()),
+    ];
+    let marked = Transaction { compare: standing.unchanged(), success, ..Transaction::default() };
+    let (held, revision) = change(session, marked).await?;
+    if !held {
+        return Err(met_others().into());
+    }
+    let hold = Hold(revision);
+    for shards in standing.shards.chunks(LEVEL_MAX) {
+        let mut compare = vec![holds(layout, hold)];
+        if known.is_some() {
+            let shards: Vec<_> =
+                shards.iter().map(|shard| (shard.key.clone(), shard.revision)).collect();
+            compare.extend(unchanged(&shards));
+        }
+        let success = shards.iter().map(|shard| Operation::delete(shard.key.clone())).collect();
+        let fences = Transaction { compare, success, ..Transaction::default() };
+        if !change(session, fences).await?.0 {
+            open(session, layout, hold).await?;
+            return Err(Trouble::Conflict(COUNTED.to_owned()).into());
+        }
+    }
+    let totals = sums(&read_all(session, layout, None).await?);
+    Ok(Found { totals, mark: Some(mark.clone()), hold, ..Found::default() })
+}
+
+/// Whether the store is still held.
+fn holds(layout: &Layout, hold: Hold) -> Compare {
+    Compare::unchanged(&layout.mark(), hold.0)
+}
+
+async fn fill(
+    session: &mut Session,
+    layout: &Layout,
+    hold: Hold,
+    totals: &TotalsByName,
+) -> Result<(), Stopped> {
+    let rows = read_all(session, layout, None).await?;
+    let mut parts: BTreeMap<String, Option<String>> =
+        rows.into_iter().map(|row| (layout.value(&row.name, &row.shard), None)).collect();
+    parts.extend(
+        totals.iter().map(|(name, total)| (layout.value(name, SHARD), Some(total.to_string()))),
+    );
+    let fence = Fence { epoch: look(session, layout).await?.epoch, sequence: 0 };
+    let seen = session.now().map(|now| now.saturating_sub(SEEN_BEFORE));
+    parts.insert(layout.own().to_owned(), Some(fence_value(fence, 0, seen)));
+    let sizes: Vec<_> = parts
+        .iter()
+        .map(|(key, value)| key.len() + value.as_ref().map_or(0, String::len))
+        .collect();
+    let mut parts = parts.into_iter().map(|(key, value)| match value {
+        Some(value) => Operation::put(key, value),
+        None => Operation::delete(key),
+    });
+    for places in pieces(&sizes) {
+        let success = nest(parts.by_ref().take(places.len()).collect());
+        let compare = vec![holds(layout, hold)];
+        let piece = Transaction { compare, success, ..Transaction::default() };
+        if !change(session, piece).await?.0 {
+            return Err(Trouble::Refused(TAKEN_OVER.to_owned()).into());
+        }
+    }
+    Ok(())
+}
+
+async fn open(session: &mut Session, layout: &Layout, hold: Hold) -> Result<(), Stopped> {
+    let compare = vec![holds(layout, hold)];
+    let success = vec![Operation::delete(layout.mark())];
+    let removed = Transaction { compare, success, ..Transaction::default() };
+    // A try before may have done it.
+    if !change(session, removed).await?.0 && look(session, layout).await?.mark.is_some() {
+        return Err(Trouble::Refused(TAKEN_OVER.to_owned()).into());
+    }
+    Ok(())
+}

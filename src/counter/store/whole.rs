@@ -1,0 +1,204 @@
+//! A store as a whole, while no counter uses it: what totals are moved from and to.
+//!
+//! ```text
+//!                 close: no counter counts in it any more, or can start
+//!   in use -----------------------------------------------------------------> closed, by a mark
+//!     ^                                                                         |      |    ^
+//!     |                                                                         |      +----+ fill
+//!     +------------------------- open: the mark is removed ---------------------+
+//! ```
+//!
+//! Whatever is cut leaves the mark, which says what is to be done; each step can be done once more and comes to the same.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use super::{Kind, OpenError, TotalsByName, held::FileStore};
+#[cfg(not(simulation))]
+use super::{Trouble, database_error, etcd, postgres};
+
+/// A counter that was not seen for so long has ended: it shows itself three times as often.
+pub const QUIET: Duration = Duration::from_secs(30);
+#[cfg(not(simulation))]
+const _: () = assert!(QUIET.as_secs() >= 3 * super::sharded::BEAT.as_secs());
+
+/// When [`SHARD`] was seen, in seconds before it is filled: no counter has it.
+#[cfg(not(simulation))]
+pub(super) const SEEN_BEFORE: u64 = 2 * QUIET.as_secs();
+
+/// The shard that gets all totals that are moved into a database. No counter has to have its name; one that has takes it
+/// over as any other.
+#[cfg(not(simulation))]
+pub(super) const SHARD: &str = "moved";
+
+/// Why no counter may use a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mark {
+    /// Its totals were moved, or are on their way, to this store.
+    MovedTo(String),
+    /// It does not hold all of what it is to hold from here.
+    FilledFrom(String),
+}
+
+const MOVED_TO: &str = "moved to ";
+const FILLED_FROM: &str = "filled from ";
+
+/// As it is kept in a store.
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MovedTo(store) => write!(f, "{MOVED_TO}{store}"),
+            Self::FilledFrom(origin) => write!(f, "{FILLED_FROM}{origin}"),
+        }
+    }
+}
+
+impl FromStr for Mark {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let moved = text.strip_prefix(MOVED_TO).map(|store| Self::MovedTo(store.to_owned()));
+        let filled =
+            || text.strip_prefix(FILLED_FROM).map(|from| Self::FilledFrom(from.to_owned()));
+        moved.or_else(filled).ok_or("it has a mark that is not of this version of tallyring")
+    }
+}
+
+impl Mark {
+    /// What a counter is told that is to use the store.
+    pub fn refusal(&self) -> String {
+        match self {
+            Self::MovedTo(store) => format!(
+                "its totals were moved to {store}: count there; or give this one to tallyring counter \
+                 reopen, to count here again"
+            ),
+            Self::FilledFrom(origin) => format!(
+                "it was not filled to the end from {origin}: run that migration or import once more"
+            ),
+        }
+    }
+}
+
+/// What is in a store.
+#[derive(Debug, Default, Clone)]
+pub struct Found {
+    /// Of all shards together.
+    pub totals: TotalsByName,
+    /// Why no counter may use it.
+    pub mark: Option<Mark>,
+    /// Who holds it by this mark.
+    pub hold: Hold,
+    /// The shards of counters that may be running.
+    pub counters: Vec<Seen>,
+    /// Whether no counter has ever used it.
+    pub is_new: bool,
+}
+
+/// What tells the mark of one from the same mark of another.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Hold(pub(super) u64);
+
+/// A shard, and its counter as it was seen last.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The name.
+    pub shard: String,
+    /// Its last commit. A counter that runs has another one after a beat.
+    pub commit: String,
+    /// How many seconds ago, by the clock of the database; `None` where that is not known.
+    pub ago: Option<u64>,
+}
+
+impl Seen {
+    /// Whether a counter was seen in the same state before.
+    pub fn is_as_in(&self, before: &[Self]) -> bool {
+        before.iter().any(|seen| seen.shard == self.shard && seen.commit == self.commit)
+    }
+}
+
+/// A store that no counter is to use. All methods end by `until`. What has failed may have been done all the same, and
+/// may be tried once more.
+pub trait Whole {
+    /// Reads it, and changes nothing.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn look(&mut self, until: Instant) -> Result<Found, OpenError>;
+
+    /// Keeps all counters from it: those that run are fenced, and none starts. What it holds then, which nobody changes
+    /// until it is opened. If counters are `known`, all must be as they were.
+    ///
+    /// # Errors
+    /// When that is not possible, or a counter has counted.
+    fn close(
+        &mut self,
+        mark: &Mark,
+        known: Option<&[Seen]>,
+        until: Instant,
+    ) -> Result<Found, OpenError>;
+
+    /// Replaces what it holds by these totals; where the totals before are kept, if they are.
+    ///
+    /// # Errors
+    /// When that is not possible, or another one has closed it meanwhile.
+    fn fill(
+        &mut self,
+        hold: Hold,
+        totals: &TotalsByName,
+        until: Instant,
+    ) -> Result<Option<PathBuf>, OpenError>;
+
+    /// Lets counters use it.
+    ///
+    /// # Errors
+    /// When that is not possible, or another one has closed it meanwhile.
+    fn open(&mut self, hold: Hold, until: Instant) -> Result<(), OpenError>;
+}
+
+/// A store as a whole; `None` of memory, which has no store. With `makes`, what a database lacks is made in it.
+///
+/// # Errors
+/// When it cannot be used.
+pub fn whole(kind: &Kind, makes: bool) -> Result<Option<Box<dyn Whole>>, OpenError> {
+    match kind {
+        Kind::Redb(path) => Ok(Some(Box::new(FileStore::new(path, makes)))),
+        Kind::Memory => Ok(None),
+        #[cfg(not(simulation))]
+        Kind::Postgres { url, .. } => {
+            let store = postgres::Postgres::whole(url, SHARD, makes);
+            let store = store.map_err(|error| Trouble::Refused(error.to_string()));
+            Ok(Some(Box::new(store.map_err(|trouble| database_error(url, &trouble))?)))
+        }
+        #[cfg(not(simulation))]
+        Kind::Etcd { url, .. } => {
+            let store = etcd::Etcd::new(url, SHARD);
+            let store = store.map_err(|error| Trouble::Refused(error.to_string()));
+            Ok(Some(Box::new(store.map_err(|trouble| database_error(url, &trouble))?)))
+        }
+    }
+}
+
+/// What is said where a counter counts that was taken for one that has ended.
+#[cfg(not(simulation))]
+pub(super) const COUNTED: &str = "a counter has counted meanwhile";
+
+/// What is said where another one has closed the store.
+#[cfg(not(simulation))]
+pub(super) const TAKEN_OVER: &str = "another migration or import has taken it over";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_as_it_was_written() {
+        for mark in [Mark::MovedTo("etcd://a/b".into()), Mark::FilledFrom("moved to ".into())] {
+            assert_eq!(mark.to_string().parse(), Ok(mark));
+        }
+        assert!("moved".parse::<Mark>().is_err() && "".parse::<Mark>().is_err());
+    }
+}
