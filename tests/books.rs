@@ -174,9 +174,11 @@ impl Tally {
     }
 }
 
-/// A site whose drain time is shorter than the time-out of a call, so that a stop cuts visits.
-fn site(wire: &Wire, listen: &str) -> Server {
-    let url = format!("http://{}/counter", wire.address);
+/// A site whose drain time is shorter than the time-out of a call, so that a stop cuts visits. Every other one registers
+/// several visits in one call.
+fn site(wire: &Wire, listen: &str, before: usize) -> Server {
+    let query = if before.is_multiple_of(2) { "?by={n}" } else { "" };
+    let url = format!("http://{}/counter{query}", wire.address);
     serve(&[
         "--counter",
         &url,
@@ -222,7 +224,7 @@ impl Trial {
         let store = format!("redb:{}", directory.join("counter.redb").display());
         let counter = counter(&store);
         let wire = Wire::start(counter.address, random);
-        let site = site(&wire, "127.0.0.1:0");
+        let site = site(&wire, "127.0.0.1:0", 0);
         let address = Arc::new(Mutex::new(site.address));
         Self { store, counter, wire, site, address, books: Vec::new() }
     }
@@ -261,7 +263,7 @@ impl Trial {
 
     fn restart_site(&mut self) {
         self.books.push(self.site.stop_with_books());
-        self.site = site(&self.wire, "127.0.0.1:0");
+        self.site = site(&self.wire, "127.0.0.1:0", self.books.len());
         *self.address.lock().unwrap() = self.site.address;
     }
 

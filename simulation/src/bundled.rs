@@ -21,7 +21,7 @@ use crate::{
     http::hosts::{HostList, Hosts},
     listener::Listener,
     plan::{Plan, StoreMode},
-    record::Record,
+    record::{Call, Record},
     runtime::{
         driver::{Choice, Driver},
         mailbox,
@@ -151,11 +151,10 @@ impl Bundled {
 
     /// The total of a visit's counter, which is durable. It is another one for each call, as if all had one counter.
     fn keep(&self, visit: usize, by: u64) -> Outcome {
-        let number = self.record.new_number(visit);
-        self.record.visit(visit, |visit| {
-            visit.counted += by;
-            visit.number = Some(number);
-        });
+        let call = Call { visit, by };
+        let number = self.record.new_number(call);
+        self.record.visit(visit, |visit| visit.counted += by);
+        self.record.answers(call, Some(number));
         Outcome::Total(number)
     }
 

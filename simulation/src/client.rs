@@ -273,7 +273,15 @@ impl State {
         if self.open(stream, client).await.is_none() {
             return self.end().await;
         }
-        for (_, step) in &client.steps {
+        for (place, (_, step)) in client.steps.iter().enumerate() {
+            let next = client.steps.get(place + 1).map(|(_, next)| next);
+            if let (Step::Request(request, None), Some(Step::Request(..))) = (step, next)
+                && client.joins
+                && !request.expects_continue
+            {
+                self.hold(request);
+                continue;
+            }
             if self.ended.get().is_some() || self.step(stream, step).await.is_none() {
                 break;
             }
@@ -362,6 +370,13 @@ impl State {
         self.expected.borrow_mut().push_back(expected);
         self.asks(Said::asks_anything);
         self.send(stream, bytes).await
+    }
+
+    /// Sends a request together with what follows.
+    fn hold(&self, request: &Request) {
+        self.expected.borrow_mut().push_back(Expected::Answer(request.clone(), None));
+        self.asks(|said, address| said.asks(address, request));
+        self.held.borrow_mut().extend(request.bytes().0);
     }
 
     async fn request(

@@ -16,7 +16,7 @@ use monoio::{
 
 use crate::{
     plan::{ADDRESSES, Mode, Plan, WORKERS_MAX},
-    record::{Record, visit_of},
+    record::{Call, Record},
 };
 
 /// An answer that nobody has asked for.
@@ -71,7 +71,8 @@ impl Foreign {
             rng: RefCell::new(Rng::with_seed(plan.seed ^ (0xf0 + number as u64))),
             record: Rc::clone(record),
             whole: plan.world.cuts == 0 && plan.world.window >= 3_000,
-            told: plan.spares(number).then(RefCell::default),
+            // Which worker a call comes from is seen only where each visit has its own.
+            told: (plan.spares(number) && plan.batches.is_none()).then(RefCell::default),
         });
         counter.listen_again();
         counter
@@ -138,21 +139,21 @@ impl Foreign {
                     return;
                 }
             };
-            let call: Vec<u8> = received.drain(..end).collect();
-            let Some(visit) = visit_of(&call) else {
-                let call = String::from_utf8_lossy(&call).into_owned();
+            let bytes: Vec<u8> = received.drain(..end).collect();
+            let Some(call) = Call::read(&bytes) else {
+                let call = String::from_utf8_lossy(&bytes).into_owned();
                 self.record.violation(format_args!("a counter is sent what is no call: {call:?}"));
                 return;
             };
-            self.record.judge_call(visit, &call);
-            if !self.answer(&stream, visit).await {
+            self.record.judge_call(call, &bytes);
+            if !self.answer(&stream, call).await {
                 return;
             }
         }
     }
 
-    fn count(&self, visit: usize) {
-        self.record.visit(visit, |visit| visit.counted += 1);
+    fn count(&self, Call { visit, by }: Call) {
+        self.record.visit(visit, |visit| visit.counted += by);
     }
 
     /// A worker has called: one that knows that this counter stops does so to probe it.
@@ -187,14 +188,15 @@ impl Foreign {
     }
 
     /// Answers a call; whether the connection goes on.
-    async fn answer(&self, stream: &TcpStream, visit: usize) -> bool {
+    async fn answer(&self, stream: &TcpStream, call: Call) -> bool {
+        let visit = call.visit;
         self.called(visit);
         match self.mode.get() {
             Mode::Prompt => {}
             Mode::Stops => {
-                self.count(visit);
-                let number = self.record.new_number(visit);
-                self.record.visit(visit, |visit| visit.number = Some(number));
+                self.count(call);
+                let number = self.record.new_number(call);
+                self.record.answers(call, Some(number));
                 let length = number.to_string().len();
                 let answer = format!(
                     "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{number}"
@@ -204,25 +206,27 @@ impl Foreign {
                 return false;
             }
             Mode::Slow(pause) => sleep(pause).await,
-            Mode::Any => return self.answer_anyhow(stream, visit).await,
+            Mode::Any => return self.answer_anyhow(stream, call).await,
             Mode::Silent | Mode::Refuses | Mode::Hangs => {
                 std::future::pending::<()>().await;
             }
         }
-        self.count(visit);
+        self.count(call);
+        let number = self.record.new_number(call);
+        let kind =
+            if self.record.is_shared(visit) { self.rng.borrow_mut().usize(..) } else { visit };
         // One that closes would be taken for one that stops.
-        let form = if self.told.is_some() && visit % FORMS == CLOSING { 0 } else { visit % FORMS };
-        let number = self.record.new_number(visit);
-        let (welcome, tells_number, goes_on) = welcome(visit, form, number);
-        self.record.visit(visit, |visit| visit.number = tells_number.then_some(number));
+        let form = if self.told.is_some() && kind % FORMS == CLOSING { 0 } else { kind % FORMS };
+        let (welcome, tells_number, goes_on) = welcome(kind, form, number);
+        self.record.answers(call, tells_number.then_some(number));
         self.tell(visit, goes_on);
         stream.send(welcome.into()).await.is_ok() && goes_on
     }
 
-    async fn answer_anyhow(&self, stream: &TcpStream, visit: usize) -> bool {
-        let (answer, counts, pause, then) = self.draw(visit);
+    async fn answer_anyhow(&self, stream: &TcpStream, call: Call) -> bool {
+        let (answer, counts, pause, then) = self.draw(call);
         if counts {
-            self.count(visit);
+            self.count(call);
         }
         sleep(pause).await;
         if stream.send(answer).await.is_err() {
@@ -258,9 +262,9 @@ impl Foreign {
         }
     }
 
-    /// Draws an answer to the call of a visit: its bytes, whether the visit is counted, when it is given, and what follows.
-    fn draw(&self, visit: usize) -> (Vec<u8>, bool, Duration, Then) {
-        let number = self.record.new_number(visit);
+    /// Draws an answer to a call: its bytes, whether its visits are counted, when it is given, and what follows.
+    fn draw(&self, call: Call) -> (Vec<u8>, bool, Duration, Then) {
+        let number = self.record.new_number(call);
         let mut rng = self.rng.borrow_mut();
         let rng = &mut *rng;
         let pause = match rng.u8(0..8) {
@@ -275,7 +279,7 @@ impl Foreign {
             _ => ("200 OK", true),
         };
         let (mut text, mut closes, tells_number) = draw_form(rng, status, number);
-        self.record.visit(visit, |visit| visit.number = tells_number.then_some(number));
+        self.record.answers(call, tells_number.then_some(number));
         if rng.u8(0..5) == 0 {
             text = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".repeat(rng.usize(1..=3)) + &text;
         }

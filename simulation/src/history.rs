@@ -28,7 +28,7 @@ use crate::{
     logged::Logged,
     memory, opening,
     plan::{Act, COUNTERS, Mode, PROBES, Plan, What},
-    record::{Record, visit_of},
+    record::{Call, Record},
     request::VISITS,
     server::{self, SITE, Server},
     worker::Command,
@@ -122,7 +122,7 @@ pub fn live(plan: &Plan, trace: Option<Tracer>) -> End {
         violations.push(String::from("a panic without a message"));
     }
     let (counts, time) = lived.unwrap_or_default();
-    let answers = record.answers();
+    let answers = record.right_answers();
     drop(record);
     // What it says takes memory too.
     let kept = memory::held() - before;
@@ -145,6 +145,8 @@ struct History<'a> {
     /// Since when each counter of each worker fails, and how often it had been dialed then; nothing where others than
     /// probes may dial it.
     failing: RefCell<Vec<Failing>>,
+    /// How many visits each worker has sent in batches.
+    batched: RefCell<Vec<u64>>,
 }
 
 /// Whether a counter fails.
@@ -163,10 +165,10 @@ impl<'a> History<'a> {
         world::observe(move |sent| {
             if sent.process == SITE
                 && sent.taken > 0
-                && let Some(visit) = visit_of(sent.offered)
+                && let Some(call) = Call::read(sent.offered)
             {
-                calls.visit(visit, |visit| visit.begun += 1);
-                calls.judge_call(visit, sent.offered);
+                calls.begins(call);
+                calls.judge_call(call, sent.offered);
             }
         });
         let first = usize::from(plan.bundled);
@@ -180,6 +182,7 @@ impl<'a> History<'a> {
             stopped: Rc::new(Cell::new(false)),
             drains: Cell::new(false),
             failing: RefCell::new(vec![Failing::No; plan.workers * COUNTERS]),
+            batched: RefCell::new(vec![0; plan.workers]),
             logged: RefCell::default(),
         };
         for client in &plan.clients {

@@ -27,6 +27,8 @@ pub const WORKERS_MAX: usize = 3;
 pub const PROBES: usize = WORKERS_MAX * COUNTERS;
 /// Requests that one client makes at most: its number and theirs make their ids.
 pub const IDS_OF_CLIENT: usize = 1_000;
+/// How many visits one call may register, in plans where one may register several.
+pub const BATCHES: [usize; 3] = [2, 3, 1_000];
 /// How many addresses a counter moves between.
 pub const ADDRESSES: usize = 3;
 
@@ -43,6 +45,8 @@ pub struct Plan {
     pub bundled: bool,
     /// To which counters a visit goes.
     pub spread: Spread,
+    /// How many visits one call registers at most; nothing where each has a call of its own.
+    pub batches: Option<usize>,
     /// What clients may do.
     pub clients_limits: ClientLimits,
     /// What workers may ask of a counter.
@@ -94,6 +98,8 @@ pub struct Client {
     pub opening: Option<Opening>,
     /// What it sends, each with its number.
     pub steps: Vec<(usize, Step)>,
+    /// Whether it sends requests that follow each other at once.
+    pub joins: bool,
     /// How it reads.
     pub reading: Reading,
     /// How it ends.

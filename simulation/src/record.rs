@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell, RefMut},
+    collections::BTreeSet,
     fmt,
     rc::Rc,
 };
@@ -10,8 +11,9 @@ use monoio::world;
 
 use crate::{
     logged::Said,
-    plan::{COUNTERS, Plan},
+    plan::{COUNTERS, PROBES, Plan},
     request::VISITS,
+    server,
     trace::Traces,
 };
 
@@ -20,8 +22,8 @@ use crate::{
 pub struct Visit {
     /// The worker that has its client.
     pub worker: usize,
-    /// Calls of which at least one byte was sent.
-    pub begun: usize,
+    /// Calls of which at least one byte was sent. Of one that others are called as, the visits of these calls.
+    pub begun: u64,
     /// How often it was counted, and will not be forgotten.
     pub counted: u64,
     /// The number that its counter answered last, if that answer has one which must be shown.
@@ -30,6 +32,15 @@ pub struct Visit {
     pub welcomed: bool,
     /// Whether its client was told that the server has too much to do.
     pub refused: bool,
+}
+
+/// The numbers of visits that one call may register together.
+#[derive(Default)]
+struct Numbers {
+    /// Those that counters have answered, and that nobody was shown.
+    left: BTreeSet<u64>,
+    /// Visits whose answers have none.
+    without: u64,
 }
 
 /// All that is seen.
@@ -42,6 +53,12 @@ pub struct Record {
     violations: RefCell<Vec<String>>,
     /// Numbers that counters have answered.
     numbers: Cell<u64>,
+    /// The same, of the visits of each counter, where one call registers several.
+    shared: RefCell<[Numbers; COUNTERS]>,
+    /// Whether one call registers several visits.
+    batches: Cell<bool>,
+    /// Visits of which at least one byte was sent.
+    begun: Cell<u64>,
     /// Answers that were read and found to be right.
     answers: Cell<usize>,
     /// Whether nothing stands against visits of this counter being welcomed.
@@ -65,6 +82,12 @@ impl Record {
         self.serves.set(std::array::from_fn(|counter| plan.serves(counter)));
         self.overloads.set(plan.upstream.queue_max < VISITS);
         self.traced.set(plan.traces);
+        self.batches.set(plan.batches.is_some());
+    }
+
+    /// The visits that are called as others are: nothing tells which of them a call registers.
+    pub fn is_shared(&self, visit: usize) -> bool {
+        self.batches.get() && visit < VISITS - PROBES
     }
 
     /// Whether nothing stands against visits of this counter being welcomed.
@@ -87,12 +110,40 @@ impl Record {
         change(&mut self.visits.borrow_mut()[visit]);
     }
 
-    /// The number for a call of a visit: no two calls of a history get the same. Those of one visit have the same
-    /// length, from 4 digits to 20, so that the answer to a `HEAD` tells whether it has one.
-    pub fn new_number(&self, visit: usize) -> u64 {
-        self.numbers.set(self.numbers.get() + 1);
+    /// The total for a call, which is the number of its last visit: no two visits of a history get the same. Those of
+    /// one visit have the same length, from 4 digits to 20, so that the answer to a `HEAD` tells whether it has one.
+    pub fn new_number(&self, Call { visit, by }: Call) -> u64 {
+        self.numbers.set(self.numbers.get() + by);
         let zeros = u32::try_from(3 + visit % 17).unwrap_or(0);
         10_u64.pow(zeros) + self.numbers.get()
+    }
+
+    /// A counter is about to answer a call with this number, or so that no number can be read.
+    pub fn answers(&self, Call { visit, by }: Call, number: Option<u64>) {
+        if !self.is_shared(visit) {
+            return self.visit(visit, |visit| visit.number = number);
+        }
+        let numbers = &mut self.shared.borrow_mut()[visit];
+        match number {
+            Some(total) => numbers.left.extend(total + 1 - by..=total),
+            None => numbers.without += by,
+        }
+    }
+
+    /// What the page of a visit may show if it is welcomed, whose call registers others too.
+    pub fn numbers(&self, visit: usize) -> Vec<Option<u64>> {
+        let numbers = &self.shared.borrow()[server::counter_of(visit)];
+        let without = (numbers.without > 0).then_some(None);
+        numbers.left.iter().copied().map(Some).chain(without).collect()
+    }
+
+    /// The page of a visit shows this: no other does.
+    pub fn is_shown(&self, visit: usize, number: Option<u64>) {
+        let numbers = &mut self.shared.borrow_mut()[server::counter_of(visit)];
+        match number {
+            Some(number) => drop(numbers.left.remove(&number)),
+            None => numbers.without -= 1,
+        }
     }
 
     /// The number that the page of a visit shows if it is welcomed.
@@ -100,9 +151,27 @@ impl Record {
         self.visits.borrow()[visit].number
     }
 
+    /// At least one byte of a call was sent.
+    pub fn begins(&self, Call { visit, by }: Call) {
+        self.begun.set(self.begun.get() + by);
+        self.visit(visit, |visit| visit.begun += by);
+    }
+
+    /// Visits of which at least one byte was sent.
+    pub fn begun(&self) -> u64 {
+        self.begun.get()
+    }
+
     /// Judges a whole call. It may be seen in the midst of an operation, when nothing can be traced.
-    pub fn judge_call(&self, visit: usize, call: &[u8]) {
-        if let Err(why) = self.traces.judge(visit, call, self.traced.get()) {
+    pub fn judge_call(&self, call: Call, bytes: &[u8]) {
+        let Call { visit, by } = call;
+        let batch = self.batches.get().then_some(by);
+        let of_it = |other: &usize| server::called_as(*other, self.batches.get()) == visit;
+        let visits: Vec<usize> = (0..VISITS).filter(of_it).collect();
+        if by == 0 || by > visits.len() as u64 {
+            self.violations.borrow_mut().push(format!("{by} visits are called as {visit}"));
+        }
+        if let Err(why) = self.traces.judge(call, batch, &visits, bytes, self.traced.get()) {
             self.violations.borrow_mut().push(why);
         }
     }
@@ -139,14 +208,36 @@ impl Record {
     }
 
     /// Answers that were right.
-    pub fn answers(&self) -> usize {
+    pub fn right_answers(&self) -> usize {
         self.answers.get()
     }
 }
 
-/// The visit that a call is for, by the path that it begins with.
-pub fn visit_of(call: &[u8]) -> Option<usize> {
-    let rest = call.strip_prefix(b"POST /counter/v")?;
-    let end = rest.iter().position(|byte| !byte.is_ascii_digit())?;
-    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
+/// What a counter is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// The visit, or the one that those are called as which it registers.
+    pub visit: usize,
+    /// How many visits it registers.
+    pub by: u64,
+}
+
+impl Call {
+    /// The call that begins so.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let rest = bytes.strip_prefix(b"POST /counter/v")?;
+        let (visit, rest) = number(rest)?;
+        let by = match rest.strip_prefix(b"?by=") {
+            Some(by) => number(by)?.0,
+            None => 1,
+        };
+        Some(Self { visit: usize::try_from(visit).ok().filter(|visit| *visit < VISITS)?, by })
+    }
+}
+
+/// The number that `bytes` begin with, and what follows.
+fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let end = bytes.iter().position(|byte| !byte.is_ascii_digit())?;
+    let (digits, rest) = bytes.split_at(end);
+    Some((std::str::from_utf8(digits).ok()?.parse().ok()?, rest))
 }

@@ -21,7 +21,7 @@ use crate::{
     listener::Listener,
     metrics::WorkerMetrics,
     names::Names,
-    plan::{ADDRESSES, COUNTERS, Plan, Spread},
+    plan::{ADDRESSES, BATCHES, COUNTERS, PROBES, Plan, Spread},
     request::{FILES, VISITS},
     runtime::{
         driver::{Choice, Driver},
@@ -47,6 +47,17 @@ pub fn address(worker: usize) -> SocketAddr {
 /// The counter of a visit.
 pub fn counter_of(visit: usize) -> usize {
     visit % COUNTERS
+}
+
+/// The visit that names the call of a visit. Where one call registers several, all visits of one counter have the same,
+/// but for those of probes.
+pub fn called_as(visit: usize, batches: bool) -> usize {
+    if batches && visit < VISITS - PROBES { counter_of(visit) } else { visit }
+}
+
+/// Whether the welcome page of a visit shows its number.
+pub fn shows_number(visit: usize) -> bool {
+    page(visit, 0, true).contains(PLACEHOLDER)
 }
 
 /// What stands for the number of a visit in a page.
@@ -97,42 +108,64 @@ pub fn prepare() {
     for traces in std::iter::once(None).chain(SHARES.map(Some)) {
         for version in [0, 1] {
             for spread in [Spread::One, Spread::Counters, Spread::Addresses] {
-                routes(version, spread, traces);
+                for batches in std::iter::once(None).chain(BATCHES.map(Some)) {
+                    routes(version, Kind { spread, traces, batches });
+                }
             }
         }
     }
 }
 
-/// The routes, in one of two versions, with calls that take traces to the counter or without.
-fn routes(version: usize, spread: Spread, traces: Option<&'static str>) -> Arc<RouteSet> {
-    type Routes = BTreeMap<(usize, Spread, Option<&'static str>), Arc<RouteSet>>;
+/// What the routes of a history are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    spread: Spread,
+    /// Whether calls take traces to the counter.
+    traces: Option<&'static str>,
+    /// Whether one call registers several visits.
+    batches: Option<usize>,
+}
+
+impl Kind {
+    fn of(plan: &Plan) -> Self {
+        Self { spread: plan.spread, traces: plan.traces, batches: plan.batches }
+    }
+}
+
+/// The routes, in one of two versions.
+fn routes(version: usize, kind: Kind) -> Arc<RouteSet> {
+    type Routes = BTreeMap<(usize, Kind), Arc<RouteSet>>;
     thread_local! {
         static ROUTES: RefCell<Routes> = RefCell::default();
     }
     ROUTES.with_borrow_mut(|routes| {
-        let made = routes.entry((version, spread, traces));
-        Arc::clone(made.or_insert_with(|| Arc::new(make_routes(version, spread, traces))))
+        let made = routes.entry((version, kind));
+        Arc::clone(made.or_insert_with(|| Arc::new(make_routes(version, kind))))
     })
 }
 
-/// The call of a visit, without a trace.
-pub fn call(visit: usize) -> Bytes {
-    endpoint(visit).request()
+/// The call of a visit, or of so many that are called as this one, without a trace.
+pub fn call(visit: usize, batch: Option<u64>) -> Bytes {
+    let query = batch.map(|by| format!("?by={by}")).unwrap_or_default();
+    endpoint(visit, &query).call(1).0
 }
 
-fn endpoint(visit: usize) -> Endpoint {
-    let url = format!("http://{}/counter/v{visit}", bundled::address());
+fn endpoint(visit: usize, query: &str) -> Endpoint {
+    let url = format!("http://{}/counter/v{visit}{query}", bundled::address());
     url.parse().expect("a URL")
 }
 
-fn make_routes(version: usize, spread: Spread, traces: Option<&str>) -> RouteSet {
+fn make_routes(version: usize, Kind { spread, traces, batches }: Kind) -> RouteSet {
     let page = |visit, welcome| Page {
         content_type: HeaderValue::from_static("text/plain"),
         body: page(visit, version, welcome).into(),
     };
     let visits = (0..VISITS).map(|visit| {
-        let endpoint = endpoint(visit);
-        let (call, url): (_, Arc<str>) = (endpoint.request(), endpoint.to_string().into());
+        let query = if batches.is_some() { "?by={n}" } else { "" };
+        let endpoint = endpoint(called_as(visit, batches.is_some()), query);
+        // Other routes have other batches: those under way end as they began.
+        let (call, batching) = endpoint.call(batches.map_or(1, |max| max + version));
+        let url: Arc<str> = endpoint.to_string().into();
         let (own, slots) = (counter_of(visit), slots(spread));
         let places = match spread {
             Spread::Counters => 0..COUNTERS,
@@ -141,6 +174,7 @@ fn make_routes(version: usize, spread: Spread, traces: Option<&str>) -> RouteSet
         let counters = places.map(|upstream| VisitCounter {
             upstream,
             call: call.clone(),
+            batching,
             url: Arc::clone(&url),
         });
         Route {
@@ -198,7 +232,6 @@ pub struct Reports {
 /// The server.
 pub struct Server {
     orders: Vec<mailbox::Sender<Command<Message>>>,
-    spread: Spread,
     /// The place of each address of a counter, where each is one.
     slots: RefCell<[Slots; COUNTERS]>,
     /// What each worker counts.
@@ -208,7 +241,7 @@ pub struct Server {
     upstreams: Rc<RefCell<Vec<Weak<Upstream>>>>,
     /// Where its counters are.
     pub names: Rc<Names>,
-    traces: Option<&'static str>,
+    kind: Kind,
     /// What each worker has reported.
     pub reports: Rc<RefCell<Vec<Reports>>>,
 }
@@ -219,13 +252,12 @@ impl Server {
         let reports = Rc::new(RefCell::new(vec![Reports::default(); plan.workers]));
         let mut server = Self {
             orders: Vec::new(),
-            spread: plan.spread,
             slots: RefCell::default(),
             metrics: Vec::new(),
             entries: RefCell::default(),
             upstreams: Rc::default(),
             names: Names::new(plan.seed),
-            traces: plan.traces,
+            kind: Kind::of(plan),
             reports,
         };
         for counter in 0..COUNTERS {
@@ -252,7 +284,7 @@ impl Server {
         });
         let counts = Arc::clone(&metrics);
         let (limits, bundled, spread) = (plan.upstream, plan.bundled, plan.spread);
-        let (traces, seed) = (plan.traces, plan.seed ^ number as u64);
+        let (kind, seed) = (Kind::of(plan), plan.seed ^ number as u64);
         let (kept, names) = (Rc::clone(&self.upstreams), Rc::clone(&self.names));
         let make = move || {
             let upstreams = (0..upstreams(spread)).map(|upstream| {
@@ -273,7 +305,7 @@ impl Server {
             });
             let upstreams: Vec<_> = upstreams.collect();
             kept.borrow_mut().extend(upstreams.iter().map(Rc::downgrade));
-            let (routes, counts) = (routes(0, spread, traces), Arc::clone(&counts));
+            let (routes, counts) = (routes(0, kind), Arc::clone(&counts));
             Site::new(upstreams, &routes, counts, Box::new(|_| {}), seed)
         };
         let plan = worker::Plan {
@@ -319,7 +351,7 @@ impl Server {
 
     /// Gives all workers other pages.
     pub fn set_pages(&self, version: usize) {
-        let routes = || routes(version, self.spread, self.traces);
+        let routes = || routes(version, self.kind);
         self.tell_all(|| Command::Deliver(Message::Routes(routes())));
     }
 
@@ -333,13 +365,13 @@ impl Server {
 
     /// The upstreams that have other addresses from now on.
     fn changes(&self, counter: usize, addresses: &[SocketAddr]) -> Vec<(usize, Vec<SocketAddr>)> {
-        if self.spread != Spread::Addresses {
+        if self.kind.spread != Spread::Addresses {
             return vec![(counter, addresses.to_vec())];
         }
         let changes = self.slots.borrow_mut()[counter].set(addresses);
-        let first = counter * slots(self.spread);
+        let first = counter * slots(self.kind.spread);
         let changes = changes.slots.into_iter().map(|(slot, address)| {
-            assert!(slot < slots(self.spread), "a place that no worker has");
+            assert!(slot < slots(self.kind.spread), "a place that no worker has");
             (first + slot, address.into_iter().collect())
         });
         changes.collect()

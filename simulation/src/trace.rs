@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _};
 
 use fastrand::Rng;
 
-use crate::{request::VISITS, server};
+use crate::{record::Call, request::VISITS, server};
 
 /// The shares of traces that begin with a visit and are to be recorded.
 pub const SHARES: [&str; 3] = ["0%", "50%", "100%"];
@@ -86,14 +86,21 @@ impl Traces {
         self.fields.borrow_mut().insert(visit, fields);
     }
 
-    /// Judges the call of a visit, if it is whole.
+    /// Judges a whole call, which registers so many of these visits, or has no number. Its trace is that of the first.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn judge(&self, visit: usize, call: &[u8], traces: Option<&str>) -> Result<(), String> {
+    pub fn judge(
+        &self,
+        Call { visit, .. }: Call,
+        batch: Option<u64>,
+        visits: &[usize],
+        call: &[u8],
+        traces: Option<&str>,
+    ) -> Result<(), String> {
         let wrong =
             || Err(format!("visit {visit} is called by {:?}", String::from_utf8_lossy(call)));
-        let plain = server::call(visit);
+        let plain = server::call(visit, batch);
         let Some(lines) = call.strip_prefix(&plain[..plain.len() - 2]) else { return wrong() };
         let Ok(lines) = std::str::from_utf8(lines) else { return wrong() };
         let Some(share) = traces else {
@@ -113,13 +120,19 @@ impl Traces {
             return wrong();
         }
         let mut expected = String::new();
-        match self.fields.borrow().get(&visit) {
-            Some(Fields::Valid(flags, with_state)) => {
+        let fields = self.fields.borrow();
+        let has_trace = |visit: &&usize| matches!(fields.get(visit), Some(Fields::Valid(..)));
+        let first = match visits {
+            [only] => Some(only).filter(has_trace),
+            _ => visits.iter().filter(has_trace).find(|visit| trace == id(**visit)),
+        };
+        match first.map(|visit| (*visit, fields[visit])) {
+            Some((visit, Fields::Valid(flags, with_state))) => {
                 if trace != id(visit) {
                     return wrong();
                 }
                 let _ = write!(expected, "{flags:02x}\r\n");
-                if *with_state {
+                if with_state {
                     let _ = write!(expected, "tracestate: {}\r\n", state(visit));
                 }
             }

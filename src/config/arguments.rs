@@ -212,7 +212,8 @@ pub struct ServeArguments {
 #[allow(missing_docs)]
 pub struct CounterEndpointArguments {
     /// Counter that registers the visits, like http://127.0.0.1:3001/counter; may be repeated, and each visit
-    /// goes to one of them [default: the bundled counter]
+    /// goes to one of them. With {n} in its path or query, like ?by={n}, one call registers several visits, and
+    /// {n} is their number [default: the bundled counter]
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
     pub counter: Vec<CounterUrls>,
     /// Address of the bundled counter for other programs, or off: then only the server itself uses

@@ -18,7 +18,7 @@ use super::{
     error::ConfigError,
     locations::Locations,
     scalar::{Scalar, Scalars, Text, Word, yes_or_no},
-    values::{Amount, CacheTime, Cores, HeadFields, PageStatus, Period, Positive, Size},
+    values::{Amount, BatchMax, CacheTime, Cores, HeadFields, PageStatus, Period, Positive, Size},
 };
 use crate::{
     access_log::Format,
@@ -82,6 +82,7 @@ pub(super) struct File {
     pub(super) counter_timeout: Option<Period>,
     pub(super) counter_connections_max: Option<Positive>,
     pub(super) counter_queue_max: Option<Amount>,
+    pub(super) counter_batch_max: Option<BatchMax>,
     pub(super) counter_idle_timeout: Option<Period>,
     pub(super) drain_timeout: Option<Period>,
     pub(super) files_max: Option<Size>,

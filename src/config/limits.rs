@@ -10,7 +10,7 @@ use super::{
     file::File,
     open_files::OpenFiles,
     pick::{Pick, or},
-    values::{Amount, HeadFields, Number, Period, Positive, Size},
+    values::{Amount, BatchMax, HeadFields, Number, Period, Positive, Size},
 };
 use crate::{connection::ClientLimits, http::HeadLimits, runtime::host, upstream::UpstreamLimits};
 
@@ -77,6 +77,14 @@ pub struct LimitArguments {
         default_value = "4096"
     )]
     pub counter_queue_max: Amount,
+    /// Most visits that one call registers, where the counter is bundled or its URL has {n}; 1 makes a call for each
+    #[arg(
+        long,
+        env = "TALLYRING_COUNTER_BATCH_MAX",
+        value_name = "NUMBER",
+        default_value = "1000"
+    )]
+    pub counter_batch_max: BatchMax,
     /// Time that an unused connection to the counter stays open
     #[arg(
         long,
@@ -107,6 +115,8 @@ pub(super) fn settle_limits(
         settle_connections(pick, arguments, file, files, notes)?;
     let Number(queue_max) =
         pick.shown("counter-queue-max", arguments.counter_queue_max, file.counter_queue_max);
+    let Number(counter_batch_max) =
+        pick.shown("counter-batch-max", arguments.counter_batch_max, file.counter_batch_max);
     let mut time =
         |name, argument: Period, file: Option<Period>| pick.shown(name, argument, file).0;
     let clients = ClientLimits {
@@ -140,7 +150,14 @@ pub(super) fn settle_limits(
     let drain_timeout = time("drain-timeout", arguments.drain_timeout, file.drain_timeout);
     let Size(files_bytes_max) = pick.shown("files-max", arguments.files_max, file.files_max);
     let counter_clients_max = files.counter_clients(host::open_files());
-    Ok(Limits { clients, upstream, counter_clients_max, drain_timeout, files_bytes_max })
+    Ok(Limits {
+        clients,
+        upstream,
+        counter_batch_max,
+        counter_clients_max,
+        drain_timeout,
+        files_bytes_max,
+    })
 }
 
 fn settle_head(

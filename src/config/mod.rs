@@ -289,6 +289,8 @@ pub struct Limits {
     pub clients: ClientLimits,
     /// For the calls of each worker to each counter.
     pub upstream: UpstreamLimits,
+    /// Visits that one call to a counter may register.
+    pub counter_batch_max: usize,
     /// Connections of other programs to the bundled counter.
     pub counter_clients_max: usize,
     /// Time for visits under way to end after a signal.

@@ -290,6 +290,7 @@ mod tests {
             "connections-max",
             "counter-connections-max",
             "counter-queue-max",
+            "counter-batch-max",
             "head-timeout",
             "body-timeout",
             "idle-timeout",

@@ -50,6 +50,9 @@ pub type HeadFields = Number<1, HEAD_FIELDS_CAP>;
 /// A number that may be zero.
 pub type Amount = Number<0, { usize::MAX }>;
 
+/// The number of visits that one call to a counter may register.
+pub type BatchMax = Number<1, 100_000>;
+
 /// A number above zero.
 pub type Positive = Number<1, { usize::MAX }>;
 

@@ -117,6 +117,8 @@ pub struct UpstreamMetrics {
     pub reused: Count,
     /// Calls that wait for a connection.
     pub queued: Count,
+    /// Visits that calls took along which may register several.
+    pub batched_visits: Count,
     /// Visits that went to another counter, since nothing could be sent to this one.
     pub moved: Count,
     /// 1 while the circuit breaker is open, else 0.

@@ -102,7 +102,8 @@ where
     fn apply(&self, config: &mut Config) -> Result<(), String> {
         let Running { run, site, bundled, admin, .. } = self.parts;
         let contents = std::mem::take(&mut config.contents);
-        site.set_routes(&config.routes, contents, rules(config))
+        let batch_max = config.limits.counter_batch_max;
+        site.set_routes(&config.routes, contents, rules(config), batch_max)
             .map_err(|error| error.to_string())?;
         // Before the workers may open more connections to it.
         if let Some(bundled) = bundled {

@@ -1,6 +1,6 @@
 //! Turns the routes of the settings into those of the workers: each gets its counter among those that the workers know.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{counter::Addresses, summary::BUNDLED};
 use crate::{
@@ -71,7 +71,7 @@ impl Counters {
         self.bundled.is_some_and(|bundled| *origin == Host::Address(bundled.own))
     }
 
-    /// These routes for the workers, each with its content.
+    /// These routes for the workers, each with its content. A call registers at most `batch_max` visits.
     ///
     /// # Errors
     /// When a route needs a counter that the workers do not know.
@@ -80,12 +80,13 @@ impl Counters {
         routes: &[RouteConfig],
         contents: Vec<Content>,
         rules: Rules,
+        batch_max: usize,
     ) -> Result<RouteSet, UnknownCounter> {
         assert_eq!(routes.len(), contents.len(), "each route has its content");
         let of_route = |(route, content): (&RouteConfig, Content)| {
             let kind = match (&route.kind, content) {
                 (RouteKind::Visits(visits), Content::Pages(pages)) => {
-                    site::RouteKind::Visits(Box::new(self.visits(route, visits, pages)?))
+                    site::RouteKind::Visits(Box::new(self.visits(route, visits, pages, batch_max)?))
                 }
                 (RouteKind::Page(_), Content::File(file)) => site::RouteKind::File(file),
                 (RouteKind::Directory(_), Content::Directory(directory)) => {
@@ -104,6 +105,7 @@ impl Counters {
         route: &RouteConfig,
         visits: &VisitsConfig,
         pages: site::Pages,
+        batch_max: usize,
     ) -> Result<Visits, UnknownCounter> {
         let Some(targets) = self.find(visits) else {
             let counter = show_counters(&visits.counters, "(bundled)");
@@ -111,11 +113,13 @@ impl Counters {
         };
         let mut counters = Vec::new();
         for ((target, origin), shown) in targets.iter().zip(self.shown(visits)) {
-            let (call, url) = (target.request(), Arc::<str>::from(shown.to_string()));
+            let (call, batching) = target.call(batch_max);
+            let url = Arc::<str>::from(shown.to_string());
             let upstreams = origin.first..origin.first + origin.slots;
             counters.extend(upstreams.map(|upstream| VisitCounter {
                 upstream,
                 call: call.clone(),
+                batching,
                 url: Arc::clone(&url),
             }));
         }
@@ -138,21 +142,21 @@ impl Counters {
 
     /// Where these visits are registered; nowhere if that is the bundled counter and it does not run.
     fn targets(&self, visits: &VisitsConfig) -> Vec<Endpoint> {
-        self.or_bundled(visits, |addresses| addresses.own)
+        self.or_bundled(visits, |addresses| Endpoint::bundled_for_batches(addresses.own))
     }
 
     /// The same, for messages.
     fn shown(&self, visits: &VisitsConfig) -> Vec<Endpoint> {
-        self.or_bundled(visits, |addresses| addresses.shown)
+        self.or_bundled(visits, |addresses| Endpoint::bundled(addresses.shown))
     }
 
     fn or_bundled(
         &self,
         visits: &VisitsConfig,
-        address: fn(Addresses) -> SocketAddr,
+        endpoint: fn(Addresses) -> Endpoint,
     ) -> Vec<Endpoint> {
         match visits.counters.as_slice() {
-            [] => self.bundled.map(address).map(Endpoint::bundled).into_iter().collect(),
+            [] => self.bundled.map(endpoint).into_iter().collect(),
             counters => counters.to_vec(),
         }
     }
@@ -175,6 +179,8 @@ impl Counters {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use http::StatusCode;
 
     use super::*;
@@ -202,7 +208,8 @@ mod tests {
     /// The upstreams of each route, or the error.
     fn indices(counters: &Counters, routes: &[RouteConfig]) -> Result<Vec<Vec<usize>>, String> {
         let contents = read_contents(routes, &PageFiles::default(), 0, &mut vec![]).unwrap();
-        let set = counters.route_set(routes, contents, RULES).map_err(|error| error.to_string())?;
+        let set =
+            counters.route_set(routes, contents, RULES, 1000).map_err(|error| error.to_string())?;
         let index = |route: &Route| match &route.kind {
             site::RouteKind::Visits(visits) => {
                 visits.counters.iter().map(|counter| counter.upstream).collect()

@@ -98,7 +98,12 @@ impl SiteWorkers {
         mut access_log: Option<&mut Opened>,
     ) -> Result<Self, ServerError> {
         let counters = Counters::of(&config.routes, config.counter_spread, bundled);
-        let routes = Arc::new(counters.route_set(&config.routes, contents, rules(config))?);
+        let routes = Arc::new(counters.route_set(
+            &config.routes,
+            contents,
+            rules(config),
+            config.limits.counter_batch_max,
+        )?);
         let mailboxes = config.cores.iter().map(|_| mailbox::channel());
         let (orders, receivers): (Vec<Orders>, Vec<_>) =
             mailboxes.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
@@ -175,7 +180,7 @@ impl SiteWorkers {
     }
 
     /// Replaces the routes of all workers, from their next request on. Visits under way keep the route that they began
-    /// with.
+    /// with. A call registers at most `batch_max` visits.
     ///
     /// # Errors
     /// When a route needs a counter that the workers do not know. Nothing has changed then.
@@ -184,8 +189,9 @@ impl SiteWorkers {
         routes: &[RouteConfig],
         contents: Vec<Content>,
         rules: Rules,
+        batch_max: usize,
     ) -> Result<(), UnknownCounter> {
-        let routes = Arc::new(self.counters.route_set(routes, contents, rules)?);
+        let routes = Arc::new(self.counters.route_set(routes, contents, rules, batch_max)?);
         send_all(&self.orders, || Command::Deliver(Message::Routes(Arc::clone(&routes))));
         Ok(())
     }

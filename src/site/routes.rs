@@ -13,7 +13,10 @@ use super::{
     spread::Counters,
     visit::{Accept, Counter},
 };
-use crate::{http::request::Method, upstream::Upstream};
+use crate::{
+    http::request::Method,
+    upstream::{Batching, Upstream},
+};
 
 /// What applies to all routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub struct VisitCounter {
     pub upstream: usize,
     /// The call that registers a visit, as it goes over the wire.
     pub call: Bytes,
+    /// How that call registers several, if it does.
+    pub batching: Option<Batching>,
     /// Its URL, for a person.
     pub url: Arc<str>,
 }
@@ -155,15 +160,16 @@ impl Table {
         before: &Self,
     ) -> Rc<Counter> {
         let upstream = &upstreams[counter.upstream];
-        let is = |known: &&Rc<Counter>| known.is(upstream, &counter.call);
+        let is = |known: &&Rc<Counter>| known.is(upstream, counter);
         if let Some(known) = self.counters.iter().find(is) {
             return Rc::clone(known);
         }
         let made = match before.counters.iter().find(is) {
             Some(known) => Rc::clone(known),
             None => {
-                let (call, url) = (counter.call.clone(), Arc::clone(&counter.url));
-                Rc::new(Counter::new(Rc::clone(upstream), call, url))
+                let url = |known: &&Rc<Counter>| known.is_at(upstream, &counter.url);
+                let same = before.counters.iter().find(url);
+                Rc::new(Counter::new(Rc::clone(upstream), counter, same.map(|same| &**same)))
             }
         };
         self.counters.push(Rc::clone(&made));

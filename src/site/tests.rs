@@ -10,8 +10,10 @@ use std::{
 
 use super::*;
 use crate::{
-    config::internal_client_limits, http::request::HeadScan, runtime::driver,
-    upstream::UpstreamLimits,
+    config::internal_client_limits,
+    http::request::HeadScan,
+    runtime::driver,
+    upstream::{Batching, UpstreamLimits},
 };
 
 /// A counter that answers each call when it is told to.
@@ -45,6 +47,12 @@ fn upstream(address: SocketAddr, metrics: &Arc<WorkerMetrics>) -> Rc<Upstream> {
 
 /// Routes whose visits are welcomed with a text.
 fn routes(welcomes: &[(&str, &'static str)]) -> Arc<RouteSet> {
+    routes_of(welcomes, None)
+}
+
+/// The same, where one call registers so many visits.
+fn routes_of(welcomes: &[(&str, &'static str)], batch_max: Option<usize>) -> Arc<RouteSet> {
+    const CALL: &[u8] = b"POST /{n} HTTP/1.1\r\nhost: a\r\n\r\n";
     let page = |text: &'static str| Page {
         content_type: render::TEXT_PLAIN,
         body: text.as_bytes().into(),
@@ -55,7 +63,8 @@ fn routes(welcomes: &[(&str, &'static str)]) -> Arc<RouteSet> {
             methods: vec![Method::Get, Method::Post],
             counters: vec![VisitCounter {
                 upstream: 0,
-                call: Bytes::from_static(b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"),
+                call: Bytes::from_static(CALL),
+                batching: batch_max.and_then(|max| Batching::of(CALL, max)),
                 url: "http://a/".into(),
             }],
             pages: Pages { welcome: page(welcome), sorry: page("sorry") },
@@ -143,5 +152,37 @@ fn a_visit_of_a_route_that_is_gone_is_abandoned_in_the_same_book() {
         site.on_message(Message::Routes(routes(&[])));
         drop(visit);
         assert_eq!((metrics.started.read(), metrics.abandoned.read()), (1, 1));
+    });
+}
+
+#[test]
+fn a_counter_that_is_called_otherwise_is_the_same_one() {
+    let (mut runtime, _) = driver::build(driver::Choice::Auto).unwrap();
+    runtime.block_on(async {
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let metrics = Arc::<WorkerMetrics>::default();
+        let upstreams = vec![upstream(nobody, &metrics)];
+        let reports = Rc::new(RefCell::new(Vec::new()));
+        let told = Rc::clone(&reports);
+        let report = Box::new(move |failures: Failures| told.borrow_mut().push(failures));
+        let before = routes(&[("/", "welcome")]);
+        let site = Site::new(upstreams, &before, Arc::clone(&metrics), report, 0);
+        let mut visit = start(&site, get(&site, "/"));
+        assert_eq!(answer(&site, &mut visit).await, "sorry");
+        let registered = |reports: &RefCell<Vec<Failures>>| {
+            reports.take().into_iter().map(|failures| failures.registered).collect::<Vec<_>>()
+        };
+        assert_eq!(registered(&reports), [false]);
+        drop(visit);
+
+        // What was reported of it has an end, though its calls are others.
+        site.on_message(Message::Routes(routes_of(&[("/", "welcome")], Some(10))));
+        let (address, open) = gated_counter();
+        site.on_message(Message::Addresses(0, vec![address]));
+        open.send(()).unwrap();
+        let mut visit = start(&site, get(&site, "/"));
+        assert_eq!(answer(&site, &mut visit).await, "welcome");
+        site.expire();
+        assert_eq!(registered(&reports), [true]);
     });
 }

@@ -8,11 +8,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-
 use super::{
     number::VisitNumber,
-    routes::VisitRoute,
+    routes::{VisitCounter, VisitRoute},
     spread::{Counters, Places},
     trace::TraceFields,
 };
@@ -20,7 +18,9 @@ use crate::{
     access_log::Outcome,
     metrics::{Failure, WorkerMetrics},
     runtime::clock::{self, Moment, Stamp},
-    upstream::{Call, CallBytes, CallError, Content, DialError, NotBegun, Upstream},
+    upstream::{
+        Batcher, Batching, Call, CallBytes, CallError, Content, DialError, NotBegun, Upstream,
+    },
 };
 
 /// What counts as a visit that was registered.
@@ -63,13 +63,25 @@ pub struct Failures {
 pub struct Counter {
     pub(super) upstream: Rc<Upstream>,
     call: CallBytes,
+    batching: Option<(Batching, Batcher)>,
     watch: RefCell<Watch>,
 }
 
 impl Counter {
-    /// The counter at `url`, where `call` registers a visit.
-    pub(super) fn new(upstream: Rc<Upstream>, call: Bytes, url: Arc<str>) -> Self {
-        Self { upstream, call: Rc::new(call), watch: RefCell::new(Watch::new(url)) }
+    /// A counter whose side of the worker's upstreams is this one. `before` is the same one, called otherwise: what was
+    /// reported of it goes on.
+    pub(super) fn new(
+        upstream: Rc<Upstream>,
+        counter: &VisitCounter,
+        before: Option<&Self>,
+    ) -> Self {
+        let call = Rc::new(counter.call.clone());
+        let batching = counter.batching.map(|it| (it, upstream.batcher(&call, it)));
+        let mut watch = Watch::new(Arc::clone(&counter.url));
+        if before.is_some_and(|before| !before.registers()) {
+            (watch.failing, watch.failures.registered) = (true, false);
+        }
+        Self { upstream, call, batching, watch: RefCell::new(watch) }
     }
 
     /// Begins the call of a visit. One that comes from another counter has the deadline of `since`, when it began there.
@@ -80,7 +92,8 @@ impl Counter {
         since: Option<Moment>,
     ) -> Result<Call<Visit>, NotBegun> {
         let (request, content) = (self.request(trace), visit.content());
-        self.upstream.call(&request, content, since, visit)
+        let batcher = self.batching.as_ref().map(|(_, batcher)| batcher);
+        self.upstream.call(&request, content, since, batcher, visit)
     }
 
     /// What a call sends: the trace of its visit too, if it has one.
@@ -92,8 +105,16 @@ impl Counter {
     }
 
     /// Whether it is this one. The URL does not tell, since it is shown without its secrets.
-    pub(super) fn is(&self, upstream: &Rc<Upstream>, call: &Bytes) -> bool {
-        Rc::ptr_eq(&self.upstream, upstream) && *self.call == *call
+    pub(super) fn is(&self, upstream: &Rc<Upstream>, counter: &VisitCounter) -> bool {
+        let batching = self.batching.as_ref().map(|(batching, _)| *batching);
+        Rc::ptr_eq(&self.upstream, upstream)
+            && *self.call == counter.call
+            && batching == counter.batching
+    }
+
+    /// Whether it is the one of this URL, however it is called.
+    pub(super) fn is_at(&self, upstream: &Rc<Upstream>, url: &str) -> bool {
+        Rc::ptr_eq(&self.upstream, upstream) && *self.watch.borrow().failures.counter == *url
     }
 
     /// Notes how a visit ended, and whether other counters register visits; returns a report if one is due.

@@ -108,13 +108,16 @@ impl PoolGuard {
 
     /// The request to send, if the connection has a call.
     pub(super) fn take_request(&self) -> Option<CallBytes> {
-        let (request, content) = self.upstream.pool.borrow_mut().take_request(self.id)?;
-        self.content.set(content);
+        let taken = self.upstream.pool.borrow_mut().take_request(self.id)?;
+        self.content.set(taken.content);
+        if taken.batched > 0 {
+            self.upstream.counts.batched_visits.add(taken.batched as u64);
+        }
         self.call_began.set(Stamp::new(self.upstream.last_event()));
         if self.used.replace(true) {
             self.upstream.counts.reused.increment();
         }
-        Some(request)
+        Some(taken.request)
     }
 
     /// The call was answered. Returns whether the connection stays open.

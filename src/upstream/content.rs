@@ -35,6 +35,19 @@ impl ShortContent {
         }
     }
 
+    /// The number of one of `count` visits that one call has registered, whose answer this is: the total after them. The
+    /// first has the lowest; `place` counts from 0. `None` where this is no such total.
+    pub(super) fn share(&self, place: usize, count: usize) -> Option<Self> {
+        let text = str::from_utf8(self.whole()?.trim_ascii()).ok()?;
+        // A sign is no part of a total.
+        let total: u128 =
+            text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+        let number = total.checked_sub(count as u128)? + 1 + place as u128;
+        let mut share = Self::default();
+        share.push(number.to_string().as_bytes());
+        Some(share)
+    }
+
     /// All of it, unless it is too long.
     pub fn whole(&self) -> Option<&[u8]> {
         self.bytes.get(..self.length)
@@ -65,5 +78,31 @@ mod tests {
         check(most, Some(most));
         check(&format!("{most}w"), None);
         check(&most.repeat(3), None);
+    }
+
+    #[track_caller]
+    fn check_shares(total: &str, expected: &[&str]) {
+        let mut content = ShortContent::default();
+        content.push(total.as_bytes());
+        let count = expected.len();
+        let shares: Vec<_> = (0..count).filter_map(|place| content.share(place, count)).collect();
+        let texts = shares.iter().map(|share| str::from_utf8(share.whole().unwrap()).unwrap());
+        let expected: Vec<&str> =
+            expected.iter().copied().filter(|number| !number.is_empty()).collect();
+        assert_eq!(texts.collect::<Vec<_>>(), expected, "{total:?}");
+    }
+
+    #[test]
+    fn each_visit_of_a_batch_has_its_own_number() {
+        check_shares("7\n", &["7"]);
+        check_shares("7\n", &["5", "6", "7"]);
+        check_shares("3", &["1", "2", "3"]);
+        check_shares("0010", &["9", "10"]);
+        check_shares("99999999999999999999", &["99999999999999999998", "99999999999999999999"]);
+        // Fewer than were registered, or no number.
+        check_shares("2", &["", "", ""]);
+        for wrong in ["", "-7", "+7", "7 8", "0x9", "total", "7.0", &"7".repeat(33)] {
+            check_shares(wrong, &["", ""]);
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Uri, header};
 
+use super::batching::{Batching, PLACEHOLDER};
 use crate::http::render;
 
 /// The `User-Agent` field of every call.
@@ -29,7 +30,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// A counter's URL, `http://host[:port]/path[?query]`.
+/// A counter's URL, `http://host[:port]/path[?query]`, perhaps with [`PLACEHOLDER`] in its path or query.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Where to connect: routes with the same origin share connections.
@@ -53,6 +54,7 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         use EndpointError::Malformed;
+        check_placeholder(text)?;
         let uri = Uri::from_str(text).map_err(|_| Malformed("it is not a URL"))?;
         match uri.scheme_str() {
             Some("http") => {}
@@ -82,7 +84,32 @@ impl FromStr for Endpoint {
             }
             Err(_) => Host::Name(host.to_ascii_lowercase(), port),
         };
+        let uri = with_root(uri).map_err(|_| Malformed("it is not a URL"))?;
         Ok(Self { origin, uri })
+    }
+}
+
+/// [`PLACEHOLDER`] stands in what is sent of a URL, once.
+fn check_placeholder(text: &str) -> Result<(), EndpointError> {
+    let (_, rest) = text.split_once("://").unwrap_or(("", text));
+    let path = rest.find(['/', '?']).unwrap_or(rest.len());
+    let sent = path..rest.find('#').unwrap_or(rest.len()).max(path);
+    let mut placeholders = rest.match_indices(PLACEHOLDER).map(|(place, _)| place);
+    match (placeholders.next(), placeholders.next()) {
+        (None, None) => Ok(()),
+        (Some(place), None) if sent.contains(&place) => Ok(()),
+        _ => Err(EndpointError::Malformed("{n} may stand in its path or query only, and once")),
+    }
+}
+
+/// A URL as it is sent: an empty path before a query is `/` (RFC 9112 section 3.2.1).
+fn with_root(uri: Uri) -> Result<Uri, http::Error> {
+    match uri.path_and_query().filter(|sent| sent.as_str().starts_with('?')) {
+        Some(sent) => {
+            let sent = format!("/{}", sent.as_str());
+            http::uri::Builder::from(uri).path_and_query(sent).build()
+        }
+        None => Ok(uri),
     }
 }
 
@@ -94,6 +121,17 @@ impl Endpoint {
     #[allow(clippy::expect_used)]
     pub fn bundled(address: SocketAddr) -> Self {
         let uri = format!("http://{address}/counter").parse().expect("an address is an authority");
+        Self { origin: Host::Address(address), uri }
+    }
+
+    /// The bundled counter's, for calls that register several visits.
+    ///
+    /// # Panics
+    /// Never: an address is an authority.
+    #[allow(clippy::expect_used)]
+    pub fn bundled_for_batches(address: SocketAddr) -> Self {
+        let uri = format!("http://{address}/counter?by={PLACEHOLDER}").parse();
+        let uri = uri.expect("an address is an authority");
         Self { origin: Host::Address(address), uri }
     }
 
@@ -125,12 +163,28 @@ impl Endpoint {
 
     /// A request that counts nothing, on a connection of its own.
     pub fn probe(&self) -> Bytes {
-        self.render(Method::GET, &[(header::CONNECTION, HeaderValue::from_static("close"))])
+        let fields = [(header::CONNECTION, HeaderValue::from_static("close"))];
+        self.of_one(self.render(Method::GET, &fields))
     }
 
     /// The request of one visit, as it goes over the wire.
+    #[cfg(test)]
     pub fn request(&self) -> Bytes {
-        self.render(Method::POST, &[])
+        self.of_one(self.render(Method::POST, &[]))
+    }
+
+    /// The call that registers visits, and how it registers several at once: at most `max`. It has [`PLACEHOLDER`] in it
+    /// then. Without it, a call registers one.
+    pub fn call(&self, max: usize) -> (Bytes, Option<Batching>) {
+        let call = self.render(Method::POST, &[]);
+        match Batching::of(&call, max) {
+            Some(batching) if max > 1 => (call, Some(batching)),
+            _ => (self.of_one(call), None),
+        }
+    }
+
+    fn of_one(&self, request: Bytes) -> Bytes {
+        Batching::of(&request, 1).map_or(request.clone(), |batching| batching.render(&request, 1))
     }
 
     fn render(&self, method: Method, more: &[(HeaderName, HeaderValue)]) -> Bytes {
@@ -263,5 +317,50 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert_eq!(target.request(), expected);
+        assert_eq!(target.call(1000), (target.request(), None));
+    }
+
+    #[test]
+    fn a_call_registers_several_visits_where_its_url_says_so() {
+        for (url, one) in [
+            ("http://counter/counter?by={n}", "/counter?by=1 "),
+            ("http://counter/add/{n}/to?a={N}", "/add/1/to?a={N} "),
+            ("http://counter?{n}", "/?1 "),
+        ] {
+            let target: Endpoint = url.parse().unwrap();
+            let (call, batching) = target.call(1000);
+            assert!(memchr::memmem::find(&call, b"{n}").is_some(), "{url}");
+            assert_eq!(batching.unwrap().render(&call, 1), target.request());
+            let expected = format!("POST {one}HTTP/1.1\r\n");
+            assert!(target.request().starts_with(expected.as_bytes()), "{url}");
+            assert_eq!(target.call(1), (target.request(), None));
+            let expected = format!("GET {one}HTTP/1.1\r\n");
+            assert!(target.probe().starts_with(expected.as_bytes()), "{url}");
+        }
+        let address = "127.0.0.1:3001".parse().unwrap();
+        let bundled = Endpoint::bundled_for_batches(address);
+        assert_eq!(bundled.to_string(), "http://127.0.0.1:3001/counter?…");
+        assert!(bundled.call(2).1.is_some());
+    }
+
+    #[test]
+    fn the_number_of_visits_stands_in_a_path_or_query_once() {
+        let misplaced = "{n} may stand in its path or query only, and once";
+        for text in [
+            "http://a/{n}?by={n}",
+            "http://a/{n}{n}",
+            "http://{n}/",
+            "http://{n}?by=1",
+            "http://a:{n}/",
+            "http://{n}@a/",
+            "http://a/#{n}",
+        ] {
+            assert_eq!(
+                text.parse::<Endpoint>(),
+                Err(EndpointError::Malformed(misplaced)),
+                "{text}"
+            );
+        }
+        assert!("http://a/{}?{m}&{n&n}".parse::<Endpoint>().is_ok());
     }
 }

@@ -9,6 +9,7 @@
 
 mod addresses;
 pub mod balance;
+mod batching;
 mod breaker;
 mod connection;
 mod content;
@@ -36,10 +37,11 @@ use self::{
     balance::Candidate,
     breaker::Change,
     connection::{Handle, PoolGuard},
-    pool::{Action, CallId, ConnectionId, Pool},
+    pool::{Action, BatcherId, CallId, ConnectionId, Pool},
     response_reader::ResponseLimits,
 };
 pub use self::{
+    batching::Batching,
     content::{Content, ShortContent},
     endpoint::{Endpoint, EndpointError, Host, without_secrets},
 };
@@ -149,6 +151,12 @@ pub struct Call<H: AsRef<Upstream>> {
     id: CallId,
 }
 
+/// Calls that register several visits each.
+pub struct Batcher {
+    upstream: Rc<Upstream>,
+    id: BatcherId,
+}
+
 impl Upstream {
     /// A counter without connections. `refresh` is called after a connect failed.
     pub fn new(
@@ -188,7 +196,8 @@ impl Upstream {
     /// next to be free or opened. `holder` leads to this upstream.
     ///
     /// What becomes of the content of its answer is said by `content`. A call that another counter could not be sent has
-    /// the deadline of `since`, when it began there.
+    /// the deadline of `since`, when it began there. With a `batcher`, one of this upstream, it may go together with
+    /// others.
     ///
     /// # Errors
     /// When too many wait already, or the counter fails.
@@ -197,16 +206,26 @@ impl Upstream {
         request: &CallBytes,
         content: Content,
         since: Option<Moment>,
+        batcher: Option<&Batcher>,
         holder: H,
     ) -> Result<Call<H>, NotBegun> {
         debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
         self.note_time();
         let began = Stamp::new(self.last_event());
-        let id = self.tell(|pool| match since {
-            None => pool.call(request, content, clock::now(), began),
-            Some(since) => pool.call_since(request, content, since, clock::now(), began),
+        let id = self.tell(|pool| match (batcher, since) {
+            (None, None) => pool.call(request, content, clock::now(), began),
+            (None, Some(since)) => pool.call_since(request, content, since, clock::now(), began),
+            (Some(Batcher { id, .. }), since) => {
+                pool.join(*id, (request, content), since, clock::now(), began)
+            }
         })?;
         Ok(Call { holder, id })
+    }
+
+    /// Lets calls that send `call` go together.
+    pub fn batcher(self: &Rc<Self>, call: &CallBytes, batching: Batching) -> Batcher {
+        let id = self.pool.borrow_mut().add_batcher(call, batching);
+        Batcher { upstream: Rc::clone(self), id }
     }
 
     /// How it stands as one of several counters; `place` is its place among them.
@@ -322,6 +341,12 @@ impl<H: AsRef<Upstream>> Call<H> {
     /// The content of that response, once, if it is [kept](Content::Kept) and its end was told by its framing.
     pub fn take_content(&self) -> Option<Box<ShortContent>> {
         self.holder.as_ref().pool.borrow_mut().take_content(self.id)
+    }
+}
+
+impl Drop for Batcher {
+    fn drop(&mut self) {
+        self.upstream.pool.borrow_mut().close_batcher(self.id);
     }
 }
 

@@ -4,6 +4,7 @@
 //! about it. The states are drawn in [`state`]. Knows nothing of sockets and tasks. It keeps the wakers of callers
 //! but wakes nobody: that is an action too.
 
+mod batches;
 mod state;
 
 use std::{
@@ -16,8 +17,11 @@ use std::{
 
 use slotmap::SlotMap;
 
-use self::state::{Began, CallState, ConnectionState, PooledCall, PooledConnection};
-pub(super) use self::state::{CallId, ConnectionId};
+pub(super) use self::state::{BatcherId, CallId, ConnectionId};
+use self::{
+    batches::{Batcher, HOLD_TIME, Taken},
+    state::{Began, CallState, ConnectionState, PooledCall, PooledConnection},
+};
 use super::{
     CallBytes, CallError, Content, DialError, NotBegun, ShortContent, UpstreamLimits,
     addresses::Addresses,
@@ -65,6 +69,13 @@ pub(super) struct Pool {
     /// A call that has not ended has a deadline.
     calls: Deadlines<PooledCall, Began>,
     connections: SlotMap<ConnectionId, PooledConnection>,
+    batchers: SlotMap<BatcherId, Batcher>,
+    /// How many visits have gathered, in all batchers.
+    gathered: usize,
+    /// In how many batchers some have.
+    gathering: usize,
+    /// The batchers of batches that have ended: the next one may be held back. Empty between two events.
+    due: Vec<BatcherId>,
     /// The calls that are `Queued`, in the order in which they get a connection. Empty while one is idle.
     queue: VecDeque<QueuedCall>,
     /// The connections that are `Idle`, the one used last at the back.
@@ -84,8 +95,15 @@ impl Pool {
         Self {
             addresses: Addresses::new(addresses),
             breaker: Breaker::default(),
-            calls: Deadlines::new(|_| limits.call_timeout),
+            calls: Deadlines::new(|began| match began {
+                Began::Here | Began::Elsewhere | Began::Batch => limits.call_timeout,
+                Began::Held => HOLD_TIME,
+            }),
             connections: SlotMap::with_key(),
+            batchers: SlotMap::with_key(),
+            gathered: 0,
+            gathering: 0,
+            due: Vec::new(),
             queue: VecDeque::new(),
             idle: VecDeque::new(),
             dialing: 0,
@@ -114,9 +132,10 @@ impl Pool {
         self.idle.len()
     }
 
-    /// How many calls wait for a connection.
+    /// How many calls wait for a connection, each visit that has gathered as one. Where some have, the first of them
+    /// stands for their batch, which may be in the queue too.
     pub(super) fn queued_calls(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.gathered - self.gathering
     }
 
     /// How many calls have not ended, or their callers have not left.
@@ -130,7 +149,7 @@ impl Pool {
             Standing::Absent
         } else if !self.breaker.admits(now) {
             Standing::Failing
-        } else if self.is_full() {
+        } else if self.is_full(false) {
             Standing::Full
         } else if self.stopping.is_some_and(|next_probe| now < next_probe) {
             Standing::Stopping
@@ -157,9 +176,9 @@ impl Pool {
         now: Moment,
         began: Stamp,
     ) -> Result<CallId, NotBegun> {
-        let call = self.begin(request, content, now)?;
+        let call = self.begin(request, content, false, now)?;
         self.calls.arm(call.0, Began::Here, now);
-        self.send(call, now, began);
+        self.send(call, Some(began), now);
         Ok(call)
     }
 
@@ -175,23 +194,25 @@ impl Pool {
         now: Moment,
         began: Stamp,
     ) -> Result<CallId, NotBegun> {
-        let call = self.begin(request, content, now)?;
+        let call = self.begin(request, content, false, now)?;
         self.calls.arm_since(call.0, Began::Elsewhere, since);
-        self.send(call, now, began);
+        self.send(call, Some(began), now);
         Ok(call)
     }
 
+    /// `waits` says that it may have no connection even if one is idle.
     fn begin(
         &mut self,
         request: &CallBytes,
         content: Content,
+        waits: bool,
         now: Moment,
     ) -> Result<CallId, NotBegun> {
         self.expire(now);
         if !self.breaker.admit(now) {
             return Err(NotBegun::Failing);
         }
-        if self.is_full() {
+        if self.is_full(waits) {
             return Err(NotBegun::Overloaded);
         }
         if let Some(next_probe) = &mut self.stopping
@@ -203,11 +224,11 @@ impl Pool {
     }
 
     /// Gives a call that begins the connection used last, or lets it wait.
-    fn send(&mut self, call: CallId, now: Moment, began: Stamp) {
+    fn send(&mut self, call: CallId, began: Option<Stamp>, now: Moment) {
         match self.idle.pop_back() {
             Some(connection) => self.assign(call, connection),
             None => {
-                self.queue.push_back(QueuedCall { id: call, since: Some(began) });
+                self.queue.push_back(QueuedCall { id: call, since: began });
                 self.dial_for_queue(now);
             }
         }
@@ -237,14 +258,20 @@ impl Pool {
     /// Event: the caller has left. Gives its waker back.
     pub(super) fn dropped(&mut self, call: CallId) -> Option<Waker> {
         let entry = self.call_mut(call);
-        let waker = entry.waker.take();
-        match entry.state {
+        let (waker, state) = (entry.waker.take(), entry.state);
+        match state {
             CallState::Assigned(_) => entry.abandoned = true,
             CallState::Queued => {
                 self.remove_from_queue(call);
                 self.calls.remove(call.0);
             }
-            CallState::Ended(_) => drop(self.calls.remove(call.0)),
+            CallState::Gathered if self.leave_batch(call, false) => {
+                self.call_mut(call).abandoned = true;
+            }
+            CallState::Gathered | CallState::Aboard | CallState::Ended(_) => {
+                drop(self.calls.remove(call.0));
+            }
+            CallState::Held => unreachable!("a batch has no caller"),
         }
         waker
     }
@@ -272,14 +299,19 @@ impl Pool {
         {
             self.end(queued.id, Err(CallError::NoConnection(error)), now);
         }
+        self.release_due(now);
         self.dial_for_queue(now);
     }
 
     /// Event: the connection's task asks what to send, and what becomes of the content of the answer.
-    pub(super) fn take_request(&mut self, id: ConnectionId) -> Option<(CallBytes, Content)> {
+    pub(super) fn take_request(&mut self, id: ConnectionId) -> Option<Taken> {
         let call = self.connection_mut(id).take_request()?;
-        let PooledCall { request, content, .. } = self.call_mut(call);
-        Some((Rc::clone(request), *content))
+        let PooledCall { request, content, batcher, .. } = self.call_mut(call);
+        let (request, content) = (Rc::clone(request), *content);
+        Some(match *batcher {
+            Some(batcher) => self.take_batch(batcher, call),
+            None => Taken { request, content, batched: 0 },
+        })
     }
 
     /// Event: not a byte of the request that was taken has left. The connection is about to close.
@@ -309,6 +341,7 @@ impl Pool {
         } else {
             self.connection_mut(id).close();
         }
+        self.release_due(now);
         stays
     }
 
@@ -328,6 +361,7 @@ impl Pool {
             ConnectionState::InFlight(call) => self.end(call, Err(CallError::Broken), now),
             ConnectionState::Closing => {}
         }
+        self.release_due(now);
         self.dial_for_queue(now);
     }
 
@@ -338,10 +372,19 @@ impl Pool {
             let call = CallId(key);
             match self.call_mut(call).state {
                 CallState::Assigned(connection) => self.cut(connection),
-                _ => self.remove_from_queue(call),
+                CallState::Queued => self.remove_from_queue(call),
+                CallState::Gathered => drop(self.leave_batch(call, true)),
+                CallState::Held => {
+                    self.release(call, None, now);
+                    continue;
+                }
+                // Its batch goes on, with a deadline of its own.
+                CallState::Aboard | CallState::Ended(_) => {}
             }
             match began {
-                Began::Here => self.end(call, Err(CallError::TimedOut), now),
+                Began::Here | Began::Batch | Began::Held => {
+                    self.end(call, Err(CallError::TimedOut), now);
+                }
                 // The other counter has taken a part of its time, so it says nothing about this one.
                 Began::Elsewhere => self.finish(call, Err(CallError::TimedOut)),
             }
@@ -353,6 +396,7 @@ impl Pool {
             self.idle.pop_front();
             self.cut(id);
         }
+        self.release_due(now);
         self.dial_for_queue(now);
     }
 
@@ -375,7 +419,7 @@ impl Pool {
     /// Event: other limits. Time-outs apply to calls in progress and to idle connections too. Connections beyond the
     /// new maximum close as their calls end.
     pub(super) fn set_limits(&mut self, limits: UpstreamLimits, now: Moment) {
-        for began in [Began::Here, Began::Elsewhere] {
+        for began in [Began::Here, Began::Elsewhere, Began::Batch] {
             self.calls.set_timeout(began, limits.call_timeout);
         }
         self.limits = limits;
@@ -385,8 +429,9 @@ impl Pool {
     /// Whether nothing is left of all calls and connections.
     #[cfg(any(test, simulation))]
     pub(super) fn is_empty(&self) -> bool {
-        let Self { calls, connections, queue, idle, dialing, .. } = self;
-        calls.len() + connections.len() + queue.len() + idle.len() + dialing == 0
+        let Self { calls, connections, queue, idle, dialing, gathered, gathering, .. } = self;
+        let left = [calls.len(), connections.len(), queue.len(), idle.len(), *dialing];
+        left.iter().sum::<usize>() + gathered + gathering == 0
     }
 
     /// Dials a connection for each queued call that has none, as far as the limit allows.
@@ -405,9 +450,9 @@ impl Pool {
         assert!(self.queue.is_empty() || self.idle.is_empty(), "calls wait while one is idle");
     }
 
-    /// Whether a call would find no connection and no place in the queue.
-    fn is_full(&self) -> bool {
-        self.idle.is_empty() && self.queue.len() >= self.queue_room()
+    /// Whether a call would find no connection and no place in the queue; `waits` says that it gets no idle one at once.
+    fn is_full(&self, waits: bool) -> bool {
+        (waits || self.idle.is_empty()) && self.queued_calls() >= self.queue_room()
     }
 
     /// How many calls may be queued: the maximum, and one for each connection that is being dialed or can be.
@@ -436,11 +481,18 @@ impl Pool {
     /// A call that was not sent gets another connection, before all others.
     fn requeue(&mut self, call: CallId) {
         let entry = self.call_mut(call);
+        if let Some(batcher) = entry.batcher {
+            return self.requeue_batch(batcher, call);
+        }
         if entry.abandoned {
             self.calls.remove(call.0);
             return;
         }
         entry.requeue();
+        self.send_first(call);
+    }
+
+    fn send_first(&mut self, call: CallId) {
         match self.idle.pop_back() {
             Some(connection) => self.assign(call, connection),
             None => self.queue.push_front(QueuedCall { id: call, since: None }),
@@ -460,7 +512,19 @@ impl Pool {
 
     /// Ends a call that is not in the queue any more, and tells the breaker.
     fn end(&mut self, call: CallId, outcome: Result<u16, CallError>, now: Moment) {
+        match self.call_mut(call).batcher_of_batch() {
+            Some(batcher) => self.end_batch(batcher, call, outcome, now),
+            None => self.end_one(call, outcome, now),
+        }
+    }
+
+    /// Ends a call that is no batch.
+    fn end_one(&mut self, call: CallId, outcome: Result<u16, CallError>, now: Moment) {
         self.finish(call, outcome);
+        self.tell_breaker(outcome, now);
+    }
+
+    fn tell_breaker(&mut self, outcome: Result<u16, CallError>, now: Moment) {
         let change = match outcome {
             Ok(_) => self.breaker.succeeded(),
             Err(_) => self.breaker.failed(now),

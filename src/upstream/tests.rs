@@ -87,7 +87,7 @@ fn upstream(addresses: Vec<SocketAddr>) -> Rc<Upstream> {
 
 fn begin(upstream: &Rc<Upstream>) -> Call<Rc<Upstream>> {
     let request = Rc::new(Bytes::from_static(b"POST / HTTP/1.1\r\n\r\n"));
-    upstream.call(&request, Content::Discarded, None, Rc::clone(upstream)).unwrap()
+    upstream.call(&request, Content::Discarded, None, None, Rc::clone(upstream)).unwrap()
 }
 
 async fn end(call: Call<Rc<Upstream>>) -> Result<u16, CallError> {

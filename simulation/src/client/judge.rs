@@ -67,20 +67,44 @@ impl State {
             Expected::Answer(..) if answer.status == 408 && self.slow && answer.closes() => {
                 self.asks(|said, address| said.is_refused(address, answer.status));
             }
-            Expected::Answer(request, sent) => {
-                let number = match request.subject {
+            Expected::Answer(request, sent) => match self.judge_page(&request, answer) {
+                Ok(told) => {
+                    self.judge_time(sent);
+                    self.asks(|said, address| said.is_told(address, &request, answer, told));
+                    self.note(&request, told);
+                }
+                Err(why) => self.wrong(format_args!("{why}")),
+            },
+        }
+    }
+
+    /// Judges an answer, which may show the number of its own visit, or one of those that were answered for several, and
+    /// that nobody else was shown.
+    fn judge_page(&self, request: &Request, answer: &Answer) -> Result<Told, String> {
+        let visit = match request.subject {
+            Subject::Visit(visit) if self.record.is_shared(visit) => visit,
+            subject => {
+                let number = match subject {
                     Subject::Visit(visit) => self.record.number(visit),
                     _ => None,
                 };
-                match answers::judge(&request, answer, number) {
-                    Ok(told) => {
-                        self.judge_time(sent);
-                        self.asks(|said, address| said.is_told(address, &request, answer, told));
-                        self.note(&request, told);
-                    }
-                    Err(why) => self.wrong(format_args!("{why}; the number is {number:?}")),
-                }
+                return answers::judge(request, answer, number)
+                    .map_err(|why| format!("{why}; the number is {number:?}"));
             }
+        };
+        let shows_number = server::shows_number(visit);
+        for number in self.record.numbers(visit) {
+            let Ok(told) = answers::judge(request, answer, number) else { continue };
+            if told == Told::Welcome && shows_number && request.method != "HEAD" {
+                self.record.is_shown(visit, number);
+            }
+            return Ok(told);
+        }
+        match answers::judge(request, answer, None) {
+            Ok(Told::Welcome) if shows_number => {
+                Err(String::from("it is welcomed with a number that is not its own"))
+            }
+            judged => judged,
         }
     }
 

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     metrics::WorkerMetrics,
     plan::{Client, Spread},
+    record::Visit,
 };
 
 /// What the worker's clock may be behind.
@@ -15,6 +16,7 @@ impl History<'_> {
     /// What is true at every moment.
     pub(super) fn check_limits(&self) {
         self.check_probes();
+        self.check_batches();
         for (number, metrics) in self.server.metrics.iter().enumerate() {
             let calls = counter_connections(metrics);
             if calls > self.most_calls() {
@@ -57,6 +59,30 @@ impl History<'_> {
                     ));
                 }
             }
+        }
+    }
+
+    /// A batch registers visits that wait for it, and nobody else: those that have left are not in it. The last to leave
+    /// may be, as one who leaves when its own call is about to be sent.
+    fn check_batches(&self) {
+        if self.plan.batches.is_none() {
+            return;
+        }
+        let (mut all, mut most) = (self.batched.borrow_mut(), 0);
+        for (number, metrics) in self.server.metrics.iter().enumerate() {
+            let batched = metrics.upstreams().iter().map(|it| it.batched_visits.read()).sum();
+            let (sent, in_flight) = (batched - all[number], metrics.in_flight());
+            all[number] = batched;
+            if sent > in_flight.max(1) {
+                self.violation(format_args!(
+                    "worker {number} registers {sent} visits, and {in_flight} wait for that"
+                ));
+            }
+            most += metrics.started.read() - metrics.refused.read();
+        }
+        let begun = self.record.begun();
+        if begun > most {
+            self.violation(format_args!("{begun} visits were sent, and {most} have begun"));
         }
     }
 
@@ -161,7 +187,9 @@ impl History<'_> {
         // What a killed store wrote, or a counter counts that got a call late.
         self.run(Duration::from_secs(12));
         let visits = self.record.visits();
-        for (number, visit) in visits[..VISITS - PROBES].iter().enumerate() {
+        self.check_shared(&visits);
+        let alone = |(number, _): &(usize, &Visit)| !self.record.is_shared(*number);
+        for (number, visit) in visits[..VISITS - PROBES].iter().enumerate().filter(alone) {
             if visit.begun > 1 || visit.counted > 1 {
                 self.violation(format_args!("visit {number} was sent more than once: {visit:?}"));
             }
@@ -176,7 +204,8 @@ impl History<'_> {
             self.plan.clients.iter().filter(|client| {
                 client.opening.as_ref().is_some_and(|opening| !opening.is_valid())
             });
-        for number in turned_away.flat_map(Client::visits) {
+        let alone = |number: &usize| !self.record.is_shared(*number);
+        for number in turned_away.flat_map(Client::visits).filter(alone) {
             let visit = visits[number];
             if (visit.begun, visit.counted) != (0, 0) {
                 self.violation(format_args!("visit {number} had no PROXY header before it"));
@@ -201,7 +230,8 @@ impl History<'_> {
                 let panic = PANIC.take().unwrap_or_default();
                 self.violation(format_args!("a task of worker {number}: {panic}"));
             }
-            if !(welcomed <= counted && counted <= welcomed + erred + abandoned) {
+            let is_known = self.plan.batches.is_none() || self.plan.workers == 1;
+            if is_known && !(welcomed <= counted && counted <= welcomed + erred + abandoned) {
                 self.violation(format_args!(
                     "the books of worker {number}: {welcomed} <= {counted} <= {welcomed} + {erred} + {abandoned}"
                 ));
@@ -217,6 +247,27 @@ impl History<'_> {
             self.violation(format_args!(
                 "{seen} clients were welcomed, and {welcomed} are in the books"
             ));
+        }
+    }
+}
+
+impl History<'_> {
+    /// The books balance of visits that are registered together: whose each was is not known, but how many they were.
+    fn check_shared(&self, visits: &[Visit]) {
+        if self.plan.batches.is_none() {
+            return;
+        }
+        for (counter, Visit { begun, counted, .. }) in visits[..COUNTERS].iter().enumerate() {
+            let of_it = |(number, _): &(usize, &Visit)| {
+                self.record.is_shared(*number) && server::counter_of(*number) == counter
+            };
+            let seen = visits.iter().enumerate().filter(of_it);
+            let welcomed = seen.filter(|(_, visit)| visit.welcomed).count() as u64;
+            if welcomed > *counted || counted > begun {
+                self.violation(format_args!(
+                    "{welcomed} visits of counter {counter} were welcomed, {counted} counted and {begun} sent"
+                ));
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ impl Plan {
             world: draw_world(rng, stormy),
             workers,
             bundled,
+            batches: draw_batches(seed),
             spread: [Spread::One, Spread::Counters, Spread::Addresses, Spread::One]
                 [spread.usize(0..4)],
             clients_limits: draw_client_limits(rng),
@@ -46,6 +47,7 @@ impl Plan {
         plan.clients = (0..clients).map(|id| draw_client(rng, id, &plan, &mut visits)).collect();
         plan.draw_openings();
         plan.draw_traces();
+        plan.crowd(&mut visits);
         plan
     }
 
@@ -81,6 +83,41 @@ impl Plan {
 }
 
 impl Plan {
+    /// In most plans where one call registers several visits they come at nearly the same time, and in many of these
+    /// counters take a while, so that calls have several to register.
+    fn crowd(&mut self, visits: &mut impl Iterator<Item = usize>) {
+        let mut rng = Rng::with_seed(self.seed ^ 0xc0de);
+        if self.batches.is_none() || rng.u8(0..4) == 0 {
+            return;
+        }
+        let comes = self.length.mul_f64(rng.f64() * 0.9);
+        let (one_worker, most) = (rng.u8(0..4) > 0, VISITS / self.clients.len());
+        for client in &mut self.clients {
+            client.comes = comes + between(&mut rng, 0, 30);
+            if one_worker {
+                client.worker = 0;
+            }
+            let more = visits.take(rng.usize(0..=most)).enumerate().map(|(number, visit)| {
+                let number = IDS_OF_CLIENT / 2 + number;
+                let request = Request::visit(client.id * IDS_OF_CLIENT + number, visit);
+                (number, Step::Request(request, None))
+            });
+            client.steps.splice(0..0, more);
+            client.joins = rng.u8(0..4) > 0;
+            // Those that pause between two requests still do.
+            client.steps.retain(|(_, step)| *step != Step::Await);
+        }
+        let first = usize::from(self.bundled);
+        if self.spread != Spread::Counters && rng.bool() {
+            for counter in first..COUNTERS {
+                self.act(
+                    Duration::ZERO,
+                    What::Counter(counter, Mode::Slow(between(&mut rng, 5, 150))),
+                );
+            }
+        }
+    }
+
     /// One counter stops, and nothing disturbs the other.
     fn stop_one(&mut self, rng: &mut Rng) {
         self.calm_counters();
@@ -152,6 +189,12 @@ fn draw_client_limits(rng: &mut Rng) -> ClientLimits {
         drain_idle_timeout: between(rng, 100, 800),
         proxy_protocol: false,
     }
+}
+
+/// Of its own, so that it changes nothing of what is drawn besides.
+fn draw_batches(seed: u64) -> Option<usize> {
+    let mut rng = Rng::with_seed(seed ^ 0xba7c);
+    (rng.u8(0..3) == 0).then(|| BATCHES[rng.usize(0..BATCHES.len())])
 }
 
 /// Not from the seed itself: without a log the same history takes place.
@@ -263,6 +306,7 @@ fn draw_client(
         comes: plan.length.mul_f64(rng.f64() * 0.9),
         opening: None,
         steps: steps.into_iter().enumerate().collect(),
+        joins: false,
         reading: match rng.u8(0..12) {
             0 => Reading::Slow(rng.usize(1..2_000), between(rng, 1, 40)),
             1 => Reading::Stops(rng.usize(0..3_000)),

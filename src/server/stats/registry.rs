@@ -142,7 +142,7 @@ impl Metric {
     }
 }
 
-const METRICS: [Metric; 41] = [
+const METRICS: [Metric; 42] = [
     Metric::counter("tallyring_visits", "Visits that have ended, by outcome", |all| {
         of_workers(all, |worker| {
             let visits = &worker.counts.visits;
@@ -272,6 +272,11 @@ const METRICS: [Metric; 41] = [
         "tallyring_upstream_queue_duration",
         "How long calls waited that found no connection free, until they had one",
         |all| of_upstreams_as(all, |labels, upstream| durations(labels, &upstream.waits)),
+    ),
+    Metric::counter(
+        "tallyring_upstream_batched_visits",
+        "Visits that were sent in calls which may register several",
+        |all| of_upstreams(all, |upstream| upstream.batched_visits),
     ),
     Metric::counter(
         "tallyring_upstream_visits_moved",

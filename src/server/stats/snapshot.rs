@@ -123,6 +123,8 @@ pub struct UpstreamStats {
     pub dialed: u64,
     pub reused: u64,
     pub queued: u64,
+    /// Visits of calls that may register several.
+    pub batched_visits: u64,
     /// Visits that went to another counter, since nothing could be sent to this one.
     pub moved: u64,
     /// Workers whose circuit breaker is open.
@@ -319,6 +321,7 @@ impl UpstreamStats {
             dialed: upstream.dialed.read(),
             reused: upstream.reused.read(),
             queued: upstream.queued.read(),
+            batched_visits: upstream.batched_visits.read(),
             moved: upstream.moved.read(),
             failing: upstream.failing.read(),
             last_call_seconds: (last_answer_micros > 0).then_some(last_call_seconds),
@@ -334,6 +337,7 @@ impl UpstreamStats {
         self.dialed += other.dialed;
         self.reused += other.reused;
         self.queued += other.queued;
+        self.batched_visits += other.batched_visits;
         self.moved += other.moved;
         self.failing += other.failing;
         if other.last_answer_micros > self.last_answer_micros {

@@ -47,10 +47,12 @@
 //! the counter's. A call is `InFlight` only when its request was taken: before that, it is certain that it was not
 //! sent.
 //!
+//! Calls that register several visits have states of their own besides: see [`batches`](super::batches).
+//!
 //! To pipeline calls, `InFlight` would hold a queue of them: an answer is the oldest one's, and a connection with
-//! room is assigned another. To batch them, taking a request would give those of several calls, for one write.
+//! room is assigned another.
 
-use std::{net::SocketAddr, task::Waker};
+use std::{net::SocketAddr, rc::Rc, task::Waker};
 
 use enum_map::Enum;
 use slotmap::new_key_type;
@@ -61,6 +63,8 @@ use crate::runtime::{clock::Moment, deadlines::Key};
 new_key_type! {
     /// Names a connection, from its dial to its end. An id is never used for another one.
     pub(in crate::upstream) struct ConnectionId;
+    /// Names a batcher. An id is never used for another one.
+    pub(in crate::upstream) struct BatcherId;
 }
 
 /// Names a call. An id is never used for another one.
@@ -74,6 +78,10 @@ pub(super) enum Began {
     Here,
     /// At another one, which was sent nothing of it.
     Elsewhere,
+    /// It is a batch that was sent. Its deadline comes after those of its members.
+    Batch,
+    /// It is a batch that is held back.
+    Held,
 }
 
 /// A call, until its caller has left and it has ended.
@@ -87,8 +95,10 @@ pub(super) struct PooledCall {
     pub(super) state: CallState,
     /// The caller's, while it waits for the outcome.
     pub(super) waker: Option<Waker>,
-    /// The caller has left.
+    /// The caller has left; a batch has none.
     pub(super) abandoned: bool,
+    /// Of a batch, and of those that gather for one.
+    pub(super) batcher: Option<BatcherId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +107,12 @@ pub(super) enum CallState {
     Queued,
     /// It is on this connection, and on no other.
     Assigned(ConnectionId),
+    /// It waits for its batch to be sent.
+    Gathered,
+    /// Its batch is on a connection.
+    Aboard,
+    /// It is a batch, and the one before it is in flight.
+    Held,
     /// The counter's status, or why there is none.
     Ended(Result<u16, CallError>),
 }
@@ -110,7 +126,30 @@ impl PooledCall {
             state: CallState::Queued,
             waker: None,
             abandoned: false,
+            batcher: None,
         }
+    }
+
+    /// A batch that is held back. Its caller has left from the beginning: it goes as soon as it ends.
+    pub(super) fn batch(request: &CallBytes, batcher: BatcherId) -> Self {
+        Self {
+            state: CallState::Held,
+            abandoned: true,
+            batcher: Some(batcher),
+            ..Self::new(Rc::clone(request), Content::Discarded)
+        }
+    }
+
+    /// The batcher, if this is a batch.
+    pub(super) fn batcher_of_batch(&self) -> Option<BatcherId> {
+        let is_member = matches!(self.state, CallState::Gathered | CallState::Aboard);
+        self.batcher.filter(|_| !is_member)
+    }
+
+    /// It is held back no longer.
+    pub(super) fn release(&mut self) {
+        assert_eq!(self.state, CallState::Held, "a batch is released once");
+        self.state = CallState::Queued;
     }
 
     pub(super) fn assign(&mut self, connection: ConnectionId) {
