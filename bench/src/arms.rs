@@ -25,6 +25,8 @@ pub enum Arm {
     FloorBatched,
     /// tallyring on io_uring
     Tallyring,
+    /// tallyring on io_uring, whose calls register all visits that wait
+    TallyringBatched,
     /// tallyring on epoll
     TallyringEpoll,
     /// monoio-http's own decoder and encoder on one pinned monoio runtime for each core
@@ -46,11 +48,12 @@ pub enum Arm {
 }
 
 /// All arms, in the order of the tables.
-pub const ALL: [Arm; 13] = [
+pub const ALL: [Arm; 14] = [
     Arm::Floor,
     Arm::FloorPipelined,
     Arm::FloorBatched,
     Arm::Tallyring,
+    Arm::TallyringBatched,
     Arm::TallyringEpoll,
     Arm::MonoioHttp,
     Arm::TokioPerCore,
@@ -124,8 +127,9 @@ impl Setting<'_> {
             Arm::Floor => self.floor(Strategy::Exchange),
             Arm::FloorPipelined => self.floor(Strategy::Pipelined),
             Arm::FloorBatched => self.floor(Strategy::Batched),
-            Arm::Tallyring => self.tallyring("io_uring"),
-            Arm::TallyringEpoll => self.tallyring("epoll"),
+            Arm::Tallyring => self.tallyring("io_uring", ""),
+            Arm::TallyringBatched => self.tallyring("io_uring", "?by={n}"),
+            Arm::TallyringEpoll => self.tallyring("epoll", ""),
             Arm::MonoioHttp
             | Arm::TokioPerCore
             | Arm::Hyper
@@ -155,12 +159,12 @@ impl Setting<'_> {
         Process::start(self.cores, &self.programs.join("floor"), &arguments)
     }
 
-    fn tallyring(&self, driver: &str) -> io::Result<Process> {
+    fn tallyring(&self, driver: &str, query: &str) -> io::Result<Process> {
         let page = self.scratch.join("heavy.txt");
         if !page.exists() {
             fs::write(&page, vec![b'x'; HEAVY_BYTES])?;
         }
-        let url = format!("http://{}/counter", self.counter);
+        let url = format!("http://{}/counter{query}", self.counter);
         let config = format!(
             "listen = [\"{}\"]\ncounter = \"{url}\"\ndriver = \"{driver}\"\nadmin = \"off\"\nskip-counter-check = true\n\
              counter-connections-max = {COUNTER_CONNECTIONS_MAX}\n\

@@ -106,7 +106,7 @@ fn cut(canvas: &mut Canvas, bottom: f64) {
 
 fn draw(canvas: &mut Canvas, place: usize, row: &Row, x: impl Fn(f64) -> f64) {
     let y = TOP + ROW * (place as f64 + 0.5);
-    let is_own = matches!(row.arm, Arm::Tallyring | Arm::TallyringEpoll);
+    let is_own = matches!(row.arm, Arm::Tallyring | Arm::TallyringBatched | Arm::TallyringEpoll);
     let class = if is_own { row.arm.name() } else { String::from("other") };
     let Spread { least, median, most, .. } = row.spread;
     let mut marks = Group::new().set("class", class);
@@ -114,7 +114,7 @@ fn draw(canvas: &mut Canvas, place: usize, row: &Row, x: impl Fn(f64) -> f64) {
     if most > least {
         marks = marks.add(line("range", (x(least), y), (x(most), y)));
     }
-    let shape = if row.arm == Arm::TallyringEpoll { "hollow" } else { "dot" };
+    let shape = if is_own && row.arm != Arm::Tallyring { "hollow" } else { "dot" };
     canvas.add(marks.add(dot(shape, (x(median), y), 5.0)));
     for (label, x) in row.labels.iter().zip(FIGURES) {
         canvas.add(text((x, y), Side::Left, "figure", label));
