@@ -19,6 +19,7 @@ use monoio::{net::TcpStream, task::JoinHandle};
 use crate::{
     access_log::Recorder,
     connection::{ClientContext, ClientLimits, Connection, Service},
+    handoff::{Handed, Handoff},
     listener::{Accepted, Acceptor, Listener},
     metrics::{DriverInfo, WorkerMetrics},
     runtime::{
@@ -52,6 +53,21 @@ pub enum Command<M> {
     Confirm(mpsc::Sender<()>),
     /// Report that all parts of it still work.
     Ping,
+    /// Serve a connection that another worker has accepted.
+    Take(Handed),
+}
+
+impl<M> Command<M> {
+    /// Gives a connection to the worker that has these orders.
+    ///
+    /// # Errors
+    /// The connection, when that worker has stopped.
+    pub fn give(orders: &mailbox::Sender<Self>, handed: Handed) -> Result<(), Handed> {
+        match orders.offer(Self::Take(handed)) {
+            Err(Self::Take(handed)) => Err(handed),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
 }
 
 /// What a worker reports.
@@ -100,6 +116,8 @@ pub struct Plan<M, F> {
     pub access_log: Option<Recorder>,
     /// Who may begin a connection with a PROXY header; nobody in it is everybody.
     pub trusted_proxies: Arc<[IpNet]>,
+    /// How it hands connections over to others, if it does.
+    pub handoff: Option<Handoff>,
     /// The commands to it.
     pub orders: mailbox::Receiver<Command<M>>,
     /// Makes its service, on its thread.
@@ -177,6 +195,7 @@ where
     let tick = Rc::new(Cell::new(tick_for(&clients.limits(), plan.shortest_wait)));
     let alive = report.clone();
     let liveness = Rc::new(Liveness::new(move || alive(Report::Pong)));
+    let handoff = plan.handoff.map(Rc::new);
     let mut listeners = Some(plan.listeners);
     let mut accepts = Vec::new();
     report(Report::Ready(driver));
@@ -184,8 +203,9 @@ where
         match order {
             Command::Serve => {
                 for listener in listeners.take().into_iter().flatten() {
-                    accepts.push(accept(listener, &clients, &service, &liveness));
+                    accepts.push(accept(listener, &clients, &service, &liveness, &handoff));
                 }
+                handoff.iter().for_each(|handoff| handoff.intake().open());
                 let shown = liveness.add_part();
                 let (clients, service) = (Rc::clone(&clients), Rc::clone(&service));
                 let (liveness, tick) = (Rc::clone(&liveness), Rc::clone(&tick));
@@ -203,10 +223,14 @@ where
                 let _ = confirmed.send(());
             }
             Command::Ping => liveness.ask(),
+            Command::Take(handed) => take(handed, &clients, &service),
             Command::Stop => break,
-            Command::Drain => drain(std::mem::take(&mut accepts), &clients, &liveness, &report),
+            Command::Drain => {
+                drain(std::mem::take(&mut accepts), &clients, &liveness, &handoff, &report);
+            }
         }
     }
+    handoff.iter().for_each(|handoff| handoff.intake().close());
     Ok(())
 }
 
@@ -215,11 +239,14 @@ fn drain<R: Fn(Report) + Clone + 'static>(
     accepts: Vec<JoinHandle<()>>,
     clients: &Rc<ClientContext>,
     liveness: &Liveness,
+    handoff: &Option<Rc<Handoff>>,
     report: &R,
 ) {
     clients.drain();
+    handoff.iter().for_each(|handoff| handoff.intake().close());
     liveness.interrupt();
-    let (drained, report) = (drained(accepts, Rc::clone(clients)), report.clone());
+    let drained = drained(accepts, Rc::clone(clients), handoff.clone());
+    let report = report.clone();
     let reported = drained.map(move |()| report(Report::Drained));
     drop(task::spawn("drain", clients.metrics(), reported));
 }
@@ -231,6 +258,7 @@ fn accept<V: Service>(
     clients: &Rc<ClientContext>,
     service: &Rc<V>,
     liveness: &Rc<Liveness>,
+    handoff: &Option<Rc<Handoff>>,
 ) -> JoinHandle<()> {
     let clients = Rc::clone(clients);
     // Before the task runs: a ping may come earlier.
@@ -241,6 +269,7 @@ fn accept<V: Service>(
         Rc::clone(service),
         Rc::clone(liveness),
         shown,
+        handoff.clone(),
     );
     task::spawn_essential("a listener", async move {
         match accepting.await {
@@ -264,6 +293,7 @@ async fn accept_connections<V: Service>(
     service: Rc<V>,
     liveness: Rc<Liveness>,
     mut shown: Shown,
+    handoff: Option<Rc<Handoff>>,
 ) -> io::Result<()> {
     let mut acceptor = Acceptor::open(listener)?;
     let mut failing_since = None;
@@ -273,6 +303,14 @@ async fn accept_connections<V: Service>(
             Accepted::Nothing => {}
             Accepted::Connection(stream, peer) => {
                 failing_since = None;
+                let kept = match &handoff {
+                    None => Some(stream),
+                    Some(handoff) => {
+                        let connections_max = clients.limits().connections_max;
+                        handoff.hand_over(stream, peer, clients.metrics(), connections_max)
+                    }
+                };
+                let Some(stream) = kept else { continue };
                 clients.wait_for_capacity(|| liveness.show(&mut shown)).await;
                 serve(stream, peer, &clients, &service);
             }
@@ -297,12 +335,44 @@ fn serve<V: Service>(
     drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(service))));
 }
 
-/// Waits until nobody is accepted any more and the last client has left.
-async fn drained(accepts: Vec<JoinHandle<()>>, clients: Rc<ClientContext>) {
+/// Takes a connection that another worker has handed over. At the limit it waits in a task of its own, as it would in
+/// the kernel's queue: the worker obeys other commands meanwhile. While the worker drains it is served, like those in
+/// that queue.
+fn take<V: Service>(handed: Handed, clients: &Rc<ClientContext>, service: &Rc<V>) {
+    let (stream, peer, place) = match handed.take() {
+        Ok(taken) => taken,
+        Err(error) => {
+            tracing::warn!(%error, "a connection that another worker has accepted is closed");
+            return;
+        }
+    };
+    if clients.has_room() {
+        serve(stream, peer, clients, service);
+        // Not before: until then, a drain waits for it.
+        drop(place);
+        return;
+    }
+    let (clients, service) = (Rc::clone(clients), Rc::clone(service));
+    let metrics = Arc::clone(clients.metrics());
+    let waiting = async move {
+        clients.wait_for_capacity(|| {}).await;
+        serve(stream, peer, &clients, &service);
+        drop(place);
+    };
+    drop(task::spawn("a connection that waits for its turn", &metrics, waiting));
+}
+
+/// Waits until nobody is accepted or handed over any more and the last client has left.
+async fn drained(
+    accepts: Vec<JoinHandle<()>>,
+    clients: Rc<ClientContext>,
+    handoff: Option<Rc<Handoff>>,
+) {
     for accepting in accepts {
         accepting.await;
     }
-    clients.all_closed().await;
+    let come = || handoff.as_ref().is_some_and(|handoff| handoff.intake().coming() > 0);
+    clients.all_closed(come).await;
 }
 
 /// A tenth of the shortest deadline, within bounds.
@@ -399,6 +469,7 @@ mod tests {
             metrics: Arc::default(),
             access_log: None,
             trusted_proxies: Arc::default(),
+            handoff: None,
             orders: receiver,
             make: move || {
                 assert!(fault != "start", "on purpose");

@@ -24,6 +24,7 @@ impl Plan {
             seed,
             world: draw_world(rng, stormy),
             workers,
+            handoff: false,
             bundled,
             spread: [Spread::One, Spread::Counters, Spread::Addresses, Spread::One]
                 [spread.usize(0..4)],
@@ -46,7 +47,29 @@ impl Plan {
         plan.clients = (0..clients).map(|id| draw_client(rng, id, &plan, &mut visits)).collect();
         plan.draw_openings();
         plan.draw_traces();
+        plan.draw_handoff();
         plan
+    }
+
+    /// In some plans workers hand connections over; in most of these the kernel chooses one of them for many clients,
+    /// and in some many come when the server drains.
+    fn draw_handoff(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0xba1a);
+        if self.workers == 1 || rng.bool() {
+            return;
+        }
+        self.handoff = true;
+        let (uneven, at_once) = (rng.u8(0..4) > 0, self.drains_early && rng.bool());
+        let latency = Duration::from_micros(self.world.latency);
+        for client in &mut self.clients {
+            if uneven && rng.u8(0..4) > 0 {
+                client.worker = 0;
+            }
+            if at_once && rng.u8(0..4) > 0 {
+                let early = latency.mul_f64(rng.f64()) + Duration::from_millis(2);
+                client.comes = self.length.saturating_sub(early) + between(&mut rng, 0, 4);
+            }
+        }
     }
 
     /// In some plans the server stands behind a load balancer. Drawn apart, so that the others stay as they are.
