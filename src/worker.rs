@@ -303,14 +303,7 @@ async fn accept_connections<V: Service>(
             Accepted::Nothing => {}
             Accepted::Connection(stream, peer) => {
                 failing_since = None;
-                let kept = match &handoff {
-                    None => Some(stream),
-                    Some(handoff) => {
-                        let connections_max = clients.limits().connections_max;
-                        handoff.hand_over(stream, peer, clients.metrics(), connections_max)
-                    }
-                };
-                let Some(stream) = kept else { continue };
+                let Some(stream) = keep(stream, peer, &clients, &handoff) else { continue };
                 clients.wait_for_capacity(|| liveness.show(&mut shown)).await;
                 serve(stream, peer, &clients, &service);
             }
@@ -322,6 +315,18 @@ async fn accept_connections<V: Service>(
         }
     }
     acceptor.close(|stream, peer| serve(stream, peer, &clients, &service)).await
+}
+
+/// A connection that was just accepted, unless it was handed over to another worker.
+fn keep(
+    stream: TcpStream,
+    peer: IpAddr,
+    clients: &ClientContext,
+    handoff: &Option<Rc<Handoff>>,
+) -> Option<TcpStream> {
+    let Some(handoff) = handoff else { return Some(stream) };
+    let connections_max = clients.limits().connections_max;
+    handoff.hand_over(stream, peer, clients.metrics(), connections_max)
 }
 
 fn serve<V: Service>(
@@ -405,15 +410,26 @@ mod tests {
         convert::Infallible,
         env,
         io::Write,
-        net::TcpListener as StdListener,
+        net::{TcpListener as StdListener, TcpStream as StdTcpStream},
         os::unix::process::ExitStatusExt,
         process::{Command as Process, Stdio},
         task::{Context, Poll},
         thread,
     };
 
+    use monoio::{
+        io::{AsyncReadRent, AsyncWriteRentExt},
+        net::TcpListener,
+    };
+
     use super::*;
-    use crate::{connection::Response, http::request::Request, listener::After, site::Site};
+    use crate::{
+        connection::Response,
+        handoff::{Intake, Neighbour},
+        http::request::Request,
+        listener::After,
+        site::Site,
+    };
 
     /// The environment variable that names the fault of the child process.
     const FAULT: &str = "TALLYRING_TEST_FAULT";
@@ -518,6 +534,64 @@ mod tests {
             let said = String::from_utf8_lossy(&output.stderr);
             let said = said.lines().find(|line| line.contains("aborting")).expect(fault);
             assert!(said.contains(part), "{fault}: {said}");
+        }
+    }
+
+    /// A new client, and its connection as another worker hands it over.
+    async fn hand_over(listener: &TcpListener, intake: &Arc<Intake>) -> (StdTcpStream, Handed) {
+        let client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let (give, given) = mpsc::channel();
+        let neighbour = Neighbour {
+            intake: Arc::clone(intake),
+            metrics: Arc::default(),
+            give: Box::new(move |handed| give.send(handed).map_err(|mpsc::SendError(it)| it)),
+        };
+        let own = WorkerMetrics::default();
+        own.connections.add(100);
+        let handoff = Handoff::new(Arc::default(), vec![neighbour], 1);
+        assert!(handoff.hand_over(stream, peer.ip(), &own, 1000).is_none());
+        assert_eq!(own.handed_over.read(), 1);
+        (client, given.recv().unwrap())
+    }
+
+    #[test]
+    fn at_the_limit_a_connection_that_was_handed_over_waits_until_the_worker_has_room_or_drains() {
+        for (driver, drains) in [driver::Choice::Auto, driver::Choice::Epoll]
+            .into_iter()
+            .flat_map(|driver| [(driver, false), (driver, true)])
+        {
+            let (mut runtime, _) = driver::build(driver).unwrap();
+            runtime.block_on(async {
+                let socket = StdListener::bind("127.0.0.1:0").unwrap();
+                socket.set_nonblocking(monoio::utils::is_legacy()).unwrap();
+                let listener = TcpListener::from_std(socket).unwrap();
+                let limits = crate::config::internal_client_limits(1);
+                let clients = ClientContext::new(limits, Arc::default(), None, Arc::default());
+                let service = Rc::new(Faulty(String::new()));
+                let intake = Arc::<Intake>::default();
+                intake.open();
+                let (open, counts) = (|| clients.metrics().connections.read(), clients.metrics());
+
+                let (first, handed) = hand_over(&listener, &intake).await;
+                take(handed, &clients, &service);
+                assert_eq!((open(), intake.coming()), (1, 0));
+                let (second, handed) = hand_over(&listener, &intake).await;
+                take(handed, &clients, &service);
+                assert_eq!((open(), intake.coming()), (1, 1));
+                if drains {
+                    clients.drain();
+                } else {
+                    drop(first);
+                }
+                second.set_nonblocking(monoio::utils::is_legacy()).unwrap();
+                let mut second = TcpStream::from_std(second).unwrap();
+                let request = Vec::from(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                second.write_all(request).await.0.unwrap();
+                let (read, answer) = second.read(vec![0; 1000]).await;
+                assert!(answer[..read.unwrap()].starts_with(b"HTTP/1.1 200 "), "{driver}");
+                assert_eq!((counts.accepted.read(), intake.coming()), (2, 0));
+            });
         }
     }
 
