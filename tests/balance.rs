@@ -5,7 +5,7 @@
 mod common;
 
 use std::{
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     sync::{
         Barrier,
         atomic::{AtomicU64, Ordering},
@@ -99,8 +99,8 @@ fn at_the_limit_a_newcomer_is_served_and_no_worker_has_more() {
 }
 
 /// Clients come and go, each with one visit, until nobody listens any more.
-fn come_and_go(server: &Server, welcomed: &AtomicU64, first: &mpsc::Sender<()>) {
-    while let Ok(stream) = TcpStream::connect(server.address) {
+fn come_and_go(address: SocketAddr, welcomed: &AtomicU64, first: &mpsc::Sender<()>) {
+    while let Ok(stream) = TcpStream::connect(address) {
         let mut client = Client::of(stream);
         if !client.try_send(common::get_request("/")) {
             continue;
@@ -125,10 +125,10 @@ fn the_books_are_exact_when_the_server_drains_while_connections_are_handed_over(
         thread::scope(|scope| {
             for _ in 0..CLIENTS {
                 let first = first.clone();
-                let (server, welcomed, together) = (&server, &welcomed, &together);
+                let (address, welcomed, together) = (server.address, &welcomed, &together);
                 scope.spawn(move || {
                     together.wait();
-                    come_and_go(server, welcomed, &first);
+                    come_and_go(address, welcomed, &first);
                 });
             }
             for _ in 0..300 {
