@@ -23,7 +23,7 @@ pub struct Receiver<T> {
 }
 
 /// How late a thread may be that takes a value.
-const LATE: Duration = Duration::from_millis(3);
+pub const LATE: Duration = Duration::from_millis(20);
 
 /// A receiver that was opened.
 pub type Open<T> = Receiver<T>;
@@ -99,11 +99,6 @@ impl<T> Receiver<T> {
     /// # Errors
     /// Never.
     pub async fn receive(&mut self) -> io::Result<Option<T>> {
-        if let Some(rng) = &mut self.late
-            && rng.bool()
-        {
-            monoio::time::sleep(LATE.mul_f64(rng.f64())).await;
-        }
         let value = poll_fn(|context| {
             let mut queue = lock(&self.queue);
             match queue.values.pop_front() {
@@ -114,6 +109,12 @@ impl<T> Receiver<T> {
                 }
             }
         });
-        Ok(Some(value.await))
+        let value = value.await;
+        if let Some(rng) = &mut self.late
+            && rng.bool()
+        {
+            monoio::time::sleep(LATE.mul_f64(rng.f64())).await;
+        }
+        Ok(Some(value))
     }
 }

@@ -6,7 +6,10 @@ use fastrand::Rng;
 use monoio::world::{Order, Settings};
 
 use super::*;
-use crate::trace::{Fields, SHARES};
+use crate::{
+    runtime::mailbox::LATE,
+    trace::{Fields, SHARES},
+};
 
 impl Plan {
     /// Draws a plan.
@@ -51,23 +54,32 @@ impl Plan {
         plan
     }
 
-    /// In some plans workers hand connections over; in most of these the kernel chooses one of them for many clients,
-    /// and in some many come when the server drains.
+    /// In some plans workers hand connections over. In most of these the kernel chooses one of them for many clients,
+    /// and in some many come at once: when the server drains, or to workers with room for few.
     fn draw_handoff(&mut self) {
         let mut rng = Rng::with_seed(self.seed ^ 0xba1a);
         if self.workers == 1 || rng.bool() {
             return;
         }
         self.handoff = true;
-        let (uneven, at_once) = (rng.u8(0..4) > 0, self.drains_early && rng.bool());
-        let latency = Duration::from_micros(self.world.latency);
+        self.drains_early |= rng.u8(0..4) == 0;
+        let uneven = rng.u8(0..4) > 0;
+        let mut crowd = None;
+        if self.drains_early && rng.u8(0..4) > 0 {
+            let early = Duration::from_micros(self.world.latency).mul_f64(rng.f64());
+            crowd = Some(self.length.saturating_sub(early + LATE));
+        } else if rng.u8(0..3) == 0 {
+            self.clients_limits.connections_max = rng.usize(1..=3);
+            crowd = Some(self.length.mul_f64(rng.f64() * 0.8));
+        }
         for client in &mut self.clients {
             if uneven && rng.u8(0..4) > 0 {
                 client.worker = 0;
             }
-            if at_once && rng.u8(0..4) > 0 {
-                let early = latency.mul_f64(rng.f64()) + Duration::from_millis(2);
-                client.comes = self.length.saturating_sub(early) + between(&mut rng, 0, 4);
+            if let Some(begin) = crowd
+                && rng.u8(0..4) > 0
+            {
+                client.comes = begin + LATE.mul_f64(rng.f64() * 2.0);
             }
         }
     }
