@@ -8,6 +8,7 @@
 //! - `counter_check`, `ask`: one question to a running server.
 //! - `config`: flags, environment and file become one validated value, which is then only read.
 //! - `worker`: what one core owns. Workers share nothing while they serve.
+//! - `handoff`: gives connections that were just accepted to workers that have fewer.
 //! - `site`: which requests are visits and what each request gets.
 //! - `upstream`: the counter as a client sees it. A visit is sent at most once.
 //! - `counter`: the bundled counter. What it has answered is on disk.
@@ -32,6 +33,7 @@ mod connection;
 mod counter;
 mod counter_check;
 mod doctor;
+mod handoff;
 mod health;
 pub mod http;
 mod listener;

@@ -19,6 +19,7 @@ use monoio::{net::TcpStream, task::JoinHandle};
 use crate::{
     access_log::Recorder,
     connection::{ClientContext, ClientLimits, Connection, Service},
+    handoff::{Handed, Handoff},
     listener::{Accepted, Acceptor, Listener},
     metrics::{DriverInfo, WorkerMetrics},
     runtime::{
@@ -52,6 +53,21 @@ pub enum Command<M> {
     Confirm(mpsc::Sender<()>),
     /// Report that all parts of it still work.
     Ping,
+    /// Serve a connection that another worker has accepted.
+    Take(Handed),
+}
+
+impl<M> Command<M> {
+    /// Gives a connection to the worker that has these orders.
+    ///
+    /// # Errors
+    /// The connection, when that worker has stopped.
+    pub fn give(orders: &mailbox::Sender<Self>, handed: Handed) -> Result<(), Handed> {
+        match orders.offer(Self::Take(handed)) {
+            Err(Self::Take(handed)) => Err(handed),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
 }
 
 /// What a worker reports.
@@ -100,6 +116,8 @@ pub struct Plan<M, F> {
     pub access_log: Option<Recorder>,
     /// Who may begin a connection with a PROXY header; nobody in it is everybody.
     pub trusted_proxies: Arc<[IpNet]>,
+    /// How it hands connections over to others, if it does.
+    pub handoff: Option<Handoff>,
     /// The commands to it.
     pub orders: mailbox::Receiver<Command<M>>,
     /// Makes its service, on its thread.
@@ -177,6 +195,7 @@ where
     let tick = Rc::new(Cell::new(tick_for(&clients.limits(), plan.shortest_wait)));
     let alive = report.clone();
     let liveness = Rc::new(Liveness::new(move || alive(Report::Pong)));
+    let handoff = plan.handoff.map(Rc::new);
     let mut listeners = Some(plan.listeners);
     let mut accepts = Vec::new();
     report(Report::Ready(driver));
@@ -184,8 +203,9 @@ where
         match order {
             Command::Serve => {
                 for listener in listeners.take().into_iter().flatten() {
-                    accepts.push(accept(listener, &clients, &service, &liveness));
+                    accepts.push(accept(listener, &clients, &service, &liveness, &handoff));
                 }
+                handoff.iter().for_each(|handoff| handoff.intake().open());
                 let shown = liveness.add_part();
                 let (clients, service) = (Rc::clone(&clients), Rc::clone(&service));
                 let (liveness, tick) = (Rc::clone(&liveness), Rc::clone(&tick));
@@ -203,10 +223,14 @@ where
                 let _ = confirmed.send(());
             }
             Command::Ping => liveness.ask(),
+            Command::Take(handed) => take(handed, &clients, &service),
             Command::Stop => break,
-            Command::Drain => drain(std::mem::take(&mut accepts), &clients, &liveness, &report),
+            Command::Drain => {
+                drain(std::mem::take(&mut accepts), &clients, &liveness, &handoff, &report);
+            }
         }
     }
+    handoff.iter().for_each(|handoff| handoff.intake().close());
     Ok(())
 }
 
@@ -215,11 +239,14 @@ fn drain<R: Fn(Report) + Clone + 'static>(
     accepts: Vec<JoinHandle<()>>,
     clients: &Rc<ClientContext>,
     liveness: &Liveness,
+    handoff: &Option<Rc<Handoff>>,
     report: &R,
 ) {
     clients.drain();
+    handoff.iter().for_each(|handoff| handoff.intake().close());
     liveness.interrupt();
-    let (drained, report) = (drained(accepts, Rc::clone(clients)), report.clone());
+    let drained = drained(accepts, Rc::clone(clients), handoff.clone());
+    let report = report.clone();
     let reported = drained.map(move |()| report(Report::Drained));
     drop(task::spawn("drain", clients.metrics(), reported));
 }
@@ -231,6 +258,7 @@ fn accept<V: Service>(
     clients: &Rc<ClientContext>,
     service: &Rc<V>,
     liveness: &Rc<Liveness>,
+    handoff: &Option<Rc<Handoff>>,
 ) -> JoinHandle<()> {
     let clients = Rc::clone(clients);
     // Before the task runs: a ping may come earlier.
@@ -241,6 +269,7 @@ fn accept<V: Service>(
         Rc::clone(service),
         Rc::clone(liveness),
         shown,
+        handoff.clone(),
     );
     task::spawn_essential("a listener", async move {
         match accepting.await {
@@ -264,6 +293,7 @@ async fn accept_connections<V: Service>(
     service: Rc<V>,
     liveness: Rc<Liveness>,
     mut shown: Shown,
+    handoff: Option<Rc<Handoff>>,
 ) -> io::Result<()> {
     let mut acceptor = Acceptor::open(listener)?;
     let mut failing_since = None;
@@ -273,6 +303,7 @@ async fn accept_connections<V: Service>(
             Accepted::Nothing => {}
             Accepted::Connection(stream, peer) => {
                 failing_since = None;
+                let Some(stream) = keep(stream, peer, &clients, &handoff) else { continue };
                 clients.wait_for_capacity(|| liveness.show(&mut shown)).await;
                 serve(stream, peer, &clients, &service);
             }
@@ -286,6 +317,18 @@ async fn accept_connections<V: Service>(
     acceptor.close(|stream, peer| serve(stream, peer, &clients, &service)).await
 }
 
+/// A connection that was just accepted, unless it was handed over to another worker.
+fn keep(
+    stream: TcpStream,
+    peer: IpAddr,
+    clients: &ClientContext,
+    handoff: &Option<Rc<Handoff>>,
+) -> Option<TcpStream> {
+    let Some(handoff) = handoff else { return Some(stream) };
+    let connections_max = clients.limits().connections_max;
+    handoff.hand_over(stream, peer, clients.metrics(), connections_max)
+}
+
 fn serve<V: Service>(
     stream: TcpStream,
     peer: IpAddr,
@@ -297,12 +340,44 @@ fn serve<V: Service>(
     drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(service))));
 }
 
-/// Waits until nobody is accepted any more and the last client has left.
-async fn drained(accepts: Vec<JoinHandle<()>>, clients: Rc<ClientContext>) {
+/// Takes a connection that another worker has handed over. At the limit it waits in a task of its own, as it would in
+/// the kernel's queue: the worker obeys other commands meanwhile. While the worker drains it is served, like those in
+/// that queue.
+fn take<V: Service>(handed: Handed, clients: &Rc<ClientContext>, service: &Rc<V>) {
+    let (stream, peer, place) = match handed.take() {
+        Ok(taken) => taken,
+        Err(error) => {
+            tracing::warn!(%error, "a connection that another worker has accepted is closed");
+            return;
+        }
+    };
+    if clients.has_room() {
+        serve(stream, peer, clients, service);
+        // Not before: until then, a drain waits for it.
+        drop(place);
+        return;
+    }
+    let (clients, service) = (Rc::clone(clients), Rc::clone(service));
+    let metrics = Arc::clone(clients.metrics());
+    let waiting = async move {
+        clients.wait_for_capacity(|| {}).await;
+        serve(stream, peer, &clients, &service);
+        drop(place);
+    };
+    drop(task::spawn("a connection that waits for its turn", &metrics, waiting));
+}
+
+/// Waits until nobody is accepted or handed over any more and the last client has left.
+async fn drained(
+    accepts: Vec<JoinHandle<()>>,
+    clients: Rc<ClientContext>,
+    handoff: Option<Rc<Handoff>>,
+) {
     for accepting in accepts {
         accepting.await;
     }
-    clients.all_closed().await;
+    let come = || handoff.as_ref().is_some_and(|handoff| handoff.intake().coming() > 0);
+    clients.all_closed(come).await;
 }
 
 /// A tenth of the shortest deadline, within bounds.
@@ -335,15 +410,26 @@ mod tests {
         convert::Infallible,
         env,
         io::Write,
-        net::TcpListener as StdListener,
+        net::{TcpListener as StdListener, TcpStream as StdTcpStream},
         os::unix::process::ExitStatusExt,
         process::{Command as Process, Stdio},
         task::{Context, Poll},
         thread,
     };
 
+    use monoio::{
+        io::{AsyncReadRent, AsyncWriteRentExt},
+        net::TcpListener,
+    };
+
     use super::*;
-    use crate::{connection::Response, http::request::Request, listener::After, site::Site};
+    use crate::{
+        connection::Response,
+        handoff::{Intake, Neighbour},
+        http::request::Request,
+        listener::After,
+        site::Site,
+    };
 
     /// The environment variable that names the fault of the child process.
     const FAULT: &str = "TALLYRING_TEST_FAULT";
@@ -399,6 +485,7 @@ mod tests {
             metrics: Arc::default(),
             access_log: None,
             trusted_proxies: Arc::default(),
+            handoff: None,
             orders: receiver,
             make: move || {
                 assert!(fault != "start", "on purpose");
@@ -447,6 +534,64 @@ mod tests {
             let said = String::from_utf8_lossy(&output.stderr);
             let said = said.lines().find(|line| line.contains("aborting")).expect(fault);
             assert!(said.contains(part), "{fault}: {said}");
+        }
+    }
+
+    /// A new client, and its connection as another worker hands it over.
+    async fn hand_over(listener: &TcpListener, intake: &Arc<Intake>) -> (StdTcpStream, Handed) {
+        let client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let (give, given) = mpsc::channel();
+        let neighbour = Neighbour {
+            intake: Arc::clone(intake),
+            metrics: Arc::default(),
+            give: Box::new(move |handed| give.send(handed).map_err(|mpsc::SendError(it)| it)),
+        };
+        let own = WorkerMetrics::default();
+        own.connections.add(100);
+        let handoff = Handoff::new(Arc::default(), vec![neighbour], 1);
+        assert!(handoff.hand_over(stream, peer.ip(), &own, 1000).is_none());
+        assert_eq!(own.handed_over.read(), 1);
+        (client, given.recv().unwrap())
+    }
+
+    #[test]
+    fn at_the_limit_a_connection_that_was_handed_over_waits_until_the_worker_has_room_or_drains() {
+        for (driver, drains) in [driver::Choice::Auto, driver::Choice::Epoll]
+            .into_iter()
+            .flat_map(|driver| [(driver, false), (driver, true)])
+        {
+            let (mut runtime, _) = driver::build(driver).unwrap();
+            runtime.block_on(async {
+                let socket = StdListener::bind("127.0.0.1:0").unwrap();
+                socket.set_nonblocking(monoio::utils::is_legacy()).unwrap();
+                let listener = TcpListener::from_std(socket).unwrap();
+                let limits = crate::config::internal_client_limits(1);
+                let clients = ClientContext::new(limits, Arc::default(), None, Arc::default());
+                let service = Rc::new(Faulty(String::new()));
+                let intake = Arc::<Intake>::default();
+                intake.open();
+                let (open, counts) = (|| clients.metrics().connections.read(), clients.metrics());
+
+                let (first, handed) = hand_over(&listener, &intake).await;
+                take(handed, &clients, &service);
+                assert_eq!((open(), intake.coming()), (1, 0));
+                let (second, handed) = hand_over(&listener, &intake).await;
+                take(handed, &clients, &service);
+                assert_eq!((open(), intake.coming()), (1, 1));
+                if drains {
+                    clients.drain();
+                } else {
+                    drop(first);
+                }
+                second.set_nonblocking(monoio::utils::is_legacy()).unwrap();
+                let mut second = TcpStream::from_std(second).unwrap();
+                let request = Vec::from(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                second.write_all(request).await.0.unwrap();
+                let (read, answer) = second.read(vec![0; 1000]).await;
+                assert!(answer[..read.unwrap()].starts_with(b"HTTP/1.1 200 "), "{driver}");
+                assert_eq!((counts.accepted.read(), intake.coming()), (2, 0));
+            });
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// From the top down, as in the crate's documentation.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "main",
     "cli",
     "doctor",
@@ -21,6 +21,7 @@ const LAYERS: [&str; 23] = [
     "ask",
     "config",
     "worker",
+    "handoff",
     "site",
     "upstream",
     "counter",

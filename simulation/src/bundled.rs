@@ -99,12 +99,17 @@ impl Bundled {
             name: String::from("counter"),
             core: None,
             driver: Choice::Auto,
-            listeners: vec![Listener { address: address(), process: COUNTER }],
+            listeners: vec![Listener {
+                address: address(),
+                process: COUNTER,
+                accepted: Arc::default(),
+            }],
             limits: self.limits,
             shortest_wait: Some(COMMIT_TIMEOUT),
             metrics: Arc::default(),
             access_log: None,
             trusted_proxies: Arc::default(),
+            handoff: None,
             orders: receiver,
             make: move || HttpFrontend::new(Box::new(submit), hosts),
         };

@@ -55,6 +55,8 @@ pub struct End {
     pub violations: Vec<String>,
     /// Answers that were right.
     pub answers: usize,
+    /// Connections that were handed over to another worker.
+    pub handed_over: u64,
     /// What it took.
     pub counts: Counts,
     /// How much time has passed in it.
@@ -110,7 +112,8 @@ pub fn live(plan: &Plan, trace: Option<Tracer>) -> End {
         }
         let history = History::begin(plan, &record);
         history.live();
-        (world::counts(), world::now())
+        let handed_over = history.server.metrics.iter().map(|metrics| metrics.handed_over.read());
+        (world::counts(), world::now(), handed_over.sum())
     }));
     let ended = panic::catch_unwind(AssertUnwindSafe(world::end));
     LIVES.set(false);
@@ -121,7 +124,7 @@ pub fn live(plan: &Plan, trace: Option<Tracer>) -> End {
     } else if lived.is_err() || ended.is_err() {
         violations.push(String::from("a panic without a message"));
     }
-    let (counts, time) = lived.unwrap_or_default();
+    let (counts, time, handed_over) = lived.unwrap_or_default();
     let answers = record.right_answers();
     drop(record);
     // What it says takes memory too.
@@ -129,7 +132,7 @@ pub fn live(plan: &Plan, trace: Option<Tracer>) -> End {
     if violations.is_empty() && kept != 0 {
         violations.push(format!("{kept} bytes are not given back"));
     }
-    End { violations, answers, counts, time }
+    End { violations, answers, handed_over, counts, time }
 }
 
 struct History<'a> {

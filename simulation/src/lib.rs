@@ -25,6 +25,9 @@ mod connection;
 #[path = "../../src/counter/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod counter;
+#[path = "../../src/handoff.rs"]
+#[allow(dead_code, unused_imports)]
+mod handoff;
 #[path = "../../src/http/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod http;

@@ -103,8 +103,20 @@ impl Said {
     }
 
     /// What is wrong with a log that has these entries; each worker has dropped so many. `is_whole` says whether all
-    /// requests are recorded.
-    pub fn check(&self, logged: &[Logged], dropped: &[u64], is_whole: bool) -> Vec<String> {
+    /// requests are recorded, `moves` whether a client may be served by another worker than the one it is connected to.
+    pub fn check(
+        &mut self,
+        logged: &[Logged],
+        dropped: &[u64],
+        is_whole: bool,
+        moves: bool,
+    ) -> Vec<String> {
+        let mut dropped = dropped.to_vec();
+        if moves {
+            self.follow(logged);
+            // Nobody knows whose clients have no entry at all.
+            dropped = vec![dropped.iter().sum(); dropped.len()];
+        }
         let mut wrong = Vec::new();
         let mut seen = BTreeSet::new();
         for entry in logged {
@@ -122,6 +134,16 @@ impl Said {
             }
         }
         wrong
+    }
+
+    /// Each client is one of the worker that has its first entry.
+    fn follow(&mut self, logged: &[Logged]) {
+        let mut seen = BTreeSet::new();
+        for entry in logged.iter().filter(|entry| seen.insert(entry.client)) {
+            if let Some(client) = self.0.get_mut(&entry.client) {
+                client.worker = entry.worker;
+            }
+        }
     }
 
     fn check_entry<'a>(

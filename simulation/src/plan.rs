@@ -41,6 +41,8 @@ pub struct Plan {
     pub world: Settings,
     /// How many workers serve.
     pub workers: usize,
+    /// Whether workers hand fresh connections over to each other.
+    pub handoff: bool,
     /// Whether the first counter is the bundled one.
     pub bundled: bool,
     /// To which counters a visit goes.
@@ -247,6 +249,8 @@ pub enum Part {
     Order,
     /// epoll.
     Legacy,
+    /// Hand-overs.
+    Handoff,
 }
 
 impl fmt::Display for Part {
@@ -260,6 +264,7 @@ impl fmt::Display for Part {
             Self::Latency => f.write_str("latency"),
             Self::Order => f.write_str("order"),
             Self::Legacy => f.write_str("legacy"),
+            Self::Handoff => f.write_str("handoff"),
         }
     }
 }
@@ -268,13 +273,15 @@ impl FromStr for Part {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "a part is cN, cN.N, aN, cuts, errors, latency, order or legacy";
+        const FORM: &str =
+            "a part is cN, cN.N, aN, cuts, errors, latency, order, legacy or handoff";
         Ok(match text {
             "cuts" => Self::Cuts,
             "errors" => Self::Errors,
             "latency" => Self::Latency,
             "order" => Self::Order,
             "legacy" => Self::Legacy,
+            "handoff" => Self::Handoff,
             _ => {
                 let number = |text: &str| text.parse().map_err(|_| FORM);
                 match (text.strip_prefix('c'), text.strip_prefix('a')) {
@@ -318,6 +325,7 @@ impl Plan {
         if !left(Part::Legacy) {
             self.world.legacy = false;
         }
+        self.handoff &= left(Part::Handoff);
         self
     }
 
@@ -325,7 +333,8 @@ impl Plan {
     pub fn parts(&self) -> Vec<Part> {
         let clients = self.clients.iter().map(|client| Part::Client(client.id));
         let acts = self.acts.iter().map(|act| Part::Act(act.id));
-        let world = [Part::Errors, Part::Cuts, Part::Latency, Part::Order, Part::Legacy];
+        let world =
+            [Part::Errors, Part::Cuts, Part::Latency, Part::Order, Part::Legacy, Part::Handoff];
         let steps = self
             .clients
             .iter()
@@ -362,9 +371,11 @@ impl Plan {
             && !self.acts.iter().any(disturbs)
     }
 
-    /// Whether a counter that stops gets no more than probes: visits have another one, against which nothing stands.
+    /// Whether a counter that stops gets no more than probes: visits have another one, against which nothing stands. It
+    /// must be known whose visits they are.
     pub fn spares(&self, stops: usize) -> bool {
         self.spread == Spread::Counters
+            && !self.handoff
             && self.upstream.queue_max >= VISITS
             && (0..COUNTERS).all(|counter| counter == stops || self.serves_itself(counter))
     }

@@ -35,6 +35,8 @@ pub struct Seen {
     pub histories: u64,
     /// Answers that were right.
     pub answers: u64,
+    /// Connections that were handed over to another worker.
+    pub handed_over: u64,
     /// What happened in them.
     pub events: u64,
     /// The seed of the first that failed, and what was wrong.
@@ -56,10 +58,12 @@ pub fn search(first: u64, until: Until, threads: usize) -> Seen {
             if !goes_on(seed) {
                 return;
             }
-            let End { violations, answers, counts, .. } = history::live(&Plan::draw(seed), None);
+            let End { violations, answers, handed_over, counts, .. } =
+                history::live(&Plan::draw(seed), None);
             let mut seen = seen.lock().expect("nobody panics with it");
             seen.histories += 1;
             seen.answers += answers as u64;
+            seen.handed_over += handed_over;
             seen.events += counts.events;
             if !violations.is_empty() {
                 failed.store(true, Ordering::Relaxed);

@@ -6,7 +6,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,
     rc::{Rc, Weak},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,6 +20,7 @@ use monoio::world::{self, Process};
 use crate::{
     access_log::{self, Entries, Recorder},
     bundled, foreign,
+    handoff::{Handoff, Intake, Neighbour},
     http::request::Method,
     listener::Listener,
     metrics::WorkerMetrics,
@@ -216,6 +220,8 @@ fn first_address(counter: usize, bundled: bool) -> SocketAddr {
     }
 }
 
+type Orders = mailbox::Receiver<Command<Message>>;
+
 /// What a worker has reported, by its kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reports {
@@ -236,6 +242,10 @@ pub struct Server {
     slots: RefCell<[Slots; COUNTERS]>,
     /// What each worker counts.
     pub metrics: Vec<Arc<WorkerMetrics>>,
+    /// What each worker is handed over by others.
+    pub intakes: Vec<Arc<Intake>>,
+    /// Connections that were accepted.
+    accepted: Arc<AtomicU64>,
     /// What each worker has recorded, if there is an access log.
     pub entries: RefCell<Vec<Entries>>,
     upstreams: Rc<RefCell<Vec<Weak<Upstream>>>>,
@@ -250,10 +260,14 @@ impl Server {
     /// Starts the workers and lets them serve.
     pub fn start(plan: &Plan) -> Rc<Self> {
         let reports = Rc::new(RefCell::new(vec![Reports::default(); plan.workers]));
-        let mut server = Self {
-            orders: Vec::new(),
+        let mailboxes = (0..plan.workers).map(|_| mailbox::channel().expect("a mailbox"));
+        let (orders, receivers): (Vec<_>, Vec<_>) = mailboxes.unzip();
+        let server = Self {
+            orders,
             slots: RefCell::default(),
-            metrics: Vec::new(),
+            metrics: (0..plan.workers).map(|_| Arc::default()).collect(),
+            intakes: (0..plan.workers).map(|_| Arc::default()).collect(),
+            accepted: Arc::default(),
             entries: RefCell::default(),
             upstreams: Rc::default(),
             names: Names::new(plan.seed),
@@ -263,8 +277,8 @@ impl Server {
         for counter in 0..COUNTERS {
             server.changes(counter, &[first_address(counter, plan.bundled)]);
         }
-        for number in 0..plan.workers {
-            server.start_worker(plan, number);
+        for (number, receiver) in receivers.into_iter().enumerate() {
+            server.start_worker(plan, number, receiver);
         }
         server.tell_all(|| Command::Serve);
         let server = Rc::new(server);
@@ -272,9 +286,9 @@ impl Server {
         server
     }
 
-    fn start_worker(&mut self, plan: &Plan, number: usize) {
-        let (orders, receiver) = mailbox::channel().expect("a mailbox");
-        let metrics = Arc::<WorkerMetrics>::default();
+    fn start_worker(&self, plan: &Plan, number: usize, orders: Orders) {
+        let orders = if plan.handoff { orders.late(plan.seed ^ number as u64) } else { orders };
+        let metrics = Arc::clone(&self.metrics[number]);
         let recorder = plan.access_log.map(|log| {
             let (producer, entries) = access_log::ring(log.ring_bytes);
             self.entries.borrow_mut().push(entries);
@@ -312,13 +326,18 @@ impl Server {
             name: format!("worker-{number}"),
             core: None,
             driver: Choice::Auto,
-            listeners: vec![Listener { address: address(number), process: SITE }],
+            listeners: vec![Listener {
+                address: address(number),
+                process: SITE,
+                accepted: Arc::clone(&self.accepted),
+            }],
             limits: plan.clients_limits,
             shortest_wait: Some(shortest(&limits)),
             metrics: Arc::clone(&metrics),
             access_log: recorder,
             trusted_proxies: Arc::default(),
-            orders: receiver,
+            handoff: plan.handoff.then(|| self.handoff(number, plan.seed)),
+            orders,
             make,
         };
         let reports = Rc::clone(&self.reports);
@@ -338,8 +357,24 @@ impl Server {
             worked.expect("its orders reach it");
             report(Report::Stopped);
         });
-        self.orders.push(orders);
-        self.metrics.push(metrics);
+    }
+
+    fn handoff(&self, number: usize, seed: u64) -> Handoff {
+        let others = (0..self.orders.len()).filter(|other| *other != number);
+        let neighbours = others.map(|other| {
+            let orders = self.orders[other].clone();
+            Neighbour {
+                intake: Arc::clone(&self.intakes[other]),
+                metrics: Arc::clone(&self.metrics[other]),
+                give: Box::new(move |handed| Command::give(&orders, handed)),
+            }
+        });
+        Handoff::new(Arc::clone(&self.intakes[number]), neighbours.collect(), !seed ^ number as u64)
+    }
+
+    /// Connections that were accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Gives all workers an order.

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, builder::styling::Styles};
 
 use super::{
     access_log::AccessLogArguments,
+    balance::Balance,
     counters::{CounterSpread, CounterUrls},
     data_dir::StoreArguments,
     file::ConfigFileArguments,
@@ -153,6 +154,10 @@ pub struct ServeArguments {
     /// Cores to pin a worker to each, like 0,2-5, in place of --workers
     #[arg(long, env = "TALLYRING_CORES", value_name = "LIST")]
     pub cores: Option<Cores>,
+    /// Which worker serves a connection: the one that the kernel chose by a hash, or, where another has clearly fewer
+    /// connections, that one
+    #[arg(long, env = "TALLYRING_BALANCE", value_name = "HOW", default_value = "kernel")]
+    pub balance: Balance,
     /// What the workers wait on
     #[arg(long, env = "TALLYRING_DRIVER", value_name = "DRIVER", default_value = "auto")]
     pub driver: driver::Choice,

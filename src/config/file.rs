@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::{
     access_log::{AccessLog, Networks, Sample},
     arguments::{AdminAddress, CounterAddress, Workers, listen_address},
+    balance::Balance,
     contents::PageType,
     counters::{CounterSpread, CounterUrls},
     data_dir::ShardName,
@@ -46,6 +47,7 @@ pub(super) struct File {
     pub(super) skip_counter_check: Option<bool>,
     pub(super) workers: Option<Workers>,
     pub(super) cores: Option<Cores>,
+    pub(super) balance: Option<Word<Balance>>,
     pub(super) driver: Option<Word<driver::Choice>>,
     pub(super) welcome: Option<PathBuf>,
     pub(super) sorry: Option<PathBuf>,

@@ -5,6 +5,7 @@
 mod access_log;
 mod addresses;
 pub mod arguments;
+mod balance;
 mod contents;
 mod cores;
 mod counters;
@@ -33,6 +34,7 @@ use ipnet::IpNet;
 
 pub use self::{
     arguments::Arguments,
+    balance::Balance,
     contents::Content,
     counters::{CounterSpread, show_counters},
     error::ConfigError,
@@ -69,6 +71,8 @@ pub struct Config {
     pub share_port: bool,
     /// The cores of the workers, one each.
     pub cores: Vec<usize>,
+    /// Which worker serves a connection.
+    pub balance: Balance,
     /// What the workers wait on.
     pub driver: driver::Choice,
     /// What is served.

@@ -5,7 +5,7 @@ use super::{
 };
 
 /// Settings that are applied only at the start.
-const NEED_RESTART: [&str; 19] = [
+const NEED_RESTART: [&str; 20] = [
     "listen",
     "share-port",
     "counter-spread",
@@ -14,6 +14,7 @@ const NEED_RESTART: [&str; 19] = [
     "skip-counter-check",
     "workers",
     "cores",
+    "balance",
     "driver",
     "store",
     "store-shard",
@@ -82,6 +83,7 @@ fn without_restart(running: &Config, read: Config) -> Config {
         listen: running.listen.clone(),
         share_port: running.share_port,
         cores: running.cores.clone(),
+        balance: running.balance,
         driver: running.driver,
         bundled: running.bundled.clone(),
         counter_listen: running.counter_listen,

@@ -113,6 +113,8 @@ impl Sources<'_, '_> {
             pick.shown("proxy-protocol", arguments.proxy_protocol, file.proxy_protocol);
         let counter = self.counter()?;
         let cores = self.cores()?;
+        let balance = self.file.balance.map(|Word(balance)| balance);
+        let balance = self.pick.shown("balance", self.arguments.balance, balance);
         let driver = self.file.driver.map(|Word(driver)| driver);
         let driver = self.pick.shown("driver", self.arguments.driver, driver);
         let pages = self.pages();
@@ -150,6 +152,7 @@ impl Sources<'_, '_> {
             listen,
             share_port,
             cores,
+            balance,
             driver,
             routes,
             contents,

@@ -186,11 +186,16 @@ impl ClientContext {
         }
     }
 
+    /// Whether another connection can be served at once.
+    pub fn has_room(&self) -> bool {
+        self.table.has_capacity() || self.is_draining()
+    }
+
     /// Waits until another connection is allowed, and closes a client for it where possible. `look` is called before
     /// each wait, which is at most a tick long. Returns at once while the worker drains.
     pub async fn wait_for_capacity(&self, mut look: impl FnMut()) {
         let since = clock::now();
-        while !self.table.has_capacity() && !self.is_draining() {
+        while !self.has_room() {
             look();
             // What arrived at the same time is read first: it shows which clients are not idle.
             budget::pause().await;
@@ -221,9 +226,9 @@ impl ClientContext {
         self.expire();
     }
 
-    /// Waits until the last client has left.
-    pub async fn all_closed(&self) {
-        while self.table.len() > 0 {
+    /// Waits until the last client has left, and no more come.
+    pub async fn all_closed(&self, come: impl Fn() -> bool) {
+        while self.table.len() > 0 || come() {
             self.table.changed().await;
         }
     }

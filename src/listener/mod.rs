@@ -4,6 +4,7 @@
 //! nothing of what a connection says.
 
 mod bind;
+mod detach;
 mod holder;
 pub mod inherited;
 
@@ -25,7 +26,10 @@ use nix::{
 };
 use socket2::{SockFilter, SockRef};
 
-pub use self::bind::{BACKLOG, BindError, bind, probe};
+pub use self::{
+    bind::{BACKLOG, BindError, bind, probe},
+    detach::{Detached, Detacher},
+};
 use crate::runtime::{budget::Budget, clock, host};
 
 /// The first and the longest pause after an accept(2) that failed for lack of resources.

@@ -76,6 +76,8 @@ pub struct WorkerMetrics {
     pub accepted: Count,
     /// Client connections closed to make room for others.
     pub evicted: Count,
+    /// Client connections accepted and handed over to another worker, which counts them as accepted.
+    pub handed_over: Count,
     /// Client connections open.
     pub connections: Count,
     /// Entries of the access log that were dropped, since the worker's ring had no room for them.

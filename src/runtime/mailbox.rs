@@ -70,14 +70,20 @@ pub fn channel<T>() -> io::Result<(Sender<T>, Receiver<T>)> {
 impl<T> Sender<T> {
     /// Sends a value; false when the receiver is gone. Never blocks.
     pub fn send(&self, value: T) -> bool {
-        if self.values.send(value).is_err() {
-            return false;
-        }
+        self.offer(value).is_ok()
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// The value, when the receiver is gone.
+    pub fn offer(&self, value: T) -> Result<(), T> {
+        self.values.send(value).map_err(|mpsc::SendError(value)| value)?;
         if !self.notifier.pending.swap(true, Ordering::AcqRel) {
-            // One byte on an empty socket: it can fail only when the receiver is gone.
-            return (&self.notifier.socket).write_all(&[1]).is_ok();
+            // One byte on an empty socket: it can fail only when the receiver is gone, with all values in it.
+            let _ = (&self.notifier.socket).write_all(&[1]);
         }
-        true
+        Ok(())
     }
 }
 
@@ -171,5 +177,6 @@ mod tests {
         assert!(sender.send(1));
         drop(receiver);
         assert!(!sender.send(2));
+        assert_eq!(sender.offer(3), Err(3));
     }
 }

@@ -164,6 +164,7 @@ impl Frontend {
             metrics: Arc::default(),
             access_log: None,
             trusted_proxies: Arc::default(),
+            handoff: None,
             orders: receiver,
             make: move || HttpFrontend::new(Box::new(submit), hosts),
         };

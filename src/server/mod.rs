@@ -336,6 +336,7 @@ impl AdminListener {
             metrics: Arc::default(),
             access_log: None,
             trusted_proxies: Arc::default(),
+            handoff: None,
             orders: receiver,
             make: move || Admin::new(sources, registry, hosts),
         };

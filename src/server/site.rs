@@ -20,8 +20,9 @@ use super::{
     summary::{Role, StartSummary},
 };
 use crate::{
-    config::{Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
+    config::{Balance, Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
     counter::store::{self, Counted},
+    handoff::{Handoff, Intake, Neighbour},
     listener::{self, Listener, inherited},
     metrics::{AccessLogMetrics, WorkerMetrics},
     runtime::mailbox,
@@ -109,11 +110,12 @@ impl SiteWorkers {
             mailboxes.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let counter_addresses = Arc::<CounterAddresses>::default();
         let (addresses, refreshers) = resolve_all(&counters, &orders, &counter_addresses)?;
-        let mut metrics = Vec::new();
+        let metrics: Vec<_> =
+            config.cores.iter().map(|_| Arc::<WorkerMetrics>::default()).collect();
+        let intakes: Vec<_> = metrics.iter().map(|_| Arc::<Intake>::default()).collect();
         let parts = config.cores.iter().zip(listeners.of_workers).zip(receivers);
         for (number, ((&core, listeners), receiver)) in parts.enumerate() {
-            let counts = Arc::<WorkerMetrics>::default();
-            metrics.push(Arc::clone(&counts));
+            let counts = Arc::clone(&metrics[number]);
             let recorder = access_log.as_mut();
             let recorder = recorder.map(|log| log.recorder(&counts, &config.trusted_proxies));
             let parts = SiteParts {
@@ -135,6 +137,8 @@ impl SiteWorkers {
                 metrics: counts,
                 access_log: recorder,
                 trusted_proxies: Arc::clone(&config.trusted_proxies),
+                handoff: (config.balance == Balance::Handoff)
+                    .then(|| handoff(number, &intakes, &metrics, &orders)),
                 orders: receiver,
                 make: move || parts.build(),
             };
@@ -268,6 +272,26 @@ impl SiteWorkers {
             admin,
         }
     }
+}
+
+/// How a worker hands connections over to all others.
+fn handoff(
+    number: usize,
+    intakes: &[Arc<Intake>],
+    metrics: &[Arc<WorkerMetrics>],
+    orders: &[Orders],
+) -> Handoff {
+    let others = intakes.iter().zip(metrics).zip(orders).enumerate();
+    let others = others.filter(|(other, _)| *other != number);
+    let neighbours = others.map(|(_, ((intake, metrics), orders))| {
+        let orders = orders.clone();
+        Neighbour {
+            intake: Arc::clone(intake),
+            metrics: Arc::clone(metrics),
+            give: Box::new(move |handed| Command::give(&orders, handed)),
+        }
+    });
+    Handoff::new(Arc::clone(&intakes[number]), neighbours.collect(), random_seed())
 }
 
 /// The settings that apply to all routes.

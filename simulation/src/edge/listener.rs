@@ -3,6 +3,10 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,6 +27,38 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whose it is.
     pub process: Process,
+    /// Connections accepted here and elsewhere.
+    pub accepted: Arc<AtomicU64>,
+}
+
+/// A connection on its way to another worker.
+#[derive(Debug)]
+pub struct Detached(TcpStream);
+
+impl Detached {
+    /// It is one of this worker from now on.
+    ///
+    /// # Errors
+    /// Never.
+    #[allow(clippy::unnecessary_wraps)]
+    pub fn attach(self) -> io::Result<TcpStream> {
+        Ok(self.0)
+    }
+}
+
+/// Detaches connections.
+#[derive(Debug, Default)]
+pub struct Detacher;
+
+impl Detacher {
+    /// It is nobody's from now on.
+    ///
+    /// # Errors
+    /// Never.
+    #[allow(clippy::unnecessary_wraps)]
+    pub fn detach(&mut self, stream: TcpStream) -> Result<Detached, TcpStream> {
+        Ok(Detached(stream))
+    }
 }
 
 /// Accepts connections from one listener.
@@ -57,6 +93,7 @@ impl Acceptor {
     pub async fn accept(&mut self, interrupt: CancelHandle) -> io::Result<Accepted> {
         Ok(match net::accept(self.0.address, Some(interrupt)).await {
             Ok(stream) => {
+                self.0.accepted.fetch_add(1, Ordering::Relaxed);
                 let peer = stream.maker();
                 Accepted::Connection(stream, peer)
             }
@@ -71,8 +108,9 @@ impl Acceptor {
     /// Never.
     #[allow(clippy::unused_async)]
     pub async fn close(self, mut serve: impl FnMut(TcpStream, IpAddr)) -> io::Result<()> {
-        let Listener { address, process } = self.0;
+        let Listener { address, process, accepted } = self.0;
         while let Some(stream) = net::try_accept(process, address) {
+            accepted.fetch_add(1, Ordering::Relaxed);
             let peer = stream.maker();
             serve(stream, peer);
         }

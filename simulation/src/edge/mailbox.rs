@@ -6,7 +6,10 @@ use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Poll, Waker},
+    time::Duration,
 };
+
+use fastrand::Rng;
 
 /// Where values are put.
 #[derive(Debug)]
@@ -14,7 +17,13 @@ pub struct Sender<T>(Weak<Mutex<Queue<T>>>);
 
 /// Where one worker takes them.
 #[derive(Debug)]
-pub struct Receiver<T>(Arc<Mutex<Queue<T>>>);
+pub struct Receiver<T> {
+    queue: Arc<Mutex<Queue<T>>>,
+    late: Option<Rng>,
+}
+
+/// How late a thread may be that takes a value.
+pub const LATE: Duration = Duration::from_millis(20);
 
 /// A receiver that was opened.
 pub type Open<T> = Receiver<T>;
@@ -38,7 +47,7 @@ impl<T> Clone for Sender<T> {
 #[allow(clippy::unnecessary_wraps)]
 pub fn channel<T>() -> io::Result<(Sender<T>, Receiver<T>)> {
     let queue = Arc::new(Mutex::new(Queue { values: VecDeque::new(), waker: None }));
-    Ok((Sender(Arc::downgrade(&queue)), Receiver(queue)))
+    Ok((Sender(Arc::downgrade(&queue)), Receiver { queue, late: None }))
 }
 
 fn lock<T>(queue: &Mutex<Queue<T>>) -> MutexGuard<'_, Queue<T>> {
@@ -49,7 +58,15 @@ fn lock<T>(queue: &Mutex<Queue<T>>) -> MutexGuard<'_, Queue<T>> {
 impl<T> Sender<T> {
     /// Puts a value in; false when the receiver is gone.
     pub fn send(&self, value: T) -> bool {
-        let Some(queue) = self.0.upgrade() else { return false };
+        self.offer(value).is_ok()
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// The value, when the receiver is gone.
+    pub fn offer(&self, value: T) -> Result<(), T> {
+        let Some(queue) = self.0.upgrade() else { return Err(value) };
         let waker = {
             let mut queue = lock(&queue);
             queue.values.push_back(value);
@@ -58,11 +75,16 @@ impl<T> Sender<T> {
         if let Some(waker) = waker {
             waker.wake();
         }
-        true
+        Ok(())
     }
 }
 
 impl<T> Receiver<T> {
+    /// It takes some values late: between two of them others do something, as threads do.
+    pub fn late(self, seed: u64) -> Self {
+        Self { late: Some(Rng::with_seed(seed)), ..self }
+    }
+
     /// Opens it.
     ///
     /// # Errors
@@ -78,7 +100,7 @@ impl<T> Receiver<T> {
     /// Never.
     pub async fn receive(&mut self) -> io::Result<Option<T>> {
         let value = poll_fn(|context| {
-            let mut queue = lock(&self.0);
+            let mut queue = lock(&self.queue);
             match queue.values.pop_front() {
                 Some(value) => Poll::Ready(value),
                 None => {
@@ -87,6 +109,12 @@ impl<T> Receiver<T> {
                 }
             }
         });
-        Ok(Some(value.await))
+        let value = value.await;
+        if let Some(rng) = &mut self.late
+            && rng.bool()
+        {
+            monoio::time::sleep(LATE.mul_f64(rng.f64())).await;
+        }
+        Ok(Some(value))
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
+    handoff::COMING_MAX,
     metrics::WorkerMetrics,
     plan::{Client, Spread},
     record::Visit,
@@ -17,6 +18,11 @@ impl History<'_> {
     pub(super) fn check_limits(&self) {
         self.check_probes();
         self.check_batches();
+        for (number, intake) in self.server.intakes.iter().enumerate() {
+            if intake.coming() > COMING_MAX {
+                self.violation(format_args!("{} come to worker {number}", intake.coming()));
+            }
+        }
         for (number, metrics) in self.server.metrics.iter().enumerate() {
             let calls = counter_connections(metrics);
             if calls > self.most_calls() {
@@ -120,6 +126,14 @@ impl History<'_> {
                 ));
             }
         }
+        let served: u64 = self.server.metrics.iter().map(|metrics| metrics.accepted.read()).sum();
+        let accepted = self.server.accepted();
+        if served != accepted {
+            self.violation(format_args!("{accepted} connections were accepted, {served} served"));
+        }
+        if self.server.intakes.iter().any(|intake| intake.coming() > 0) {
+            self.violation(format_args!("a connection that was handed over is still awaited"));
+        }
         if !self.server.has_no_calls() {
             self.violation(format_args!("calls or connections to counters are left in a pool"));
         }
@@ -175,7 +189,9 @@ impl History<'_> {
         }
         let dropped = |metrics: &Arc<WorkerMetrics>| metrics.access_log_dropped.read();
         let dropped: Vec<_> = self.server.metrics.iter().map(dropped).collect();
-        let wrong = self.record.said().check(&self.logged.borrow(), &dropped, log.one_in == 1);
+        let moves = self.plan.handoff;
+        let is_whole = log.one_in == 1;
+        let wrong = self.record.said().check(&self.logged.borrow(), &dropped, is_whole, moves);
         wrong.iter().for_each(|wrong| self.violation(format_args!("the access log: {wrong}")));
     }
 
@@ -230,8 +246,10 @@ impl History<'_> {
                 let panic = PANIC.take().unwrap_or_default();
                 self.violation(format_args!("a task of worker {number}: {panic}"));
             }
+            // A connection that was handed over has its visits in the books of another worker.
             let is_known = self.plan.batches.is_none() || self.plan.workers == 1;
-            if is_known && !(welcomed <= counted && counted <= welcomed + erred + abandoned) {
+            let balance = welcomed <= counted && counted <= welcomed + erred + abandoned;
+            if is_known && !balance && !self.plan.handoff {
                 self.violation(format_args!(
                     "the books of worker {number}: {welcomed} <= {counted} <= {welcomed} + {erred} + {abandoned}"
                 ));

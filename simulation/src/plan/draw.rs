@@ -6,7 +6,10 @@ use fastrand::Rng;
 use monoio::world::{Order, Settings};
 
 use super::*;
-use crate::trace::{Fields, SHARES};
+use crate::{
+    runtime::mailbox::LATE,
+    trace::{Fields, SHARES},
+};
 
 impl Plan {
     /// Draws a plan.
@@ -24,6 +27,7 @@ impl Plan {
             seed,
             world: draw_world(rng, stormy),
             workers,
+            handoff: false,
             bundled,
             batches: draw_batches(seed),
             spread: [Spread::One, Spread::Counters, Spread::Addresses, Spread::One]
@@ -48,7 +52,38 @@ impl Plan {
         plan.draw_openings();
         plan.draw_traces();
         plan.crowd(&mut visits);
+        plan.draw_handoff();
         plan
+    }
+
+    /// In some plans workers hand connections over. In most of these the kernel chooses one of them for many clients,
+    /// and in some many come at once: when the server drains, or to workers with room for few.
+    fn draw_handoff(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0xba1a);
+        if self.workers == 1 || rng.bool() {
+            return;
+        }
+        self.handoff = true;
+        self.drains_early |= rng.u8(0..4) == 0;
+        let uneven = rng.u8(0..4) > 0;
+        let mut crowd = None;
+        if self.drains_early && rng.u8(0..4) > 0 {
+            let early = Duration::from_micros(self.world.latency).mul_f64(rng.f64());
+            crowd = Some(self.length.saturating_sub(early + LATE));
+        } else if rng.u8(0..3) == 0 {
+            self.clients_limits.connections_max = rng.usize(1..=3);
+            crowd = Some(self.length.mul_f64(rng.f64() * 0.8));
+        }
+        for client in &mut self.clients {
+            if uneven && rng.u8(0..4) > 0 {
+                client.worker = 0;
+            }
+            if let Some(begin) = crowd
+                && rng.u8(0..4) > 0
+            {
+                client.comes = begin + LATE.mul_f64(rng.f64() * 2.0);
+            }
+        }
     }
 
     /// In some plans the server stands behind a load balancer. Drawn apart, so that the others stay as they are.

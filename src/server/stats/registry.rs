@@ -142,7 +142,7 @@ impl Metric {
     }
 }
 
-const METRICS: [Metric; 42] = [
+const METRICS: [Metric; 43] = [
     Metric::counter("tallyring_visits", "Visits that have ended, by outcome", |all| {
         of_workers(all, |worker| {
             let visits = &worker.counts.visits;
@@ -177,6 +177,11 @@ const METRICS: [Metric; 42] = [
     Metric::counter("tallyring_connections_accepted", "Connections accepted from clients", |all| {
         of_clients(all, |worker| worker.counts.connections.accepted)
     }),
+    Metric::counter(
+        "tallyring_connections_handed_over",
+        "Connections that the worker accepted and handed over to another one",
+        |all| of_clients(all, |worker| worker.counts.connections.handed_over),
+    ),
     Metric::counter(
         "tallyring_connections_evicted",
         "Connections of clients closed to make room for others",

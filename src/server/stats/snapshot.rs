@@ -73,6 +73,8 @@ pub struct Visits {
 pub struct Connections {
     pub open: u64,
     pub accepted: u64,
+    /// Accepted by this worker, and served by another one, which counts them as accepted.
+    pub handed_over: u64,
     pub evicted: u64,
 }
 
@@ -278,6 +280,7 @@ impl Counts {
             connections: Connections {
                 open: worker.connections.read(),
                 accepted: worker.accepted.read(),
+                handed_over: worker.handed_over.read(),
                 evicted: worker.evicted.read(),
             },
             panics: worker.panics.read(),
@@ -295,9 +298,10 @@ impl Counts {
         add_each(&mut self.erred_by_cause, &other.erred_by_cause);
         self.requests_uncounted += other.requests_uncounted;
         add_each(&mut self.bad_requests_by_reason, &other.bad_requests_by_reason);
-        let Connections { open, accepted, evicted } = other.connections;
+        let Connections { open, accepted, handed_over, evicted } = other.connections;
         self.connections.open += open;
         self.connections.accepted += accepted;
+        self.connections.handed_over += handed_over;
         self.connections.evicted += evicted;
         self.panics += other.panics;
         self.durations = self.durations.durations.plus(&other.durations.durations).into();
