@@ -1,6 +1,6 @@
 //! The floors: the least that a visit costs on this kernel, for each way to register it.
 //!
-//! All have one loop, and the same visitors' side; they differ in their [`Calls`].
+//! All have one loop, and the same visitors' side; they differ in their `Calls`.
 
 mod batched;
 mod exchange;

@@ -56,7 +56,7 @@ pub(super) fn write(totals: &TotalsByName) -> Option<String> {
     Some(serde_json::to_string_pretty(&export).unwrap_or_default() + "\n")
 }
 
-/// Reads and checks what [`write`] has written.
+/// Reads and checks what [`write()`] has written.
 ///
 /// # Errors
 /// What is wrong with it, for a person.

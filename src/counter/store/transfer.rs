@@ -109,7 +109,7 @@ fn write_on(
 /// Writes a text to a file at `path`. With `replace` it may replace a file. Such texts begin with `begin`.
 ///
 /// # Errors
-/// As those of [`write`].
+/// As those of [`write()`].
 pub fn write_text(path: &Path, text: &str, begin: &str, replace: bool) -> Result<(), OpenError> {
     let disk = Disk::default();
     let (bytes, begin) = (text.as_bytes(), begin.as_bytes());
