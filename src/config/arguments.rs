@@ -217,8 +217,8 @@ pub struct ServeArguments {
 #[allow(missing_docs)]
 pub struct CounterEndpointArguments {
     /// Counter that registers the visits, like http://127.0.0.1:3001/counter; may be repeated, and each visit
-    /// goes to one of them. With {n} in its path or query, like ?by={n}, one call registers several visits, and
-    /// {n} is their number [default: the bundled counter]
+    /// goes to one of them. Where its path or query has an n in braces, one call registers several visits, and
+    /// their number stands there [default: the bundled counter]
     #[arg(long, env = "TALLYRING_COUNTER", hide_env_values = true, value_name = "URL")]
     pub counter: Vec<CounterUrls>,
     /// Address of the bundled counter for other programs, or off: then only the server itself uses
@@ -403,6 +403,17 @@ mod tests {
     use clap::{ArgAction, CommandFactory};
 
     use super::*;
+
+    #[test]
+    fn no_help_has_what_clap_takes_for_the_end_of_a_line() {
+        let command = Arguments::command();
+        let commands = std::iter::once(&command).chain(command.get_subcommands());
+        for argument in commands.flat_map(clap::Command::get_arguments) {
+            let help = argument.get_long_help().or(argument.get_help());
+            let help = help.map(ToString::to_string).unwrap_or_default();
+            assert!(!help.contains("{n}"), "{}: {help}", argument.get_id());
+        }
+    }
 
     #[test]
     fn every_variable_of_a_yes_or_no_flag_takes_the_same_words() {

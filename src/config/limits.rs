@@ -77,7 +77,7 @@ pub struct LimitArguments {
         default_value = "4096"
     )]
     pub counter_queue_max: Amount,
-    /// Most visits that one call registers, where the counter is bundled or its URL has {n}; 1 makes a call for each
+    /// Most visits that one call registers, where the counter is bundled or takes a number; 1 makes a call for each
     #[arg(
         long,
         env = "TALLYRING_COUNTER_BATCH_MAX",

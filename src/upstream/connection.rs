@@ -108,10 +108,12 @@ impl PoolGuard {
 
     /// The request to send, if the connection has a call.
     pub(super) fn take_request(&self) -> Option<CallBytes> {
-        let taken = self.upstream.pool.borrow_mut().take_request(self.id)?;
+        let taken = self.upstream.pool.borrow_mut().take_request(self.id, clock::now)?;
         self.content.set(taken.content);
         if taken.batched > 0 {
             self.upstream.counts.batched_visits.add(taken.batched as u64);
+            // Those that it leaves behind may be so many that they wait no longer.
+            self.upstream.tell(|_| ());
         }
         self.call_began.set(Stamp::new(self.upstream.last_event()));
         if self.used.replace(true) {

@@ -268,7 +268,7 @@ impl Pool {
             CallState::Gathered if self.leave_batch(call, false) => {
                 self.call_mut(call).abandoned = true;
             }
-            CallState::Gathered | CallState::Aboard | CallState::Ended(_) => {
+            CallState::Gathered | CallState::Aboard(_) | CallState::Ended(_) => {
                 drop(self.calls.remove(call.0));
             }
             CallState::Held => unreachable!("a batch has no caller"),
@@ -304,12 +304,16 @@ impl Pool {
     }
 
     /// Event: the connection's task asks what to send, and what becomes of the content of the answer.
-    pub(super) fn take_request(&mut self, id: ConnectionId) -> Option<Taken> {
+    pub(super) fn take_request(
+        &mut self,
+        id: ConnectionId,
+        now: impl FnOnce() -> Moment,
+    ) -> Option<Taken> {
         let call = self.connection_mut(id).take_request()?;
         let PooledCall { request, content, batcher, .. } = self.call_mut(call);
         let (request, content) = (Rc::clone(request), *content);
         Some(match *batcher {
-            Some(batcher) => self.take_batch(batcher, call),
+            Some(batcher) => self.take_batch(batcher, call, now()),
             None => Taken { request, content, batched: 0 },
         })
     }
@@ -370,7 +374,8 @@ impl Pool {
     pub(super) fn expire(&mut self, now: Moment) {
         while let Some((began, key)) = self.calls.pop_expired(now) {
             let call = CallId(key);
-            match self.call_mut(call).state {
+            let state = self.call_mut(call).state;
+            match state {
                 CallState::Assigned(connection) => self.cut(connection),
                 CallState::Queued => self.remove_from_queue(call),
                 CallState::Gathered => drop(self.leave_batch(call, true)),
@@ -379,14 +384,17 @@ impl Pool {
                     continue;
                 }
                 // Its batch goes on, with a deadline of its own.
-                CallState::Aboard | CallState::Ended(_) => {}
+                CallState::Aboard(_) | CallState::Ended(_) => {}
             }
-            match began {
-                Began::Here | Began::Batch | Began::Held => {
-                    self.end(call, Err(CallError::TimedOut), now);
-                }
+            let late = Err(CallError::TimedOut);
+            match (began, state) {
                 // The other counter has taken a part of its time, so it says nothing about this one.
-                Began::Elsewhere => self.finish(call, Err(CallError::TimedOut)),
+                (Began::Elsewhere, _) => self.finish(call, late),
+                (_, CallState::Aboard(batch)) => {
+                    self.finish(call, late);
+                    self.tell_of_batch(batch, late, now);
+                }
+                _ => self.end(call, late, now),
             }
         }
         while let Some(&id) = self.idle.front()

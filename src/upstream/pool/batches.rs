@@ -9,8 +9,10 @@
 //!
 //! Each visit is a [`PooledCall`] with a caller and a deadline of its own. A batch is one more, without a caller. It is
 //! `Held` while the batch before it is in flight, then waits for a connection and is sent like any call. What it
-//! carries is decided when its connection takes it: those that have gathered and have not left. Since no batch is held
-//! for longer than [`HOLD_TIME`], a call that hangs delays no visit but its own.
+//! carries is decided when its connection takes it: those that have gathered and have not left. A batch that was taken
+//! longer than [`HOLD_TIME`] ago holds none back, so that a call that hangs delays few visits but its own.
+//!
+//! To the circuit breaker a batch is one call, however many visits fail with it.
 //!
 //! A visit that leaves before its batch was taken is not registered. One that leaves later keeps its place, so that the
 //! numbers of the others stay right.
@@ -60,6 +62,8 @@ struct Member {
 struct Sent {
     call: CallId,
     members: Vec<Member>,
+    /// When a connection took it.
+    taken: Moment,
 }
 
 /// What a connection sends.
@@ -74,6 +78,15 @@ pub(in crate::upstream) struct Taken {
 impl Batcher {
     fn is_idle(&self) -> bool {
         self.gathered.is_empty() && self.sent.is_empty()
+    }
+
+    /// Since when the next batch is held back; `None` where it is not.
+    fn held_since(&self, now: Moment) -> Option<Moment> {
+        if self.gathered.len() >= self.batching.max() {
+            return None;
+        }
+        let youngest = self.sent.iter().map(|sent| sent.taken).max();
+        youngest.filter(|taken| now < taken.after(HOLD_TIME))
     }
 
     /// What registers `count` visits; the bytes of `first`, which may have a trace, are those of the first of them.
@@ -139,25 +152,30 @@ impl Pool {
         self.gathered += 1;
         self.batchers[id].gathered.push_back(Member { call, joined: now });
         let next = self.next_batch(id);
-        let batcher = &self.batchers[id];
-        let goes = batcher.sent.is_empty() || batcher.gathered.len() >= batcher.batching.max();
-        if goes && self.call_mut(next).state == CallState::Held {
-            self.release(next, Some(began), now);
-        }
+        self.hold_or_release(id, next, Some(began), now);
         Ok(call)
+    }
+
+    /// Lets a batch have a connection, unless one that was taken a moment ago holds it back.
+    fn hold_or_release(&mut self, id: BatcherId, next: CallId, began: Option<Stamp>, now: Moment) {
+        if self.call_mut(next).state != CallState::Held {
+            return;
+        }
+        match self.batchers[id].held_since(now) {
+            Some(since) => self.calls.arm_since(next.0, Began::Held, since),
+            None => self.release(next, began, now),
+        }
     }
 
     /// The batch that will carry those that have gathered: held back, if it is new.
     fn next_batch(&mut self, id: BatcherId) -> CallId {
         let batcher = &mut self.batchers[id];
-        let first = batcher.gathered.front().map(|member| member.joined);
-        let (None, Some(first)) = (batcher.next, first) else {
-            return batcher.next.unwrap_or_else(|| unreachable!("none has gathered"));
-        };
+        if let Some(next) = batcher.next {
+            return next;
+        }
         let call = CallId(self.calls.insert(PooledCall::batch(&batcher.template, id)));
         batcher.next = Some(call);
         self.gathering += 1;
-        self.calls.arm_since(call.0, Began::Held, first);
         call
     }
 
@@ -169,7 +187,7 @@ impl Pool {
     }
 
     /// A connection sends a batch: those of its members who have not left.
-    pub(super) fn take_batch(&mut self, id: BatcherId, call: CallId) -> Taken {
+    pub(super) fn take_batch(&mut self, id: BatcherId, call: CallId, now: Moment) -> Taken {
         let batcher = &mut self.batchers[id];
         assert_eq!(batcher.next.take(), Some(call), "a batch is taken once");
         self.gathering -= 1;
@@ -180,7 +198,7 @@ impl Pool {
         let mut content = Content::Discarded;
         for member in &members {
             let Some(entry) = self.calls.get_mut(member.call.0) else { continue };
-            entry.state = CallState::Aboard;
+            entry.state = CallState::Aboard(call);
             if entry.content == Content::Kept {
                 content = Content::Kept;
             }
@@ -198,9 +216,10 @@ impl Pool {
                 .map_or_else(|| Rc::clone(&batcher.template), |first| Rc::clone(&first.request)),
             batched,
         );
-        batcher.sent.push(Sent { call, members });
+        batcher.sent.push(Sent { call, members, taken: now });
         if !batcher.gathered.is_empty() {
-            self.next_batch(id);
+            let next = self.next_batch(id);
+            self.hold_or_release(id, next, None, now);
         }
         Taken { request, content, batched }
     }
@@ -218,7 +237,7 @@ impl Pool {
         let mut members = batcher.sent.swap_remove(place).members;
         self.calls.remove(call.0);
         let is_left = |member: &Member| match self.calls.get(member.call.0) {
-            Some(entry) => entry.abandoned || entry.state != CallState::Aboard,
+            Some(entry) => entry.abandoned || entry.state != CallState::Aboard(call),
             None => true,
         };
         if !members.iter().all(is_left) {
@@ -227,7 +246,7 @@ impl Pool {
         let batcher = &mut self.batchers[id];
         for member in members.drain(..).rev() {
             match self.calls.get_mut(member.call.0) {
-                Some(entry) if entry.state == CallState::Aboard && !entry.abandoned => {
+                Some(entry) if entry.state == CallState::Aboard(call) && !entry.abandoned => {
                     entry.state = CallState::Gathered;
                     batcher.gathered.push_front(member);
                     self.gathered += 1;
@@ -303,6 +322,7 @@ impl Pool {
         outcome: Result<u16, CallError>,
         now: Moment,
     ) {
+        self.tell_of_batch(call, outcome, now);
         let content = self.calls.remove(call.0).and_then(|mut batch| batch.answer_content.take());
         let batcher = &mut self.batchers[id];
         let mut members = match batcher.sent.iter().position(|sent| sent.call == call) {
@@ -314,7 +334,7 @@ impl Pool {
                 batcher.gathered.drain(..).collect()
             }
         };
-        let (count, mut is_told) = (members.len(), false);
+        let count = members.len();
         for (place, member) in members.drain(..).enumerate() {
             let Some(entry) = self.calls.get_mut(member.call.0) else { continue };
             if matches!(entry.state, CallState::Ended(_)) {
@@ -324,14 +344,23 @@ impl Pool {
                 let share = content.as_ref().and_then(|content| content.share(place, count));
                 entry.answer_content = share.map(Box::new);
             }
-            self.end_one(member.call, outcome, now);
-            is_told = true;
-        }
-        if !is_told {
-            self.tell_breaker(outcome, now);
+            self.finish(member.call, outcome);
         }
         self.batchers[id].spare = members;
         self.due.push(id);
+    }
+
+    /// Tells the breaker of a batch: of a failure once, though the time of its visits ends before its own.
+    pub(super) fn tell_of_batch(
+        &mut self,
+        batch: CallId,
+        outcome: Result<u16, CallError>,
+        now: Moment,
+    ) {
+        let Some(entry) = self.calls.get_mut(batch.0) else { return };
+        if !mem::replace(&mut entry.told, outcome.is_err()) || outcome.is_ok() {
+            self.tell_breaker(outcome, now);
+        }
     }
 
     /// Lets the batches have connections that were held back by those that have ended.
@@ -340,11 +369,8 @@ impl Pool {
             let Some(batcher) = self.batchers.get(id) else { continue };
             if batcher.closed && batcher.is_idle() {
                 self.batchers.remove(id);
-            } else if let Some(next) = batcher.next
-                && batcher.sent.is_empty()
-                && self.call_mut(next).state == CallState::Held
-            {
-                self.release(next, None, now);
+            } else if let Some(next) = batcher.next {
+                self.hold_or_release(id, next, None, now);
             }
         }
     }

@@ -422,7 +422,7 @@ impl Both {
     fn take_request(&mut self, n: usize) -> Option<()> {
         let asks = |it: &Connection| it.address.is_some() && !it.in_exchange;
         let (place, id) = self.choose(n, asks)?;
-        let given = self.pool.take_request(id).map(|taken| taken.request);
+        let given = self.pool.take_request(id, || self.model.now).map(|taken| taken.request);
         let requests = [given, self.model.take_request(place)];
         let [given, expected] = requests.map(|bytes| bytes.map(|it| Rc::as_ptr(&it)));
         assert_eq!(given, expected);

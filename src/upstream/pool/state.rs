@@ -99,6 +99,8 @@ pub(super) struct PooledCall {
     pub(super) abandoned: bool,
     /// Of a batch, and of those that gather for one.
     pub(super) batcher: Option<BatcherId>,
+    /// It is a batch, and the breaker knows that it failed.
+    pub(super) told: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +111,8 @@ pub(super) enum CallState {
     Assigned(ConnectionId),
     /// It waits for its batch to be sent.
     Gathered,
-    /// Its batch is on a connection.
-    Aboard,
+    /// This batch, which is on a connection, carries it.
+    Aboard(CallId),
     /// It is a batch, and the one before it is in flight.
     Held,
     /// The counter's status, or why there is none.
@@ -127,6 +129,7 @@ impl PooledCall {
             waker: None,
             abandoned: false,
             batcher: None,
+            told: false,
         }
     }
 
@@ -142,7 +145,7 @@ impl PooledCall {
 
     /// The batcher, if this is a batch.
     pub(super) fn batcher_of_batch(&self) -> Option<BatcherId> {
-        let is_member = matches!(self.state, CallState::Gathered | CallState::Aboard);
+        let is_member = matches!(self.state, CallState::Gathered | CallState::Aboard(_));
         self.batcher.filter(|_| !is_member)
     }
 

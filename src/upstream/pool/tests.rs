@@ -173,7 +173,7 @@ impl World {
     }
 
     fn take_request(&mut self, id: ConnectionId) -> bool {
-        self.pool.take_request(id).is_some()
+        self.pool.take_request(id, clock::now).is_some()
     }
 
     /// The connection takes its call up and is answered.
@@ -656,7 +656,10 @@ fn the_content_of_an_answer_is_the_callers_of_its_own_call_once() {
     let [id] = world.dials();
     world.connected(id);
     for (call, (content, text)) in contents.into_iter().zip(["1", "", "3"]).enumerate() {
-        assert_eq!(world.pool.take_request(id).map(|taken| taken.content), Some(content));
+        assert_eq!(
+            world.pool.take_request(id, clock::now).map(|taken| taken.content),
+            Some(content)
+        );
         let answered = match content {
             Content::Kept => Answer { content: kept(text), ..answer(200, true) },
             Content::Discarded => answer(200, true),

@@ -95,7 +95,7 @@ impl World {
 
     /// How many visits the connection registers, if it has a call.
     fn take(&mut self, id: ConnectionId) -> Option<usize> {
-        let taken = self.pool.take_request(id)?;
+        let taken = self.pool.take_request(id, || self.now)?;
         let text = str::from_utf8(&taken.request).unwrap().to_owned();
         assert_eq!(text, format!("POST /?by={} HTTP/1.1\r\n\r\n", taken.batched));
         Some(taken.batched)
@@ -265,15 +265,24 @@ fn no_visit_of_a_batch_that_no_connection_was_opened_for_was_sent() {
 }
 
 #[test]
-fn a_failure_of_ten_visits_opens_the_breaker() {
+fn to_the_breaker_a_batch_is_one_call() {
     let mut world = world(1000);
-    let id = world.idle();
-    let visits = world.join::<10>();
-    assert_eq!(world.take(id), Some(10));
-    world.pool.actions();
-    world.pool.closed(id, world.now);
-    assert_eq!(world.outcomes(visits), [BROKEN; 10]);
-    assert_eq!(world.pool.actions().last(), Some(&Done::Breaker(Change::Opened)));
+    let mut id = world.idle();
+    for failures in 1..=10 {
+        let visits = world.join::<10>();
+        assert_eq!(world.take(id), Some(10));
+        world.pool.actions();
+        world.pool.closed(id, world.now);
+        assert_eq!(world.outcomes(visits), [BROKEN; 10]);
+        let opened = world.pool.actions().contains(&Done::Breaker(Change::Opened));
+        assert_eq!(opened, failures == 10, "{failures}");
+        if !opened {
+            // Another that is answered in no time would begin anew.
+            let [next] = world.join();
+            id = world.connect();
+            world.pool.dropped(next);
+        }
+    }
     assert_eq!(world.try_join(None), Err(NotBegun::Failing));
     world.after(Duration::from_secs(1));
     let [probe] = world.join();
@@ -282,6 +291,57 @@ fn a_failure_of_ten_visits_opens_the_breaker() {
     assert_eq!(world.take(id), Some(1));
     world.answer(id, 1);
     assert_eq!((world.outcome(probe), world.pool.standing(world.now)), (OK, Standing::Open));
+}
+
+#[test]
+fn a_batch_whose_time_is_over_is_one_failure() {
+    let mut world = world_of(limits(20, 100), 1000);
+    let idle = world.idle();
+    for failures in 1..=10 {
+        let [visit] = world.join();
+        world.after(HOLD_TIME);
+        let id = if failures == 1 { idle } else { world.connect() };
+        assert_eq!(world.take(id), Some(1));
+        world.after(CALL_TIMEOUT);
+        assert_eq!(world.outcome(visit), LATE);
+        world.pool.dropped(visit);
+        let opened = world.pool.actions().contains(&Done::Breaker(Change::Opened));
+        assert_eq!(opened, failures == 10, "{failures}");
+        world.pool.closed(id, world.now);
+    }
+}
+
+#[test]
+fn what_a_full_batch_leaves_behind_goes_at_once_where_it_is_full_too() {
+    let mut world = world(2);
+    let (id, _) = world.busy();
+    let visits = world.join::<5>();
+    let other = world.connect();
+    assert_eq!(world.take(other), Some(2));
+    let third = world.connect();
+    assert_eq!(world.take(third), Some(2));
+    // The last waits for a call in flight.
+    let dials = |action: &Done| matches!(action, Done::Dial(_));
+    assert!(!world.pool.actions().iter().any(dials));
+    world.answer(other, 3);
+    world.answer(third, 5);
+    world.answer(id, 6);
+    assert_eq!(world.outcomes(visits), [OK, OK, OK, OK, None]);
+}
+
+#[test]
+fn a_call_that_hangs_holds_none_back_for_long() {
+    let mut world = world(1000);
+    let (_, hangs) = world.busy();
+    world.after(HOLD_TIME);
+    let [visit] = world.join();
+    let other = world.connect();
+    assert_eq!(world.take(other), Some(1));
+    world.answer(other, 2);
+    let [next] = world.join();
+    assert_eq!(world.take(other), Some(1));
+    world.answer(other, 3);
+    assert_eq!((world.outcome(hangs), world.outcomes([visit, next])), (None, [OK; 2]));
 }
 
 #[test]
@@ -406,7 +466,7 @@ fn a_batch_that_is_taken_twice_is_a_bug() {
     world.join::<2>();
     let batch = world.pool.batchers[world.id].next.unwrap();
     world.take(id);
-    world.pool.take_batch(world.id, batch);
+    world.pool.take_batch(world.id, batch, world.now);
 }
 
 /// The next event. A number chooses among the visits or connections that it can apply to.
@@ -662,7 +722,8 @@ impl Both {
         if let Some(next) = batcher.next {
             let state = pool.calls.get(next.0).unwrap().state;
             let held = state == CallState::Held;
-            assert!(!held || !batcher.sent.is_empty(), "a batch is held back by nothing");
+            let since = batcher.held_since(self.world.now);
+            assert!(!held || since.is_some(), "a batch is held back by nothing");
             let queued = pool.queue.iter().filter(|queued| queued.id == next).count();
             assert_eq!(queued, usize::from(state == CallState::Queued));
         }
