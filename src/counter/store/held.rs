@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Found, Hold, Mark, OpenError, Seen, TotalsByName, Whole,
+    Found, Hold, Mark, OpenError, TotalsByName, Whole,
     disk::{Disk, device_and_inode, directory_of, link_target},
     finished::{Finished, check_regular, open_to_read},
     probe::probe_directory,
@@ -210,9 +210,11 @@ impl Whole for FileStore {
     fn close(
         &mut self,
         mark: &Mark,
-        _: Option<&[Seen]>,
+        _: &Found,
+        _: bool,
         until: Instant,
     ) -> Result<Found, OpenError> {
+        // It is locked since it was looked at.
         let found = self.look(until)?;
         // One that is filled is replaced as a whole.
         if matches!(mark, Mark::MovedTo(_)) && found.mark.as_ref() != Some(mark) {
