@@ -216,7 +216,8 @@ pub fn migrate(
         return Err(MoveError::Moved(from.to_string(), elsewhere.clone()));
     }
     let was_moved = found.mark.as_ref() == Some(&moved) && in_target.mark.is_none();
-    if was_moved && !force && has_all(&in_target.totals, &found.totals) && sum(&found.totals) > 0 {
+    // It may have counted since then, so not by force either.
+    if was_moved && has_all(&in_target.totals, &found.totals) && sum(&in_target.totals) > 0 {
         let (has, had) = (told(&in_target.totals), grouped(sum(&found.totals)));
         return Ok(format!("{to}: {has}; the sum {had} of {from} was moved there before"));
     }

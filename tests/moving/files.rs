@@ -165,6 +165,7 @@ fn a_file_is_moved_to_another_and_back() {
     // Done once more, nothing counts twice and nothing goes back.
     let words = format!("the sum 1,242 of redb:{from}/counter.redb was moved there before");
     check(&migrate, 0, &words);
+    check(&[&migrate[..], &["--force"]].concat(), 0, &words);
     check_holds("--data-dir", &to, 1235, NAMES);
     let elsewhere = data.text("elsewhere");
     check(&["counter", "migrate", &from, &elsewhere], 1, "were moved to redb:");
