@@ -169,6 +169,13 @@ fn a_file_is_moved_to_another_and_back() {
     check_holds("--data-dir", &to, 1235, NAMES);
     let elsewhere = data.text("elsewhere");
     check(&["counter", "migrate", &from, &elsewhere], 1, "were moved to redb:");
+    // Nor is it opened by a restore.
+    let backup = data.text("backup/counter.redb");
+    fs::create_dir(data.path("backup")).unwrap();
+    fs::copy(data.path("to/counter.redb"), &backup).unwrap();
+    let restore = ["restore", &backup, "--data-dir", &from, "--force"];
+    check(&restore, 1, "or give this one to tallyring counter reopen");
+    check_closed("--data-dir", &from, &moved);
     // And back.
     check(&["counter", "migrate", &to, &from], 0, "sum 1,243");
     check_holds("--data-dir", &from, 1235, NAMES);
