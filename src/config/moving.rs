@@ -90,7 +90,11 @@ impl FromStr for StorePlace {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let is_store = text == "memory" || text.starts_with("redb:") || text.contains("://");
         if is_store {
-            return text.parse().map(Self);
+            // It may be kept in another store.
+            return text.parse().map(|kind| match kind {
+                store::Kind::Redb(path) => Self(store::Kind::Redb(absolute(path))),
+                kind => Self(kind),
+            });
         }
         let directory = absolute(text.into());
         if text.is_empty() || directory.is_file() {
@@ -112,7 +116,8 @@ mod tests {
             |text: &str| text.parse::<StorePlace>().map(|StorePlace(kind)| kind.to_string());
         assert_eq!(place("/var/lib/tallyring").unwrap(), "redb:/var/lib/tallyring/counter.redb");
         assert!(place("data").unwrap().ends_with("/data/counter.redb"));
-        assert_eq!(place("redb:a.redb").unwrap(), "redb:a.redb");
+        assert!(place("redb:a.redb").unwrap().ends_with("/a.redb"));
+        assert!(place("redb:a.redb").unwrap().starts_with("redb:/"));
         assert_eq!(place("etcd://a/b").unwrap(), "etcd://a:2379/b");
         assert_eq!(place("postgres://me@a/b").unwrap(), "postgres://me@a/b");
         for wrong in ["", "/proc/version", "mysql://a/b", "etcd://a b/c"] {
