@@ -35,7 +35,7 @@ pub struct ExportArguments {
     /// File to make; - is standard output
     #[arg(value_name = "FILE", default_value = "-")]
     pub to: PathBuf,
-    /// Replace the file if it is there
+    /// Replace the file if it is there, and is another export
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]

@@ -138,6 +138,16 @@ fn an_export_is_whole_or_not_there() {
         1,
         "no regular file",
     );
+    // Only another export is replaced by force.
+    check(&["counter", "export", &file, "--data-dir", &store], 1, "is there already");
+    check(&["counter", "export", &file, "--data-dir", &store, "--force"], 0, "sum 205");
+    let own = data.text("store/counter.redb");
+    fs::write(data.path("short"), "{").unwrap();
+    for other in [&own, &data.text("diary.unfinished"), &data.text("short")] {
+        let words = "is there already, and is no export of tallyring; choose another name";
+        check(&["counter", "export", other, "--data-dir", &store, "--force"], 1, words);
+    }
+    check_holds("--data-dir", &store, 5, &names);
 }
 
 #[test]
