@@ -84,12 +84,18 @@ pub struct ReopenArguments {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorePlace(pub store::Kind);
 
+/// What stands before the colon where a store is given.
+const SCHEMES: &[&str] = &["redb", "postgres", "postgresql", "etcd", "etcds", "memory"];
+
 impl FromStr for StorePlace {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_store = text == "memory" || text.starts_with("redb:") || text.contains("://");
-        if is_store {
+        // A URL without its slashes is a mistake, and no directory.
+        let has_scheme = text.split_once(':').is_some_and(|(scheme, _)| {
+            SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme))
+        });
+        if text == "memory" || has_scheme || text.contains("://") {
             // It may be kept in another store.
             return text.parse().map(|kind| match kind {
                 store::Kind::Redb(path) => Self(store::Kind::Redb(absolute(path))),
@@ -120,7 +126,18 @@ mod tests {
         assert!(place("redb:a.redb").unwrap().starts_with("redb:/"));
         assert_eq!(place("etcd://a/b").unwrap(), "etcd://a:2379/b");
         assert_eq!(place("postgres://me@a/b").unwrap(), "postgres://me@a/b");
-        for wrong in ["", "/proc/version", "mysql://a/b", "etcd://a b/c"] {
+        for wrong in [
+            "",
+            "/proc/version",
+            "mysql://a/b",
+            "etcd://a b/c",
+            "etcd:a/b",
+            "etcds:/a/b",
+            "postgres:/me@a/b",
+            "PostgreSQL:a",
+            "redb:",
+            "memory:",
+        ] {
             assert!(place(wrong).unwrap_err().starts_with("it must be"), "{wrong}");
         }
     }
