@@ -167,6 +167,7 @@ pub fn import(
     let mut target = Place::new(store, true)?;
     let found = target.look()?;
     target.check_free(&found, (&origin, &totals), force)?;
+    target.store.check_fits(&totals)?;
     let found = target.wait_until_quiet(found, force, &tell)?;
     let kept = target.replace(&origin, &totals, &found, force, || Ok(()))?;
     let kept = kept.map_or_else(String::new, |kept| format!("; before, {}", kept.display()));
@@ -222,6 +223,7 @@ pub fn migrate(
         return Ok(format!("{to}: {has}; the sum {had} of {from} was moved there before"));
     }
     target.check_free(&in_target, (&from.to_string(), &found.totals), force)?;
+    target.store.check_fits(&found.totals)?;
     let in_target = target.wait_until_quiet(in_target, force, &tell)?;
     let found = source.wait_until_quiet(found, force, &tell)?;
     let Found { totals, hold, .. } = source.close(&moved, &found, force)?;
@@ -416,6 +418,8 @@ impl Place {
         force: bool,
         check: impl FnOnce() -> Result<(), MoveError>,
     ) -> Result<Option<PathBuf>, MoveError> {
+        // Counters may have counted since the first look.
+        self.store.check_fits(totals)?;
         let mark = Mark::FilledFrom(origin.to_owned());
         let Found { hold, .. } = self.close(&mark, quiet, force)?;
         let kept = self.insist(|store, until| store.fill(hold, totals, until))?;

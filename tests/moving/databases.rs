@@ -366,6 +366,13 @@ fn what_is_no_store_is_left_as_it_is() {
     age_postgres(&database);
     let words = "is more than the 9223372036854775807 that it can hold";
     check(&["counter", "import", &most, "--store", &postgres], 1, words);
+    check(&["counter", "import", &most, "--store", &postgres, "--force"], 1, words);
+    check(&["counter", "import", &most, "--store", &etcd], 0, "18,446,744,073,709,551,615");
+    check(&["counter", "migrate", &etcd, &postgres, "--force"], 1, words);
+    // Nothing of that has closed one of them.
+    for store in [&postgres, &etcd] {
+        check(&["counter", "reopen", store], 0, "it is open to counters;");
+    }
 }
 
 #[test]

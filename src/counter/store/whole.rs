@@ -136,6 +136,14 @@ pub trait Whole {
     /// When that is not possible.
     fn look(&mut self, until: Instant) -> Result<Found, OpenError>;
 
+    /// Checks that it can hold these totals, and asks nobody.
+    ///
+    /// # Errors
+    /// When one of them is too large.
+    fn check_fits(&self, _: &TotalsByName) -> Result<(), OpenError> {
+        Ok(())
+    }
+
     /// Keeps all counters from it: those that run are fenced, and none starts. What it holds then, which nobody changes
     /// until it is opened. Its mark must be as it was `seen`, and without `force` all counters too.
     ///

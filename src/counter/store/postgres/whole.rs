@@ -24,6 +24,20 @@ impl Whole for Postgres {
         self.step(until, async |session| look(session).await)
     }
 
+    fn check_fits(&self, totals: &TotalsByName) -> Result<(), OpenError> {
+        match totals.iter().find(|(_, total)| i64::try_from(**total).is_err()) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let most = i64::MAX;
+                let why = match &**name {
+                    "" => format!("the total is more than the {most} that it can hold"),
+                    _ => format!("the total of {name} is more than the {most} that it can hold"),
+                };
+                Err(database_error(&self.url, &Trouble::Refused(why)))
+            }
+        }
+    }
+
     fn close(
         &mut self,
         mark: &Mark,
@@ -137,12 +151,6 @@ async fn close(
 }
 
 async fn fill(session: &Session, hold: Hold, totals: &TotalsByName) -> Result<(), Trouble> {
-    if let Some((name, _)) = totals.iter().find(|(_, total)| i64::try_from(**total).is_err()) {
-        let most = i64::MAX;
-        return Err(Trouble::Refused(format!(
-            "the total under the name {name:?} is more than the {most} that it can hold"
-        )));
-    }
     let client = &session.client;
     let hold = signed(hold.0);
     client.batch_execute("BEGIN").await?;
