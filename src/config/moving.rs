@@ -35,7 +35,7 @@ pub struct ExportArguments {
     /// File to make; - is standard output
     #[arg(value_name = "FILE", default_value = "-")]
     pub to: PathBuf,
-    /// Replace the file if it is there
+    /// Replace the file if it is there, and is another export
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
@@ -84,13 +84,23 @@ pub struct ReopenArguments {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorePlace(pub store::Kind);
 
+/// What stands before the colon where a store is given.
+const SCHEMES: &[&str] = &["redb", "postgres", "postgresql", "etcd", "etcds", "memory"];
+
 impl FromStr for StorePlace {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_store = text == "memory" || text.starts_with("redb:") || text.contains("://");
-        if is_store {
-            return text.parse().map(Self);
+        // A URL without its slashes is a mistake, and no directory.
+        let has_scheme = text.split_once(':').is_some_and(|(scheme, _)| {
+            SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme))
+        });
+        if text == "memory" || has_scheme || text.contains("://") {
+            // It may be kept in another store.
+            return text.parse().map(|kind| match kind {
+                store::Kind::Redb(path) => Self(store::Kind::Redb(absolute(path))),
+                kind => Self(kind),
+            });
         }
         let directory = absolute(text.into());
         if text.is_empty() || directory.is_file() {
@@ -112,10 +122,22 @@ mod tests {
             |text: &str| text.parse::<StorePlace>().map(|StorePlace(kind)| kind.to_string());
         assert_eq!(place("/var/lib/tallyring").unwrap(), "redb:/var/lib/tallyring/counter.redb");
         assert!(place("data").unwrap().ends_with("/data/counter.redb"));
-        assert_eq!(place("redb:a.redb").unwrap(), "redb:a.redb");
+        assert!(place("redb:a.redb").unwrap().ends_with("/a.redb"));
+        assert!(place("redb:a.redb").unwrap().starts_with("redb:/"));
         assert_eq!(place("etcd://a/b").unwrap(), "etcd://a:2379/b");
         assert_eq!(place("postgres://me@a/b").unwrap(), "postgres://me@a/b");
-        for wrong in ["", "/proc/version", "mysql://a/b", "etcd://a b/c"] {
+        for wrong in [
+            "",
+            "/proc/version",
+            "mysql://a/b",
+            "etcd://a b/c",
+            "etcd:a/b",
+            "etcds:/a/b",
+            "postgres:/me@a/b",
+            "PostgreSQL:a",
+            "redb:",
+            "memory:",
+        ] {
             assert!(place(wrong).unwrap_err().starts_with("it must be"), "{wrong}");
         }
     }

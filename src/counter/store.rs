@@ -254,6 +254,9 @@ pub enum OpenError {
     /// A file that may not be replaced.
     #[error("{0} is there already; choose another name, or give --force to replace it")]
     Exists(PathBuf),
+    /// A file that is not what would replace it.
+    #[error("{0} is there already, and is no export of tallyring; choose another name")]
+    NotOurs(PathBuf),
     /// A device, a pipe or a directory, which is not replaced.
     #[error("{0} is no regular file; it is left as it is")]
     Special(PathBuf),

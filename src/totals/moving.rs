@@ -69,6 +69,20 @@ pub enum MoveError {
     /// Both are one store.
     #[error("{0} and {1} are one store; nothing was moved")]
     Same(String, String),
+    /// Another one has closed or opened it.
+    #[error("another migration or import has closed {0}, or it was reopened, meanwhile")]
+    Changed(String),
+    /// The first store was opened, or closed by another one, before all was done.
+    #[error(
+        "{from} was reopened, or closed by another migration, meanwhile; {to} stays closed to counters: \
+         see where they are to count, and do it once more if that is {to}"
+    )]
+    NotHeld {
+        /// The first store.
+        from: String,
+        /// The other one.
+        to: String,
+    },
     /// Something else was read than was written.
     #[error(
         "{store} holds {found}, where {expected} were written; it stays closed: do it once more"
@@ -153,8 +167,9 @@ pub fn import(
     let mut target = Place::new(store, true)?;
     let found = target.look()?;
     target.check_free(&found, (&origin, &totals), force)?;
+    target.store.check_fits(&totals)?;
     let found = target.wait_until_quiet(found, force, &tell)?;
-    let kept = target.replace(&origin, &totals, &found, force)?;
+    let kept = target.replace(&origin, &totals, &found, force, || Ok(()))?;
     let kept = kept.map_or_else(String::new, |kept| format!("; before, {}", kept.display()));
     Ok(format!("{store}: {}{kept}", told(&totals)))
 }
@@ -202,14 +217,16 @@ pub fn migrate(
         return Err(MoveError::Moved(from.to_string(), elsewhere.clone()));
     }
     let was_moved = found.mark.as_ref() == Some(&moved) && in_target.mark.is_none();
-    if was_moved && !force && has_all(&in_target.totals, &found.totals) && sum(&found.totals) > 0 {
+    // It may have counted since then, so not by force either.
+    if was_moved && has_all(&in_target.totals, &found.totals) && sum(&in_target.totals) > 0 {
         let (has, had) = (told(&in_target.totals), grouped(sum(&found.totals)));
         return Ok(format!("{to}: {has}; the sum {had} of {from} was moved there before"));
     }
     target.check_free(&in_target, (&from.to_string(), &found.totals), force)?;
+    target.store.check_fits(&found.totals)?;
     let in_target = target.wait_until_quiet(in_target, force, &tell)?;
     let found = source.wait_until_quiet(found, force, &tell)?;
-    let totals = source.close(&moved, &found, force)?.totals;
+    let Found { totals, hold, .. } = source.close(&moved, &found, force)?;
     let unfinished = |error| MoveError::Unfinished(Box::new(error), from.to_string());
     // By another name, it may be the one that has just been closed.
     let in_target = match target.look().map_err(unfinished)? {
@@ -217,12 +234,20 @@ pub fn migrate(
             source.open(now.hold)?;
             return Err(same());
         }
-        now => Found { counters: in_target.counters, ..now },
+        now => Found { totals: now.totals, ..in_target },
+    };
+    let check_held = || match source.look()? {
+        now if now.is_marked_as(Some(&moved), hold) => Ok(()),
+        _ => Err(MoveError::NotHeld { from: from.to_string(), to: to.to_string() }),
     };
     let replaced = target
         .check_free(&in_target, (&from.to_string(), &totals), force)
-        .and_then(|()| target.replace(&from.to_string(), &totals, &in_target, force));
-    replaced.map_err(unfinished)?;
+        .and_then(|()| target.replace(&from.to_string(), &totals, &in_target, force, check_held));
+    replaced.map_err(|error| match error {
+        // It may be open.
+        MoveError::NotHeld { .. } => error,
+        error => unfinished(error),
+    })?;
     let had = grouped(sum(&totals));
     Ok(format!(
         "{to}: {}; the sum of {from} was {had}, and it is closed to counters",
@@ -328,6 +353,9 @@ impl Place {
         let mut now = first.clone();
         let mut waits = false;
         loop {
+            if !now.is_marked_as(first.mark.as_ref(), first.hold) {
+                return Err(MoveError::Changed(self.name.clone()));
+            }
             self.check_not_running(&now, &first)?;
             let is_quiet = |ago: Option<u64>| ago.is_some_and(|ago| ago >= QUIET.as_secs());
             let recent = now.counters.iter().find(|seen| !is_quiet(seen.ago));
@@ -357,12 +385,12 @@ impl Place {
         }
     }
 
-    /// Closes it, unless a counter has done anything since it was quiet.
+    /// Closes it, unless its mark is another one, or a counter has done anything, since it was quiet.
     fn close(&mut self, mark: &Mark, quiet: &Found, force: bool) -> Result<Found, MoveError> {
         let end = Instant::now() + STEP_TIMEOUT;
+        let mut seen = quiet.clone();
         loop {
-            let known = (!force).then_some(&*quiet.counters);
-            match self.store.close(mark, known, end) {
+            match self.store.close(mark, &seen, force, end) {
                 Ok(found) => return Ok(plain(found)),
                 Err(error) if error.passes() && Instant::now() + PAUSE < end => {
                     pause();
@@ -370,20 +398,28 @@ impl Place {
                     if !force {
                         self.check_not_running(&now, quiet)?;
                     }
+                    // The try that failed may have done it.
+                    if now.mark.as_ref() == Some(mark) {
+                        (seen.mark, seen.hold) = (now.mark, now.hold);
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Replaces all that it holds, reads that back, and opens it; where the totals before are kept, if they are.
+    /// Replaces all that it holds, reads that back, and opens it if `check` says so; where the totals before are kept,
+    /// if they are.
     fn replace(
         &mut self,
         origin: &str,
         totals: &TotalsByName,
         quiet: &Found,
         force: bool,
+        check: impl FnOnce() -> Result<(), MoveError>,
     ) -> Result<Option<PathBuf>, MoveError> {
+        // Counters may have counted since the first look.
+        self.store.check_fits(totals)?;
         let mark = Mark::FilledFrom(origin.to_owned());
         let Found { hold, .. } = self.close(&mark, quiet, force)?;
         let kept = self.insist(|store, until| store.fill(hold, totals, until))?;
@@ -392,6 +428,7 @@ impl Place {
             let (found, expected) = (told(&found), told(totals));
             return Err(MoveError::Differs { store: self.name.clone(), found, expected });
         }
+        check()?;
         self.open(hold)?;
         Ok(kept)
     }

@@ -1,8 +1,9 @@
 //! Real PostgreSQL and etcd: moved from and to, cut in the middle, and with counters that run.
 
 use std::{
+    io::{BufRead, BufReader, Read},
     path::PathBuf,
-    process::Stdio,
+    process::{Child, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
@@ -235,6 +236,84 @@ fn counters_that_run_on_etcd_are_not_moved() {
     check_running(&etcd_url(&member, "/site"), || age_etcd(&member, "/site"));
 }
 
+fn spawn(arguments: &[&str]) -> Child {
+    let mut command = tallyring();
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Of several that move the totals of one store at the same time, the first one does it.
+fn check_one_of_several(store: &str) {
+    let data = Data::new();
+    drop(counter(store, "a").stop());
+    let file = data.export("more.json", 9, &[]);
+    let (to, other) = (data.text("to"), data.text("other"));
+    let several =
+        [&["counter", "migrate", store, &to][..], &["counter", "import", &file, "--store", store]];
+    let several = several.map(|arguments| {
+        let mut child = spawn(arguments);
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        errors.read_line(&mut line).unwrap();
+        assert!(line.contains("waiting until it is certain"), "{line}");
+        (child, errors)
+    });
+    check(&["counter", "migrate", store, &other, "--force"], 0, "sum 0");
+    for (mut child, mut errors) in several {
+        let mut said = String::new();
+        errors.read_to_string(&mut said).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+        assert!(said.contains("another migration or import has closed"), "{said}");
+    }
+    assert!(!data.path("to/counter.redb").exists());
+    check_closed("--store", store, "/other/counter.redb: count there");
+}
+
+#[test]
+fn one_of_several_that_move_the_totals_of_postgres_does_it() {
+    let test = "one_of_several_that_move_the_totals_of_postgres_does_it";
+    let Some(programs) = postgres::programs(test) else { return };
+    check_one_of_several(&Database::start(&programs, "").url());
+}
+
+#[test]
+fn one_of_several_that_move_the_totals_of_etcd_does_it() {
+    let test = "one_of_several_that_move_the_totals_of_etcd_does_it";
+    let Some(program) = member::program(test) else { return };
+    check_one_of_several(&etcd_url(&single(&program, &[]), "/site"));
+}
+
+#[test]
+fn a_store_that_is_reopened_while_it_is_moved_is_not_moved() {
+    let test = "a_store_that_is_reopened_while_it_is_moved_is_not_moved";
+    let Some((database, member)) = engines(test) else { return };
+    let data = Data::new();
+    let (postgres, etcd) = (database.url(), etcd_url(&member, "/site"));
+    let file = data.export("new.json", 9, &[]);
+    check(&["counter", "import", &file, "--store", &etcd], 0, "sum 9");
+    let nothing = data.export("nothing.json", 0, &[]);
+    check(&["counter", "import", &nothing, "--store", &postgres], 0, "sum 0");
+    database.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_sleep(2); RETURN NULL; END';
+        CREATE TRIGGER slow AFTER INSERT ON tallyring_totals EXECUTE FUNCTION slow()",
+    );
+    let mut child = spawn(&["counter", "migrate", &etcd, &postgres]);
+    let filled = "SELECT count(*) FROM tallyring_meta WHERE key LIKE 'filled from %'";
+    while database.sql(filled) == "0" {
+        thread::yield_now();
+    }
+    check(&["counter", "reopen", &etcd], 0, "it is open to counters again");
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+    assert!(said.contains("was reopened, or closed by another migration, meanwhile"), "{said}");
+    check_closed("--store", &postgres, "it was not filled to the end from etcd://");
+    assert_eq!(post(&counter(&etcd, "a"), "/counter"), (200, String::from("10\n")));
+    age_etcd(&member, "/site");
+    database.sql("DROP TRIGGER slow ON tallyring_totals");
+    check(&["counter", "migrate", &etcd, &postgres], 0, "sum 10");
+}
+
 #[test]
 fn a_store_that_was_filled_in_part_is_not_used() {
     let Some((database, member)) = engines("a_store_that_was_filled_in_part_is_not_used") else {
@@ -287,6 +366,13 @@ fn what_is_no_store_is_left_as_it_is() {
     age_postgres(&database);
     let words = "is more than the 9223372036854775807 that it can hold";
     check(&["counter", "import", &most, "--store", &postgres], 1, words);
+    check(&["counter", "import", &most, "--store", &postgres, "--force"], 1, words);
+    check(&["counter", "import", &most, "--store", &etcd], 0, "18,446,744,073,709,551,615");
+    check(&["counter", "migrate", &etcd, &postgres, "--force"], 1, words);
+    // Nothing of that has closed one of them.
+    for store in [&postgres, &etcd] {
+        check(&["counter", "reopen", store], 0, "it is open to counters;");
+    }
 }
 
 #[test]

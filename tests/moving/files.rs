@@ -138,6 +138,16 @@ fn an_export_is_whole_or_not_there() {
         1,
         "no regular file",
     );
+    // Only another export is replaced by force.
+    check(&["counter", "export", &file, "--data-dir", &store], 1, "is there already");
+    check(&["counter", "export", &file, "--data-dir", &store, "--force"], 0, "sum 205");
+    let own = data.text("store/counter.redb");
+    fs::write(data.path("short"), "{").unwrap();
+    for other in [&own, &data.text("diary.unfinished"), &data.text("short")] {
+        let words = "is there already, and is no export of tallyring; choose another name";
+        check(&["counter", "export", other, "--data-dir", &store, "--force"], 1, words);
+    }
+    check_holds("--data-dir", &store, 5, &names);
 }
 
 #[test]
@@ -165,9 +175,17 @@ fn a_file_is_moved_to_another_and_back() {
     // Done once more, nothing counts twice and nothing goes back.
     let words = format!("the sum 1,242 of redb:{from}/counter.redb was moved there before");
     check(&migrate, 0, &words);
+    check(&[&migrate[..], &["--force"]].concat(), 0, &words);
     check_holds("--data-dir", &to, 1235, NAMES);
     let elsewhere = data.text("elsewhere");
     check(&["counter", "migrate", &from, &elsewhere], 1, "were moved to redb:");
+    // Nor is it opened by a restore.
+    let backup = data.text("backup/counter.redb");
+    fs::create_dir(data.path("backup")).unwrap();
+    fs::copy(data.path("to/counter.redb"), &backup).unwrap();
+    let restore = ["restore", &backup, "--data-dir", &from, "--force"];
+    check(&restore, 1, "or give this one to tallyring counter reopen");
+    check_closed("--data-dir", &from, &moved);
     // And back.
     check(&["counter", "migrate", &to, &from], 0, "sum 1,243");
     check_holds("--data-dir", &from, 1235, NAMES);

@@ -100,22 +100,36 @@ fn write(disk: &Disk, file: &File, bytes: &[u8], like: Option<&Metadata>) -> io:
     disk.sync(file)
 }
 
-/// Writes `bytes` to a file at `path`. With `replace` it may replace a file. What such files begin with, `begin`, tells
-/// one that was left unfinished from one of the user's. `check` reads back what was written.
+/// Which file may be replaced by another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replaces {
+    None,
+    /// One that begins as ours do.
+    Ours,
+    Any,
+}
+
+/// Writes `bytes` to a file at `path`. What such files begin with, `begin`, tells one that was left unfinished from one of
+/// the user's. `check` reads back what was written.
 pub(super) fn write_whole(
     disk: &Disk,
     path: &Path,
     (bytes, begin): (&[u8], &[u8]),
-    replace: bool,
+    replaces: Replaces,
     check: impl FnOnce(&Path, &File) -> Result<bool, OpenError>,
 ) -> Result<(), OpenError> {
     let path = &link_target(path);
     let is_there = match open_to_read(disk, path) {
         Err(OpenError::Missing(_)) => false,
-        Ok(file) if replace => {
+        Ok(file) if replaces != Replaces::None => {
             match check_regular(disk, path, &file).map(|()| disk.is_locked(&file))? {
-                Ok(false) => true,
                 Ok(true) => return Err(OpenError::InUse(path.clone())),
+                Ok(false) if replaces == Replaces::Ours => match begins(disk, &file, begin) {
+                    Ok(true) => true,
+                    Ok(false) => return Err(OpenError::NotOurs(path.clone())),
+                    Err(error) => return Err(OpenError::Io(path.clone(), error)),
+                },
+                Ok(false) => true,
                 Err(error) => return Err(OpenError::Io(path.clone(), error)),
             }
         }
@@ -125,6 +139,15 @@ pub(super) fn write_whole(
     check_unfinished(disk, &unfinished_path(path), begin)?;
     let finished = Finished::make(disk, path, bytes, None, check)?;
     if is_there { finished.replace() } else { finished.name() }.map(drop)
+}
+
+fn begins(disk: &Disk, file: &File, begin: &[u8]) -> io::Result<bool> {
+    if disk.metadata(file)?.len() < begin.len() as u64 {
+        return Ok(false);
+    }
+    let mut found = vec![0; begin.len()];
+    disk.read(file, 0, &mut found)?;
+    Ok(found == begin)
 }
 
 pub(super) fn open_to_read(disk: &Disk, path: &Path) -> Result<File, OpenError> {

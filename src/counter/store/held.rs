@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Found, Hold, Mark, OpenError, Seen, TotalsByName, Whole,
+    Found, Hold, Mark, OpenError, TotalsByName, Whole,
     disk::{Disk, device_and_inode, directory_of, link_target},
     finished::{Finished, check_regular, open_to_read},
     probe::probe_directory,
@@ -130,7 +130,8 @@ impl Restore {
     /// Reads the file at `backup`, and the counter's file at `path`, which no counter may use.
     ///
     /// # Errors
-    /// When one of them is in use, or the backup cannot be read. Nothing has changed then.
+    /// When one of them is in use, the backup cannot be read, or the totals of the file were moved. Nothing has changed
+    /// then.
     pub fn prepare(backup: &Path, path: &Path) -> Result<Self, OpenError> {
         Self::prepare_on(Disk::default(), backup, path)
     }
@@ -144,6 +145,10 @@ impl Restore {
             if device_and_inode(metadata) == device_and_inode(&of_source) {
                 return Err(OpenError::Same(held.path));
             }
+        }
+        // A restored one would count beside the one that its totals were moved to.
+        if let Some(Ok(Contents { mark: Some(mark), .. })) = &held.now {
+            return Err(OpenError::Marked(held.path, mark.clone()));
         }
         let backup = read_unused(&held.disk, backup, &source)?.totals;
         let now = held.now.take().map(|now| now.map(|contents| contents.totals));
@@ -210,9 +215,11 @@ impl Whole for FileStore {
     fn close(
         &mut self,
         mark: &Mark,
-        _: Option<&[Seen]>,
+        _: &Found,
+        _: bool,
         until: Instant,
     ) -> Result<Found, OpenError> {
+        // It is locked since it was looked at.
         let found = self.look(until)?;
         // One that is filled is replaced as a whole.
         if matches!(mark, Mark::MovedTo(_)) && found.mark.as_ref() != Some(mark) {

@@ -11,7 +11,7 @@ use super::{
     Mark, OpenError, TotalsByName,
     disk::Disk,
     file::{CACHE_BYTES_MAX, MAGIC, READ_BYTES, check_magic, open_error},
-    finished::{open_to_read, write_whole},
+    finished::{Replaces, open_to_read, write_whole},
     redb_store::{fill, mark, read_mark, read_totals},
 };
 
@@ -103,10 +103,11 @@ fn write_on(
     let contents = Contents { totals: totals.clone(), mark: None };
     let bytes = image(path, &contents)?;
     let holds = |path: &Path, file: &File| Ok(read_file(disk, path, file)? == contents);
-    write_whole(disk, path, (&bytes, &MAGIC), replace, holds)
+    let replaces = if replace { Replaces::Any } else { Replaces::None };
+    write_whole(disk, path, (&bytes, &MAGIC), replaces, holds)
 }
 
-/// Writes a text to a file at `path`. With `replace` it may replace a file. Such texts begin with `begin`.
+/// Writes a text to a file at `path`. Such texts begin with `begin`; with `replace` it may replace another one of them.
 ///
 /// # Errors
 /// As those of [`write()`].
@@ -119,7 +120,8 @@ pub fn write_text(path: &Path, text: &str, begin: &str, replace: bool) -> Result
         read.map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(written == bytes)
     };
-    write_whole(&disk, path, (bytes, begin), replace, holds)
+    let replaces = if replace { Replaces::Ours } else { Replaces::None };
+    write_whole(&disk, path, (bytes, begin), replaces, holds)
 }
 
 /// The bytes of a file at `path` that holds this.

@@ -98,6 +98,13 @@ pub struct Found {
     pub is_new: bool,
 }
 
+impl Found {
+    /// Whether its mark, or that there is none, is the same one.
+    pub fn is_marked_as(&self, mark: Option<&Mark>, hold: Hold) -> bool {
+        self.mark.as_ref() == mark && self.hold == hold
+    }
+}
+
 /// What tells the mark of one from the same mark of another.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Hold(pub(super) u64);
@@ -129,15 +136,24 @@ pub trait Whole {
     /// When that is not possible.
     fn look(&mut self, until: Instant) -> Result<Found, OpenError>;
 
-    /// Keeps all counters from it: those that run are fenced, and none starts. What it holds then, which nobody changes
-    /// until it is opened. If counters are `known`, all must be as they were.
+    /// Checks that it can hold these totals, and asks nobody.
     ///
     /// # Errors
-    /// When that is not possible, or a counter has counted.
+    /// When one of them is too large.
+    fn check_fits(&self, _: &TotalsByName) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    /// Keeps all counters from it: those that run are fenced, and none starts. What it holds then, which nobody changes
+    /// until it is opened. Its mark must be as it was `seen`, and without `force` all counters too.
+    ///
+    /// # Errors
+    /// When that is not possible, another one has changed its mark, or a counter has counted.
     fn close(
         &mut self,
         mark: &Mark,
-        known: Option<&[Seen]>,
+        seen: &Found,
+        force: bool,
         until: Instant,
     ) -> Result<Found, OpenError>;
 
@@ -185,6 +201,11 @@ pub fn whole(kind: &Kind, makes: bool) -> Result<Option<Box<dyn Whole>>, OpenErr
 /// What is said where a counter counts that was taken for one that has ended.
 #[cfg(not(simulation))]
 pub(super) const COUNTED: &str = "a counter has counted meanwhile";
+
+/// What is said where the store was closed or opened since it was looked at.
+#[cfg(not(simulation))]
+pub(super) const CHANGED: &str =
+    "another migration or import has closed it, or it was reopened, meanwhile";
 
 /// What is said where another one has closed the store.
 #[cfg(not(simulation))]

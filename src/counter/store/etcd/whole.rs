@@ -7,7 +7,7 @@ use super::{
     super::{
         Found, Hold, Mark, OpenError, Seen, TotalsByName, Whole, database_error,
         sharded::{Fence, Trouble},
-        whole::{COUNTED, SEEN_BEFORE, SHARD, TAKEN_OVER},
+        whole::{CHANGED, COUNTED, SEEN_BEFORE, SHARD, TAKEN_OVER},
     },
     Etcd, Stopped,
     layout::{LEVEL_MAX, Layout, fence_value, nest, pieces, sums},
@@ -26,10 +26,11 @@ impl Whole for Etcd {
     fn close(
         &mut self,
         mark: &Mark,
-        known: Option<&[Seen]>,
+        seen: &Found,
+        force: bool,
         until: Instant,
     ) -> Result<Found, OpenError> {
-        self.step(until, async |session, layout| close(session, layout, mark, known).await)
+        self.step(until, async |session, layout| close(session, layout, mark, seen, force).await)
     }
 
     fn fill(
@@ -62,10 +63,15 @@ impl Etcd {
 async fn find(session: &mut Session, layout: &Layout) -> Result<Found, Stopped> {
     let standing = look(session, layout).await?;
     let totals = sums(&read_all(session, layout, None).await?);
-    let revision = |key: &str| standing.revisions.get(key).copied().unwrap_or(0);
-    let (is_new, hold) = (revision(&layout.format()) == 0, Hold(revision(&layout.mark())));
+    let is_new = standing.revisions.get(&layout.format()).is_none_or(|revision| *revision == 0);
+    let hold = hold_of(&standing, layout);
     let counters = counters(&standing, session.now());
     Ok(Found { totals, mark: standing.mark, hold, counters, is_new })
+}
+
+/// Who holds it by its mark.
+fn hold_of(standing: &Standing, layout: &Layout) -> Hold {
+    Hold(standing.revisions.get(&layout.mark()).copied().unwrap_or(0))
 }
 
 fn counters(standing: &Standing, now: Option<u64>) -> Vec<Seen> {
@@ -84,11 +90,16 @@ async fn close(
     session: &mut Session,
     layout: &Layout,
     mark: &Mark,
-    known: Option<&[Seen]>,
+    before: &Found,
+    force: bool,
 ) -> Result<Found, Stopped> {
     let standing = look(session, layout).await?;
+    // Nobody changes it from here to the transaction below.
+    if !before.is_marked_as(standing.mark.as_ref(), hold_of(&standing, layout)) {
+        return Err(Trouble::Refused(CHANGED.to_owned()).into());
+    }
     let counters = counters(&standing, None);
-    if known.is_some_and(|known| counters.iter().any(|seen| !seen.is_as_in(known))) {
+    if !force && counters.iter().any(|seen| !seen.is_as_in(&before.counters)) {
         return Err(Trouble::Conflict(COUNTED.to_owned()).into());
     }
     let success = vec![
@@ -104,7 +115,7 @@ async fn close(
     let hold = Hold(revision);
     for shards in standing.shards.chunks(LEVEL_MAX) {
         let mut compare = vec![holds(layout, hold)];
-        if known.is_some() {
+        if !force {
             let shards: Vec<_> =
                 shards.iter().map(|shard| (shard.key.clone(), shard.revision)).collect();
             compare.extend(unchanged(&shards));

@@ -9,7 +9,7 @@ use super::{
     super::{
         Found, Hold, Mark, OpenError, Seen, TotalsByName, Whole, database_error,
         sharded::Trouble,
-        whole::{COUNTED, SEEN_BEFORE, SHARD, TAKEN_OVER},
+        whole::{CHANGED, COUNTED, SEEN_BEFORE, SHARD, TAKEN_OVER},
     },
     Postgres, SILENT, by_name,
     session::Session,
@@ -24,13 +24,28 @@ impl Whole for Postgres {
         self.step(until, async |session| look(session).await)
     }
 
+    fn check_fits(&self, totals: &TotalsByName) -> Result<(), OpenError> {
+        match totals.iter().find(|(_, total)| i64::try_from(**total).is_err()) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let most = i64::MAX;
+                let why = match &**name {
+                    "" => format!("the total is more than the {most} that it can hold"),
+                    _ => format!("the total of {name} is more than the {most} that it can hold"),
+                };
+                Err(database_error(&self.url, &Trouble::Refused(why)))
+            }
+        }
+    }
+
     fn close(
         &mut self,
         mark: &Mark,
-        known: Option<&[Seen]>,
+        seen: &Found,
+        force: bool,
         until: Instant,
     ) -> Result<Found, OpenError> {
-        self.step(until, async |session| close(session, mark, known).await)
+        self.step(until, async |session| close(session, mark, seen, force).await)
     }
 
     fn fill(
@@ -103,16 +118,26 @@ async fn look(session: &Session) -> Result<Found, Trouble> {
 
 /// The row of the epochs is locked first, so nobody starts meanwhile. Then a commit that is under way is waited for, and
 /// any later one finds no row of its shard: its counter is fenced.
-async fn close(session: &Session, mark: &Mark, known: Option<&[Seen]>) -> Result<Found, Trouble> {
+async fn close(
+    session: &Session,
+    mark: &Mark,
+    before: &Found,
+    force: bool,
+) -> Result<Found, Trouble> {
     let client = &session.client;
     client.batch_execute("BEGIN").await?;
     let hold: i64 = client.query_one(super::NEXT_EPOCH, &[]).await?.try_get(0)?;
+    // Whoever marks it locks that row too.
+    let (marked, held) = mark_of(client).await?.unzip();
+    if !before.is_marked_as(marked.as_ref(), held.unwrap_or_default()) {
+        return Err(Trouble::Refused(CHANGED.to_owned()));
+    }
     let shards = "SELECT shard, epoch::text || '-' || sequence::text FROM tallyring_shards
         ORDER BY shard FOR UPDATE";
     let shards = client.query(shards, &[]).await?;
     let seen =
         |row: &tokio_postgres::Row| Seen { shard: row.get(0), commit: row.get(1), ago: None };
-    if known.is_some_and(|known| shards.iter().any(|row| !seen(row).is_as_in(known))) {
+    if !force && shards.iter().any(|row| !seen(row).is_as_in(&before.counters)) {
         return Err(Trouble::Conflict(COUNTED.to_owned()));
     }
     client.execute("DELETE FROM tallyring_shards", &[]).await?;
@@ -126,12 +151,6 @@ async fn close(session: &Session, mark: &Mark, known: Option<&[Seen]>) -> Result
 }
 
 async fn fill(session: &Session, hold: Hold, totals: &TotalsByName) -> Result<(), Trouble> {
-    if let Some((name, _)) = totals.iter().find(|(_, total)| i64::try_from(**total).is_err()) {
-        let most = i64::MAX;
-        return Err(Trouble::Refused(format!(
-            "the total under the name {name:?} is more than the {most} that it can hold"
-        )));
-    }
     let client = &session.client;
     let hold = signed(hold.0);
     client.batch_execute("BEGIN").await?;
