@@ -74,13 +74,13 @@ build() {
         failed "$1: there is no C compiler for it here"
         return 1
     fi
-    local lto=fat
-    # What no test runs is not optimized as a whole there, which takes minutes.
+    local lto=fat level=3
+    # What no test runs is hardly optimized there, which takes minutes.
     if [ "${RELEASE:-}" = trial ] && [ "$1" != "$(uname -m)" ]; then
-        lto=off
-        echo "a trial: without link-time optimization"
+        lto=off level=1
+        echo "a trial: hardly optimized"
     fi
-    CARGO_PROFILE_DIST_LTO=$lto CARGO_ENCODED_RUSTFLAGS=$CARGO_ENCODED_RUSTFLAGS \
+    CARGO_PROFILE_DIST_LTO=$lto CARGO_PROFILE_DIST_OPT_LEVEL=$level CARGO_ENCODED_RUSTFLAGS=$CARGO_ENCODED_RUSTFLAGS \
         cargo build --quiet --locked --profile dist --target "$target" || { failed "$1: it cannot be built"; return 1; }
 }
 
