@@ -5,34 +5,14 @@
 
 mod common;
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{fs, net::SocketAddr, path::Path};
 
 use common::{
-    Client, Server, Signal, Stub, WELCOME, get_request, limited, nobody, run, serve, serve_by,
-    tallyring,
+    Client, Data, Server, Signal, Stub, WELCOME, get_request, limited, nobody, run, serve,
+    serve_by, tallyring,
 };
-use tempfile::TempDir;
-
-/// A data directory and the paths in it.
-struct Data(TempDir);
 
 impl Data {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
     fn flags(&self) -> [String; 2] {
         ["--data-dir".into(), self.0.path().to_str().unwrap().into()]
     }

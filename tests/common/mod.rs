@@ -9,6 +9,7 @@
 pub mod beside;
 mod books;
 mod client;
+mod data;
 pub mod postgres;
 pub mod proxy;
 mod stub;
@@ -26,6 +27,7 @@ use std::{
 
 pub use books::Books;
 pub use client::{Client, Response, get_request};
+pub use data::Data;
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use socket2::{Domain, Socket, Type};

@@ -11,27 +11,11 @@ mod files;
 #[allow(dead_code)]
 mod member;
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
-use common::{Server, run};
-use tempfile::TempDir;
-
-/// A directory for what a test makes.
-struct Data(TempDir);
+use common::{Data, Server, run};
 
 impl Data {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
     /// A file with the totals of a counter without a name and of these.
     fn export(&self, name: &str, total: u64, names: &[(&str, u64)]) -> String {
         fs::write(self.path(name), json(total, names)).unwrap();

@@ -134,6 +134,19 @@ fn world(connections_max: usize, queue_max: usize) -> World {
     World { pool, now, wakes: Arc::default() }
 }
 
+/// What a caller is told, who else waits.
+pub(super) fn outcome(
+    pool: &mut Pool,
+    wakes: &Arc<Wakes>,
+    call: CallId,
+) -> Option<Result<u16, CallError>> {
+    let waker = Waker::from(Arc::clone(wakes));
+    match pool.poll(call, &mut Context::from_waker(&waker)) {
+        Poll::Ready(outcome) => Some(outcome),
+        Poll::Pending => None,
+    }
+}
+
 impl World {
     /// Begins a call whose caller waits for it.
     fn call(&mut self) -> CallId {
@@ -146,11 +159,7 @@ impl World {
     }
 
     fn outcome(&mut self, call: CallId) -> Option<Result<u16, CallError>> {
-        let waker = Waker::from(Arc::clone(&self.wakes));
-        match self.pool.poll(call, &mut Context::from_waker(&waker)) {
-            Poll::Ready(outcome) => Some(outcome),
-            Poll::Pending => None,
-        }
+        outcome(&mut self.pool, &self.wakes, call)
     }
 
     #[track_caller]

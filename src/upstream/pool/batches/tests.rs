@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::{
     super::{
         Action, ConnectionId,
-        tests::{CALL_TIMEOUT, Done, Wakes, address, answer, limits},
+        tests::{CALL_TIMEOUT, Done, Wakes, address, answer, limits, outcome},
     },
     *,
 };
@@ -63,11 +63,7 @@ impl World {
     }
 
     fn outcome(&mut self, call: CallId) -> Option<Result<u16, CallError>> {
-        let waker = Waker::from(Arc::clone(&self.wakes));
-        match self.pool.poll(call, &mut Context::from_waker(&waker)) {
-            Poll::Ready(outcome) => Some(outcome),
-            Poll::Pending => None,
-        }
+        outcome(&mut self.pool, &self.wakes, call)
     }
 
     fn outcomes<const COUNT: usize>(
@@ -277,7 +273,7 @@ fn to_the_breaker_a_batch_is_one_call() {
         let opened = world.pool.actions().contains(&Done::Breaker(Change::Opened));
         assert_eq!(opened, failures == 10, "{failures}");
         if !opened {
-            // Another that is answered in no time would begin anew.
+            // A connection for the next one, which answers nothing: an answer would end the run of failures.
             let [next] = world.join();
             id = world.connect();
             world.pool.dropped(next);
