@@ -92,6 +92,11 @@ impl Arm {
         !self.is_floor()
     }
 
+    /// Whether each visit has a call of its own.
+    pub fn has_call_for_each_visit(self) -> bool {
+        !matches!(self, Self::FloorBatched | Self::TallyringBatched)
+    }
+
     /// Whether it is a bare loop.
     pub fn is_floor(self) -> bool {
         matches!(self, Self::Floor | Self::FloorPipelined | Self::FloorBatched)

@@ -16,6 +16,9 @@ use crate::{
     terminal::say,
 };
 
+/// Visits in flight whose memory is measured: those of the scene with the slowest counter.
+const IN_FLIGHT_MAX: u32 = 4096;
+
 /// What to compare, and how long.
 #[derive(Debug, Args)]
 pub struct CompareArguments {
@@ -41,7 +44,8 @@ pub struct CompareArguments {
     /// Cores of the visitors and the counter; by default the other half, or the second of two
     #[arg(long, value_delimiter = ',')]
     load_cores: Vec<usize>,
-    /// Idle connections whose memory is measured, 10,000 by default, 2,000 with --quick; 0 leaves that out
+    /// Idle connections whose memory is measured, 10,000 by default, 2,000 with --quick, and of as many visits in
+    /// flight, 4,096 at most; 0 leaves that out
     #[arg(long)]
     idle: Option<u32>,
     /// Draw the summary and the charts of a run again from its raw figures, and run nothing
@@ -145,6 +149,7 @@ impl Bench {
             scenes: Vec::new(),
             failures: Vec::new(),
             idle: Vec::new(),
+            in_flight: Vec::new(),
             calls: Vec::new(),
             runs: Vec::new(),
         };
@@ -186,20 +191,30 @@ impl Bench {
         plan
     }
 
-    /// Memory of idle connections, and system calls, in separate runs.
+    /// Memory of idle connections and of visits in flight, and system calls, in separate runs.
     fn measure_apart(&self, record: &mut Record) -> io::Result<()> {
         if self.idle == 0 {
             return Ok(());
         }
         for arm in &self.arms {
             say(&format!(
-                "memory of {} idle connections, and system calls: {}",
+                "memory of {} idle connections and of visits in flight, and system calls: {}",
                 self.idle,
                 arm.name()
             ))?;
             // The floors have no buffers for each connection, only those of the ring.
             if !arm.is_floor() {
                 record.idle.push(self.place.idle_memory(*arm, self.idle)?);
+            }
+            if arm.has_call_for_each_visit() && !arm.is_floor() {
+                let visits = self.idle.min(IN_FLIGHT_MAX);
+                match self.place.in_flight_memory(*arm, visits) {
+                    Ok(memory) => record.in_flight.push(memory),
+                    Err(error) => record.failures.push(format!(
+                        "memory of {visits} visits in flight of {}: {error}",
+                        arm.name()
+                    )),
+                }
             }
             record.calls.extend(self.place.system_calls(*arm)?);
         }

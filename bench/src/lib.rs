@@ -77,9 +77,25 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When the answer is another one, or does not come.
-pub fn ask(mut stream: &TcpStream, path: &str) -> io::Result<String> {
+pub fn ask(stream: &TcpStream, path: &str) -> io::Result<String> {
+    send_request(stream, path)?;
+    read_page(stream, path)
+}
+
+/// Sends a request.
+///
+/// # Errors
+/// What write(2) says.
+pub fn send_request(mut stream: &TcpStream, path: &str) -> io::Result<()> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
+}
+
+/// The page that a request is answered with, which must fit into a segment.
+///
+/// # Errors
+/// When the answer is not a 200, or does not come.
+pub fn read_page(mut stream: &TcpStream, path: &str) -> io::Result<String> {
     stream.set_read_timeout(Some(ASK_TIMEOUT))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())?;
     let mut answer = [0; 4096];
     let count = stream.read(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer[..count]);

@@ -5,16 +5,16 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tallyring_bench::{ask, load::Report};
+use tallyring_bench::{ask, load::Report, read_page, send_request};
 use tempfile::TempDir;
 
 use crate::{
     arms::{Arm, Setting},
     process::{Process, free_address, pause, spawn_on},
-    record::{IdleMemory, Run, SystemCalls},
+    record::{Memory, Run, SystemCalls},
     scenes::{Pace, Scene},
     statistics::Spread,
     visitors,
@@ -22,6 +22,8 @@ use crate::{
 };
 
 const WARM_UP_SECONDS: f64 = 0.5;
+/// How long the counter takes where the memory of visits in flight is measured: less than any arm's time-out of a call.
+const IN_FLIGHT_MS: u32 = 3000;
 
 /// Where arms are run.
 pub struct Place {
@@ -150,7 +152,7 @@ impl Place {
     ///
     /// # Errors
     /// When a program fails, or a visit was not welcomed.
-    pub fn idle_memory(&self, arm: Arm, connections: u32) -> io::Result<IdleMemory> {
+    pub fn idle_memory(&self, arm: Arm, connections: u32) -> io::Result<Memory> {
         let pair = self.start(arm, &self.server_cores[..1], 0)?;
         let visit = || -> io::Result<TcpStream> {
             let stream = TcpStream::connect(pair.site_address)?;
@@ -167,7 +169,35 @@ impl Place {
         pause(settling_time);
         let resident_after_bytes = pair.site.resident_bytes()?;
         drop(idle);
-        Ok(IdleMemory { arm, connections, resident_before_bytes, resident_after_bytes })
+        Ok(Memory { arm, connections, resident_before_bytes, resident_after_bytes })
+    }
+
+    /// Memory of visits that the counter has got and not answered, each on a connection of its own.
+    ///
+    /// # Errors
+    /// When a program fails, a visit is not welcomed, or one is answered before the last has come to the counter.
+    pub fn in_flight_memory(&self, arm: Arm, visits: u32) -> io::Result<Memory> {
+        let pair = self.start(arm, &self.server_cores[..1], IN_FLIGHT_MS)?;
+        ask(&TcpStream::connect(pair.site_address)?, "/")?;
+        let resident_before_bytes = pair.site.resident_bytes()?;
+        let first_answer = Instant::now() + Duration::from_millis(IN_FLIGHT_MS.into());
+        let asking = |_| -> io::Result<TcpStream> {
+            let stream = TcpStream::connect(pair.site_address)?;
+            send_request(&stream, "/")?;
+            Ok(stream)
+        };
+        let asked = (0..visits).map(asking).collect::<io::Result<Vec<_>>>()?;
+        while visitors::calls(pair.counter_address)? <= u64::from(visits)
+            && Instant::now() < first_answer
+        {
+            pause(Duration::from_millis(10));
+        }
+        let resident_after_bytes = pair.site.resident_bytes()?;
+        if Instant::now() >= first_answer {
+            return Err(io::Error::other("the first visit was answered before the last was sent"));
+        }
+        asked.iter().try_for_each(|stream| read_page(stream, "/").map(drop))?;
+        Ok(Memory { arm, connections: visits, resident_before_bytes, resident_after_bytes })
     }
 
     /// The system calls of an arm, counted by perf(1), which does not slow it down; `None` where perf cannot be run.

@@ -59,12 +59,12 @@ impl Run {
     }
 }
 
-/// Memory of open, idle connections.
+/// Memory of connections: idle ones, or each with a visit that its counter has not answered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct IdleMemory {
+pub struct Memory {
     /// The arm.
     pub arm: Arm,
-    /// How many connections.
+    /// How many connections of visitors.
     pub connections: u32,
     /// Resident memory before them.
     pub resident_before_bytes: u64,
@@ -72,7 +72,7 @@ pub struct IdleMemory {
     pub resident_after_bytes: u64,
 }
 
-impl IdleMemory {
+impl Memory {
     /// For each connection.
     pub fn bytes(&self) -> u64 {
         self.resident_after_bytes.saturating_sub(self.resident_before_bytes)
@@ -127,7 +127,10 @@ pub struct Record {
     #[serde(default)]
     pub failures: Vec<String>,
     /// Memory of idle connections.
-    pub idle: Vec<IdleMemory>,
+    pub idle: Vec<Memory>,
+    /// Memory of visits in flight, with the connections to the counter; none in older records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_flight: Vec<Memory>,
     /// System calls.
     pub calls: Vec<SystemCalls>,
     /// All runs, in order.
@@ -276,12 +279,13 @@ pub mod tests {
             arms: vec![Arm::Floor, Arm::Tallyring, Arm::Axum],
             scenes: vec![scene("closed-64"), scene("open-70")],
             failures: vec![],
-            idle: vec![IdleMemory {
+            idle: vec![Memory {
                 arm: Arm::Axum,
                 connections: 10,
                 resident_before_bytes: 100,
                 resident_after_bytes: 1100,
             }],
+            in_flight: vec![],
             calls: vec![SystemCalls {
                 arm: Arm::Axum,
                 counter: String::from("perf"),

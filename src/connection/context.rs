@@ -125,9 +125,15 @@ impl ClientContext {
         &self.read_buffers
     }
 
-    /// An empty write buffer.
+    /// An empty write buffer, which holds no memory yet.
     pub fn write_buffer(&self) -> PooledWriteBuffer<'_> {
-        self.write_buffers.take()
+        self.write_buffers.lend()
+    }
+
+    /// How many write buffers the worker has that no client holds.
+    #[cfg(test)]
+    pub fn spare_write_buffers(&self) -> usize {
+        self.write_buffers.spares()
     }
 
     /// The worker's counts.

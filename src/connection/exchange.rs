@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     Feed, Response, Service,
-    write_buffer::{Form, WriteBuffer},
+    write_buffer::{Form, PooledWriteBuffer},
 };
 use crate::{
     access_log::Record,
@@ -48,7 +48,7 @@ impl<P> Exchange<P> {
     pub(super) fn poll<V: Service<Pending = P>>(
         &mut self,
         service: &V,
-        buffer: &mut WriteBuffer,
+        buffer: &mut PooledWriteBuffer<'_>,
         context: &mut Context<'_>,
     ) -> Poll<()> {
         match &mut self.state {

@@ -259,7 +259,10 @@ impl<S: Stream> Connection<S> {
             for exchange in started {
                 // Answers that are ready are written before another one is waited for.
                 while !poll_fn(|context| match exchange.poll(service, &mut buffer, context) {
-                    Poll::Pending if buffer.is_empty() => Poll::Pending,
+                    Poll::Pending if buffer.is_empty() => {
+                        buffer.give_back();
+                        Poll::Pending
+                    }
                     polled => Poll::Ready(polled.is_ready()),
                 })
                 .await

@@ -302,6 +302,36 @@ fn no_answer_waits_for_one_that_is_not_ready() {
 }
 
 #[test]
+fn a_client_that_waits_for_an_answer_holds_no_write_buffer() {
+    let clients = clients();
+    let service = Rc::new(Echo::default());
+    let stream_of = |paths: &[&str]| Recorder::whole(vec![requests(paths)]);
+    let streams =
+        [stream_of(&["/wait", "/3"]), stream_of(&["/1", "/wait", "/4"]), stream_of(&["/wait"])];
+    let mut serving: Vec<_> = streams
+        .iter()
+        .map(|stream| Connection::new(stream.clone(), clients.register(-1, PEER)))
+        .map(|connection| Box::pin(connection.serve(Rc::clone(&service))))
+        .collect();
+    let mut context = Context::from_waker(Waker::noop());
+    for client in &mut serving {
+        assert!(client.as_mut().poll(&mut context).is_pending());
+    }
+    // One of them has used one, and gave it back.
+    assert_eq!(clients.spare_write_buffers(), 1);
+    // One that leaves while it waits takes nothing of the others with it.
+    drop(serving.pop());
+    service.released.set(true);
+    for client in &mut serving {
+        assert!(client.as_mut().poll(&mut context).is_ready());
+    }
+    assert_eq!(streams[0].0.borrow().writes, [answers_bytes([0, 3])]);
+    assert_eq!(streams[1].0.borrow().writes, [answer_bytes(1), answers_bytes([0, 4])]);
+    assert_eq!(streams[2].0.borrow().writes, [0; 0]);
+    assert_eq!(clients.spare_write_buffers(), 1);
+}
+
+#[test]
 fn what_is_not_safe_runs_alone() {
     let mut bytes = requests(&["/wait"]);
     bytes.extend_from_slice(b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");

@@ -3,7 +3,7 @@
 #![allow(clippy::manual_async_fn)]
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io, mem,
     ops::{Deref, DerefMut},
 };
@@ -19,13 +19,15 @@ const FLUSH_BYTES: usize = 8 * 1024;
 /// A body from this size on is written as it is, not copied.
 const DIRECT_BYTES: usize = 4 * 1024;
 
+/// What a write buffer has room for before it grows: the answer to one visit, with a page of usual length.
+const SMALL_BYTES: usize = 512;
 /// Room for the head of an answer behind what was gathered.
 const HEAD_BYTES: usize = 1024;
-/// What a write buffer has room for before it grows.
-const CAPACITY: usize = FLUSH_BYTES + DIRECT_BYTES + HEAD_BYTES;
+/// The largest write buffer that is kept. It doubles when it grows.
+const LARGE_BYTES: usize = 2 * (FLUSH_BYTES + DIRECT_BYTES + HEAD_BYTES);
 
-/// Free write buffers that a worker keeps.
-const SPARES_MAX: usize = 64;
+/// What all free write buffers of a worker may hold. With small ones, this is for a burst of 2,048 answers.
+const SPARE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The form that a request demands of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,61 +43,84 @@ pub struct Form {
 /// A worker's free write buffers, all of them empty.
 #[derive(Debug, Default)]
 pub struct WriteBufferPool {
-    /// Boxed: each client with a visit in progress holds one.
+    /// Boxed: the task of each client has room for one.
     #[allow(clippy::vec_box)]
     spares: RefCell<Vec<Box<WriteBuffer>>>,
+    /// The capacity of all spares.
+    spare_bytes: Cell<usize>,
 }
 
 impl WriteBufferPool {
-    /// An empty write buffer, which returns to the pool when it is dropped.
-    pub fn take(&self) -> PooledWriteBuffer<'_> {
-        let spare = self.spares.borrow_mut().pop();
-        PooledWriteBuffer {
-            pool: self,
-            buffer: Some(spare.unwrap_or_else(|| Box::new(WriteBuffer::new()))),
-        }
+    /// The write buffer of a client.
+    pub fn lend(&self) -> PooledWriteBuffer<'_> {
+        PooledWriteBuffer { pool: self, buffer: None }
+    }
+
+    /// How many buffers are free.
+    #[cfg(test)]
+    pub fn spares(&self) -> usize {
+        self.spares.borrow().len()
+    }
+
+    /// An empty buffer, the one that was used last.
+    fn take(&self) -> Box<WriteBuffer> {
+        let Some(spare) = self.spares.borrow_mut().pop() else {
+            return Box::new(WriteBuffer::new());
+        };
+        self.spare_bytes.update(|bytes| bytes - spare.gathered.capacity());
+        spare
     }
 
     /// Takes a write buffer back and empties it: what it still holds was for a client that is gone. A buffer that has
-    /// grown is freed, and so is one whose memory went with a write that was never awaited.
+    /// grown too far is freed, and so is one whose memory went with a write that was never awaited.
     fn put(&self, mut buffer: Box<WriteBuffer>) {
         buffer.clear();
         let mut spares = self.spares.borrow_mut();
-        if spares.len() < SPARES_MAX && buffer.gathered.capacity() == CAPACITY {
+        let capacity = buffer.gathered.capacity();
+        let spare_bytes = self.spare_bytes.get() + capacity;
+        if (SMALL_BYTES..=LARGE_BYTES).contains(&capacity) && spare_bytes <= SPARE_BYTES_MAX {
             spares.push(buffer);
+            self.spare_bytes.set(spare_bytes);
         }
     }
 }
 
-/// A borrowed write buffer. However its holder drops it, by an error or a panic too, it goes back empty.
+/// A write buffer whose memory is the worker's: it is borrowed for the first answer that is added, and goes back when it
+/// is [given back](Self::give_back) or dropped. However that happens, by an error or a panic too, it goes back empty.
 #[derive(Debug)]
 pub struct PooledWriteBuffer<'a> {
     pool: &'a WriteBufferPool,
-    /// `None` only while it is dropped.
+    /// `None` while nothing was added.
     buffer: Option<Box<WriteBuffer>>,
+}
+
+impl PooledWriteBuffer<'_> {
+    /// Gives the memory back before the client waits for something else. Until the next answer is added, it is empty.
+    pub fn give_back(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.pool.put(buffer);
+        }
+    }
 }
 
 impl Deref for PooledWriteBuffer<'_> {
     type Target = WriteBuffer;
 
     fn deref(&self) -> &WriteBuffer {
-        let Some(buffer) = &self.buffer else { unreachable!("only drop takes it") };
-        buffer
+        static EMPTY: WriteBuffer = WriteBuffer { gathered: Vec::new(), direct: None };
+        self.buffer.as_deref().unwrap_or(&EMPTY)
     }
 }
 
 impl DerefMut for PooledWriteBuffer<'_> {
     fn deref_mut(&mut self) -> &mut WriteBuffer {
-        let Some(buffer) = &mut self.buffer else { unreachable!("only drop takes it") };
-        buffer
+        self.buffer.get_or_insert_with(|| self.pool.take())
     }
 }
 
 impl Drop for PooledWriteBuffer<'_> {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.pool.put(buffer);
-        }
+        self.give_back();
     }
 }
 
@@ -109,7 +134,7 @@ pub struct WriteBuffer {
 
 impl WriteBuffer {
     fn new() -> Self {
-        Self { gathered: Vec::with_capacity(CAPACITY), direct: None }
+        Self { gathered: Vec::with_capacity(SMALL_BYTES), direct: None }
     }
 
     fn clear(&mut self) {
@@ -230,34 +255,78 @@ mod tests {
     fn a_write_buffer_that_is_dropped_comes_back_empty() {
         let pool = WriteBufferPool::default();
         for body_bytes in [0, 1, DIRECT_BYTES - 1, DIRECT_BYTES] {
-            let mut buffer = pool.take();
+            let mut buffer = pool.lend();
             assert!(buffer.is_empty());
             fill(&mut buffer, body_bytes);
+            assert!(!buffer.is_empty());
             drop(buffer);
-            assert_eq!(pool.spares.borrow().len(), 1);
+            assert_eq!(pool.spares(), 1);
+            assert!(pool.take().is_empty());
         }
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let mut buffer = pool.take();
+            let mut buffer = pool.lend();
             fill(&mut buffer, 1);
             panic!("on purpose");
         }));
         assert!(panicked.is_err());
+        assert_eq!(pool.spares(), 1);
         assert!(pool.take().is_empty());
     }
 
     #[test]
-    fn spares_are_bounded_in_number_and_size() {
+    fn a_client_that_waits_has_none() {
         let pool = WriteBufferPool::default();
-        let taken: Vec<_> = (0..=SPARES_MAX).map(|_| pool.take()).collect();
-        drop(taken);
-        assert_eq!(pool.spares.borrow().len(), SPARES_MAX);
+        let (mut one, mut other) = (pool.lend(), pool.lend());
+        assert!(one.is_empty() && !one.is_full() && one.buffer.is_none());
+        fill(&mut one, DIRECT_BYTES);
+        one.give_back();
+        // Given back with an answer in it, as after a failed write.
+        assert!(one.is_empty() && one.buffer.is_none());
+        fill(&mut other, 1);
+        assert!(pool.spares() == 0);
+        let answer = String::from_utf8(other.gathered.clone()).unwrap();
+        assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1, "{answer}");
+        assert!(answer.ends_with("\r\n\r\nx") && other.direct.is_none(), "{answer}");
+        fill(&mut one, 1);
+        drop((one, other));
+        assert_eq!(pool.spares(), 2);
+    }
 
+    /// The capacities of the spares after `buffers` clients had answers of `body_bytes` at the same time.
+    fn spares(buffers: usize, answers: usize, body_bytes: usize) -> Vec<usize> {
         let pool = WriteBufferPool::default();
-        let mut grown = pool.take();
-        for _ in 0..5 {
-            fill(&mut grown, DIRECT_BYTES - 1);
+        let mut lent: Vec<_> = (0..buffers).map(|_| pool.lend()).collect();
+        for buffer in &mut lent {
+            (0..answers).for_each(|_| fill(buffer, body_bytes));
         }
-        drop(grown);
-        assert!(pool.spares.borrow().is_empty());
+        drop(lent);
+        let capacities: Vec<_> =
+            pool.spares.borrow().iter().map(|spare| spare.gathered.capacity()).collect();
+        assert_eq!(pool.spare_bytes.get(), capacities.iter().sum::<usize>());
+        (0..capacities.len()).for_each(|_| drop(pool.take()));
+        assert_eq!(pool.spare_bytes.get(), 0);
+        capacities
+    }
+
+    #[test]
+    fn spares_are_bounded_in_number_and_size() {
+        let small = SPARE_BYTES_MAX / SMALL_BYTES;
+        assert_eq!(spares(small + 1, 1, 1), vec![SMALL_BYTES; small]);
+        // The most that is gathered before a flush.
+        let large = spares(100, 3, DIRECT_BYTES - 1);
+        assert!((SPARE_BYTES_MAX / LARGE_BYTES..100).contains(&large.len()), "{large:?}");
+        assert!(large.iter().all(|bytes| *bytes > FLUSH_BYTES), "{large:?}");
+        assert_eq!(spares(1, 7, DIRECT_BYTES - 1), [0; 0]);
+    }
+
+    #[test]
+    fn a_write_buffer_without_its_memory_is_not_kept() {
+        let pool = WriteBufferPool::default();
+        let mut buffer = pool.lend();
+        fill(&mut buffer, 1);
+        // As a write does that is never awaited to its end.
+        drop(mem::take(&mut buffer.gathered));
+        drop(buffer);
+        assert!(pool.spares() == 0);
     }
 }

@@ -29,7 +29,7 @@ pub fn summary(record: &Record, charts: &[&str]) -> String {
     for scene in &record.scenes {
         text += &of_scene(record, scene);
     }
-    text += &idle(record);
+    text += &memory(record);
     text += &calls(record);
     text += &visits_a_call(record);
     text
@@ -128,16 +128,21 @@ fn of_scene(record: &Record, scene: &SceneRecord) -> String {
     text
 }
 
-fn idle(record: &Record) -> String {
+fn memory(record: &Record) -> String {
     if record.idle.is_empty() {
         return String::new();
     }
-    let mut text = String::from(
-        "\n## Memory\n\n| arm | resident bytes for each idle keep-alive connection | of |\n\
-         | --- | --- | --- |\n",
-    );
-    for idle in &record.idle {
-        text += &format!("| {} | {} | {} |\n", idle.arm.name(), idle.bytes(), idle.connections);
+    let kinds = [
+        ("idle keep-alive connection", &record.idle),
+        ("visit in flight, with its connection to the counter", &record.in_flight),
+    ];
+    let mut text = String::from("\n## Memory\n");
+    for (kind, memory) in kinds.into_iter().filter(|(_, memory)| !memory.is_empty()) {
+        text += &format!("\n| arm | resident bytes for each {kind} | of |\n| --- | --- | --- |\n");
+        for memory in memory {
+            let (bytes, of) = (memory.bytes().to_string(), memory.connections.to_string());
+            text += &row([memory.arm.name(), bytes, of]);
+        }
     }
     text
 }
@@ -248,7 +253,10 @@ fn capitalised(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::{record, run};
+    use crate::record::{
+        Memory,
+        tests::{record, run},
+    };
 
     #[test]
     fn a_run_is_summarised() {
@@ -260,6 +268,9 @@ mod tests {
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("| axum | 100 | 10 |"), "{text}");
         assert!(text.contains("| axum | 5.000 |"), "{text}");
+        assert!(!text.contains("visit in flight"), "{text}");
+        record.in_flight = vec![Memory { connections: 4, ..record.idle[0].clone() }];
+        assert!(summary(&record, &[]).contains("| axum | 250 | 4 |"));
         assert!(text.contains("In 12 of 12 runs"), "{text}");
         assert!(!text.contains("limited the rate"), "{text}");
         record.failures.push(String::from("axum fell over"));

@@ -44,7 +44,7 @@ fn cpu(record: &Record) -> Option<String> {
 
 fn memory(record: &Record) -> Option<String> {
     let connections = record.idle.first()?.connections;
-    let row = |idle: &crate::record::IdleMemory| {
+    let row = |idle: &crate::record::Memory| {
         let bytes = idle.bytes().max(1);
         let labels = [bytes.to_string(), String::new()];
         dots::Row { arm: idle.arm, spread: Spread::of(vec![bytes as f64]), labels }
