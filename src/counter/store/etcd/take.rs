@@ -11,12 +11,12 @@ use super::{
         Mark,
         sharded::{Fence, GONE_AFTER, Taken, Trouble},
     },
-    CallError, Stopped,
+    CallError, RANGE, Stopped,
     layout::{LEVEL_MAX, Layout, Row, fence_value, nest, parse_fence, pieces, sums},
     read_all,
     session::Session,
     transact, unchanged,
-    wire::{Compare, Operation, Range, Transaction},
+    wire::{Compare, Operation, Range, RangeAnswer, Transaction},
 };
 
 /// The most shards that one start takes: so many comparisons fit into a transaction. The next start takes the others.
@@ -44,6 +44,11 @@ impl Standing {
         self.revisions.iter().map(|(key, revision)| Compare::unchanged(key, *revision)).collect()
     }
 
+    /// Whether no counter has ever used it.
+    pub(super) fn is_new(&self, layout: &Layout) -> bool {
+        self.revisions.get(&layout.format()).is_none_or(|revision| *revision == 0)
+    }
+
     fn check_unmarked(&self) -> Result<(), Trouble> {
         self.mark.as_ref().map_or(Ok(()), |mark| Err(Trouble::Refused(mark.refusal())))
     }
@@ -64,7 +69,9 @@ pub(super) async fn probe(session: &mut Session, layout: &Layout) -> Result<(), 
     if let Some(why) = session.alarm {
         return Err(Trouble::Refused(why.to_owned()).into());
     }
-    look(session, layout).await?.check_unmarked()?;
+    let standing = look(session, layout).await?;
+    standing.check_unmarked()?;
+    check_free(session, layout, &standing).await?;
     // Rights are checked for the parts that a transaction does not come to, too.
     let put = |key: &str| Operation::put(key.to_owned(), String::new());
     let (format, epoch) = (layout.format(), layout.epoch());
@@ -84,6 +91,7 @@ pub(super) async fn probe(session: &mut Session, layout: &Layout) -> Result<(), 
 pub(super) async fn take(session: &mut Session, layout: &Layout) -> Result<Taken, Stopped> {
     let standing = look(session, layout).await?;
     standing.check_unmarked()?;
+    check_free(session, layout, &standing).await?;
     let epoch = standing.epoch + 1;
     let own = Fence { epoch, sequence: 0 };
     let success = vec![
@@ -174,6 +182,35 @@ pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Stand
         }
     }
     Ok(Standing { revisions, epoch: highest, mark: found_mark, shards })
+}
+
+/// Checks that the keys of a new store would not be among those of another one, nor around those of one. A store that is
+/// there already is used.
+pub(super) async fn check_free(
+    session: &mut Session,
+    layout: &Layout,
+    standing: &Standing,
+) -> Result<(), Stopped> {
+    if standing.is_new(layout) {
+        if let Some(around) = layout.around() {
+            return Err(Trouble::Refused(format!(
+                "its keys would be among those of a store with the prefix {around}; give a prefix in which no \
+                 /totals and no /shards follows"
+            ))
+            .into());
+        }
+        let first = layout.page(layout.totals(), None, 1);
+        let found: RangeAnswer = session.call(RANGE, &first).await.map_err(Stopped::read)?;
+        if let Some(found) = found.kvs.first() {
+            return Err(Trouble::Refused(format!(
+                "it is new, and {} is there already, which is of another store, or what is left of one; give \
+                 another prefix",
+                found.key.0
+            ))
+            .into());
+        }
+    }
+    Ok(())
 }
 
 fn check_format(value: &str) -> Result<(), Trouble> {

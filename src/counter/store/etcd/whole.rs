@@ -13,7 +13,7 @@ use super::{
     layout::{LEVEL_MAX, Layout, fence_value, nest, pieces, sums},
     read_all,
     session::Session,
-    take::{FORMAT, Standing, change, look, met_others},
+    take::{FORMAT, Standing, change, check_free, look, met_others},
     unchanged,
     wire::{Compare, Operation, Transaction},
 };
@@ -63,7 +63,7 @@ impl Etcd {
 async fn find(session: &mut Session, layout: &Layout) -> Result<Found, Stopped> {
     let standing = look(session, layout).await?;
     let totals = sums(&read_all(session, layout, None).await?);
-    let is_new = standing.revisions.get(&layout.format()).is_none_or(|revision| *revision == 0);
+    let is_new = standing.is_new(layout);
     let hold = hold_of(&standing, layout);
     let counters = counters(&standing, session.now());
     Ok(Found { totals, mark: standing.mark, hold, counters, is_new })
@@ -94,6 +94,7 @@ async fn close(
     force: bool,
 ) -> Result<Found, Stopped> {
     let standing = look(session, layout).await?;
+    check_free(session, layout, &standing).await?;
     // Nobody changes it from here to the transaction below.
     if !before.is_marked_as(standing.mark.as_ref(), hold_of(&standing, layout)) {
         return Err(Trouble::Refused(CHANGED.to_owned()).into());
