@@ -4,6 +4,7 @@
 //!   PREFIX/format               1
 //!   PREFIX/epoch                the last epoch that a counter took
 //!   PREFIX/mark                 why no counter may use it, if so
+//!   PREFIX/id                   a number that no other store has, where totals were moved
 //!   PREFIX/shards/SHARD         EPOCH-SEQUENCE-PIECE SEEN
 //!   PREFIX/totals/NAME/SHARD    the value of this name in this shard
 //! ```
@@ -75,6 +76,10 @@ impl Layout {
 
     pub(super) fn mark(&self) -> String {
         format!("{}/mark", self.prefix)
+    }
+
+    pub(super) fn id(&self) -> String {
+        format!("{}/id", self.prefix)
     }
 
     /// How the keys of all fences begin.

@@ -34,6 +34,8 @@ pub(super) struct Standing {
     pub(super) epoch: u64,
     /// Why no counter may take one.
     pub(super) mark: Option<Mark>,
+    /// A number that only this store has, if somebody has given it one.
+    pub(super) id: Option<u64>,
     /// All there are.
     pub(super) shards: Vec<Shard>,
 }
@@ -148,18 +150,20 @@ fn of_take(stopped: Stopped) -> Stopped {
 /// Reads what stands, and checks that it was written by tallyring.
 pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Standing, Stopped> {
     let (format, epoch, mark) = (layout.format(), layout.epoch(), layout.mark());
+    let id = layout.id();
     let prefix = layout.shards();
     let success = vec![
         Operation::get(&format),
         Operation::get(&epoch),
         Operation::get(&mark),
+        Operation::get(&id),
         Operation::Range(Range::prefix(&prefix)),
     ];
     let transaction = Transaction { success, ..Transaction::default() };
     let (_, _, found) = transact(session, &transaction).await.map_err(Stopped::read)?;
     let mut revisions: BTreeMap<String, u64> =
         [&format, &epoch, &mark, layout.own()].map(|key| (key.to_owned(), 0)).into();
-    let (mut highest, mut found_mark, mut shards) = (0, None, Vec::new());
+    let (mut highest, mut found_mark, mut found_id, mut shards) = (0, None, None, Vec::new());
     for found in found.into_iter().flat_map(|range| range.kvs) {
         let (key, value) = (found.key.0, found.value.0);
         let refuse = || {
@@ -174,6 +178,8 @@ pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Stand
             highest = highest.max(value.parse().map_err(|_| refuse())?);
         } else if key == mark {
             found_mark = Some(value.parse().map_err(|_| refuse())?);
+        } else if key == id {
+            found_id = Some(value.parse().map_err(|_| refuse())?);
         } else {
             let (epoch, seen) = parse_fence(&value).ok_or_else(refuse)?;
             highest = highest.max(epoch);
@@ -181,7 +187,7 @@ pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Stand
             shards.push(Shard { name, key, revision: found.mod_revision, seen });
         }
     }
-    Ok(Standing { revisions, epoch: highest, mark: found_mark, shards })
+    Ok(Standing { revisions, epoch: highest, mark: found_mark, id: found_id, shards })
 }
 
 /// Checks that the keys of a new store would not be among those of another one, nor around those of one. A store that is
