@@ -317,7 +317,7 @@ const REOPEN: &str = "DELETE FROM first.tallyring_meta WHERE key LIKE 'moved to 
 fn a_store_that_is_reopened_while_it_is_moved_is_not_moved() {
     let test = "a_store_that_is_reopened_while_it_is_moved_is_not_moved";
     let Some(programs) = postgres::programs(test) else { return };
-    let database = Database::start(&programs, "fsync = off");
+    let database = Database::start(&programs, "");
     let data = Data::new();
     let [from, to] = schemas(&data, &database);
     // It counts once more when it is closed, so it is copied again, and is opened by that.
@@ -338,7 +338,7 @@ fn a_store_that_is_reopened_while_it_is_moved_is_not_moved() {
 fn a_store_that_is_reopened_when_the_other_is_opened_is_told() {
     let test = "a_store_that_is_reopened_when_the_other_is_opened_is_told";
     let Some(programs) = postgres::programs(test) else { return };
-    let database = Database::start(&programs, "fsync = off");
+    let database = Database::start(&programs, "");
     let data = Data::new();
     let [from, to] = schemas(&data, &database);
     with(&database, "DELETE", "second.tallyring_meta", REOPEN);
@@ -358,7 +358,7 @@ fn a_store_that_is_reopened_when_the_other_is_opened_is_told() {
 fn a_migration_that_fails_at_its_end_is_done_once_more() {
     let test = "a_migration_that_fails_at_its_end_is_done_once_more";
     let Some(programs) = postgres::programs(test) else { return };
-    let database = Database::start(&programs, "fsync = off");
+    let database = Database::start(&programs, "");
     let data = Data::new();
     let [from, to] = schemas(&data, &database);
     // Before the first one is closed.
