@@ -163,7 +163,7 @@ fn a_file_is_moved_to_another_and_back() {
     check(&migrate, 0, &words);
     check_holds("--data-dir", &to, 1234, NAMES);
     // It keeps its totals, and no counter counts there, which is told to who reads them.
-    let there = format!("redb:{to}/counter.redb, so these are those of then: ask there");
+    let there = format!("redb:{to}/counter.redb; these are from before that: ask there");
     check_held("--data-dir", &from, (1234, NAMES), &there);
     let backup = data.text("of-then");
     for (arguments, said) in [

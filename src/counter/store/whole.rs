@@ -98,7 +98,7 @@ impl Mark {
     pub fn warning(&self, name: &str) -> String {
         match self {
             Self::MovedTo { store, .. } => format!(
-                "the totals of {name} were moved to {store}, so these are those of then: ask there"
+                "the totals of {name} were moved to {store}; these are from before that: ask there"
             ),
             Self::FilledFrom(origin) => format!(
                 "{name} was not filled to the end from {origin}, so these are not all: run that migration \
