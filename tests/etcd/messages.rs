@@ -60,7 +60,10 @@ fn a_wrong_address_is_told() {
         assert!(member.keys(&format!("{inner}/")).iter().all(|(key, _)| !key.ends_with("format")));
     }
     member.put("/m/totals/format", "1");
-    check_refused(&of(&member).replace(PREFIX, "/m"), "/m/totals/format is there already");
+    check_refused(
+        &of(&member).replace(PREFIX, "/m"),
+        "/m/totals/format is no value that tallyring has written here",
+    );
     // One that was made before that was refused is used.
     drop(counter(&of(&member).replace(PREFIX, "/m/totals"), "a"));
     drop(counter(&of(&member).replace(PREFIX, "/totals"), "a"));

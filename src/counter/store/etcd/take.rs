@@ -11,12 +11,12 @@ use super::{
         Mark,
         sharded::{Fence, GONE_AFTER, Taken, Trouble},
     },
-    CallError, RANGE, Stopped,
+    CallError, PAGE, RANGE, Stopped,
     layout::{LEVEL_MAX, Layout, Row, fence_value, nest, parse_fence, pieces, sums},
     read_all,
     session::Session,
     transact, unchanged,
-    wire::{Compare, Operation, Range, RangeAnswer, Transaction},
+    wire::{Compare, Operation, Range, Transaction},
 };
 
 /// The most shards that one start takes: so many comparisons fit into a transaction. The next start takes the others.
@@ -190,8 +190,8 @@ pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Stand
     Ok(Standing { revisions, epoch: highest, mark: found_mark, id: found_id, shards })
 }
 
-/// Checks that the keys of a new store would not be among those of another one, nor around those of one. A store that is
-/// there already is used.
+/// Checks that the keys of a new store would not be among those of another one, nor around those of one, as far as a page
+/// of them shows. A store that is there already is used.
 pub(super) async fn check_free(
     session: &mut Session,
     layout: &Layout,
@@ -205,16 +205,10 @@ pub(super) async fn check_free(
             ))
             .into());
         }
-        let first = layout.page(layout.totals(), None, 1);
-        let found: RangeAnswer = session.call(RANGE, &first).await.map_err(Stopped::read)?;
-        if let Some(found) = found.kvs.first() {
-            return Err(Trouble::Refused(format!(
-                "it is new, and {} is there already, which is of another store, or what is left of one; give \
-                 another prefix",
-                found.key.0
-            ))
-            .into());
-        }
+        let page = layout.page(layout.totals(), None, PAGE);
+        let found = session.call(RANGE, &page).await.map_err(Stopped::read)?;
+        let values = layout.rows(vec![found]);
+        values.map_err(|why| Trouble::Refused(format!("{why}, or give another prefix")))?;
     }
     Ok(())
 }
