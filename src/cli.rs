@@ -188,7 +188,7 @@ fn total(arguments: TotalArguments, matches: &ArgMatches) -> ExitCode {
     };
     if !arguments.all && !config.more.is_empty() {
         let mut exit = ExitCode::SUCCESS;
-        for said in totals::of_each(&config, arguments.name.as_deref()) {
+        for said in totals::of_each(&config, arguments.name.as_deref(), log::complain) {
             let failed = said.is_err();
             let told = tell(said);
             exit = if failed { told } else { exit };
@@ -197,10 +197,10 @@ fn total(arguments: TotalArguments, matches: &ArgMatches) -> ExitCode {
     }
     tell(match arguments.all {
         // A map of numbers is always JSON.
-        true => {
-            totals::all(&config).map(|totals| serde_json::to_string(&totals).unwrap_or_default())
-        }
-        false => totals::total(&config, arguments.name.as_deref()).map(|total| total.to_string()),
+        true => totals::all(&config, log::complain)
+            .map(|totals| serde_json::to_string(&totals).unwrap_or_default()),
+        false => totals::total(&config, arguments.name.as_deref(), log::complain)
+            .map(|total| total.to_string()),
     })
 }
 
@@ -214,7 +214,7 @@ fn outlive_file_limit() {
 fn backup(arguments: BackupArguments, matches: &ArgMatches) -> ExitCode {
     outlive_file_limit();
     match config::settle_ask(arguments.ask, matches) {
-        Ok(config) => tell(totals::back_up(&config, &arguments.to, arguments.force)),
+        Ok(config) => tell(totals::back_up(&config, &arguments.to, arguments.force, log::complain)),
         Err(error) => refuse_settings(&error),
     }
 }
@@ -247,9 +247,9 @@ fn export(arguments: ExportArguments, matches: &ArgMatches) -> ExitCode {
         Err(error) => return refuse_settings(&error),
     };
     if arguments.to.as_os_str() != "-" {
-        return tell(moving::export(&store, &arguments.to, arguments.force));
+        return tell(moving::export(&store, &arguments.to, arguments.force, log::complain));
     }
-    match moving::as_json(&store) {
+    match moving::as_json(&store, log::complain) {
         Ok(json) => print(&json, ExitCode::SUCCESS),
         Err(error) => tell(Err(error)),
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     config::{Config, ConfigError, Cores},
-    counter::store,
+    counter::store::{self, OpenError},
     counter_check::{self, Asked, Problem},
     listener::BACKLOG,
     plural::plural,
@@ -156,6 +156,12 @@ fn examine_counters(sheet: &mut Sheet, config: &Config) {
         sheet.good("counter", &format!("bundled, in {store}; see tallyring total"));
         if store.is_shared() {
             examine_store(sheet, store, config.create);
+        } else if let Err(marked @ OpenError::Marked(..)) = store::probe(store, config.create) {
+            sheet.short(
+                "store",
+                &marked.to_string(),
+                "do one of both; nothing starts here until then",
+            );
         }
     }
     for Asked { counter, problem } in counter_check::check_all(&config.routes) {

@@ -131,7 +131,11 @@ fn of_name(name: &str) -> String {
 ///
 /// # Errors
 /// When no counter answers and no file has it.
-pub fn total(config: &AskConfig, name: Option<&str>) -> Result<u64, TotalsError> {
+pub fn total(
+    config: &AskConfig,
+    name: Option<&str>,
+    warn: impl Fn(&str),
+) -> Result<u64, TotalsError> {
     let ask = |target: &Endpoint, end| {
         let target = match name {
             Some(name) => target.with_path(&format!("/counter/{name}")),
@@ -142,14 +146,18 @@ pub fn total(config: &AskConfig, name: Option<&str>) -> Result<u64, TotalsError>
         total.ok_or(TotalsError::NotACounter(target.to_string(), "a total"))
     };
     let pick = |totals: TotalsByName| totals.get(name.unwrap_or_default()).copied().unwrap_or(0);
-    ask_or_read(config, ask, pick)
+    ask_or_read(config, ask, pick, warn)
 }
 
 /// The total of each of several counters, with its URL.
-pub fn of_each(config: &AskConfig, name: Option<&str>) -> Vec<Result<String, TotalsError>> {
+pub fn of_each(
+    config: &AskConfig,
+    name: Option<&str>,
+    warn: impl Fn(&str),
+) -> Vec<Result<String, TotalsError>> {
     let of_one = |counter: &Endpoint| {
         let config = AskConfig { counter: Some(counter.clone()), more: vec![], ..config.clone() };
-        total(&config, name).map(|total| format!("{total} {counter}"))
+        total(&config, name, &warn).map(|total| format!("{total} {counter}"))
     };
     config.counter.iter().chain(&config.more).map(of_one).collect()
 }
@@ -158,7 +166,7 @@ pub fn of_each(config: &AskConfig, name: Option<&str>) -> Vec<Result<String, Tot
 ///
 /// # Errors
 /// When no counter answers and no file has them.
-pub fn all(config: &AskConfig) -> Result<TotalsByName, TotalsError> {
+pub fn all(config: &AskConfig, warn: impl Fn(&str)) -> Result<TotalsByName, TotalsError> {
     let ask = |target: &Endpoint, end| {
         let target = target.with_path("/counters");
         let answer = ask_with_retries(&target, end, LISTING_BYTES_MAX)?;
@@ -168,20 +176,25 @@ pub fn all(config: &AskConfig) -> Result<TotalsByName, TotalsError> {
         let totals = serde_json::from_slice(&answer).ok().filter(is_ours);
         totals.ok_or(TotalsError::NotACounter(target.to_string(), "a list of totals"))
     };
-    ask_or_read(config, ask, |totals| totals)
+    ask_or_read(config, ask, |totals| totals, warn)
 }
 
 /// Copies all totals into a file at `to`; what it holds, for a person.
 ///
 /// # Errors
 /// When there are no totals, the file is there and may not be replaced or holds more, or it cannot be written.
-pub fn back_up(config: &AskConfig, to: &Path, replace: bool) -> Result<String, TotalsError> {
+pub fn back_up(
+    config: &AskConfig,
+    to: &Path,
+    replace: bool,
+    warn: impl Fn(&str),
+) -> Result<String, TotalsError> {
     if let Some(file) = &config.file
         && is_same(to, file)
     {
         return Err(TotalsError::Itself(to.to_owned()));
     }
-    let totals = all(config)?;
+    let totals = all(config, warn)?;
     // A counter that began from zero must not replace the backup of its lost totals.
     if replace && let Ok(old) = store::read(to) {
         let remedy = "choose another name, or remove the old backup first";
@@ -269,11 +282,12 @@ fn check_not_lower(
     }))
 }
 
-/// Asks the counter if it runs, else reads its file.
+/// Asks the counter if it runs, else reads its file, and warns where no counter counts in it any more.
 fn ask_or_read<T>(
     config: &AskConfig,
     ask: impl Fn(&Endpoint, Instant) -> Result<T, TotalsError>,
     read: impl Fn(TotalsByName) -> T,
+    warn: impl Fn(&str),
 ) -> Result<T, TotalsError> {
     if !config.more.is_empty() {
         return Err(TotalsError::Several(1 + config.more.len()));
@@ -291,8 +305,13 @@ fn ask_or_read<T>(
     }
     let Some(path) = &config.file else { unreachable!("the settings give a counter or a file") };
     let asked = config.counter.as_ref().map(Endpoint::to_string);
-    match store::read(path) {
-        Ok(totals) => Ok(read(totals)),
+    match store::read_marked(path) {
+        Ok((totals, mark)) => {
+            if let Some(mark) = mark {
+                warn(&mark.warning(&path.display().to_string()));
+            }
+            Ok(read(totals))
+        }
         Err(OpenError::Missing(path)) => Err(TotalsError::Nothing(asked, path)),
         Err(OpenError::InUse(path)) => Err(TotalsError::Hidden(asked, path)),
         Err(error) => Err(error.into()),
@@ -348,7 +367,7 @@ mod tests {
         store::write(&file, &totals(new), false).unwrap();
         store::write(&backup, &totals(old), false).unwrap();
         let config = of_file(file);
-        let error = back_up(&config, &backup, true).err().map(|error| error.to_string());
+        let error = back_up(&config, &backup, true, |_| {}).err().map(|error| error.to_string());
         match expected {
             None => assert_eq!(error, None),
             Some(words) => assert!(error.as_ref().unwrap().contains(words), "{error:?}"),
@@ -381,7 +400,7 @@ mod tests {
         let config = of_file(file);
         for content in ["", "some other text"] {
             std::fs::write(&text, content).unwrap();
-            back_up(&config, &text, true).unwrap();
+            back_up(&config, &text, true, |_| {}).unwrap();
             assert_eq!(store::read(&text).unwrap(), totals(&[("", 1)]));
         }
     }

@@ -61,12 +61,15 @@ enum Kind {
     Postgres,
     /// All share one member of etcd.
     Etcd,
+    /// All share three members of etcd on this machine.
+    Etcd3,
     /// One `UPDATE` a visit by a client of PostgreSQL, without tallyring.
     HotRow,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Memory, Self::Redb, Self::Postgres, Self::Etcd, Self::HotRow];
+    const ALL: [Self; 6] =
+        [Self::Memory, Self::Redb, Self::Postgres, Self::Etcd, Self::Etcd3, Self::HotRow];
 
     const fn name(self) -> &'static str {
         match self {
@@ -74,6 +77,7 @@ impl Kind {
             Self::Redb => "redb",
             Self::Postgres => "PostgreSQL",
             Self::Etcd => "etcd",
+            Self::Etcd3 => "etcd, 3 members",
             Self::HotRow => "one UPDATE a visit",
         }
     }
@@ -147,6 +151,7 @@ struct Stage {
     scratch: TempDir,
     postgres: Option<Engine>,
     etcd: Option<Engine>,
+    etcd3: Option<Engine>,
 }
 
 impl Stage {
@@ -154,6 +159,7 @@ impl Stage {
         match store {
             Kind::Postgres | Kind::HotRow => self.postgres.as_ref(),
             Kind::Etcd => self.etcd.as_ref(),
+            Kind::Etcd3 => self.etcd3.as_ref(),
             Kind::Memory | Kind::Redb => None,
         }
     }
@@ -174,7 +180,8 @@ pub fn stores(arguments: &StoresArguments) -> io::Result<()> {
         postgres: has(&[Kind::Postgres, Kind::HotRow])
             .then(|| engines::postgres(&cores, directory))
             .transpose()?,
-        etcd: has(&[Kind::Etcd]).then(|| engines::etcd(&cores, directory)).transpose()?,
+        etcd: has(&[Kind::Etcd]).then(|| engines::etcd(&cores, directory, 1)).transpose()?,
+        etcd3: has(&[Kind::Etcd3]).then(|| engines::etcd(&cores, directory, 3)).transpose()?,
         programs,
         cores,
     };
@@ -187,7 +194,7 @@ pub fn stores(arguments: &StoresArguments) -> io::Result<()> {
         let doubt = "all programs of the run had real-time priority, before others of the machine";
         environment.warnings.push(doubt.to_owned());
     }
-    let engines = [&stage.postgres, &stage.etcd].into_iter().flatten();
+    let engines = [&stage.postgres, &stage.etcd, &stage.etcd3].into_iter().flatten();
     let engines = engines.map(|engine| engine.version.clone()).collect();
     let (arms, left_out) = arms(arguments, &stage)?;
     let runs = run_all(arguments, &stage, &arms)?;

@@ -43,7 +43,7 @@ use self::{
 pub use self::{
     health::Health,
     held::Restore,
-    transfer::{read, write, write_text},
+    transfer::{read, read_marked, write, write_text},
     whole::{Found, Hold, Mark, QUIET, Seen, Whole, whole},
 };
 use crate::plural::grouped;
@@ -173,6 +173,11 @@ impl Kind {
             Self::Redb(_) | Self::Memory => {}
             Self::Postgres { shard, .. } | Self::Etcd { shard, .. } => *shard = name,
         }
+    }
+
+    /// Whether both are databases of one sort.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.is_shared() && std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
     /// Whether other counters can use it at the same time.

@@ -55,6 +55,7 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         use EndpointError::Malformed;
         check_placeholder(text)?;
+        check_no_likeness(text)?;
         let uri = Uri::from_str(text).map_err(|_| Malformed("it is not a URL"))?;
         match uri.scheme_str() {
             Some("http") => {}
@@ -100,6 +101,21 @@ fn check_placeholder(text: &str) -> Result<(), EndpointError> {
         (Some(place), None) if sent.contains(&place) => Ok(()),
         _ => Err(EndpointError::Malformed("{n} may stand in its path or query only, and once")),
     }
+}
+
+/// What is nearly [`PLACEHOLDER`] would be sent as it is, and a counter would refuse each visit.
+fn check_no_likeness(text: &str) -> Result<(), EndpointError> {
+    let mut plain = text.to_ascii_lowercase();
+    for (code, letter) in [("%7b", "{"), ("%7d", "}"), ("%6e", "n"), ("%4e", "n"), ("%20", "")] {
+        plain = plain.replace(code, letter);
+    }
+    let counts = [&*plain, text].map(|text| text.matches(PLACEHOLDER).count());
+    if counts[0] > counts[1] || plain.contains("{{n}") || plain.contains("{n}}") {
+        return Err(EndpointError::Malformed(
+            "for the number of visits write {n}, as it stands here: a small letter in one pair of plain braces",
+        ));
+    }
+    Ok(())
 }
 
 /// A URL as it is sent: an empty path before a query is `/` (RFC 9112 section 3.2.1).
@@ -324,7 +340,7 @@ mod tests {
     fn a_call_registers_several_visits_where_its_url_says_so() {
         for (url, one) in [
             ("http://counter/counter?by={n}", "/counter?by=1 "),
-            ("http://counter/add/{n}/to?a={N}", "/add/1/to?a={N} "),
+            ("http://counter/add/{n}/to?a={m}", "/add/1/to?a={m} "),
             ("http://counter?{n}", "/?1 "),
         ] {
             let target: Endpoint = url.parse().unwrap();
@@ -362,5 +378,20 @@ mod tests {
             );
         }
         assert!("http://a/{}?{m}&{n&n}".parse::<Endpoint>().is_ok());
+        for text in [
+            "http://a/?by={N}",
+            "http://a/?by=%7Bn%7D",
+            "http://a/%7bN%7d",
+            "http://a/?by=%7B%6e%7D",
+            "http://a/?by={%20n%20}",
+            "http://a/?by={{n}}",
+            "http://a/?by={n}&to={N}",
+        ] {
+            let problem = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(problem.contains("write {n}, as it stands here"), "{text}: {problem}");
+        }
+        for text in ["http://a/?n=%7B%7D", "http://a/?%7Bm%7D", "http://a/n?by=n"] {
+            assert!(text.parse::<Endpoint>().is_ok(), "{text}");
+        }
     }
 }

@@ -3,8 +3,10 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
     thread,
+    time::Instant,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -12,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     PREFIX,
-    common::{nobody, run},
+    common::{PATIENCE, nobody, run},
     counter,
     member::{Member, prepare, program, single, url},
 };
@@ -50,6 +52,21 @@ fn a_wrong_address_is_told() {
     check_refused(&of(&member).replace(PREFIX, "/foreign"), "tallyring has not written");
     member.put("/later/format", "2");
     check_refused(&of(&member).replace(PREFIX, "/later"), "later version of tallyring");
+    // A store among the keys of another one, and around them.
+    drop(counter(&of(&member).replace(PREFIX, "/n"), "a"));
+    for inner in ["/n/totals", "/n/shards/x", "/n/totals/x"] {
+        let words = "its keys would be among those of a store with the prefix /n;";
+        check_refused(&of(&member).replace(PREFIX, inner), words);
+        assert!(member.keys(&format!("{inner}/")).iter().all(|(key, _)| !key.ends_with("format")));
+    }
+    member.put("/m/totals/format", "1");
+    check_refused(
+        &of(&member).replace(PREFIX, "/m"),
+        "/m/totals/format is no value that tallyring has written here",
+    );
+    // One that was made before that was refused is used.
+    drop(counter(&of(&member).replace(PREFIX, "/m/totals"), "a"));
+    drop(counter(&of(&member).replace(PREFIX, "/totals"), "a"));
     let host = member.address;
     check_refused(&format!("etcd://{host}/a b"), "its prefix must be");
     check_refused(&format!("etcd://me:s3cret@{host}:x/a"), "its port");
@@ -115,10 +132,105 @@ fn users_have_passwords_and_rights() {
     assert_eq!(client.response().body, "1\n");
 }
 
+/// Two clusters in one URL.
 #[test]
-fn a_token_that_ends_is_renewed() {
-    let Some(program) = program("a_token_that_ends_is_renewed") else { return };
-    let mut member = single(&program, &[]);
+fn members_of_two_clusters_are_told() {
+    let Some(program) = program("members_of_two_clusters_are_told") else { return };
+    let [one, other] = [(); 2].map(|()| single(&program, &[]));
+    let store = format!("etcd://{},{}/site", one.address, other.address);
+    let words = "its members belong to several etcd clusters: ";
+    // A member that is slow to answer is not waited for, so it is seen by one of the next starts.
+    let arguments = ["doctor", "--listen", "127.0.0.1:0", "--admin", "off", "--store", &store];
+    let began = Instant::now();
+    let told = loop {
+        let (_, out, error) = run(&arguments);
+        if out.contains(words) {
+            break out;
+        }
+        assert!(began.elapsed() < PATIENCE, "{out}{error}");
+    };
+    assert!(told.contains("name the members of one cluster only"), "{told}");
+    assert!(told.contains(&format!("{} of ", other.address)), "{told}");
+}
+
+/// A counter that has begun to count in one cluster leaves the member of another one alone.
+#[test]
+fn a_counter_does_not_go_to_another_cluster() {
+    let Some(program) = program("a_counter_does_not_go_to_another_cluster") else { return };
+    let mut one = single(&program, &[]);
+    let mut other = single(&program, &[]);
+    other.kill();
+    let server = counter(&format!("etcd://{},{}/site", one.address, other.address), "a");
+    let mut client = server.client();
+    client.send(crate::load::ADD);
+    assert_eq!(client.response().body, "1\n");
+    one.kill();
+    other.start();
+    other.wait_until_writable();
+    client.send(crate::load::ADD);
+    assert_eq!(client.response().status, 503);
+    assert!(other.keys("/site/").is_empty());
+    one.start();
+    one.wait_until_writable();
+    let added = std::iter::repeat_with(|| {
+        client.send(crate::load::ADD);
+        client.response()
+    });
+    let added = added.take(100).find(|response| response.status == 200);
+    assert!(added.is_some() && other.keys("/site/").is_empty());
+}
+
+/// Passes on what one client says, and keeps it.
+fn listener_before(member: SocketAddr) -> (SocketAddr, Arc<Mutex<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, said) = (listener.local_addr().unwrap(), Arc::<Mutex<String>>::default());
+    let heard = Arc::clone(&said);
+    thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let mut server = TcpStream::connect(member).unwrap();
+            let (mut back, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut back, &mut to);
+                let _ = to.shutdown(Shutdown::Both);
+            });
+            let heard = Arc::clone(&heard);
+            thread::spawn(move || {
+                let mut buffer = [0; 16 * 1024];
+                while let Ok(count @ 1..) = client.read(&mut buffer) {
+                    *heard.lock().unwrap() += &String::from_utf8_lossy(&buffer[..count]);
+                    if server.write_all(&buffer[..count]).is_err() {
+                        break;
+                    }
+                }
+                let _ = server.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    (address, said)
+}
+
+#[test]
+fn a_counter_signs_in_at_one_member() {
+    let Some(program) = program("a_counter_signs_in_at_one_member") else { return };
+    let member = single(&program, &[]);
+    with_root(&member);
+    // Several ways to one member are several members to the counter.
+    let ways = [0; 3].map(|_| listener_before(member.address));
+    let hosts = ways.each_ref().map(|(address, _)| address.to_string()).join(",");
+    let server = counter(&format!("etcd://root:s3cret@{hosts}/site"), "a");
+    let mut client = server.client();
+    client.send(crate::load::ADD);
+    assert_eq!(client.response().body, "1\n");
+    let said = ways.map(|(_, said)| said.lock().unwrap().clone());
+    let count = |path: &str| said.each_ref().map(|said| said.matches(path).count());
+    let connects = count("/v3/maintenance/status");
+    let sign_ins = count("/v3/auth/authenticate").iter().sum::<usize>();
+    // A machine that is slow may need another connect.
+    assert!(connects.iter().all(|connects| *connects > 0), "{connects:?}");
+    assert!((1..=*connects.iter().max().unwrap()).contains(&sign_ins), "{connects:?} {sign_ins}");
+}
+
+fn with_root(member: &Member) {
     for (path, question) in [
         ("/v3/auth/role/add", json!({ "name": "root" })),
         ("/v3/auth/user/add", json!({ "name": "root", "password": "s3cret" })),
@@ -127,6 +239,13 @@ fn a_token_that_ends_is_renewed() {
     ] {
         member.ask(path, question);
     }
+}
+
+#[test]
+fn a_token_that_ends_is_renewed() {
+    let Some(program) = program("a_token_that_ends_is_renewed") else { return };
+    let mut member = single(&program, &[]);
+    with_root(&member);
     let server = counter(&format!("etcd://root:s3cret@{}/site", member.address), "a");
     let mut client = server.client();
     for total in 1..4 {

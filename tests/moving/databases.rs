@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Data, check, check_closed, check_holds,
+    Data, check, check_closed, check_held, check_holds,
     common::{
         Client, Server,
         postgres::{self, Database},
@@ -72,7 +72,7 @@ fn totals_go_from_a_file_to_postgres_to_etcd_and_back() {
     check(&["counter", "migrate", &postgres, &etcd], 0, &words);
     let names = &[("a", 2), ("b", 2), ("c", 7)];
     check_holds("--store", &etcd, 16, names);
-    check_holds("--store", &postgres, 16, names);
+    check_held("--store", &postgres, (16, names), "etcd://");
     check_closed("--store", &postgres, "its totals were moved to etcd://");
     let servers = ["x", "y"].map(|shard| counter(&etcd, shard));
     assert_eq!(post(&servers[0], "/counter"), (200, String::from("17\n")));
@@ -282,36 +282,185 @@ fn one_of_several_that_move_the_totals_of_etcd_does_it() {
     check_one_of_several(&etcd_url(&single(&program, &[]), "/site"));
 }
 
+/// Two stores in schemas of one database, so that a trigger in one can change the other at a certain moment: `first`
+/// with 10, and `second`, which is empty.
+fn schemas(data: &Data, database: &Database) -> [String; 2] {
+    let file = data.export("new.json", 10, &[]);
+    let nothing = data.export("nothing.json", 0, &[]);
+    [("first", file), ("second", nothing)].map(|(schema, file)| {
+        database.sql(&format!("CREATE SCHEMA {schema}"));
+        let store = of_schema(&database.url(), schema);
+        check(&["counter", "import", &file, "--store", &store], 0, "counted, sum");
+        store
+    })
+}
+
+/// The store in a schema of a database.
+fn of_schema(url: &str, schema: &str) -> String {
+    let (place, more) = url.split_once('?').unwrap_or((url, ""));
+    format!("{place}?{more}&options=-csearch_path%3D{schema}").replace("?&", "?")
+}
+
+/// Runs statements with each row of a table to which something is done.
+fn with(database: &Database, what: &str, table: &str, statements: &str) {
+    let name = table.replace('.', "_");
+    database.sql(&format!(
+        "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS
+            $$BEGIN {statements}; RETURN NULL; END$$;
+        CREATE TRIGGER hook AFTER {what} ON {table} FOR EACH ROW EXECUTE FUNCTION {name}()"
+    ));
+}
+
+const REOPEN: &str = "DELETE FROM first.tallyring_meta WHERE key LIKE 'moved to %'";
+
 #[test]
 fn a_store_that_is_reopened_while_it_is_moved_is_not_moved() {
     let test = "a_store_that_is_reopened_while_it_is_moved_is_not_moved";
-    let Some((database, member)) = engines(test) else { return };
+    let Some(programs) = postgres::programs(test) else { return };
+    let database = Database::start(&programs, "");
+    let data = Data::new();
+    let [from, to] = schemas(&data, &database);
+    // It counts once more when it is closed, so it is copied again, and is opened by that.
+    let more = "UPDATE first.tallyring_totals SET n = n + 1";
+    with(&database, "DELETE", "first.tallyring_shards", more);
+    with(&database, "INSERT", "second.tallyring_totals", REOPEN);
+    let (code, out, said) = run(&["counter", "migrate", &from, &to]);
+    assert_eq!((code, &*out), (1, ""));
+    assert!(said.contains("was reopened, or closed by another migration, meanwhile;"), "{said}");
+    check_closed("--store", &to, "it was not filled to the end from postgres://");
+    check_holds("--store", &from, 11, &[]);
+    database.sql("DROP TRIGGER hook ON second.tallyring_totals");
+    check(&["counter", "migrate", &from, &to], 0, "11 counted, sum 11; the sum of postgres://");
+    check_holds("--store", &to, 11, &[]);
+}
+
+#[test]
+fn a_store_that_is_reopened_when_the_other_is_opened_is_told() {
+    let test = "a_store_that_is_reopened_when_the_other_is_opened_is_told";
+    let Some(programs) = postgres::programs(test) else { return };
+    let database = Database::start(&programs, "");
+    let data = Data::new();
+    let [from, to] = schemas(&data, &database);
+    with(&database, "DELETE", "second.tallyring_meta", REOPEN);
+    let (code, out, said) = run(&["counter", "migrate", &from, &to]);
+    assert_eq!((code, &*out), (1, ""));
+    assert!(said.contains("both may be counted in, each with all that was moved"), "{said}");
+    for store in [&from, &to] {
+        check_holds("--store", store, 10, &[]);
+        check(&["counter", "reopen", store], 0, "it is open to counters; 10 counted");
+    }
+    // Both have the same, so it can be done once more.
+    database.sql("DROP TRIGGER hook ON second.tallyring_meta");
+    check(&["counter", "migrate", &from, &to], 0, "it is closed to counters");
+}
+
+#[test]
+fn a_migration_that_fails_at_its_end_is_done_once_more() {
+    let test = "a_migration_that_fails_at_its_end_is_done_once_more";
+    let Some(programs) = postgres::programs(test) else { return };
+    let database = Database::start(&programs, "");
+    let data = Data::new();
+    let [from, to] = schemas(&data, &database);
+    // Before the first one is closed.
+    with(&database, "INSERT", "second.tallyring_totals", "RAISE EXCEPTION 'no room'");
+    let words = format!("no room (P0001); nothing was moved, and {} is closed to", shown(&to));
+    check(&["counter", "migrate", &from, &to], 1, &words);
+    check_closed("--store", &to, "it was not filled to the end from postgres://");
+    check(&["counter", "reopen", &from], 0, "it is open to counters; 10 counted");
+    database.sql("DROP TRIGGER hook ON second.tallyring_totals");
+    // And after that.
+    let statements = "IF EXISTS (SELECT FROM second.tallyring_totals WHERE n = 10) THEN RAISE \
+         EXCEPTION 'no room'; END IF";
+    with(&database, "DELETE", "second.tallyring_meta", statements);
+    let words =
+        format!("no room (P0001); {} is closed to counters: do the same once", shown(&from));
+    check(&["counter", "migrate", &from, &to], 1, &words);
+    check_closed("--store", &from, "its totals were moved to postgres://");
+    database.sql("DROP TRIGGER hook ON second.tallyring_meta");
+    check(&["counter", "migrate", &from, &to], 0, "10 counted, sum 10; the sum of");
+    check_holds("--store", &to, 10, &[]);
+}
+
+/// As the program shows a URL: without its parameters.
+fn shown(url: &str) -> &str {
+    url.split('?').next().unwrap()
+}
+
+/// One store by two addresses is not moved to itself, also not by force; and what was moved to it is there by both.
+fn check_aliases(data: &Data, one: &str, other: &str) {
+    let elsewhere = data.text(&format!("elsewhere-{}", &one[..4]));
+    let same = "are one store; nothing was moved";
+    for force in [&[][..], &["--force"]] {
+        check(&[&["counter", "migrate", one, other][..], force].concat(), 1, same);
+        check(&["counter", "reopen", one], 0, "it is open to counters;");
+    }
+    check(&["counter", "migrate", one, &elsewhere], 0, "it is closed to counters");
+    check(&["counter", "migrate", one, other, "--force"], 1, same);
+    check_closed("--store", one, "its totals were moved to redb:");
+    check_closed("--store", other, "its totals were moved to redb:");
+    // Back, by the other name.
+    check(&["counter", "migrate", &elsewhere, other], 0, "it is closed to counters");
+    check(&["counter", "migrate", &elsewhere, one], 0, "was moved there before");
+    check(&["counter", "migrate", &elsewhere, one, "--force"], 0, "was moved there before");
+    check(&["counter", "migrate", one, &elsewhere], 0, "it is closed to counters");
+    check(&["counter", "reopen", other], 0, "it is open to counters again");
+}
+
+#[test]
+fn a_store_is_known_by_any_of_its_names() {
+    let Some((database, member)) = engines("a_store_is_known_by_any_of_its_names") else { return };
     let data = Data::new();
     let (postgres, etcd) = (database.url(), etcd_url(&member, "/site"));
-    let file = data.export("new.json", 9, &[]);
-    check(&["counter", "import", &file, "--store", &etcd], 0, "sum 9");
-    let nothing = data.export("nothing.json", 0, &[]);
-    check(&["counter", "import", &nothing, "--store", &postgres], 0, "sum 0");
-    database.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-            'BEGIN PERFORM pg_sleep(2); RETURN NULL; END';
-        CREATE TRIGGER slow AFTER INSERT ON tallyring_totals EXECUTE FUNCTION slow()",
-    );
-    let mut child = spawn(&["counter", "migrate", &etcd, &postgres]);
-    let filled = "SELECT count(*) FROM tallyring_meta WHERE key LIKE 'filled from %'";
-    while database.sql(filled) == "0" {
-        thread::yield_now();
+    let file = data.export("new.json", 9, &[("a", 1)]);
+    let ways = [Proxy::start(database.address), Proxy::start(member.address)];
+    for (store, other) in [
+        (&postgres, postgres::url(ways[0].address)),
+        (&etcd, format!("etcd://{}/site", ways[1].address)),
+    ] {
+        check(&["counter", "import", &file, "--store", store], 0, "sum 10");
+        check_aliases(&data, store, &other);
     }
-    check(&["counter", "reopen", &etcd], 0, "it is open to counters again");
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
-    assert!(said.contains("was reopened, or closed by another migration, meanwhile"), "{said}");
-    check_closed("--store", &postgres, "it was not filled to the end from etcd://");
-    assert_eq!(post(&counter(&etcd, "a"), "/counter"), (200, String::from("10\n")));
-    age_etcd(&member, "/site");
-    database.sql("DROP TRIGGER slow ON tallyring_totals");
-    check(&["counter", "migrate", &etcd, &postgres], 0, "sum 10");
+    // A copy is another store.
+    database.sql("CREATE SCHEMA copy");
+    for table in ["meta", "shards", "totals"] {
+        let (copy, original) = (format!("copy.tallyring_{table}"), format!("tallyring_{table}"));
+        database.sql(&format!("CREATE TABLE {copy} (LIKE {original} INCLUDING ALL)"));
+        database.sql(&format!("INSERT INTO {copy} SELECT * FROM {original}"));
+    }
+    let copy = of_schema(&postgres, "copy");
+    check(&["counter", "migrate", &postgres, &copy], 0, "it is closed to counters");
+}
+
+#[test]
+fn of_two_migrations_into_one_store_it_holds_what_one_has_moved() {
+    let test = "of_two_migrations_into_one_store_it_holds_what_one_has_moved";
+    let Some((database, member)) = engines(test) else { return };
+    let data = Data::new();
+    for (round, to) in [database.url(), etcd_url(&member, "/site")].iter().enumerate() {
+        let ways = [5, 7].map(|total| {
+            let from = data.counted(&format!("{round}-{total}"), total, &[]);
+            let child = spawn(&["counter", "migrate", &from, to, "--force"]);
+            (total, from, child)
+        });
+        let mut moved = Vec::new();
+        for (total, from, child) in ways {
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            if output.status.success() {
+                moved.push(total);
+            }
+            // Nobody is left with a store that is closed and not moved, without being told what to do.
+            let (code, out, _) = run(&["counter", "reopen", &from]);
+            let was_closed = out.contains("open to counters again");
+            let told =
+                said.contains("do the same once more, or give it to tallyring counter reopen");
+            assert!(code == 0 && was_closed == (output.status.success() || told), "{out}{said}");
+        }
+        assert!(!moved.is_empty());
+        let (_, out, _) = run(&["counter", "export", "--store", to]);
+        assert!(moved.iter().any(|total| out.contains(&format!("\"sum\": {total}\n"))), "{out}");
+        check(&["counter", "reopen", to], 0, "it is open to counters;");
+    }
 }
 
 #[test]
@@ -353,12 +502,6 @@ fn what_is_no_store_is_left_as_it_is() {
     check(&["counter", "migrate", &etcd, &to], 1, &format!("nothing is counted in {etcd}"));
     assert_eq!(database.sql("SELECT count(*) FROM pg_tables WHERE tablename LIKE 'tally%'"), "0");
     assert!(member.keys("/site/").is_empty());
-    // One store by two addresses.
-    let file = data.export("new.json", 9, &[]);
-    check(&["counter", "import", &file, "--store", &postgres], 0, "sum 9");
-    let proxy = Proxy::start(database.address);
-    let other = postgres::url(proxy.address);
-    check(&["counter", "migrate", &postgres, &other], 1, "are one store; nothing was moved");
     // A total that a database cannot hold.
     let most = data.export("most.json", u64::MAX, &[]);
     drop(counter(&postgres, "a"));
@@ -390,4 +533,22 @@ fn ten_thousand_of_the_longest_names_are_moved() {
     let last = data.text("last");
     check(&["counter", "migrate", &etcd, &last], 0, "sum 30,002");
     check_holds("--data-dir", &last, 2, &names);
+    // Counters that make new names in the same instant go beyond that.
+    let more = |count| {
+        format!(
+            "INSERT INTO tallyring_totals SELECT 'more-' || n, 'moved', 1
+            FROM generate_series(1, {count}) AS n ON CONFLICT DO NOTHING"
+        )
+    };
+    database.sql(&more(10_000));
+    let (store, file) = (database.url(), data.text("more.json"));
+    check(&["counter", "reopen", &store], 0, "under 20,000 names");
+    check(&["counter", "export", &file, "--store", &store], 0, "under 20,000 names");
+    let imported = data.text("imported");
+    check(&["counter", "import", &file, "--data-dir", &imported], 0, "sum 40,002");
+    database.sql(&more(10_001));
+    let words =
+        "has 20,001 names, and an export has at most 20,000; tallyring counter migrate moves";
+    check(&["counter", "export", "--store", &store], 1, words);
+    check(&["counter", "migrate", &store, &data.text("all")], 0, "sum 40,003");
 }

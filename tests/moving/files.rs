@@ -3,7 +3,7 @@
 use std::{fs, io::Write, process::Stdio};
 
 use crate::{
-    Data, check, check_closed, check_holds,
+    Data, check, check_closed, check_held, check_holds,
     common::{Server, limited, run, tallyring},
     json, post,
 };
@@ -162,9 +162,27 @@ fn a_file_is_moved_to_another_and_back() {
     );
     check(&migrate, 0, &words);
     check_holds("--data-dir", &to, 1234, NAMES);
-    // It keeps its totals, and no counter counts there.
-    check_holds("--data-dir", &from, 1234, NAMES);
-    check(&["total", "--counter-listen", "off", "--data-dir", &from], 0, "1234");
+    // It keeps its totals, and no counter counts there, which is told to who reads them.
+    let there = format!("redb:{to}/counter.redb; these are from before that: ask there");
+    check_held("--data-dir", &from, (1234, NAMES), &there);
+    let backup = data.text("of-then");
+    for (arguments, said) in [
+        (&["total"][..], "1234\n"),
+        (&["total", "a"], "7\n"),
+        (&["total", "--all"], "{\"\":1234,\"a\":7,\"home.page\":1}\n"),
+        (&["backup", &backup], &format!("{backup}: 1,234 counted, and 8 under 2 names\n")),
+    ] {
+        let settings = ["--counter-listen", "off", "--data-dir", &from];
+        let (code, out, error) = run(&[arguments, &settings].concat());
+        assert_eq!((code, &*out), (0, said), "{error}");
+        let words = format!("the totals of {from}/counter.redb were moved to {there}");
+        assert!(error.lines().count() == 1 && error.contains(&words), "{error}");
+        let settings = ["--counter-listen", "off", "--data-dir", &to];
+        let (code, _, error) =
+            run(&[arguments, &settings, &["--force"][..usize::from(arguments[0] == "backup")]]
+                .concat());
+        assert_eq!((code, &*error), (0, ""));
+    }
     let moved = format!("its totals were moved to redb:{to}/counter.redb: count there");
     check_closed("--data-dir", &from, &moved);
     check(&["serve", "--data-dir", &from, "--listen", "127.0.0.1:0"], 1, &moved);
@@ -208,7 +226,7 @@ fn a_migration_that_may_lose_something_is_refused() {
     migrate(&from, &from, 1, "are one store; nothing was moved");
     let link = data.text("link");
     std::os::unix::fs::symlink(&from, &link).unwrap();
-    migrate(&from, &link, 1, "a process uses");
+    migrate(&from, &link, 1, "are one store; nothing was moved");
     migrate(&data.text("none"), &to, 1, "nothing is counted in redb:");
     migrate(&from, "memory", 1, "memory keeps its totals");
     migrate("memory", &to, 1, "memory keeps its totals");
@@ -228,29 +246,55 @@ fn a_migration_that_may_lose_something_is_refused() {
 }
 
 #[test]
-fn a_migration_that_failed_in_its_middle_is_done_once_more() {
+fn a_migration_that_has_no_room_leaves_the_first_store_open() {
     let data = Data::new();
     let (from, to) = (data.counted("from", 5, NAMES), data.text("to"));
     // Where the new file would be made.
     fs::create_dir_all(data.path("to/counter.redb.unfinished")).unwrap();
-    let words = format!("redb:{from}/counter.redb is closed to counters: do the same once more");
-    check(&["counter", "migrate", &from, &to], 1, &words);
-    check_closed("--data-dir", &from, "its totals were moved to redb:");
-    check(&["counter", "reopen", &from], 0, "5 counted, and 8 under 2 names, sum 13; it is open");
-    check(&["counter", "reopen", &from], 0, "it is open to counters; 5 counted");
-    drop(Server::start(&["counter", "--data-dir", &from], &[]));
-    check(&["counter", "migrate", &from, &to], 1, &words);
+    let failed = |words: &str| {
+        let (code, out, error) = run(&["counter", "migrate", &from, &to]);
+        assert_eq!(code, 1, "{out}");
+        assert!(error.contains(words) && !error.contains("is closed"), "{error}");
+        // It is as it was.
+        check_holds("--data-dir", &from, 5, NAMES);
+        drop(Server::start(&["counter", "--data-dir", &from], &[]));
+    };
+    failed("cannot write");
     fs::remove_dir(data.path("to/counter.redb.unfinished")).unwrap();
+    // Nor is anything moved where the first one cannot be marked.
+    fs::create_dir(data.path("from/counter.redb.unfinished")).unwrap();
+    failed("cannot write");
+    assert!(!data.path("to/counter.redb").exists());
+    assert!(!data.path("to/counter.redb.unfinished").exists());
+    fs::remove_dir(data.path("from/counter.redb.unfinished")).unwrap();
     check(&["counter", "migrate", &from, &to], 0, "sum 13");
     check_holds("--data-dir", &to, 5, NAMES);
-    // A full disk at the first step changes nothing.
-    check(&["counter", "reopen", &from], 0, "it is open");
+    // Nor does a full disk at the first step change anything.
+    check(&["counter", "reopen", &from], 0, "sum 13; it is open to counters again");
+    check(&["counter", "reopen", &from], 0, "it is open to counters; 5 counted");
     let new = data.text("new");
     let output = limited("-f 1", &["counter", "migrate", &from, &new]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && said.contains("cannot write"), "{said}");
     check_holds("--data-dir", &from, 5, NAMES);
     drop(Server::start(&["counter", "--data-dir", &from], &[]));
+}
+
+#[test]
+fn more_names_than_a_store_takes_are_moved() {
+    let data = Data::new();
+    let name = |number| format!("name-{number}");
+    let names: Vec<_> = (0..20_000).map(name).collect();
+    let names: Vec<_> = names.iter().map(|name| (&**name, 1)).collect();
+    let store = data.counted("store", 2, &names);
+    check_holds("--data-dir", &store, 2, &names);
+    let server = Server::start(&["counter", "--data-dir", &store], &[]);
+    assert_eq!(post(&server, "/counter/name-19999"), (200, String::from("2\n")));
+    assert_eq!(post(&server, "/counter/one-more").0, 507);
+    drop(server);
+    let more = [&names[..], &[("one-more", 1)]].concat();
+    let more = data.export("more.json", 2, &more);
+    check(&["counter", "import", &more, "--data-dir", &store], 1, "more than 20,000 names");
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl Started {
         let engine = stage.engine(store);
         let store_url = match (store, engine) {
             (Kind::Postgres | Kind::HotRow, Some(engine)) => engine.postgres_url(),
-            (Kind::Etcd, Some(engine)) => format!("etcd://{}/bench", engine.address),
+            (Kind::Etcd | Kind::Etcd3, Some(engine)) => engine.etcd_url(),
             (Kind::Redb, _) => {
                 format!("redb:{}", stage.scratch.path().join(format!("{index}.redb")).display())
             }
@@ -120,11 +120,11 @@ pub fn run(
         let snapshots = |processes: Vec<&Process>| -> io::Result<Vec<Snapshot>> {
             processes.into_iter().map(Process::snapshot).collect()
         };
-        let database = stage.engine(store).map(|engine| &engine.process);
+        let database = stage.engine(store).into_iter().flat_map(|engine| &engine.processes);
         Ok([
             snapshots(sites.iter().map(|site| &site.process).collect())?,
             snapshots(counters.iter().map(|counter| &counter.process).collect())?,
-            snapshots(database.into_iter().collect())?,
+            snapshots(database.collect())?,
         ])
     };
     let (machine, earlier) = (Machine::watch(), look()?);

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -24,11 +24,13 @@ const ASK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A running database.
 pub struct Engine {
-    pub process: Process,
-    pub address: SocketAddr,
+    /// The only one of PostgreSQL, or one for each member of etcd.
+    pub processes: Vec<Process>,
+    /// Of each process.
+    addresses: Vec<SocketAddr>,
     /// Its name and version.
     pub version: String,
-    // Removed once the process has ended.
+    // Removed once the processes have ended.
     _directory: TempDir,
 }
 
@@ -82,8 +84,9 @@ pub fn postgres(cores: &[usize], parent: Option<&Path>) -> io::Result<Engine> {
     let mut process = Process::start(cores, Path::new("setpriv"), &arguments)?;
     process.wait_for(address)?;
     let version = said(Command::new(programs.join("postgres")).arg("--version"))?;
-    let engine =
-        Engine { process, address, version: version.trim().to_owned(), _directory: directory };
+    let version = version.trim().to_owned();
+    let (processes, addresses) = (vec![process], vec![address]);
+    let engine = Engine { processes, addresses, version, _directory: directory };
     until_it_serves(|| engine.sql_of("postgres", "CREATE DATABASE site"))?;
     engine.sql("CREATE TABLE visits (name text PRIMARY KEY, n bigint NOT NULL)")?;
     engine.sql("INSERT INTO visits VALUES ('home', 0)")?;
@@ -98,45 +101,66 @@ fn postgres_programs() -> Option<PathBuf> {
     found.filter(|programs| programs.join("initdb").exists()).max_by_key(number)
 }
 
-/// Starts one member of an etcd.
+/// Starts the members of an etcd, with its own defaults: they answer for a commit when more than half of them have it on
+/// their disk, which is the same one here.
 ///
 /// # Errors
 /// When it is not installed, or does not start.
-pub fn etcd(cores: &[usize], parent: Option<&Path>) -> io::Result<Engine> {
+pub fn etcd(cores: &[usize], parent: Option<&Path>, members: usize) -> io::Result<Engine> {
     let named = |error: io::Error| {
         let text =
             format!("etcd: {error}; apt-get install etcd-server, or leave it out by --stores");
         io::Error::other(text)
     };
     let version = said(Command::new("etcd").arg("--version")).map_err(named)?;
+    let version = version.lines().next().unwrap_or_default();
+    let noun = if members == 1 { "member" } else { "members" };
+    let version = format!("{version} ({members} {noun})");
     let directory = directory(parent)?;
-    let address = free_address()?;
-    let peers = loop {
-        let peers = free_address()?;
-        if peers != address {
-            break format!("http://{peers}");
-        }
+    let (addresses, peers) = (free_addresses(members)?, free_addresses(members)?);
+    let peers = peers.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>();
+    let cluster = peers.iter().enumerate().map(|(number, peer)| format!("m{number}={peer}"));
+    let cluster = cluster.collect::<Vec<_>>().join(",");
+    let start = |(number, address): (usize, &SocketAddr)| {
+        let (name, clients) = (format!("m{number}"), format!("http://{address}"));
+        let data = directory.path().join(&name).display().to_string();
+        let arguments = [
+            ["--name", &name],
+            ["--data-dir", &data],
+            ["--listen-client-urls", &clients],
+            ["--advertise-client-urls", &clients],
+            ["--listen-peer-urls", &peers[number]],
+            ["--initial-advertise-peer-urls", &peers[number]],
+            ["--initial-cluster", &cluster],
+        ];
+        Process::start(cores, Path::new("etcd"), &arguments.concat())
     };
-    let (clients, data) = (format!("http://{address}"), directory.path().display().to_string());
-    let member = format!("default={peers}");
-    let arguments = [
-        ["--data-dir", &data],
-        ["--listen-client-urls", &clients],
-        ["--advertise-client-urls", &clients],
-        ["--listen-peer-urls", &peers],
-        ["--initial-advertise-peer-urls", &peers],
-        ["--initial-cluster", &member],
-    ];
-    let mut process = Process::start(cores, Path::new("etcd"), &arguments.concat())?;
-    process.wait_for(address)?;
-    let version = version.lines().next().unwrap_or_default().to_owned();
-    Ok(Engine { process, address, version, _directory: directory })
+    let processes = addresses.iter().enumerate().map(start);
+    let mut processes = processes.collect::<io::Result<Vec<_>>>()?;
+    // It serves its clients once there is a leader.
+    for (process, address) in processes.iter_mut().zip(&addresses) {
+        process.wait_for(*address)?;
+    }
+    Ok(Engine { processes, addresses, version, _directory: directory })
+}
+
+/// Different ones, as long as nobody else takes them.
+fn free_addresses(count: usize) -> io::Result<Vec<SocketAddr>> {
+    let kept = (0..count).map(|_| TcpListener::bind("127.0.0.1:0"));
+    let kept = kept.collect::<io::Result<Vec<_>>>()?;
+    kept.iter().map(TcpListener::local_addr).collect()
 }
 
 impl Engine {
     /// The database `site` of a PostgreSQL.
     pub fn postgres_url(&self) -> String {
-        format!("postgres://me@{}/site", self.address)
+        format!("postgres://me@{}/site", self.addresses[0])
+    }
+
+    /// All members of an etcd.
+    pub fn etcd_url(&self) -> String {
+        let addresses = self.addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>();
+        format!("etcd://{}/bench", addresses.join(","))
     }
 
     /// What psql prints for a statement in the database `site`.
@@ -148,7 +172,7 @@ impl Engine {
     }
 
     fn sql_of(&self, database: &str, text: &str) -> io::Result<String> {
-        let port = self.address.port().to_string();
+        let port = self.addresses[0].port().to_string();
         let to = ["-h", "127.0.0.1", "-p", &port, "-U", "me", "-d", database, "-AtXqc", text];
         Ok(said(Command::new("psql").args(to))?.trim().to_owned())
     }

@@ -75,15 +75,15 @@ pub fn run(arguments: &StoresArguments, stage: &Stage, count: u16, repeat: u32) 
     let engine = stage.engine(Kind::HotRow);
     let engine = engine.ok_or_else(|| io::Error::other("there is no PostgreSQL"))?;
     let total = || engine.sql("SELECT n FROM visits")?.parse::<u64>().map_err(io::Error::other);
-    let url = engine.postgres_url();
+    let (server, url) = (&engine.processes[0], engine.postgres_url());
     let programs = (0..count).map(|index| {
         Ready::start(stage, &url, share(arguments.visitors, count, index), arguments.seconds)
     });
     let mut programs = programs.collect::<io::Result<Vec<_>>>()?;
-    let (before, earlier, machine) = (total()?, engine.process.snapshot()?, Machine::watch());
+    let (before, earlier, machine) = (total()?, server.snapshot()?, Machine::watch());
     programs.iter_mut().try_for_each(Ready::go)?;
     let reports = programs.iter_mut().map(Ready::report).collect::<io::Result<Vec<_>>>()?;
-    let database = earlier.until(&engine.process.snapshot()?).cpu_us;
+    let database = earlier.until(&server.snapshot()?).cpu_us;
     let report = together(&reports);
     if report.visits == 0 {
         return Err(io::Error::other("nothing was counted"));

@@ -6,7 +6,7 @@ use std::{
     io,
     ops::Bound,
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -128,15 +128,7 @@ impl CounterFile {
     /// between leaves nothing that a later start would take for a counter's file.
     fn create(disk: &Disk, path: &Path) -> Result<Option<Self>, OpenError> {
         let io_error = |error| OpenError::Io(path.to_owned(), error);
-        let directory = directory_of(path);
-        // A file whose name could not be synced is not created at all.
-        disk.sync_directory(directory)
-            .map_err(|error| OpenError::Unsynced(directory.to_owned(), error))?;
-        let unfinished = unfinished_path(path);
-        let of_unfinished = |error| OpenError::Io(unfinished.clone(), error);
-        let Some(file) = create_unfinished(disk, &unfinished).map_err(of_unfinished)? else {
-            return Err(OpenError::InUse(path.to_owned()));
-        };
+        let (unfinished, file) = begin_unfinished(disk, path, OpenError::Io)?;
         let complete = || {
             let made = Self::with_database(disk, file, 0).map_err(|e| open_error(path, e))?;
             super::redb_store::mark(&made.database).map_err(|error| match error {
@@ -147,7 +139,7 @@ impl CounterFile {
         };
         let named = complete().and_then(|made| {
             let renamed = disk.rename_to_new(&unfinished, path);
-            match renamed.and_then(|()| disk.sync_directory(directory)) {
+            match renamed.and_then(|()| disk.sync_directory(directory_of(path))) {
                 Ok(()) => Ok(Some(made)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
                 Err(error) => Err(io_error(error)),
@@ -217,9 +209,28 @@ pub(super) fn check_magic(
     Ok(())
 }
 
+/// Begins the file that is to have this path: it has another one until it is complete, and is locked. `failed` makes the
+/// error where it cannot be created.
+pub(super) fn begin_unfinished(
+    disk: &Disk,
+    path: &Path,
+    failed: fn(PathBuf, io::Error) -> OpenError,
+) -> Result<(PathBuf, File), OpenError> {
+    let directory = directory_of(path);
+    // A file whose name could not be synced is not created at all.
+    disk.sync_directory(directory)
+        .map_err(|error| OpenError::Unsynced(directory.to_owned(), error))?;
+    let unfinished = unfinished_path(path);
+    match create_unfinished(disk, &unfinished) {
+        Ok(Some(file)) => Ok((unfinished, file)),
+        Ok(None) => Err(OpenError::InUse(path.to_owned())),
+        Err(error) => Err(failed(unfinished, error)),
+    }
+}
+
 /// Opens and locks the file that is to become the counter's; `None` when another process has the lock. What a process
 /// that was killed has left there is used again.
-pub(super) fn create_unfinished(disk: &Disk, path: &Path) -> io::Result<Option<File>> {
+fn create_unfinished(disk: &Disk, path: &Path) -> io::Result<Option<File>> {
     for _ in 0..ATTEMPTS_MAX {
         let file = disk.create(path)?;
         if !disk.lock(&file)? {

@@ -10,19 +10,20 @@ use std::{
 use super::{
     OpenError,
     disk::{Disk, directory_of, link_target, unfinished_path},
-    file::create_unfinished,
+    file::begin_unfinished,
 };
 
 /// A file that is complete, on disk and locked, but does not have its final name yet.
-pub(super) struct Finished<'a> {
-    disk: &'a Disk,
-    path: &'a Path,
+#[derive(Debug)]
+pub(super) struct Finished {
+    disk: Disk,
+    path: PathBuf,
     unfinished: PathBuf,
     /// `None` when it has its name.
     file: Option<File>,
 }
 
-impl Drop for Finished<'_> {
+impl Drop for Finished {
     fn drop(&mut self) {
         if self.file.is_some() {
             // If this fails, the next one that is written here uses the file.
@@ -31,26 +32,19 @@ impl Drop for Finished<'_> {
     }
 }
 
-impl<'a> Finished<'a> {
+impl Finished {
     /// Writes it next to `path`, with the owner and the permissions of the file `like`. `check` reads back what was
     /// written.
     pub(super) fn make(
-        disk: &'a Disk,
-        path: &'a Path,
+        disk: &Disk,
+        path: &Path,
         bytes: &[u8],
         like: Option<&Metadata>,
         check: impl FnOnce(&Path, &File) -> Result<bool, OpenError>,
     ) -> Result<Self, OpenError> {
-        let directory = directory_of(path);
-        // A file whose name could not be synced is not created at all.
-        disk.sync_directory(directory)
-            .map_err(|error| OpenError::Unsynced(directory.to_owned(), error))?;
-        let unfinished = unfinished_path(path);
-        let failed = |error| OpenError::Write(unfinished.clone(), error);
-        let Some(file) = create_unfinished(disk, &unfinished).map_err(failed)? else {
-            return Err(OpenError::InUse(path.to_owned()));
-        };
+        let (unfinished, file) = begin_unfinished(disk, path, OpenError::Write)?;
         let written = write(disk, &file, bytes, like);
+        let (disk, path) = (disk.clone(), path.to_owned());
         let finished = Self { disk, path, unfinished, file: Some(file) };
         written.map_err(|error| finished.failed(error))?;
         let Some(file) = &finished.file else { unreachable!("it has no name yet") };
@@ -68,9 +62,9 @@ impl<'a> Finished<'a> {
 
     /// Gives it its final name, which must be free; the file, which is locked until it is dropped.
     pub(super) fn name(mut self) -> Result<Option<File>, OpenError> {
-        match self.disk.rename_to_new(&self.unfinished, self.path) {
+        match self.disk.rename_to_new(&self.unfinished, &self.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(OpenError::Exists(self.path.to_owned()));
+                return Err(OpenError::Exists(self.path.clone()));
             }
             result => result.map_err(|error| self.failed(error))?,
         }
@@ -79,15 +73,15 @@ impl<'a> Finished<'a> {
 
     /// Replaces the file that has its final name; the new one, which is locked until it is dropped.
     pub(super) fn replace(mut self) -> Result<Option<File>, OpenError> {
-        let renamed = self.disk.rename_over(&self.unfinished, self.path);
+        let renamed = self.disk.rename_over(&self.unfinished, &self.path);
         renamed.map_err(|error| self.failed(error))?;
         self.sync_name()
     }
 
     fn sync_name(&mut self) -> Result<Option<File>, OpenError> {
         let file = self.file.take();
-        let synced = self.disk.sync_directory(directory_of(self.path));
-        synced.map_err(|error| OpenError::Write(self.path.to_owned(), error))?;
+        let synced = self.disk.sync_directory(directory_of(&self.path));
+        synced.map_err(|error| OpenError::Write(self.path.clone(), error))?;
         Ok(file)
     }
 }

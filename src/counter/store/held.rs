@@ -64,6 +64,12 @@ impl Held {
     /// Replaces the file by one that holds this, which is held then. With `keeps`, the old one gets another name, which
     /// is returned.
     fn replace(&mut self, contents: Contents, keeps: bool) -> Result<Option<PathBuf>, OpenError> {
+        let prepared = self.prepare(contents)?;
+        self.place(prepared, keeps)
+    }
+
+    /// Writes one that holds this beside the file.
+    fn prepare(&self, contents: Contents) -> Result<Prepared, OpenError> {
         let directory = directory_of(&self.path);
         self.disk
             .make_directories(directory)
@@ -80,6 +86,12 @@ impl Held {
         let holds = |path: &Path, file: &File| Ok(read_file(&self.disk, path, file)? == contents);
         let bytes = image(&self.path, &contents)?;
         let finished = Finished::make(&self.disk, &self.path, &bytes, like.as_ref(), holds)?;
+        Ok(Prepared { contents, finished })
+    }
+
+    /// Gives one that is complete the name of the file, which needs no space to speak of.
+    fn place(&mut self, prepared: Prepared, keeps: bool) -> Result<Option<PathBuf>, OpenError> {
+        let Prepared { contents, finished } = prepared;
         let mut kept = None;
         let file = match self.metadata {
             None => finished.name()?,
@@ -93,6 +105,13 @@ impl Held {
         (self.now, self._lock) = (Some(Ok(contents)), file);
         Ok(kept)
     }
+}
+
+/// A file that is complete and on disk, and is to take the place of the counter's.
+#[derive(Debug)]
+struct Prepared {
+    contents: Contents,
+    finished: Finished,
 }
 
 /// Gives the file at `path` a second name, which was free, and syncs the directory.
@@ -164,18 +183,20 @@ impl Restore {
     }
 }
 
-/// A counter's file as a whole. It is locked from the first call on, so that only a mark that is to stay is written.
+/// A counter's file as a whole. It is locked from the first call on, so that only a mark that is to stay is written. What
+/// it is filled with is a file beside it until it is opened.
 pub(super) struct FileStore {
     path: PathBuf,
     /// Whether it is to be made where there is none.
     makes: bool,
     held: Option<Held>,
+    filled: Option<Prepared>,
 }
 
 impl FileStore {
     /// Opens nothing yet.
     pub(super) fn new(path: &Path, makes: bool) -> Self {
-        Self { path: path.to_owned(), makes, held: None }
+        Self { path: path.to_owned(), makes, held: None, filled: None }
     }
 
     fn held(&mut self) -> Result<&mut Held, OpenError> {
@@ -203,6 +224,10 @@ impl FileStore {
 
 impl Whole for FileStore {
     fn look(&mut self, _: Instant) -> Result<Found, OpenError> {
+        if let Some(Prepared { contents, .. }) = &self.filled {
+            // It was read back when it was written.
+            return Ok(Found { totals: contents.totals.clone(), ..Found::default() });
+        }
         let contents = self.contents()?;
         let is_new = contents.is_none();
         if is_new && self.makes {
@@ -222,7 +247,7 @@ impl Whole for FileStore {
         // It is locked since it was looked at.
         let found = self.look(until)?;
         // One that is filled is replaced as a whole.
-        if matches!(mark, Mark::MovedTo(_)) && found.mark.as_ref() != Some(mark) {
+        if matches!(mark, Mark::MovedTo { .. }) && found.mark.as_ref() != Some(mark) {
             let (totals, mark) = (found.totals, Some(mark.clone()));
             self.held()?.replace(Contents { totals, mark }, false)?;
             return self.look(until);
@@ -230,20 +255,22 @@ impl Whole for FileStore {
         Ok(found)
     }
 
-    fn fill(
-        &mut self,
-        _: Hold,
-        totals: &TotalsByName,
-        _: Instant,
-    ) -> Result<Option<PathBuf>, OpenError> {
-        self.held()?.replace(Contents { totals: totals.clone(), mark: None }, true)
+    fn fill(&mut self, _: Hold, totals: &TotalsByName, _: Instant) -> Result<(), OpenError> {
+        // What was there is removed first: the next one has the same name.
+        self.filled = None;
+        let contents = Contents { totals: totals.clone(), mark: None };
+        self.filled = Some(self.held()?.prepare(contents)?);
+        Ok(())
     }
 
-    fn open(&mut self, _: Hold, until: Instant) -> Result<(), OpenError> {
+    fn open(&mut self, _: Hold, until: Instant) -> Result<Option<PathBuf>, OpenError> {
+        if let Some(filled) = self.filled.take() {
+            return self.held()?.place(filled, true);
+        }
         let found = self.look(until)?;
         if found.mark.is_some() {
             self.held()?.replace(Contents { totals: found.totals, mark: None }, false)?;
         }
-        Ok(())
+        Ok(None)
     }
 }

@@ -18,7 +18,7 @@ use super::{
     OpenError,
     disk::{Disk, directory_of, link_target},
     file::check_magic,
-    transfer::mark_in,
+    transfer::read_marked,
 };
 
 /// Checks whether the file at `path` can be opened or created, as far as that can be seen. The error that it is in use
@@ -44,8 +44,8 @@ pub(super) fn probe(path: &Path, create: bool) -> Result<(), OpenError> {
     if is_locked(&file) {
         return Err(OpenError::InUse(path.to_owned()));
     }
-    match mark_in(path) {
-        Ok(Some(mark)) => Err(OpenError::Marked(path.to_owned(), mark)),
+    match read_marked(path) {
+        Ok((_, Some(mark))) => Err(OpenError::Marked(path.to_owned(), mark)),
         // A start may find out more.
         _ => Ok(()),
     }

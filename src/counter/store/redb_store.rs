@@ -127,7 +127,7 @@ impl RedbStore {
         }
     }
 
-    /// Logs why it fails, once for each reason.
+    /// Logs why it fails.
     fn complain(&self, problem: &str) {
         if self.health.fails(problem) {
             let path = self.path.display();

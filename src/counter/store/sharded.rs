@@ -328,9 +328,14 @@ impl<E: Engine> ShardedStore<E> {
         };
     }
 
-    /// Logs why it fails, once for each reason.
+    /// Logs why it fails.
     fn complain(&self, trouble: &Trouble) {
-        if self.health.fails(&trouble.to_string()) {
+        let problem = trouble.to_string();
+        let is_to_be_told = match trouble {
+            Trouble::Fenced => self.health.ends(&problem),
+            _ => self.health.fails(&problem),
+        };
+        if is_to_be_told {
             let engine = &self.engine;
             tracing::error!(
                 "nothing is counted, for the counter's store {engine} fails: {trouble}"

@@ -32,14 +32,17 @@ pub(super) struct Contents {
 /// # Errors
 /// When a counter uses it, or it cannot be read.
 pub fn read(path: &Path) -> Result<TotalsByName, OpenError> {
-    let disk = Disk::default();
-    read_unused(&disk, path, &open_to_read(&disk, path)?).map(|contents| contents.totals)
+    read_marked(path).map(|(totals, _)| totals)
 }
 
-/// Why no counter may use the file at `path`, which is not in use.
-pub(super) fn mark_in(path: &Path) -> Result<Option<Mark>, OpenError> {
+/// The same, and why no counter may start to use it, if so.
+///
+/// # Errors
+/// As those of [`read()`].
+pub fn read_marked(path: &Path) -> Result<(TotalsByName, Option<Mark>), OpenError> {
     let disk = Disk::default();
-    read_unused(&disk, path, &open_to_read(&disk, path)?).map(|contents| contents.mark)
+    let Contents { totals, mark } = read_unused(&disk, path, &open_to_read(&disk, path)?)?;
+    Ok((totals, mark))
 }
 
 pub(super) fn read_unused(disk: &Disk, path: &Path, file: &File) -> Result<Contents, OpenError> {

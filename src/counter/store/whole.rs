@@ -8,6 +8,8 @@
 //!     +------------------------- open: the mark is removed ---------------------+
 //! ```
 //!
+//! A file that is filled is closed by its lock alone: it is written beside the old one, and takes its place at the end.
+//!
 //! Whatever is cut leaves the mark, which says what is to be done; each step can be done once more and comes to the same.
 
 use std::{
@@ -39,7 +41,12 @@ pub(super) const SHARD: &str = "moved";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mark {
     /// Its totals were moved, or are on their way, to this store.
-    MovedTo(String),
+    MovedTo {
+        /// As it was named.
+        store: String,
+        /// By which it is known under another name, if it has one.
+        id: Option<u64>,
+    },
     /// It does not hold all of what it is to hold from here.
     FilledFrom(String),
 }
@@ -51,7 +58,8 @@ const FILLED_FROM: &str = "filled from ";
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MovedTo(store) => write!(f, "{MOVED_TO}{store}"),
+            Self::MovedTo { store, id: None } => write!(f, "{MOVED_TO}{store}"),
+            Self::MovedTo { store, id: Some(id) } => write!(f, "{MOVED_TO}{store}#{id:016x}"),
             Self::FilledFrom(origin) => write!(f, "{FILLED_FROM}{origin}"),
         }
     }
@@ -61,7 +69,14 @@ impl FromStr for Mark {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let moved = text.strip_prefix(MOVED_TO).map(|store| Self::MovedTo(store.to_owned()));
+        let moved = text.strip_prefix(MOVED_TO).map(|store| {
+            let id = store.rsplit_once('#').filter(|(_, id)| id.len() == 16);
+            let id = id.and_then(|(store, id)| Some((store, u64::from_str_radix(id, 16).ok()?)));
+            match id {
+                Some((store, id)) => Self::MovedTo { store: store.to_owned(), id: Some(id) },
+                None => Self::MovedTo { store: store.to_owned(), id: None },
+            }
+        });
         let filled =
             || text.strip_prefix(FILLED_FROM).map(|from| Self::FilledFrom(from.to_owned()));
         moved.or_else(filled).ok_or("it has a mark that is not of this version of tallyring")
@@ -69,10 +84,33 @@ impl FromStr for Mark {
 }
 
 impl Mark {
+    /// Whether it says that the totals were moved to this store, which is known by its id under any name.
+    pub fn leads_to(&self, name: &str, id: Option<u64>) -> bool {
+        match self {
+            // Two stores may be shown alike, such as two schemas of one database.
+            Self::MovedTo { id: Some(known), .. } if id.is_some() => id == Some(*known),
+            Self::MovedTo { store, .. } => store == name,
+            Self::FilledFrom(_) => false,
+        }
+    }
+
+    /// What is told to who reads the totals of a store that no counter counts in.
+    pub fn warning(&self, name: &str) -> String {
+        match self {
+            Self::MovedTo { store, .. } => format!(
+                "the totals of {name} were moved to {store}; these are from before that: ask there"
+            ),
+            Self::FilledFrom(origin) => format!(
+                "{name} was not filled to the end from {origin}, so these are not all: run that migration \
+                 or import once more"
+            ),
+        }
+    }
+
     /// What a counter is told that is to use the store.
     pub fn refusal(&self) -> String {
         match self {
-            Self::MovedTo(store) => format!(
+            Self::MovedTo { store, .. } => format!(
                 "its totals were moved to {store}: count there; or give this one to tallyring counter \
                  reopen, to count here again"
             ),
@@ -96,6 +134,8 @@ pub struct Found {
     pub counters: Vec<Seen>,
     /// Whether no counter has ever used it.
     pub is_new: bool,
+    /// A number that only it has, if somebody has given it one.
+    pub id: Option<u64>,
 }
 
 impl Found {
@@ -157,22 +197,25 @@ pub trait Whole {
         until: Instant,
     ) -> Result<Found, OpenError>;
 
-    /// Replaces what it holds by these totals; where the totals before are kept, if they are.
+    /// Replaces what it holds by these totals. May be done several times before it is opened.
     ///
     /// # Errors
     /// When that is not possible, or another one has closed it meanwhile.
-    fn fill(
-        &mut self,
-        hold: Hold,
-        totals: &TotalsByName,
-        until: Instant,
-    ) -> Result<Option<PathBuf>, OpenError>;
+    fn fill(&mut self, hold: Hold, totals: &TotalsByName, until: Instant) -> Result<(), OpenError>;
 
-    /// Lets counters use it.
+    /// Lets counters use it; where the totals are kept that it had before it was filled, if they are.
     ///
     /// # Errors
     /// When that is not possible, or another one has closed it meanwhile.
-    fn open(&mut self, hold: Hold, until: Instant) -> Result<(), OpenError>;
+    fn open(&mut self, hold: Hold, until: Instant) -> Result<Option<PathBuf>, OpenError>;
+
+    /// Gives it a number that no other store has. A file has none: its lock tells it from others.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn identify(&mut self, _id: u64, _until: Instant) -> Result<(), OpenError> {
+        Ok(())
+    }
 }
 
 /// A store as a whole; `None` of memory, which has no store. With `makes`, what a database lacks is made in it.
@@ -217,9 +260,24 @@ mod tests {
 
     #[test]
     fn a_mark_is_read_as_it_was_written() {
-        for mark in [Mark::MovedTo("etcd://a/b".into()), Mark::FilledFrom("moved to ".into())] {
+        let moved = |store: &str, id| Mark::MovedTo { store: store.to_owned(), id };
+        for mark in [
+            moved("etcd://a/b", None),
+            moved("etcd://a/b", Some(5)),
+            moved("redb:/a#b", None),
+            moved("redb:/a#0123456789abcdeg", None),
+            Mark::FilledFrom("moved to ".into()),
+        ] {
             assert_eq!(mark.to_string().parse(), Ok(mark));
         }
+        let id = 0x0123_4567_89ab_cdef;
+        assert_eq!(moved("a", Some(id)).to_string(), "moved to a#0123456789abcdef");
+        assert!(
+            moved("a", Some(id)).leads_to("a", None)
+                && moved("a", Some(id)).leads_to("b", Some(id))
+        );
+        assert!(moved("a", None).leads_to("a", Some(5)) && !moved("a", None).leads_to("b", None));
+        assert!(!moved("a", Some(id)).leads_to("a", Some(5)));
         assert!("moved".parse::<Mark>().is_err() && "".parse::<Mark>().is_err());
     }
 }

@@ -4,6 +4,7 @@
 //!   PREFIX/format               1
 //!   PREFIX/epoch                the last epoch that a counter took
 //!   PREFIX/mark                 why no counter may use it, if so
+//!   PREFIX/id                   a number that no other store has, where totals were moved
 //!   PREFIX/shards/SHARD         EPOCH-SEQUENCE-PIECE SEEN
 //!   PREFIX/totals/NAME/SHARD    the value of this name in this shard
 //! ```
@@ -28,6 +29,10 @@ const _: () = assert!(2 + 3 * LEVEL_MAX <= 128);
 const PIECE_BYTES_MAX: usize = 1_000_000;
 /// What a part has beside its key and its value.
 const PART_BYTES: usize = 16;
+
+/// What is said of a key where only values are to be.
+const FOREIGN: &str = "no value that tallyring has written here; remove it, or, if it is of a store with a longer prefix, \
+     move that one by tallyring counter migrate";
 
 /// The keys of a shard.
 #[derive(Debug)]
@@ -73,6 +78,10 @@ impl Layout {
         format!("{}/mark", self.prefix)
     }
 
+    pub(super) fn id(&self) -> String {
+        format!("{}/id", self.prefix)
+    }
+
     /// How the keys of all fences begin.
     pub(super) fn shards(&self) -> String {
         format!("{}/shards/", self.prefix)
@@ -81,6 +90,15 @@ impl Layout {
     /// How the keys of all values begin.
     pub(super) fn totals(&self) -> String {
         format!("{}/totals/", self.prefix)
+    }
+
+    /// The prefix of the store among whose keys these would be, if there were such a one.
+    pub(super) fn around(&self) -> Option<&str> {
+        let whole = format!("{}/", self.prefix);
+        // After the `/` at its beginning.
+        let places = ["/shards/", "/totals/"].map(|part| whole[1..].find(part));
+        let place = places.into_iter().flatten().min()?;
+        Some(&self.prefix[..=place])
     }
 
     /// The key of a value.
@@ -124,8 +142,7 @@ impl Layout {
         let found = ranges.into_iter().flat_map(|range| range.kvs);
         let row = |found: super::wire::KeyValue| {
             let key = found.key.0.clone();
-            row(found.key.0, found.value.0)
-                .ok_or_else(|| format!("{key} is no value that tallyring has written; remove it"))
+            row(found.key.0, found.value.0).ok_or_else(|| format!("{key} is {FOREIGN}"))
         };
         found.map(row).collect()
     }
@@ -294,6 +311,26 @@ mod tests {
         let longest = 64 + "/totals/".len() + 128 + 1 + 128 + 20;
         let all = pieces(&[longest; 10_000]);
         assert!(all.len() <= 4 && all.iter().all(|piece| piece.len() <= 20_000), "{all:?}");
+    }
+
+    #[test]
+    fn a_store_is_not_among_the_keys_of_another() {
+        for (prefix, around) in [
+            ("/n", None),
+            ("/totals", None),
+            ("/shards", None),
+            ("/n/totalsx", None),
+            ("/n/xtotals", None),
+            ("/n/format", None),
+            ("/n/totals", Some("/n")),
+            ("/n/shards", Some("/n")),
+            ("/n/m/totals/a/b", Some("/n/m")),
+            ("/n/totals/m/shards", Some("/n")),
+            ("/totals/totals", Some("/totals")),
+            ("/totals/shards/totals", Some("/totals")),
+        ] {
+            assert_eq!(Layout::new(prefix, "a").around(), around, "{prefix}");
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ impl Deadlines {
 pub(super) struct Session {
     /// The member's place in the URL.
     pub(super) place: usize,
+    /// Of its cluster, if it tells that.
+    pub(super) cluster_id: Option<u64>,
     sender: SendRequest<Full<Bytes>>,
     host: String,
     token: Option<HeaderValue>,
@@ -92,7 +94,7 @@ impl Unusable {
         Self { answered: true, ..Self::passing(why) }
     }
 
-    fn lasting(why: impl Into<String>) -> Self {
+    pub(super) fn lasting(why: impl Into<String>) -> Self {
         Self { why: why.into(), passes: false, answered: false, is_silent: false }
     }
 
@@ -111,7 +113,7 @@ impl Unusable {
 }
 
 impl Session {
-    /// Connects to the member at a place of the URL, if it has a leader, and signs in.
+    /// Connects to the member at a place of the URL, if it has a leader.
     pub(super) async fn open(
         cluster: &ClusterUrl,
         place: usize,
@@ -132,6 +134,7 @@ impl Session {
         let sender = connect(cluster, host).await?;
         let mut session = Self {
             place,
+            cluster_id: None,
             sender,
             host: host.to_string(),
             token: None,
@@ -157,15 +160,24 @@ impl Session {
                 "it has no leader: more than half of the members must run",
             ));
         }
+        session.cluster_id = Some(status.header.cluster_id).filter(|id| *id > 0);
         session.alarm = status.errors.iter().find_map(|error| explain_alarm(error));
-        if let Some(user) = &cluster.user {
-            let ask = Authenticate { name: &user.name, password: &user.password };
-            let answer: Authenticated =
-                session.call("/v3/auth/authenticate", &ask).await.map_err(Unusable::of_call)?;
-            let token = HeaderValue::from_str(&answer.token);
-            session.token = Some(token.map_err(|_| Unusable::lasting("its token cannot be sent"))?);
-        }
         Ok(session)
+    }
+
+    /// Signs in, if the URL has a user. A sign-in is a change of the whole cluster, and takes it a tenth of a second.
+    pub(super) async fn sign_in(&mut self, cluster: &ClusterUrl) -> Result<(), Unusable> {
+        let Some(user) = &cluster.user else { return Ok(()) };
+        let ask = Authenticate { name: &user.name, password: &user.password };
+        let end = self.deadlines.of_call();
+        let answer = match timeout_at(end, self.call("/v3/auth/authenticate", &ask)).await {
+            Ok(answer) => answer.map_err(Unusable::of_call)?,
+            Err(_) => return Err(Unusable::silent()),
+        };
+        let Authenticated { token } = answer;
+        let token = HeaderValue::from_str(&token);
+        self.token = Some(token.map_err(|_| Unusable::lasting("its token cannot be sent"))?);
+        Ok(())
     }
 
     /// Whether the member has closed the connection.

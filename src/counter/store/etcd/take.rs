@@ -11,7 +11,7 @@ use super::{
         Mark,
         sharded::{Fence, GONE_AFTER, Taken, Trouble},
     },
-    CallError, Stopped,
+    CallError, PAGE, RANGE, Stopped,
     layout::{LEVEL_MAX, Layout, Row, fence_value, nest, parse_fence, pieces, sums},
     read_all,
     session::Session,
@@ -34,6 +34,8 @@ pub(super) struct Standing {
     pub(super) epoch: u64,
     /// Why no counter may take one.
     pub(super) mark: Option<Mark>,
+    /// A number that only this store has, if somebody has given it one.
+    pub(super) id: Option<u64>,
     /// All there are.
     pub(super) shards: Vec<Shard>,
 }
@@ -42,6 +44,11 @@ impl Standing {
     /// What must hold for a change of it.
     pub(super) fn unchanged(&self) -> Vec<Compare> {
         self.revisions.iter().map(|(key, revision)| Compare::unchanged(key, *revision)).collect()
+    }
+
+    /// Whether no counter has ever used it.
+    pub(super) fn is_new(&self, layout: &Layout) -> bool {
+        self.revisions.get(&layout.format()).is_none_or(|revision| *revision == 0)
     }
 
     fn check_unmarked(&self) -> Result<(), Trouble> {
@@ -64,7 +71,9 @@ pub(super) async fn probe(session: &mut Session, layout: &Layout) -> Result<(), 
     if let Some(why) = session.alarm {
         return Err(Trouble::Refused(why.to_owned()).into());
     }
-    look(session, layout).await?.check_unmarked()?;
+    let standing = look(session, layout).await?;
+    standing.check_unmarked()?;
+    check_free(session, layout, &standing).await?;
     // Rights are checked for the parts that a transaction does not come to, too.
     let put = |key: &str| Operation::put(key.to_owned(), String::new());
     let (format, epoch) = (layout.format(), layout.epoch());
@@ -84,6 +93,7 @@ pub(super) async fn probe(session: &mut Session, layout: &Layout) -> Result<(), 
 pub(super) async fn take(session: &mut Session, layout: &Layout) -> Result<Taken, Stopped> {
     let standing = look(session, layout).await?;
     standing.check_unmarked()?;
+    check_free(session, layout, &standing).await?;
     let epoch = standing.epoch + 1;
     let own = Fence { epoch, sequence: 0 };
     let success = vec![
@@ -140,18 +150,20 @@ fn of_take(stopped: Stopped) -> Stopped {
 /// Reads what stands, and checks that it was written by tallyring.
 pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Standing, Stopped> {
     let (format, epoch, mark) = (layout.format(), layout.epoch(), layout.mark());
+    let id = layout.id();
     let prefix = layout.shards();
     let success = vec![
         Operation::get(&format),
         Operation::get(&epoch),
         Operation::get(&mark),
+        Operation::get(&id),
         Operation::Range(Range::prefix(&prefix)),
     ];
     let transaction = Transaction { success, ..Transaction::default() };
     let (_, _, found) = transact(session, &transaction).await.map_err(Stopped::read)?;
     let mut revisions: BTreeMap<String, u64> =
         [&format, &epoch, &mark, layout.own()].map(|key| (key.to_owned(), 0)).into();
-    let (mut highest, mut found_mark, mut shards) = (0, None, Vec::new());
+    let (mut highest, mut found_mark, mut found_id, mut shards) = (0, None, None, Vec::new());
     for found in found.into_iter().flat_map(|range| range.kvs) {
         let (key, value) = (found.key.0, found.value.0);
         let refuse = || {
@@ -166,6 +178,8 @@ pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Stand
             highest = highest.max(value.parse().map_err(|_| refuse())?);
         } else if key == mark {
             found_mark = Some(value.parse().map_err(|_| refuse())?);
+        } else if key == id {
+            found_id = Some(value.parse().map_err(|_| refuse())?);
         } else {
             let (epoch, seen) = parse_fence(&value).ok_or_else(refuse)?;
             highest = highest.max(epoch);
@@ -173,7 +187,30 @@ pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Stand
             shards.push(Shard { name, key, revision: found.mod_revision, seen });
         }
     }
-    Ok(Standing { revisions, epoch: highest, mark: found_mark, shards })
+    Ok(Standing { revisions, epoch: highest, mark: found_mark, id: found_id, shards })
+}
+
+/// Checks that the keys of a new store would not be among those of another one, nor around those of one, as far as a page
+/// of them shows. A store that is there already is used.
+pub(super) async fn check_free(
+    session: &mut Session,
+    layout: &Layout,
+    standing: &Standing,
+) -> Result<(), Stopped> {
+    if standing.is_new(layout) {
+        if let Some(around) = layout.around() {
+            return Err(Trouble::Refused(format!(
+                "its keys would be among those of a store with the prefix {around}; give a prefix in which no \
+                 /totals and no /shards follows"
+            ))
+            .into());
+        }
+        let page = layout.page(layout.totals(), None, PAGE);
+        let found = session.call(RANGE, &page).await.map_err(Stopped::read)?;
+        let values = layout.rows(vec![found]);
+        values.map_err(|why| Trouble::Refused(format!("{why}, or give another prefix")))?;
+    }
+    Ok(())
 }
 
 fn check_format(value: &str) -> Result<(), Trouble> {

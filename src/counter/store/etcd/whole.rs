@@ -13,7 +13,7 @@ use super::{
     layout::{LEVEL_MAX, Layout, fence_value, nest, pieces, sums},
     read_all,
     session::Session,
-    take::{FORMAT, Standing, change, look, met_others},
+    take::{FORMAT, Standing, change, check_free, look, met_others},
     unchanged,
     wire::{Compare, Operation, Transaction},
 };
@@ -33,19 +33,17 @@ impl Whole for Etcd {
         self.step(until, async |session, layout| close(session, layout, mark, seen, force).await)
     }
 
-    fn fill(
-        &mut self,
-        hold: Hold,
-        totals: &TotalsByName,
-        until: Instant,
-    ) -> Result<Option<PathBuf>, OpenError> {
-        let filled =
-            self.step(until, async |session, layout| fill(session, layout, hold, totals).await);
-        filled.map(|()| None)
+    fn fill(&mut self, hold: Hold, totals: &TotalsByName, until: Instant) -> Result<(), OpenError> {
+        self.step(until, async |session, layout| fill(session, layout, hold, totals).await)
     }
 
-    fn open(&mut self, hold: Hold, until: Instant) -> Result<(), OpenError> {
-        self.step(until, async |session, layout| open(session, layout, hold).await)
+    fn open(&mut self, hold: Hold, until: Instant) -> Result<Option<PathBuf>, OpenError> {
+        let opened = self.step(until, async |session, layout| open(session, layout, hold).await);
+        opened.map(|()| None)
+    }
+
+    fn identify(&mut self, id: u64, until: Instant) -> Result<(), OpenError> {
+        self.step(until, async |session, layout| identify(session, layout, id).await)
     }
 }
 
@@ -63,10 +61,17 @@ impl Etcd {
 async fn find(session: &mut Session, layout: &Layout) -> Result<Found, Stopped> {
     let standing = look(session, layout).await?;
     let totals = sums(&read_all(session, layout, None).await?);
-    let is_new = standing.revisions.get(&layout.format()).is_none_or(|revision| *revision == 0);
+    let is_new = standing.is_new(layout);
     let hold = hold_of(&standing, layout);
     let counters = counters(&standing, session.now());
-    Ok(Found { totals, mark: standing.mark, hold, counters, is_new })
+    Ok(Found { totals, mark: standing.mark, hold, counters, is_new, id: standing.id })
+}
+
+async fn identify(session: &mut Session, layout: &Layout, id: u64) -> Result<(), Stopped> {
+    let standing = look(session, layout).await?;
+    check_free(session, layout, &standing).await?;
+    let success = vec![Operation::put(layout.id(), id.to_string())];
+    change(session, Transaction { success, ..Transaction::default() }).await.map(drop)
 }
 
 /// Who holds it by its mark.
@@ -94,6 +99,7 @@ async fn close(
     force: bool,
 ) -> Result<Found, Stopped> {
     let standing = look(session, layout).await?;
+    check_free(session, layout, &standing).await?;
     // Nobody changes it from here to the transaction below.
     if !before.is_marked_as(standing.mark.as_ref(), hold_of(&standing, layout)) {
         return Err(Trouble::Refused(CHANGED.to_owned()).into());

@@ -129,6 +129,9 @@ pub(super) fn end_of(prefix: &str) -> String {
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Header {
+    /// 0 where it is not told.
+    #[serde(default, alias = "clusterId", deserialize_with = "number")]
+    pub(super) cluster_id: u64,
     #[serde(default, deserialize_with = "number")]
     pub(super) revision: u64,
 }
@@ -189,6 +192,8 @@ pub(super) struct Empty {}
 /// What a member says of itself.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Status {
+    #[serde(default)]
+    pub(super) header: Header,
     #[serde(default)]
     pub(super) version: String,
     #[serde(default, deserialize_with = "number")]

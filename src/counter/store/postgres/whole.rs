@@ -48,17 +48,16 @@ impl Whole for Postgres {
         self.step(until, async |session| close(session, mark, seen, force).await)
     }
 
-    fn fill(
-        &mut self,
-        hold: Hold,
-        totals: &TotalsByName,
-        until: Instant,
-    ) -> Result<Option<PathBuf>, OpenError> {
-        self.step(until, async |session| fill(session, hold, totals).await).map(|()| None)
+    fn fill(&mut self, hold: Hold, totals: &TotalsByName, until: Instant) -> Result<(), OpenError> {
+        self.step(until, async |session| fill(session, hold, totals).await)
     }
 
-    fn open(&mut self, hold: Hold, until: Instant) -> Result<(), OpenError> {
-        self.step(until, async |session| open(session, hold).await)
+    fn open(&mut self, hold: Hold, until: Instant) -> Result<Option<PathBuf>, OpenError> {
+        self.step(until, async |session| open(session, hold).await).map(|()| None)
+    }
+
+    fn identify(&mut self, id: u64, until: Instant) -> Result<(), OpenError> {
+        self.step(until, async |session| identify(session, id).await)
     }
 }
 
@@ -111,9 +110,18 @@ async fn look(session: &Session) -> Result<Found, Trouble> {
         ago: Some(unsigned(row.get(2))),
     });
     let counters = counters.collect();
+    let id = "SELECT value FROM tallyring_meta WHERE key = 'id'";
+    let id = client.query_opt(id, &[]).await?.map(|row| unsigned(row.get(0)));
     let totals = totals_of(client).await?;
     client.batch_execute("COMMIT").await?;
-    Ok(Found { totals, mark, hold: hold.unwrap_or_default(), counters, is_new: false })
+    Ok(Found { totals, mark, hold: hold.unwrap_or_default(), counters, is_new: false, id })
+}
+
+async fn identify(session: &Session, id: u64) -> Result<(), Trouble> {
+    let identify = "INSERT INTO tallyring_meta (key, value) VALUES ('id', $1)
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    session.client.execute(identify, &[&signed(id)]).await?;
+    Ok(())
 }
 
 /// The row of the epochs is locked first, so nobody starts meanwhile. Then a commit that is under way is waited for, and
