@@ -246,6 +246,12 @@ fn visit_all(address: SocketAddr, paths: &[String], visits: usize) -> HashMap<St
 
 #[test]
 fn no_visit_is_counted_twice_or_mixed_up() {
+    check_mixed_up("1");
+    check_mixed_up("16");
+}
+
+/// With so many calls on a connection.
+fn check_mixed_up(pipeline: &str) {
     // Each visitor has a route of its own, which names the visitor to the counter.
     const VISITORS: usize = 40;
     const VISITS: usize = 50;
@@ -256,7 +262,8 @@ fn no_visit_is_counted_twice_or_mixed_up() {
     let route = |path: &String| {
         format!("[[route]]\npath = \"{path}\"\ncounter = \"http://{}{path}\"\n", stub.address)
     };
-    let mut server = serve_by(&paths.iter().map(route).collect::<String>(), &[]);
+    let routes: String = paths.iter().map(route).collect();
+    let mut server = serve_by(&routes, &["--counter-pipeline", pipeline]);
     let welcomed = visit_all(server.address, &paths, VISITS);
     let counted = counted.lock().unwrap();
     for path in &paths {

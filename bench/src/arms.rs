@@ -25,6 +25,8 @@ pub enum Arm {
     FloorBatched,
     /// tallyring on io_uring
     Tallyring,
+    /// tallyring on io_uring, with up to 1,000 calls on a connection to the counter
+    TallyringPipelined,
     /// tallyring on io_uring, whose calls register all visits that wait
     TallyringBatched,
     /// tallyring on epoll
@@ -48,11 +50,12 @@ pub enum Arm {
 }
 
 /// All arms, in the order of the tables.
-pub const ALL: [Arm; 14] = [
+pub const ALL: [Arm; 15] = [
     Arm::Floor,
     Arm::FloorPipelined,
     Arm::FloorBatched,
     Arm::Tallyring,
+    Arm::TallyringPipelined,
     Arm::TallyringBatched,
     Arm::TallyringEpoll,
     Arm::MonoioHttp,
@@ -67,6 +70,8 @@ pub const ALL: [Arm; 14] = [
 
 /// The most connections to the counter, for arms that have such a setting.
 const COUNTER_CONNECTIONS_MAX: usize = 8192;
+/// Calls on a connection to the counter, of the arm that has several.
+const PIPELINE_MAX: usize = 1000;
 
 impl Arm {
     /// Its name on the command line and in the results.
@@ -132,9 +137,10 @@ impl Setting<'_> {
             Arm::Floor => self.floor(Strategy::Exchange),
             Arm::FloorPipelined => self.floor(Strategy::Pipelined),
             Arm::FloorBatched => self.floor(Strategy::Batched),
-            Arm::Tallyring => self.tallyring("io_uring", ""),
-            Arm::TallyringBatched => self.tallyring("io_uring", "?by={n}"),
-            Arm::TallyringEpoll => self.tallyring("epoll", ""),
+            Arm::Tallyring => self.tallyring("io_uring", "", 1),
+            Arm::TallyringPipelined => self.tallyring("io_uring", "", PIPELINE_MAX),
+            Arm::TallyringBatched => self.tallyring("io_uring", "?by={n}", 1),
+            Arm::TallyringEpoll => self.tallyring("epoll", "", 1),
             Arm::MonoioHttp
             | Arm::TokioPerCore
             | Arm::Hyper
@@ -164,7 +170,7 @@ impl Setting<'_> {
         Process::start(self.cores, &self.programs.join("floor"), &arguments)
     }
 
-    fn tallyring(&self, driver: &str, query: &str) -> io::Result<Process> {
+    fn tallyring(&self, driver: &str, query: &str, pipeline: usize) -> io::Result<Process> {
         let page = self.scratch.join("heavy.txt");
         if !page.exists() {
             fs::write(&page, vec![b'x'; HEAVY_BYTES])?;
@@ -172,7 +178,7 @@ impl Setting<'_> {
         let url = format!("http://{}/counter{query}", self.counter);
         let config = format!(
             "listen = [\"{}\"]\ncounter = \"{url}\"\ndriver = \"{driver}\"\nadmin = \"off\"\nskip-counter-check = true\n\
-             counter-connections-max = {COUNTER_CONNECTIONS_MAX}\n\
+             counter-connections-max = {COUNTER_CONNECTIONS_MAX}\ncounter-pipeline = {pipeline}\n\
              [[route]]\npath = \"/\"\n[[route]]\npath = \"/heavy\"\nwelcome = \"{}\"\n",
             self.site,
             page.display()

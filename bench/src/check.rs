@@ -17,20 +17,23 @@ const RUNS: &str = "bench/runs";
 /// Median deviations by which two medians must differ.
 const DEVIATIONS: f64 = 3.0;
 /// The arms that are run for a check.
-pub const ARMS: [Arm; 6] = [
+pub const ARMS: [Arm; 7] = [
     Arm::Floor,
     Arm::FloorPipelined,
     Arm::FloorBatched,
     Arm::Tallyring,
+    Arm::TallyringPipelined,
     Arm::TallyringEpoll,
     Arm::AxumTuned,
 ];
 /// The ratios that are checked.
-const PAIRS: [(Arm, Arm); 6] = [
+const PAIRS: [(Arm, Arm); 8] = [
     (Arm::FloorPipelined, Arm::Floor),
     (Arm::FloorBatched, Arm::Floor),
     (Arm::Tallyring, Arm::Floor),
     (Arm::Tallyring, Arm::AxumTuned),
+    (Arm::TallyringPipelined, Arm::Floor),
+    (Arm::TallyringPipelined, Arm::FloorPipelined),
     (Arm::TallyringEpoll, Arm::Floor),
     (Arm::TallyringEpoll, Arm::AxumTuned),
 ];

@@ -6,6 +6,7 @@ mod check;
 mod compare;
 mod greedy;
 mod machine;
+mod pipelined;
 mod place;
 mod process;
 mod record;
@@ -37,6 +38,8 @@ enum Command {
     Greedy(greedy::GreedyArguments),
     /// Measure what it costs a visit that somebody reads the metrics or has the live page open
     Watched(watched::WatchedArguments),
+    /// Measure what slow answers do to the visits behind them, by the calls that a connection carries
+    Pipelined(pipelined::PipelinedArguments),
     /// Simulate how evenly cores are busy: connections hashed to them, handed over, or stolen from
     Balance(balance::BalanceArguments),
     /// Make many visits over changing connections, and check that the server ends as it began
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Greedy(arguments) => greedy::greedy(&arguments),
         Command::Watched(arguments) => watched::watched(&arguments),
+        Command::Pipelined(arguments) => pipelined::pipelined(&arguments),
         Command::Balance(arguments) => balance::balance(&arguments),
         Command::Soak(arguments) => soak::soak(&arguments),
         Command::Stores(arguments) => stores::stores(&arguments),

@@ -1,6 +1,7 @@
 //! The counter stub: a fast counter that keeps its total in memory.
 //!
-//! A `POST` registers a visit, or the number in its target, `by=N`; it is answered after the delay. `GET /calls` is
+//! A `POST` registers a visit, or the number in its target, `by=N`; it, or one of so many, is answered after the delay,
+//! and what follows it on its connection not before. `GET /calls` is
 //! answered with the number of `POST`s, any other `GET` with the total; it needs a connection without an open call.
 //! Requests may be pipelined; those that arrive in one turn of the loop are answered by one write.
 
@@ -40,10 +41,16 @@ pub struct Books {
 pub struct Stub {
     books: Arc<Books>,
     delay: Duration,
+    /// One of so many calls is answered after the delay, the others at once.
+    one_in: u64,
+    /// How many calls it has got.
+    seen: u64,
     /// The beginnings of requests.
     requests: ByDescriptor<Requests>,
     /// Answers that are due, in the order of their times.
     owed: VecDeque<Owed>,
+    /// When the last answer of a connection is due that is delayed.
+    last_due: ByDescriptor<Instant>,
 }
 
 struct Owed {
@@ -54,16 +61,38 @@ struct Owed {
 }
 
 impl Stub {
-    /// A stub that answers after a delay.
-    pub fn new(books: Arc<Books>, delay: Duration) -> Self {
-        Self { books, delay, ..Self::default() }
+    /// A stub that answers one of so many calls after a delay.
+    pub fn new(books: Arc<Books>, delay: Duration, one_in: u64) -> Self {
+        Self { books, delay, one_in, ..Self::default() }
     }
 
     fn owe(&mut self, socket: RawFd, answers: usize) {
+        if self.one_in > 1 {
+            return (0..answers).for_each(|_| self.owe_in_turn(socket));
+        }
         let due = (!self.delay.is_zero()).then(|| Instant::now() + self.delay);
         match self.owed.back_mut() {
             Some(last) if last.socket == socket && due.is_none() => last.answers += answers,
             _ => self.owed.push_back(Owed { due, socket, answers }),
+        }
+    }
+
+    /// Owes an answer that may be delayed, or be behind one that is.
+    fn owe_in_turn(&mut self, socket: RawFd) {
+        let now = Instant::now();
+        self.seen += 1;
+        let behind = self.last_due.get(socket).copied().filter(|due| *due > now);
+        let due = match behind {
+            _ if self.seen.is_multiple_of(self.one_in) => Some(now + self.delay),
+            behind => behind,
+        };
+        if let Some(due) = due {
+            self.last_due.set(socket, due);
+        }
+        let place = self.owed.partition_point(|owed| owed.due <= due);
+        match place.checked_sub(1).and_then(|before| self.owed.get_mut(before)) {
+            Some(last) if last.socket == socket && last.due == due => last.answers += 1,
+            _ => self.owed.insert(place, Owed { due, socket, answers: 1 }),
         }
     }
 
@@ -124,6 +153,7 @@ impl Program for Stub {
     fn closed(&mut self, _io: &mut Io, socket: RawFd) {
         // The descriptor may be used again for another connection.
         self.owed.retain(|owed| owed.socket != socket);
+        self.last_due.take(socket);
         self.requests.take(socket);
     }
 
@@ -178,11 +208,21 @@ mod tests {
         let by = b"POST /counter?by=5 HTTP/1.1\r\nhost: a\r\n\r\n";
         let calls = [REGISTER.repeat(some), by.repeat(3)].concat();
         for delay in [0, 1].map(Duration::from_millis) {
-            let stub = Stub::new(Arc::default(), delay);
+            let stub = Stub::new(Arc::default(), delay, 1);
             let (answers, asked) = answers(stub, &calls, COUNTED.len() * (some + 3));
             assert_eq!(answers, COUNTED.repeat(some + 3));
             assert_eq!(asked, [some + 15, some + 3].map(|figure| figure.to_string()));
         }
+    }
+
+    #[test]
+    fn what_follows_a_delayed_answer_waits_for_it_and_is_not_lost() {
+        // One of three is delayed: the third, which those behind it wait for.
+        let stub = Stub::new(Arc::default(), Duration::from_millis(20), 3);
+        let began = Instant::now();
+        let (answers, asked) = answers(stub, &REGISTER.repeat(5), COUNTED.len() * 5);
+        assert!(began.elapsed() >= Duration::from_millis(20));
+        assert_eq!((answers, asked), (COUNTED.repeat(5), ["5", "5"].map(String::from)));
     }
 
     #[test]

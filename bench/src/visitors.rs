@@ -26,9 +26,23 @@ impl OtherSide<'_> {
     /// # Errors
     /// When it does not start.
     pub fn counter(&self, delay_ms: u32) -> io::Result<(Process, SocketAddr)> {
+        self.counter_delaying(delay_ms, 1)
+    }
+
+    /// Starts the counter stub, with this delay of one of so many answers.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn counter_delaying(
+        &self,
+        delay_ms: u32,
+        one_in: u32,
+    ) -> io::Result<(Process, SocketAddr)> {
         let address = free_address()?;
         let threads = self.cores.len();
-        let arguments = [address.to_string(), delay_ms.to_string(), threads.to_string()];
+        let figures = [delay_ms, u32::try_from(threads).unwrap_or(1), one_in];
+        let arguments =
+            [vec![address.to_string()], figures.map(|it| it.to_string()).into()].concat();
         let program = self.programs.join("stub");
         let mut counter = Process::start(self.cores, &program, &arguments)?;
         counter.wait_for(address)?;

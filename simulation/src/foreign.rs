@@ -44,6 +44,13 @@ pub struct Foreign {
     /// Since when each worker knows that this counter stops, and its calls after that. Nothing where it may call all
     /// the same.
     told: Option<RefCell<[Stopping; WORKERS_MAX]>>,
+    /// Whether it may have other calls on a connection by the time of an answer. What it says then is all said of the
+    /// call that it is about.
+    pipelines: bool,
+    /// Whether each of its answers ends its connection, where it has other calls; else none does. So no visit is lost.
+    closes: bool,
+    /// Whether bytes take no noticeable time.
+    is_swift: bool,
 }
 
 /// Since when a worker knows that a counter stops, and its calls after that.
@@ -72,7 +79,11 @@ impl Foreign {
             record: Rc::clone(record),
             whole: plan.world.cuts == 0 && plan.world.window >= 3_000,
             // Which worker a call comes from is seen only where each visit has its own.
-            told: (plan.spares(number) && plan.batches.is_none()).then(RefCell::default),
+            told: (plan.spares(number) && plan.batches.is_none() && !plan.pipelines())
+                .then(RefCell::default),
+            pipelines: plan.pipelines(),
+            closes: (plan.seed >> number) & 3 == 0,
+            is_swift: plan.is_swift(),
         });
         counter.listen_again();
         counter
@@ -130,13 +141,13 @@ impl Foreign {
                 if let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                     break end + 4;
                 }
-                match stream.receive(CALL_BYTES_MAX).await {
-                    Ok(more) if !more.is_empty() => received.extend(more),
-                    _ => return,
-                }
                 if received.len() > CALL_BYTES_MAX {
                     self.record.violation(format_args!("a counter is sent what is no call"));
                     return;
+                }
+                match stream.receive(CALL_BYTES_MAX).await {
+                    Ok(more) if !more.is_empty() => received.extend(more),
+                    _ => return,
                 }
             };
             let bytes: Vec<u8> = received.drain(..end).collect();
@@ -216,7 +227,11 @@ impl Foreign {
         let kind =
             if self.record.is_shared(visit) { self.rng.borrow_mut().usize(..) } else { visit };
         // One that closes would be taken for one that stops.
-        let form = if self.told.is_some() && kind % FORMS == CLOSING { 0 } else { kind % FORMS };
+        let form = match kind % FORMS {
+            _ if self.pipelines && self.closes => CLOSING,
+            CLOSING if self.pipelines || self.told.is_some() => 0,
+            form => form,
+        };
         let (welcome, tells_number, goes_on) = welcome(kind, form, number);
         self.record.answers(call, tells_number.then_some(number));
         self.tell(visit, goes_on);
@@ -236,6 +251,17 @@ impl Foreign {
             Then::GoesOn => true,
             Then::Closes => false,
             Then::Ends => {
+                if self.pipelines {
+                    // Those that were sent before the answer was heard are nobody's fault.
+                    let sent = async {
+                        while matches!(stream.receive(CALL_BYTES_MAX).await, Ok(bytes) if !bytes.is_empty())
+                        {
+                        }
+                    };
+                    if timeout(HEARD, sent).await.is_ok() || !self.is_swift {
+                        return false;
+                    }
+                }
                 let more = timeout(LAST_LOOK, stream.receive(CALL_BYTES_MAX)).await;
                 if matches!(more, Ok(Ok(bytes)) if !bytes.is_empty()) {
                     self.record
@@ -303,11 +329,12 @@ impl Foreign {
                 Then::GoesOn
             }
             // What comes together with an answer is seen before the next call, and spoils the connection.
-            4 if self.whole && bytes.len() < 100 => {
+            4 if self.whole && !self.pipelines && bytes.len() < 100 => {
                 bytes.extend(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
                 Then::GoesOn
             }
-            4 | 5 => Then::Adds(Duration::from_millis(rng.u64(0..50))),
+            // Else that would be the answer to the next.
+            4 | 5 if !self.pipelines => Then::Adds(Duration::from_millis(rng.u64(0..50))),
             6 => Then::Closes,
             _ => Then::GoesOn,
         };

@@ -166,12 +166,11 @@ impl<'a> History<'a> {
         record.expect(plan);
         let calls = Rc::clone(record);
         world::observe(move |sent| {
-            if sent.process == SITE
-                && sent.taken > 0
-                && let Some(call) = Call::read(sent.offered)
-            {
-                calls.begins(call);
-                calls.judge_call(call, sent.offered);
+            if sent.process == SITE {
+                for (call, bytes) in Call::read_all(sent.offered, sent.taken) {
+                    calls.begins(call);
+                    calls.judge_call(call, bytes);
+                }
             }
         });
         let first = usize::from(plan.bundled);

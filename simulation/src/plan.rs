@@ -29,6 +29,8 @@ pub const PROBES: usize = WORKERS_MAX * COUNTERS;
 pub const IDS_OF_CLIENT: usize = 1_000;
 /// How many visits one call may register, in plans where one may register several.
 pub const BATCHES: [usize; 3] = [2, 3, 1_000];
+/// How many calls one connection to a counter may carry, in plans where it may carry several.
+pub const PIPELINES: [usize; 4] = [2, 3, 8, 1_000];
 /// How many addresses a counter moves between.
 pub const ADDRESSES: usize = 3;
 
@@ -359,7 +361,8 @@ impl Plan {
     /// Whether nothing stands against visits being welcomed that go to this counter.
     fn serves_itself(&self, counter: usize) -> bool {
         let disturbs = |act: &Act| match act.what {
-            What::Counter(_, Mode::Stops) => false,
+            // Calls that were sent behind the last answer are lost.
+            What::Counter(_, Mode::Stops) if !self.pipelines() => false,
             What::Counter(number, _) | What::Move(number, ..) => number == counter,
             _ => false,
         };
@@ -378,6 +381,11 @@ impl Plan {
             && !self.handoff
             && self.upstream.queue_max >= VISITS
             && (0..COUNTERS).all(|counter| counter == stops || self.serves_itself(counter))
+    }
+
+    /// Whether one connection to a counter may carry several calls.
+    pub fn pipelines(&self) -> bool {
+        self.upstream.pipeline_max > 1
     }
 
     /// The least limit of clients at any time.

@@ -235,6 +235,20 @@ impl Call {
     }
 }
 
+impl Call {
+    /// The calls that begin in the first `taken` of these bytes, which may be the rest of others, each with its own.
+    pub fn read_all(offered: &[u8], taken: usize) -> impl Iterator<Item = (Self, &[u8])> {
+        const BEGIN: &[u8] = b"POST /counter/v";
+        let begins =
+            (0..taken.min(offered.len())).filter(|place| offered[*place..].starts_with(BEGIN));
+        begins.filter_map(|place| {
+            let rest = &offered[place..];
+            let end = rest.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+            Some((Self::read(rest)?, &rest[..end + 4]))
+        })
+    }
+}
+
 /// The number that `bytes` begin with, and what follows.
 fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let end = bytes.iter().position(|byte| !byte.is_ascii_digit())?;

@@ -19,7 +19,10 @@ use super::{
     error::ConfigError,
     locations::Locations,
     scalar::{Scalar, Scalars, Text, Word, yes_or_no},
-    values::{Amount, BatchMax, CacheTime, Cores, HeadFields, PageStatus, Period, Positive, Size},
+    values::{
+        Amount, BatchMax, CacheTime, Cores, HeadFields, PageStatus, Period, PipelineMax, Positive,
+        Size,
+    },
 };
 use crate::{
     access_log::Format,
@@ -85,6 +88,7 @@ pub(super) struct File {
     pub(super) counter_connections_max: Option<Positive>,
     pub(super) counter_queue_max: Option<Amount>,
     pub(super) counter_batch_max: Option<BatchMax>,
+    pub(super) counter_pipeline: Option<PipelineMax>,
     pub(super) counter_idle_timeout: Option<Period>,
     pub(super) drain_timeout: Option<Period>,
     pub(super) files_max: Option<Size>,

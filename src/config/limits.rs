@@ -10,7 +10,7 @@ use super::{
     file::File,
     open_files::OpenFiles,
     pick::{Pick, or},
-    values::{Amount, BatchMax, HeadFields, Number, Period, Positive, Size},
+    values::{Amount, BatchMax, HeadFields, Number, Period, PipelineMax, Positive, Size},
 };
 use crate::{connection::ClientLimits, http::HeadLimits, runtime::host, upstream::UpstreamLimits};
 
@@ -85,6 +85,9 @@ pub struct LimitArguments {
         default_value = "1000"
     )]
     pub counter_batch_max: BatchMax,
+    /// Most calls that a connection to a counter carries at a time, without waiting for their answers
+    #[arg(long, env = "TALLYRING_COUNTER_PIPELINE", value_name = "NUMBER", default_value = "1")]
+    pub counter_pipeline: PipelineMax,
     /// Time that an unused connection to the counter stays open
     #[arg(
         long,
@@ -117,6 +120,8 @@ pub(super) fn settle_limits(
         pick.shown("counter-queue-max", arguments.counter_queue_max, file.counter_queue_max);
     let Number(counter_batch_max) =
         pick.shown("counter-batch-max", arguments.counter_batch_max, file.counter_batch_max);
+    let Number(pipeline_max) =
+        pick.shown("counter-pipeline", arguments.counter_pipeline, file.counter_pipeline);
     let mut time =
         |name, argument: Period, file: Option<Period>| pick.shown(name, argument, file).0;
     let clients = ClientLimits {
@@ -138,6 +143,7 @@ pub(super) fn settle_limits(
         ),
         call_timeout: time("counter-timeout", arguments.counter_timeout, file.counter_timeout),
         connections_max: counter_connections_max,
+        pipeline_max,
         queue_max,
         idle_timeout: time(
             "counter-idle-timeout",

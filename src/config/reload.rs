@@ -293,6 +293,7 @@ mod tests {
             "counter-connections-max",
             "counter-queue-max",
             "counter-batch-max",
+            "counter-pipeline",
             "head-timeout",
             "body-timeout",
             "idle-timeout",

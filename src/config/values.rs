@@ -53,6 +53,9 @@ pub type Amount = Number<0, { usize::MAX }>;
 /// The number of visits that one call to a counter may register.
 pub type BatchMax = Number<1, 100_000>;
 
+/// The number of calls that one connection to a counter may carry.
+pub type PipelineMax = Number<1, 1_000>;
+
 /// A number above zero.
 pub type Positive = Number<1, { usize::MAX }>;
 

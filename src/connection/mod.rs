@@ -204,7 +204,9 @@ impl<S: Stream> Connection<S> {
                 Some(ClosedBy::Server)
             } else if !request.persistent {
                 Some(ClosedBy::Client)
-            } else if context.is_draining() || context.closes_for_newcomer() {
+            } else if context.closes_for_newcomer()
+                || context.is_draining() && !is_followed(&unread[whole.head_bytes..])
+            {
                 Some(ClosedBy::Server)
             } else {
                 None
@@ -214,7 +216,7 @@ impl<S: Stream> Connection<S> {
                 close: closed_by.is_some(),
                 keep_alive: closed_by.is_none() && request.version == Version::Http10,
             };
-            let alone = !request.body.is_empty() || !request.method.is_safe();
+            let alone = !request.body.is_empty() || !service.may_overlap(&request);
             let record = self.record(&request);
             let (body, expects_continue) = (request.body, request.expects_continue);
             self.is_reused = true;
@@ -426,6 +428,12 @@ impl<S: Stream> Connection<S> {
             }
         }
     }
+}
+
+/// Whether another request was received whole behind the one that is about to be answered. What a client has sent before it
+/// could know of the drain is not lost.
+fn is_followed(rest: &[u8]) -> bool {
+    memchr::memmem::find(rest, b"\r\n\r\n").is_some()
 }
 
 const HEAD_TOO_SLOW: Refusal = Refusal::new(408, "the request head took too long");

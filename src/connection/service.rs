@@ -31,6 +31,12 @@ pub trait Service: 'static {
     /// The answer, if nothing is to be done.
     fn admit(&self, request: &Request<'_>) -> Result<Self::Admitted, Response>;
 
+    /// Whether this request may run at the same time as others of its connection. By default only what is safe may (RFC
+    /// 9112 section 9.3.2).
+    fn may_overlap(&self, request: &Request<'_>) -> bool {
+        request.method.is_safe()
+    }
+
     /// Does what was decided.
     ///
     /// # Errors

@@ -183,6 +183,8 @@ struct Echo {
     held: RefCell<VecDeque<Waker>>,
     released: std::cell::Cell<bool>,
     started: std::cell::Cell<usize>,
+    /// Whether all requests may run at the same time.
+    overlaps: bool,
 }
 
 struct Asked {
@@ -198,6 +200,10 @@ impl Service for Echo {
     fn admit(&self, request: &Request<'_>) -> Result<Asked, Response> {
         let waits = request.path.starts_with("/wait");
         Ok(Asked { bytes: request.path[1..].parse().unwrap_or(0), waits })
+    }
+
+    fn may_overlap(&self, request: &Request<'_>) -> bool {
+        self.overlaps || request.method.is_safe()
     }
 
     fn start(&self, asked: Asked) -> Result<Asked, Response> {
@@ -346,6 +352,47 @@ fn what_is_not_safe_runs_alone() {
     service.released.set(true);
     assert!(serving.poll(&mut context).is_ready());
     assert_eq!(stream.0.borrow().writes, [0, 1, 2].map(answer_bytes));
+}
+
+#[test]
+fn a_service_may_say_that_nothing_need_run_alone() {
+    let post = b"POST /wait HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (overlaps, expected) in [(false, 1), (true, 3)] {
+        let stream = Recorder::whole(vec![post.repeat(3)]);
+        let service = Rc::new(Echo { overlaps, ..Echo::default() });
+        let connection = Connection::new(stream, clients().register(-1, PEER));
+        let mut serving = pin!(connection.serve(Rc::clone(&service)));
+        assert!(serving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(service.started.get(), expected);
+    }
+}
+
+/// What a client is answered that has sent `bytes` before it could know of the drain: the contents, and how many of the
+/// answers say that they are the last.
+#[track_caller]
+fn check_drain(bytes: Vec<u8>, answers: usize) {
+    let stream = Recorder::whole(vec![bytes, requests(&["/1"])]);
+    let clients = clients();
+    let connection = Connection::new(stream.clone(), clients.register(-1, PEER));
+    clients.drain();
+    let serving = pin!(connection.serve(Rc::new(Echo::default())));
+    assert!(serving.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+    let text = String::from_utf8(stream.written()).unwrap();
+    let parts: Vec<_> = text.split("HTTP/1.1 200 OK").skip(1).collect();
+    assert_eq!(parts.len(), answers, "{text}");
+    let last: Vec<_> = parts.iter().map(|part| part.contains("connection: close")).collect();
+    assert!(last.iter().rposition(|last| !last).is_none_or(|place| place + 1 < answers));
+    assert_eq!(last.iter().filter(|last| **last).count(), 1, "{text}");
+}
+
+#[test]
+fn a_drain_answers_what_was_received_whole_and_no_more() {
+    check_drain(requests(&["/1"]), 1);
+    check_drain(requests(&["/1"; 5]), 5);
+    check_drain(requests(&["/1"; 40]), 40);
+    let half = requests(&["/1", "/1"])[..50].to_vec();
+    assert!(half.len() > requests(&["/1"]).len());
+    check_drain(half, 1);
 }
 
 /// Panics at `/panic`, as no service should.

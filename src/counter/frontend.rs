@@ -64,6 +64,11 @@ impl Service for HttpFrontend {
         operation(request)
     }
 
+    /// Operations take effect in the order in which they are started, so it is as if each waited for the one before.
+    fn may_overlap(&self, _: &Request<'_>) -> bool {
+        true
+    }
+
     fn start(&self, operation: Operation) -> Result<Waiting, Response> {
         let begun = self.commits.borrow_mut().begin(operation, clock::now());
         self.submit_gathered();

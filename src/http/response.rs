@@ -23,6 +23,8 @@ pub struct Response {
     pub body: BodyReader,
     /// Whether the connection may carry another request once the body is whole.
     pub persistent: bool,
+    /// Its version, as it is read here.
+    pub version: Version,
 }
 
 impl Response {
@@ -96,7 +98,7 @@ fn parse_head(
     let fields = Fields::collect(parsed.headers)?;
     let body = fields.body(status, version, body_bytes_max)?;
     let persistent = fields.connection.is_persistent(version) && !body.ends_with_connection();
-    Ok(Response { status, head_bytes: head.len(), body, persistent })
+    Ok(Response { status, head_bytes: head.len(), body, persistent, version })
 }
 
 #[derive(Default)]
@@ -193,7 +195,9 @@ mod tests {
         match (result, expected) {
             (Ok(Some(response)), Some((status, body, persistent))) => {
                 let head_bytes = bytes.len();
-                let expected = Response { status, head_bytes, body, persistent };
+                let is_10 = head.starts_with("HTTP/1.0 ");
+                let version = if is_10 { Version::Http10 } else { Version::Http11 };
+                let expected = Response { status, head_bytes, body, persistent, version };
                 assert_eq!(response, expected, "{head:?}");
             }
             (Err(_), None) => {}

@@ -99,11 +99,21 @@ impl ReadBuffer {
         pool: &ReadBufferPool,
     ) -> impl Future<Output = io::Result<usize>> {
         async move {
-            self.make_room(pool)?;
+            self.make_room(pool, false)?;
             let (result, slice) = stream.read(self.lend()).await;
             self.bytes = slice.into_inner();
             result
         }
+    }
+
+    /// Receives once, like [`fill`](Self::fill), into the room that was made.
+    ///
+    /// # Errors
+    /// The stream's error.
+    pub async fn receive<R: AsyncReadRent>(&mut self, stream: &mut R) -> io::Result<usize> {
+        let (result, slice) = stream.read(self.lend()).await;
+        self.bytes = slice.into_inner();
+        result
     }
 
     /// Receives like [`fill`](Self::fill), until `cancel` is cancelled; then it ends with an error or, if bytes had
@@ -117,7 +127,7 @@ impl ReadBuffer {
         pool: &ReadBufferPool,
         cancel: CancelHandle,
     ) -> io::Result<usize> {
-        self.make_room(pool)?;
+        self.make_room(pool, false)?;
         let (result, slice) = stream.cancelable_read(self.lend(), cancel).await;
         self.bytes = slice.into_inner();
         result
@@ -131,24 +141,30 @@ impl ReadBuffer {
         bytes.slice_mut(held..room)
     }
 
-    /// Makes room behind what is unread.
-    fn make_room(&mut self, pool: &ReadBufferPool) -> io::Result<()> {
+    /// Makes room behind what is unread: in a large buffer if much is expected.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, as [`fill`](Self::fill).
+    pub fn make_room(&mut self, pool: &ReadBufferPool, much: bool) -> io::Result<()> {
         if self.read > 0 {
             self.bytes.drain(..self.read);
             self.read = 0;
         }
-        if self.bytes.is_empty() {
+        if self.bytes.is_empty() && !much {
             self.shrink(pool);
         }
-        if self.bytes.len() < self.bytes.capacity() {
+        let is_large = self.bytes.capacity() >= pool.large_bytes.get();
+        if self.bytes.len() < self.bytes.capacity() && (is_large || !much) {
             return Ok(());
         }
-        if self.bytes.capacity() >= pool.large_bytes.get() {
+        if is_large {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         if self.bytes.capacity() == 0 && self.small.capacity() == 0 {
             self.bytes = Vec::with_capacity(SMALL_BYTES.min(pool.large_bytes.get()));
-            return Ok(());
+            if !much {
+                return Ok(());
+            }
         }
         let mut large = pool.take();
         large.extend_from_slice(&self.bytes);
@@ -248,6 +264,25 @@ mod tests {
         assert_eq!(fill(&mut read_buffer, &mut stream, &pool).unwrap(), 0);
         assert_eq!(pool.spares.borrow().len(), 1);
         assert_eq!(read_buffer.bytes.capacity(), SMALL_BYTES);
+    }
+
+    #[test]
+    fn it_begins_with_a_large_buffer_where_much_is_expected() {
+        let pool = ReadBufferPool::new(1000);
+        let mut read_buffer = ReadBuffer::default();
+        for (much, capacity, spares) in [(true, 1000, 0), (false, SMALL_BYTES, 1), (true, 1000, 0)]
+        {
+            read_buffer.make_room(&pool, much).unwrap();
+            assert_eq!(read_buffer.bytes.capacity(), capacity);
+            assert_eq!(pool.spare_lengths(), vec![0; spares]);
+        }
+        // What is unread is kept.
+        let mut stream = Pieces([vec![b'x'; 3]].into());
+        read_buffer.make_room(&pool, false).unwrap();
+        fill(&mut read_buffer, &mut stream, &pool).unwrap();
+        read_buffer.consume(1);
+        read_buffer.make_room(&pool, true).unwrap();
+        assert_eq!((read_buffer.unread(), read_buffer.bytes.capacity()), (&b"xx"[..], 1000));
     }
 
     #[test]

@@ -37,6 +37,7 @@ fn upstream(address: SocketAddr, metrics: &Arc<WorkerMetrics>) -> Rc<Upstream> {
         connect_timeout: std::time::Duration::from_secs(60),
         call_timeout: std::time::Duration::from_secs(60),
         connections_max: 1,
+        pipeline_max: 1,
         queue_max: 10,
         idle_timeout: std::time::Duration::from_secs(60),
         head: crate::config::RESPONSE_HEAD,

@@ -1,18 +1,22 @@
 //! One connection to the counter, run by one task, which only moves bytes: the pool decides what to send and what
 //! becomes of a call.
 //!
+//! Requests that are ready at the same time leave in one write, and all answers that a read gives are told at once. A
+//! write is never waited for with a read that is due: which calls have left whole, and which not at all, is known from
+//! what the writes have taken.
+//!
 //! A read is posted for as long as the connection lives. While it carries no call, whatever that read gives, the end
 //! of the stream or unexpected bytes, ends the connection.
 
 use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
-    io,
+    io, mem,
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
 };
 
 use monoio::{
@@ -23,10 +27,11 @@ use monoio::{
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::{
-    CallBytes, Content, DialError, Upstream,
+    CallBytes, DialError, Upstream,
     dial::dial,
+    in_flight::{InFlight, Left, Sent},
     pool::ConnectionId,
-    response_reader::{Answer, Broken, ResponseLimits, ResponseReader},
+    response_reader::{Answer, ResponseLimits},
 };
 use crate::runtime::{
     clock::{self, Stamp},
@@ -75,10 +80,14 @@ pub(super) struct PoolGuard {
     not_connected: Option<DialError>,
     /// Whether it has carried a call.
     used: Cell<bool>,
-    /// What becomes of the content of the answer to its call.
-    content: Cell<Content>,
-    /// When its call got it.
-    call_began: Cell<Stamp>,
+}
+
+/// A request that is to be sent.
+pub(super) struct Outgoing {
+    request: CallBytes,
+    sent: Sent,
+    /// How many others can be taken.
+    more: usize,
 }
 
 impl PoolGuard {
@@ -91,8 +100,6 @@ impl PoolGuard {
             id,
             not_connected: Some(DialError::Other),
             used: Cell::default(),
-            content: Cell::default(),
-            call_began: Cell::default(),
         }
     }
 
@@ -106,37 +113,54 @@ impl PoolGuard {
         handle
     }
 
-    /// The request to send, if the connection has a call.
-    pub(super) fn take_request(&self) -> Option<CallBytes> {
+    /// The request to send next, if the connection has a call that was not sent.
+    pub(super) fn take_request(&self) -> Option<Outgoing> {
         let taken = self.upstream.pool.borrow_mut().take_request(self.id, clock::now)?;
-        self.content.set(taken.content);
         if taken.batched > 0 {
             self.upstream.counts.batched_visits.add(taken.batched as u64);
             // Those that it leaves behind may be so many that they wait no longer.
             self.upstream.tell(|_| ());
         }
-        self.call_began.set(Stamp::new(self.upstream.last_event()));
         if self.used.replace(true) {
             self.upstream.counts.reused.increment();
         }
-        Some(taken.request)
+        let began = Stamp::new(self.upstream.last_event());
+        let sent = Sent { content: taken.content, began, bytes: taken.request.len() };
+        Some(Outgoing { request: taken.request, sent, more: taken.more })
     }
 
-    /// The call was answered. Returns whether the connection stays open.
-    fn answered(&self, answer: Answer) -> bool {
+    /// Reads what was received, and tells of the answers. Returns whether the connection goes on.
+    fn read(
+        &self,
+        calls: &mut InFlight,
+        limits: &ResponseLimits,
+        received: &io::Result<usize>,
+        buffer: &mut ReadBuffer,
+    ) -> bool {
+        let mut is_noted = false;
+        calls.read(received, buffer, limits, |call, answer| {
+            // Answers that come together come at one time.
+            if !mem::replace(&mut is_noted, true) {
+                self.upstream.note_time();
+            }
+            self.answered(call, answer)
+        })
+    }
+
+    /// A call was answered at the last event. Returns whether the connection stays open.
+    fn answered(&self, call: &Sent, answer: Answer) -> bool {
         let Upstream { counts, .. } = &*self.upstream;
-        self.upstream.note_time();
         let now = self.upstream.last_event();
-        let micros = self.call_began.get().micros_until(now);
+        let micros = call.began.micros_until(now);
         counts.calls.add(micros);
         counts.last_call_micros.set(micros);
         counts.last_answer_micros.set(now);
         self.upstream.tell(|pool| pool.answered(self.id, answer, clock::now()))
     }
 
-    /// Not a byte of the call has left.
-    fn not_sent(&self) {
-        self.upstream.tell(|pool| pool.not_sent(self.id));
+    /// Not a byte of the last `count` calls has left, and no other call will be sent.
+    fn not_sent(&self, count: usize) {
+        self.upstream.tell(|pool| pool.not_sent(self.id, count, clock::now()));
     }
 }
 
@@ -190,139 +214,118 @@ async fn open(upstream: &Upstream) -> io::Result<(TcpStream, SocketAddr)> {
     }
 }
 
+/// The bytes of requests after which a write takes no further one.
+const WRITE_BYTES_MAX: usize = 32 * 1024;
+
+/// What a connection waits for.
+enum Event {
+    /// A write has ended.
+    Written(Written),
+    /// A read has ended, or what it gave can be made sense of now.
+    Received(Received),
+    /// There is a call to send.
+    Send(Outgoing),
+}
+
 /// Carries calls until the connection can carry no more.
 async fn run(guard: PoolGuard, stream: TcpStream, address: SocketAddr) {
     let socket = stream.as_raw_fd();
-    let (reader, mut writer) = stream.into_split();
-    let mut receiver = Receiver::new(guard.upstream.response_limits(), reader, receive);
+    let (reader, writer) = stream.into_split();
+    let mut limits = guard.upstream.response_limits();
+    let mut receiver = Receiver::new(Rc::clone(&limits), reader, receive);
+    // It is here while nothing is being written.
+    let mut writer = Some(writer);
+    let mut writing = pin!(nothing(write));
+    let mut calls = InFlight::default();
     // Declared last and so dropped first: when the socket closes, nobody has its number any more.
     let mut guard = guard;
     let handle = guard.connected(address, socket);
-    while let Some(request) = next_call(&guard, &handle, &mut receiver).await {
-        let limits = guard.upstream.response_limits();
-        let content = guard.content.get();
-        match exchange(&limits, request, content, &mut writer, &mut receiver).await {
-            Ok(answer) => {
-                if !guard.answered(answer) {
+    loop {
+        let event = poll_fn(|context| {
+            if let Some(write) = writing.as_mut().as_pin_mut()
+                && let Poll::Ready(written) = write.poll(context)
+            {
+                return Poll::Ready(Event::Written(written));
+            }
+            // Before a call is taken: a connection that has ended must not take one with it.
+            if calls.expects_bytes()
+                && let Poll::Ready(received) = receiver.poll(context)
+            {
+                return Poll::Ready(Event::Received(received));
+            }
+            if writer.is_some()
+                && let Some(outgoing) = guard.take_request()
+            {
+                return Poll::Ready(Event::Send(outgoing));
+            }
+            handle.set_waker(context.waker());
+            Poll::Pending
+        })
+        .await;
+        match event {
+            Event::Send(outgoing) => {
+                limits = guard.upstream.response_limits();
+                let requests = gather(&guard, outgoing, &mut calls);
+                writing.set(writer.take().map(|writer| write(writer, requests, 0)));
+            }
+            Event::Written((result, used, requests)) => match calls.written(&result) {
+                Left::Whole => {
+                    writing.set(None);
+                    writer = Some(used);
+                }
+                Left::UpTo(sent) => writing.set(Some(write(used, requests, sent))),
+                Left::Never(count) => {
+                    writing.set(None);
+                    guard.not_sent(count);
+                }
+            },
+            Event::Received((result, reader, mut buffer)) => {
+                if !guard.read(&mut calls, &limits, &result, &mut buffer) {
                     return;
                 }
+                receiver.go_on(&limits, (result, reader, buffer), &calls);
             }
-            Err(ExchangeError::Broken) => return,
-            Err(ExchangeError::NotSent) => return guard.not_sent(),
+        }
+        if calls.is_over() {
+            return;
         }
     }
 }
 
-/// The request of the connection's next call; `None` when the connection has ended, even if it has a call.
-async fn next_call<F: Future<Output = Received>>(
-    guard: &PoolGuard,
-    handle: &Handle,
-    receiver: &mut Receiver<F>,
-) -> Option<CallBytes> {
-    poll_fn(|context| {
-        // First: a connection that has ended must not take a call with it.
-        if receiver.poll_received(context).is_ready() {
-            return Poll::Ready(None);
-        }
-        let request = guard.take_request();
-        if request.is_some() {
-            return Poll::Ready(request);
-        }
-        handle.set_waker(context.waker());
-        Poll::Pending
-    })
-    .await
+/// The bytes to write: those of this request, and of the others that are ready.
+fn gather(guard: &PoolGuard, first: Outgoing, calls: &mut InFlight) -> CallBytes {
+    let Outgoing { request, sent, more } = first;
+    calls.push(sent);
+    if more == 0 {
+        return request;
+    }
+    let room = request.len().saturating_mul(more + 1).min(WRITE_BYTES_MAX);
+    let mut bytes = Vec::with_capacity(room);
+    bytes.extend_from_slice(&request);
+    while bytes.len() < WRITE_BYTES_MAX
+        && let Some(Outgoing { request, sent, .. }) = guard.take_request()
+    {
+        bytes.extend_from_slice(&request);
+        calls.push(sent);
+    }
+    Rc::new(bytes.into())
 }
 
-/// Why an exchange gave no answer. The connection can carry no more calls.
-enum ExchangeError {
-    /// Not a byte of the request has left.
-    NotSent,
-    /// Some of it may have left.
-    Broken,
-}
+/// The result of a write, and what the next one needs.
+type Written = (io::Result<usize>, Writer, CallBytes);
 
-impl From<Broken> for ExchangeError {
-    fn from(Broken: Broken) -> Self {
-        Self::Broken
+/// Writes once, from this place on.
+#[allow(clippy::manual_async_fn)]
+fn write(mut writer: Writer, requests: CallBytes, from: usize) -> impl Future<Output = Written> {
+    async move {
+        let (result, slice) = writer.write(requests.slice(from..)).await;
+        (result, writer, slice.into_inner())
     }
 }
 
-/// Sends one request and receives the answer.
-async fn exchange<F: Future<Output = Received>>(
-    limits: &Rc<ResponseLimits>,
-    request: CallBytes,
-    content: Content,
-    writer: &mut Writer,
-    receiver: &mut Receiver<F>,
-) -> Result<Answer, ExchangeError> {
-    let mut sending = Sending::UnderWay(pin!(send(writer, request)));
-    let mut response = ResponseReader::new(content);
-    loop {
-        let receiving = pin!(receiver.receive(limits, |received, buffer| match received {
-            Ok(1..) => {
-                let (consumed, answer) = response.read(buffer.unread(), limits)?;
-                buffer.consume(consumed);
-                Ok(answer)
-            }
-            Ok(0) => response.read_end().map(Some),
-            Err(_) => Err(Broken),
-        }));
-        let read = sending.beside(receiving).await?;
-        // Before the answer is used: a request that has not left whole ends its connection.
-        sending.end().await?;
-        if let Some(answer) = read? {
-            return Ok(answer);
-        }
-    }
-}
-
-/// A request that is being sent.
-enum Sending<'a, F> {
-    UnderWay(Pin<&'a mut F>),
-    Ended,
-}
-
-impl<F: Future<Output = Result<(), ExchangeError>>> Sending<'_, F> {
-    /// Sends while `receiving` is awaited. Gives up as soon as the request cannot be sent.
-    async fn beside<R: Future>(
-        &mut self,
-        mut receiving: Pin<&mut R>,
-    ) -> Result<R::Output, ExchangeError> {
-        poll_fn(|context| {
-            if let Poll::Ready(Err(error)) = self.poll(context) {
-                return Poll::Ready(Err(error));
-            }
-            receiving.as_mut().poll(context).map(Ok)
-        })
-        .await
-    }
-
-    async fn end(&mut self) -> Result<(), ExchangeError> {
-        poll_fn(|context| self.poll(context)).await
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
-        let Self::UnderWay(send) = self else { return Poll::Ready(Ok(())) };
-        let sent = ready!(send.as_mut().poll(context));
-        *self = Self::Ended;
-        Poll::Ready(sent)
-    }
-}
-
-async fn send(writer: &mut Writer, mut request: CallBytes) -> Result<(), ExchangeError> {
-    let length = request.len();
-    let mut sent = 0;
-    while sent < length {
-        let (result, slice) = writer.write(request.slice(sent..)).await;
-        request = slice.into_inner();
-        match result {
-            Ok(count @ 1..) => sent += count,
-            Ok(0) | Err(_) if sent == 0 => return Err(ExchangeError::NotSent),
-            Ok(0) | Err(_) => return Err(ExchangeError::Broken),
-        }
-    }
-    Ok(())
+/// No write, of those that `write` makes.
+fn nothing<F>(_: fn(Writer, CallBytes, usize) -> F) -> Option<F> {
+    None
 }
 
 /// The result of a read, and what the next read needs.
@@ -332,35 +335,37 @@ type Received = (io::Result<usize>, Reader, ReadBuffer);
 /// the bytes that it may have received are lost with it.
 struct Receiver<F> {
     reading: Pin<Box<F>>,
-    post: fn(Rc<ResponseLimits>, Reader, ReadBuffer) -> F,
+    post: fn(Rc<ResponseLimits>, Reader, ReadBuffer, bool) -> F,
+    /// What was received before the call that it answers is known to have left. Meanwhile no read is posted.
+    held: Option<Box<Received>>,
 }
 
 impl<F: Future<Output = Received>> Receiver<F> {
     fn new(
         limits: Rc<ResponseLimits>,
         reader: Reader,
-        post: fn(Rc<ResponseLimits>, Reader, ReadBuffer) -> F,
+        post: fn(Rc<ResponseLimits>, Reader, ReadBuffer, bool) -> F,
     ) -> Self {
-        Self { reading: Box::pin(post(limits, reader, ReadBuffer::default())), post }
+        let reading = Box::pin(post(limits, reader, ReadBuffer::default(), false));
+        Self { reading, post, held: None }
     }
 
-    /// Posts the read, unless it is posted. Ready once something was received, which is discarded; it must not be
-    /// polled after that.
-    fn poll_received(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.reading.as_mut().poll(context).map(drop)
+    /// Posts the read, unless it is posted. Once something was received, [`go_on`](Self::go_on) comes next.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Received> {
+        match self.held.take() {
+            Some(held) => Poll::Ready(*held),
+            None => self.reading.as_mut().poll(context),
+        }
     }
 
-    /// Waits until something was received, lets `read` look at it, and prepares the next read, which is posted
-    /// when it is first waited for.
-    async fn receive<T>(
-        &mut self,
-        limits: &Rc<ResponseLimits>,
-        read: impl FnOnce(io::Result<usize>, &mut ReadBuffer) -> T,
-    ) -> T {
-        let (received, reader, mut buffer) = self.reading.as_mut().await;
-        let result = read(received, &mut buffer);
-        self.reading.set((self.post)(Rc::clone(limits), reader, buffer));
-        result
+    /// Prepares the next read, which is posted when it is first waited for.
+    fn go_on(&mut self, limits: &Rc<ResponseLimits>, received: Received, calls: &InFlight) {
+        let (_, reader, buffer) = received;
+        if !buffer.unread().is_empty() && !calls.awaits_answer() {
+            self.held = Some(Box::new((Ok(buffer.unread().len()), reader, buffer)));
+            return;
+        }
+        self.reading.set((self.post)(Rc::clone(limits), reader, buffer, calls.expects_much()));
     }
 }
 
@@ -369,9 +374,13 @@ fn receive(
     limits: Rc<ResponseLimits>,
     mut reader: Reader,
     mut buffer: ReadBuffer,
+    much: bool,
 ) -> impl Future<Output = Received> {
     async move {
-        let received = buffer.fill(&mut reader, &limits.buffers).await;
+        let received = match buffer.make_room(&limits.buffers, much) {
+            Ok(()) => buffer.receive(&mut reader).await,
+            Err(error) => Err(error),
+        };
         (received, reader, buffer)
     }
 }

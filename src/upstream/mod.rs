@@ -15,6 +15,8 @@ mod connection;
 mod content;
 mod dial;
 mod endpoint;
+mod fifo;
+mod in_flight;
 mod pool;
 pub mod resolve;
 mod response_reader;
@@ -63,6 +65,8 @@ pub struct UpstreamLimits {
     pub call_timeout: Duration,
     /// Connections at a time.
     pub connections_max: usize,
+    /// Calls that one connection may carry at a time, once it has shown that it stays open.
+    pub pipeline_max: usize,
     /// Calls that may wait for a connection, in addition to those for which one is being opened.
     pub queue_max: usize,
     /// How long an unused connection is kept.

@@ -9,6 +9,7 @@ mod state;
 
 use std::{
     collections::VecDeque,
+    mem,
     net::SocketAddr,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -76,10 +77,15 @@ pub(super) struct Pool {
     gathering: usize,
     /// The batchers of batches that have ended: the next one may be held back. Empty between two events.
     due: Vec<BatcherId>,
-    /// The calls that are `Queued`, in the order in which they get a connection. Empty while one is idle.
+    /// The calls that are `Queued`, in the order in which they get a connection. Empty while one is idle or has room.
     queue: VecDeque<QueuedCall>,
     /// The connections that are `Idle`, the one used last at the back.
     idle: VecDeque<ConnectionId>,
+    /// The busy ones that can get another call; the last has had room for the shortest time. None where a connection
+    /// carries one call at a time.
+    roomy: Vec<ConnectionId>,
+    /// Whether a new connection will carry several calls, as far as the last answer tells.
+    pipelines: bool,
     /// How many connections are `Dialing`.
     dialing: usize,
     /// While other connections stand, none is dialed before this.
@@ -106,6 +112,8 @@ impl Pool {
             due: Vec::new(),
             queue: VecDeque::new(),
             idle: VecDeque::new(),
+            roomy: Vec::new(),
+            pipelines: false,
             dialing: 0,
             dial_after: now,
             stopping: None,
@@ -164,8 +172,8 @@ impl Pool {
         self.stopping.get_or_insert(now.after(PROBE_INTERVAL));
     }
 
-    /// Event: a call begins. It gets the connection used last, or waits for the next to be free, since
-    /// `began`.
+    /// Event: a call begins. It gets a busy connection that has room, else the one used last, or waits for the next to
+    /// be free, since `began`.
     ///
     /// # Errors
     /// When too many wait already, or the counter fails.
@@ -223,9 +231,9 @@ impl Pool {
         Ok(CallId(self.calls.insert(PooledCall::new(Rc::clone(request), content))))
     }
 
-    /// Gives a call that begins the connection used last, or lets it wait.
+    /// Gives a call that begins a connection, or lets it wait.
     fn send(&mut self, call: CallId, began: Option<Stamp>, now: Moment) {
-        match self.idle.pop_back() {
+        match self.free_connection() {
             Some(connection) => self.assign(call, connection),
             None => {
                 self.queue.push_back(QueuedCall { id: call, since: began });
@@ -282,7 +290,10 @@ impl Pool {
         self.addresses.prefer(address);
         self.connection_mut(id).connected(address, now);
         self.dialing -= 1;
-        self.assign_next(id);
+        self.idle.push_back(id);
+        self.serve_queue();
+        // It was dialed for several, and carries one at first.
+        self.dial_for_queue(now);
     }
 
     /// Event: a connection could not be opened. The call that has waited longest fails, unless a connection is being
@@ -294,89 +305,197 @@ impl Pool {
         self.dialing -= 1;
         if self.connections.len() > self.dialing {
             self.dial_after = now.after(DIAL_PAUSE);
-        } else if self.queue.len() > self.dialing
-            && let Some(queued) = self.queue.pop_front()
-        {
-            self.end(queued.id, Err(CallError::NoConnection(error)), now);
+        } else {
+            // What was known is of the past: a connection for each call that waits.
+            self.pipelines = false;
+            if self.queue.len() > self.dialing
+                && let Some(queued) = self.queue.pop_front()
+            {
+                self.end(queued.id, Err(CallError::NoConnection(error)), now);
+            }
         }
         self.release_due(now);
         self.dial_for_queue(now);
     }
 
-    /// Event: the connection's task asks what to send, and what becomes of the content of the answer.
+    /// Event: the connection's task asks what to send next, and what becomes of the content of the answer.
     pub(super) fn take_request(
         &mut self,
         id: ConnectionId,
         now: impl FnOnce() -> Moment,
     ) -> Option<Taken> {
-        let call = self.connection_mut(id).take_request()?;
+        let connection = self.connection_mut(id);
+        let call = connection.take_request()?;
+        let more = connection.waiting();
         let PooledCall { request, content, batcher, .. } = self.call_mut(call);
         let (request, content) = (Rc::clone(request), *content);
-        Some(match *batcher {
-            Some(batcher) => self.take_batch(batcher, call, now()),
-            None => Taken { request, content, batched: 0 },
-        })
+        let Some(batcher) = *batcher else {
+            return Some(Taken { request, content, batched: 0, more });
+        };
+        let taken = self.take_batch(batcher, call, now());
+        // The next batch may be one of them.
+        Some(Taken { more: self.connection_mut(id).waiting(), ..taken })
     }
 
-    /// Event: not a byte of the request that was taken has left. The connection is about to close.
-    pub(super) fn not_sent(&mut self, id: ConnectionId) {
-        self.connection_mut(id).not_sent();
+    /// Event: not a byte has left of the last `count` requests that were taken, and the connection sends no more. It may
+    /// be read to its end, for the answers to what it has sent; the others go elsewhere.
+    pub(super) fn not_sent(&mut self, id: ConnectionId, count: usize, now: Moment) {
+        let connection = self.connection_mut(id);
+        connection.not_sent(count);
+        // One that carries nothing else closes at once, and is then asked whether it ever worked.
+        if connection.taken > 0 {
+            self.give_back(id);
+            if self.connection_mut(id).is_forsaken() {
+                self.cut(id);
+            }
+            self.serve_queue();
+            self.dial_for_queue(now);
+        }
     }
 
-    /// Event: the call was answered. Returns whether the connection stays open: it must be reusable, its address must
-    /// still be the counter's, and there must not be more connections than the limit.
+    /// What a connection has not sent goes elsewhere.
+    fn give_back(&mut self, id: ConnectionId) {
+        self.settle_room(id);
+        while let connection = self.connection_mut(id)
+            && connection.waiting() > 0
+            && let Some(waits) = connection.calls.pop_last()
+        {
+            if self.waits_on(waits, id) {
+                self.requeue(waits, id);
+            } else {
+                self.connection_mut(id).made_up();
+            }
+        }
+    }
+
+    /// Event: the oldest call that was taken was answered. Returns whether the connection stays open: it must be
+    /// reusable. If it carries no other call, its address must still be the counter's, and there must not be more
+    /// connections than the limit.
     #[must_use]
     pub(super) fn answered(&mut self, id: ConnectionId, answer: Answer, now: Moment) -> bool {
-        let Answer { status, reusable, content } = answer;
+        let Answer { status, reusable, pipelines, content } = answer;
         let connection = self.connection_mut(id);
-        let Some(call) = connection.answered(now) else { return false };
-        let address = connection.address;
-        let stays = reusable
-            && self.connections.len() <= self.limits.connections_max
-            && address.is_some_and(|address| self.addresses.contains(address));
-        self.call_mut(call).answer_content = content;
+        let Some(call) = connection.answered() else { return false };
+        connection.pipelines = pipelines;
+        self.pipelines = pipelines;
         match reusable {
             true => self.stopping = None,
             false => self.set_aside(now),
         }
-        self.end(call, Ok(status), now);
-        if stays {
-            self.assign_next(id);
-        } else {
-            self.connection_mut(id).close();
+        let waits = self.waits_on(call, id);
+        if !waits {
+            self.connection_mut(id).made_up();
         }
+        self.connection_mut(id).lives();
+        if waits {
+            self.call_mut(call).answer_content = content;
+            self.end(call, Ok(status), now);
+        }
+        let stays = reusable && self.goes_on(id, now);
+        if !stays {
+            self.close(id, now);
+        }
+        self.serve_queue();
         self.release_due(now);
         stays
     }
 
-    /// Event: an established connection has ended. A call that it has not sent gets another connection, but fails if
-    /// this one never completed a call: the next would be no better.
+    /// Whether this connection, which was just answered and can be used again, is kept open.
+    fn goes_on(&mut self, id: ConnectionId, now: Moment) -> bool {
+        let is_welcome = self.is_welcome(id);
+        if !self.pipelines {
+            // It carries one call at a time from now on.
+            self.give_back(id);
+        }
+        let connection = self.connection_mut(id);
+        let may_stay = is_welcome && !connection.sends_no_more;
+        if connection.calls.is_empty() {
+            connection.state = ConnectionState::Idle(now);
+            self.settle_room(id);
+            if may_stay {
+                self.idle.push_back(id);
+            }
+            return may_stay;
+        }
+        if connection.is_forsaken() {
+            return false;
+        }
+        self.settle_room(id);
+        true
+    }
+
+    /// Whether a connection could be kept: its address is the counter's, and there are no more than the limit.
+    fn is_welcome(&self, id: ConnectionId) -> bool {
+        let address = self.connections.get(id).and_then(|connection| connection.address);
+        self.connections.len() <= self.limits.connections_max
+            && address.is_some_and(|address| self.addresses.contains(address))
+    }
+
+    /// Event: an established connection has ended. Calls that it has not sent get another connection, but one fails if
+    /// this connection never completed a call: the next would be no better. To the breaker, what it carried is one call.
     pub(super) fn closed(&mut self, id: ConnectionId, now: Moment) {
-        let Some(connection) = self.connections.remove(id) else {
-            unreachable!("a connection closes once")
-        };
-        match connection.state {
+        match self.connection_mut(id).state {
             ConnectionState::Dialing => unreachable!("a connection that never stood cannot close"),
             ConnectionState::Idle(_) => self.idle.retain(|idle| *idle != id),
-            ConnectionState::Assigned(call) if connection.has_completed_call => self.requeue(call),
-            ConnectionState::Assigned(call) => {
-                self.end(call, Err(CallError::NoConnection(DialError::Other)), now);
+            ConnectionState::Busy => {
+                let connection = self.connection_mut(id);
+                let (has_completed_call, is_told) =
+                    (connection.has_completed_call, connection.is_told);
+                self.leave(id, has_completed_call, is_told, now);
             }
-            ConnectionState::InFlight(call) => self.end(call, Err(CallError::Broken), now),
             ConnectionState::Closing => {}
         }
+        self.connections.remove(id);
+        self.serve_queue();
         self.release_due(now);
         self.dial_for_queue(now);
     }
 
-    /// Event: time has passed. Calls whose deadlines have passed end, and with each its connection, since a late
-    /// answer there would belong to no call. Connections that were idle for too long are closed.
+    /// A connection whose last answer has come gets no further call.
+    fn close(&mut self, id: ConnectionId, now: Moment) {
+        // The counter has answered, so the breaker need not know of those that it leaves unanswered.
+        self.leave(id, true, true, now);
+    }
+
+    /// Ends what a connection carries: a call that it may have sent fails. One that it has not sent goes elsewhere, or
+    /// fails too where `requeues` says so.
+    fn leave(&mut self, id: ConnectionId, requeues: bool, mut is_told: bool, now: Moment) {
+        let (calls, taken) = self.connection_mut(id).close();
+        self.settle_room(id);
+        for (place, &call) in calls.iter().enumerate() {
+            let error = match place < taken {
+                true => CallError::Broken,
+                false if requeues => break,
+                false => CallError::NoConnection(DialError::Other),
+            };
+            if !self.waits_on(call, id) {
+                continue;
+            }
+            match mem::replace(&mut is_told, true) {
+                false => self.end(call, Err(error), now),
+                true => self.end_untold(call, Err(error), now),
+            }
+        }
+        if requeues {
+            // The first of them is the next.
+            let waiting = calls.iter().rev().take(calls.len() - taken);
+            waiting.for_each(|call| self.requeue(*call, id));
+        }
+    }
+
+    /// Event: time has passed. Calls whose deadlines have passed end, and a connection with the last call that it
+    /// carries. Connections that were idle for too long are closed.
     pub(super) fn expire(&mut self, now: Moment) {
         while let Some((began, key)) = self.calls.pop_expired(now) {
             let call = CallId(key);
             let state = self.call_mut(call).state;
+            let mut is_told = false;
             match state {
-                CallState::Assigned(connection) => self.cut(connection),
+                CallState::Assigned(connection) => {
+                    self.time_is_over(call, connection);
+                    is_told = began != Began::Elsewhere
+                        && mem::replace(&mut self.connection_mut(connection).is_told, true);
+                }
                 CallState::Queued => self.remove_from_queue(call),
                 CallState::Gathered => drop(self.leave_batch(call, true)),
                 CallState::Held => {
@@ -394,6 +513,7 @@ impl Pool {
                     self.finish(call, late);
                     self.tell_of_batch(batch, late, now);
                 }
+                _ if is_told => self.end_untold(call, late, now),
                 _ => self.end(call, late, now),
             }
         }
@@ -408,8 +528,20 @@ impl Pool {
         self.dial_for_queue(now);
     }
 
+    /// The time of a call on this connection is over. A connection that nobody waits for is cut; another one gives back
+    /// what it has not sent.
+    fn time_is_over(&mut self, call: CallId, id: ConnectionId) {
+        let connection = self.connection_mut(id);
+        connection.time_is_over(call);
+        self.give_back(id);
+        if self.connection_mut(id).is_forsaken() {
+            self.cut(id);
+        }
+        self.serve_queue();
+    }
+
     /// Event: the counter has other addresses. Connections to addresses that are gone are closed: an idle one at
-    /// once, one that carries a call once that call was answered.
+    /// once, one that carries calls once they were answered.
     pub(super) fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
         self.addresses.replace(addresses);
         let Self { addresses, connections, idle, actions, .. } = self;
@@ -417,11 +549,13 @@ impl Pool {
             let connection = &mut connections[*id];
             let stays = connection.address.is_some_and(|address| addresses.contains(address));
             if !stays {
-                connection.close();
+                drop(connection.close());
                 actions.push_back(Action::Cut(*id));
             }
             stays
         });
+        self.settle_rooms();
+        self.serve_queue();
     }
 
     /// Event: other limits. Time-outs apply to calls in progress and to idle connections too. Connections beyond the
@@ -431,6 +565,8 @@ impl Pool {
             self.calls.set_timeout(began, limits.call_timeout);
         }
         self.limits = limits;
+        self.settle_rooms();
+        self.serve_queue();
         self.expire(now);
     }
 
@@ -442,9 +578,11 @@ impl Pool {
         left.iter().sum::<usize>() + gathered + gathering == 0
     }
 
-    /// Dials a connection for each queued call that has none, as far as the limit allows.
+    /// Dials connections for the queued calls, as far as the limit allows: for each one, or for as many as one
+    /// connection will carry.
     fn dial_for_queue(&mut self, now: Moment) {
-        while self.dialing < self.queue.len()
+        let of_each = if self.pipelines { self.limits.pipeline_max.max(1) } else { 1 };
+        while self.dialing.saturating_mul(of_each) < self.queue.len()
             && self.connections.len() < self.limits.connections_max
         {
             if self.connections.len() > self.dialing && now < self.dial_after {
@@ -455,12 +593,14 @@ impl Pool {
             self.actions.push_back(Action::Dial(id));
         }
         assert!(self.dialing <= self.connections.len(), "more dials than connections");
-        assert!(self.queue.is_empty() || self.idle.is_empty(), "calls wait while one is idle");
+        let none_free = self.idle.is_empty() && self.roomy.is_empty();
+        assert!(self.queue.is_empty() || none_free, "calls wait while a connection is free");
     }
 
-    /// Whether a call would find no connection and no place in the queue; `waits` says that it gets no idle one at once.
+    /// Whether a call would find no connection and no place in the queue; `waits` says that it gets no free one at once.
     fn is_full(&self, waits: bool) -> bool {
-        (waits || self.idle.is_empty()) && self.queued_calls() >= self.queue_room()
+        let none_free = self.idle.is_empty() && self.roomy.is_empty();
+        (waits || none_free) && self.queued_calls() >= self.queue_room()
     }
 
     /// How many calls may be queued: the maximum, and one for each connection that is being dialed or can be.
@@ -469,25 +609,69 @@ impl Pool {
         self.limits.queue_max + self.dialing + dialable
     }
 
-    /// A connection that has become idle gets the call that has waited longest.
-    fn assign_next(&mut self, id: ConnectionId) {
-        match self.queue.pop_front() {
-            Some(QueuedCall { id: call, since }) => {
-                self.actions.extend(since.map(Action::Waited));
-                self.assign(call, id);
-            }
-            None => self.idle.push_back(id),
+    /// The connection that gets the next call: a busy one that has room, else the one used last.
+    fn free_connection(&mut self) -> Option<ConnectionId> {
+        self.roomy.last().copied().or_else(|| self.idle.pop_back())
+    }
+
+    /// Free connections get the calls that have waited longest.
+    fn serve_queue(&mut self) {
+        while !self.queue.is_empty()
+            && let Some(id) = self.free_connection()
+            && let Some(QueuedCall { id: call, since }) = self.queue.pop_front()
+        {
+            self.actions.extend(since.map(Action::Waited));
+            self.assign(call, id);
         }
     }
 
     fn assign(&mut self, call: CallId, id: ConnectionId) {
         self.call_mut(call).assign(id);
-        self.connection_mut(id).assign(call);
-        self.actions.push_back(Action::Send(id));
+        if self.connection_mut(id).assign(call) {
+            self.actions.push_back(Action::Send(id));
+        }
+        self.settle_room(id);
     }
 
-    /// A call that was not sent gets another connection, before all others.
-    fn requeue(&mut self, call: CallId) {
+    /// Notes whether a busy connection can get another call.
+    fn settle_room(&mut self, id: ConnectionId) {
+        let most = self.limits.pipeline_max;
+        let connection = self.connection_mut(id);
+        let (was_roomy, has_room) = (connection.is_roomy, connection.has_room(most));
+        // A connection that carries one call at a time never has room.
+        if !was_roomy && !has_room {
+            return;
+        }
+        let has_room = has_room && self.is_welcome(id);
+        self.connection_mut(id).is_roomy = has_room;
+        match (was_roomy, has_room) {
+            (false, true) => self.roomy.push(id),
+            (true, false) => {
+                // It is most often the last.
+                let place = self.roomy.iter().rposition(|roomy| *roomy == id);
+                place.map(|place| self.roomy.remove(place));
+            }
+            _ => {}
+        }
+    }
+
+    /// The same for all connections: what holds for all of them has changed.
+    fn settle_rooms(&mut self) {
+        let busy = self.connections.iter().filter(|(_, connection)| connection.pipelines);
+        let busy: Vec<_> = busy.map(|(id, _)| id).collect();
+        busy.into_iter().for_each(|id| self.settle_room(id));
+    }
+
+    /// Whether a call has not ended, and is on this connection.
+    fn waits_on(&self, call: CallId, id: ConnectionId) -> bool {
+        self.calls.get(call.0).is_some_and(|entry| entry.state == CallState::Assigned(id))
+    }
+
+    /// A call that this connection has not sent waits for another one, before all others.
+    fn requeue(&mut self, call: CallId, id: ConnectionId) {
+        if !self.waits_on(call, id) {
+            return;
+        }
         let entry = self.call_mut(call);
         if let Some(batcher) = entry.batcher {
             return self.requeue_batch(batcher, call);
@@ -497,14 +681,11 @@ impl Pool {
             return;
         }
         entry.requeue();
-        self.send_first(call);
+        self.queue_first(call);
     }
 
-    fn send_first(&mut self, call: CallId) {
-        match self.idle.pop_back() {
-            Some(connection) => self.assign(call, connection),
-            None => self.queue.push_front(QueuedCall { id: call, since: None }),
-        }
+    fn queue_first(&mut self, call: CallId) {
+        self.queue.push_front(QueuedCall { id: call, since: None });
     }
 
     fn remove_from_queue(&mut self, call: CallId) {
@@ -514,7 +695,7 @@ impl Pool {
     }
 
     fn cut(&mut self, id: ConnectionId) {
-        self.connection_mut(id).close();
+        drop(self.connection_mut(id).close());
         self.actions.push_back(Action::Cut(id));
     }
 
@@ -523,6 +704,16 @@ impl Pool {
         match self.call_mut(call).batcher_of_batch() {
             Some(batcher) => self.end_batch(batcher, call, outcome, now),
             None => self.end_one(call, outcome, now),
+        }
+    }
+
+    /// Ends a call that is not in the queue any more, and says nothing to the breaker.
+    fn end_untold(&mut self, call: CallId, outcome: Result<u16, CallError>, now: Moment) {
+        let entry = self.call_mut(call);
+        entry.told = true;
+        match entry.batcher_of_batch() {
+            Some(batcher) => self.end_batch(batcher, call, outcome, now),
+            None => self.finish(call, outcome),
         }
     }
 
@@ -578,5 +769,7 @@ impl Pool {
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod pipelining;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use super::{Content, ShortContent, UpstreamLimits};
 use crate::{
     http::{
-        HeadLimits,
+        HeadLimits, Version,
         body::{BodyError, BodyReader},
         response::{self, HeadScan, Response},
     },
@@ -42,6 +42,9 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// Whether the connection can carry another call.
     pub(super) reusable: bool,
+    /// Whether it can carry several at a time: such a connection is reusable, and speaks HTTP/1.1 (RFC 9112
+    /// section 9.3.2).
+    pub(super) pipelines: bool,
     /// The content, if it is kept and whole.
     pub(super) content: Option<Box<ShortContent>>,
 }
@@ -66,12 +69,20 @@ struct FinalResponse {
     status: u16,
     /// Whether the connection can carry another call once the body is whole.
     persistent: bool,
+    version: Version,
     body: BodyReader,
 }
 
 impl From<Response> for FinalResponse {
-    fn from(Response { status, persistent, body, .. }: Response) -> Self {
-        Self { status, persistent, body }
+    fn from(Response { status, persistent, version, body, .. }: Response) -> Self {
+        Self { status, persistent, version, body }
+    }
+}
+
+impl FinalResponse {
+    fn answer(&self, reusable: bool, content: Option<Box<ShortContent>>) -> Answer {
+        let pipelines = reusable && self.version == Version::Http11;
+        Answer { status: self.status, reusable, pipelines, content }
     }
 }
 
@@ -87,32 +98,30 @@ impl ResponseReader {
     }
 
     /// Reads what was received and not consumed before: how many bytes of it are consumed, and the answer once
-    /// it is whole.
+    /// it is whole. What follows it belongs to the next call, if `others` were sent; else it belongs to none, and the
+    /// connection can carry no more.
     ///
     /// # Errors
     /// When there will be no answer.
     pub(super) fn read(
         &mut self,
         bytes: &[u8],
+        others: bool,
         limits: &ResponseLimits,
     ) -> Result<(usize, Option<Answer>), Broken> {
         let heads = self.read_heads(bytes, limits)?;
         let Some(response) = &mut self.final_response else { return Ok((heads, None)) };
-        let (status, body, kept) = (response.status, &bytes[heads..], &mut self.content);
+        let (body, kept) = (&bytes[heads..], &mut self.content);
         let keep = |piece: &[u8]| kept.iter_mut().for_each(|content| content.push(piece));
         match response.body.advance_with(body, keep) {
             Ok(progress) => {
-                // Bytes after the response belong to no call.
-                let reusable = response.persistent && progress.consumed == body.len();
-                let answer =
-                    progress.done.then(|| Answer { status, reusable, content: kept.take() });
+                let reusable = response.persistent && (others || progress.consumed == body.len());
+                let answer = progress.done.then(|| response.answer(reusable, kept.take()));
                 Ok((heads + progress.consumed, answer))
             }
             // The status is known, so the call is answered; the rest of the body stays unread, so the connection
             // closes.
-            Err(BodyError::TooLarge) => {
-                Ok((bytes.len(), Some(Answer { status, reusable: false, content: None })))
-            }
+            Err(BodyError::TooLarge) => Ok((bytes.len(), Some(response.answer(false, None)))),
             Err(BodyError::Malformed(_)) => Err(Broken),
         }
     }
@@ -126,7 +135,7 @@ impl ResponseReader {
             // RFC 9112 section 6.3, point 8: the close is the end of such a body. Whether it was cut off cannot be
             // known, so its content is not told: the beginning of a number is another number.
             Some(response) if response.body.ends_with_connection() => {
-                Ok(Answer { status: response.status, reusable: false, content: None })
+                Ok(response.answer(false, None))
             }
             _ => Err(Broken),
         }
@@ -173,6 +182,7 @@ mod tests {
         connect_timeout: Duration::ZERO,
         call_timeout: Duration::ZERO,
         connections_max: 1,
+        pipeline_max: 1,
         queue_max: 1,
         idle_timeout: Duration::ZERO,
         head: RESPONSE_HEAD,
@@ -189,7 +199,7 @@ mod tests {
         let mut unread = Vec::new();
         for received in text.as_bytes().chunks(piece) {
             unread.extend_from_slice(received);
-            let (consumed, answer) = reader.read(&unread, &limits)?;
+            let (consumed, answer) = reader.read(&unread, false, &limits)?;
             unread.drain(..consumed);
             if let Some(answer) = answer {
                 return Ok(answer);
@@ -207,7 +217,7 @@ mod tests {
     }
 
     const fn answer(status: u16, reusable: bool) -> Result<Answer, Broken> {
-        Ok(Answer { status, reusable, content: None })
+        Ok(Answer { status, reusable, pipelines: reusable, content: None })
     }
 
     #[test]
@@ -230,6 +240,14 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_can_carry_several_calls_only_by_http_1_1() {
+        let keep_alive = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n";
+        check(keep_alive, answer(200, true).map(|answer| Answer { pipelines: false, ..answer }));
+        let newer = "HTTP/1.7 200 OK\r\nContent-Length: 0\r\n\r\n";
+        check(newer, answer(200, true));
+    }
+
+    #[test]
     fn a_close_ends_a_body_of_no_length_and_no_other() {
         check("HTTP/1.1 200 OK\r\n\r\nto the end", answer(200, false));
         check("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nto the en", Err(Broken));
@@ -245,9 +263,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_after_the_response_spoil_the_connection() {
+    fn bytes_after_the_response_spoil_the_connection_unless_others_were_sent() {
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1\r\n";
         assert_eq!(read(text, text.len(), Content::Discarded), answer(200, false));
+        let (mut reader, limits) = (ResponseReader::new(Content::Discarded), limits());
+        let whole = text.len() - 2;
+        let read = reader.read(text.as_bytes(), true, &limits);
+        assert_eq!(read, answer(200, true).map(|answer| (whole, Some(answer))));
     }
 
     #[test]
@@ -309,6 +331,7 @@ mod tests {
             connect_timeout: Duration::MAX,
             call_timeout: Duration::MAX,
             connections_max: 2,
+            pipeline_max: 2,
             queue_max: 2,
             idle_timeout: Duration::MAX,
             ..LIMITS

@@ -77,6 +77,7 @@ fn upstream(addresses: Vec<SocketAddr>) -> Rc<Upstream> {
         connect_timeout: PATIENCE,
         call_timeout: PATIENCE,
         connections_max: 1,
+        pipeline_max: 1,
         queue_max: 10,
         idle_timeout: PATIENCE,
         head: RESPONSE_HEAD,

@@ -27,12 +27,12 @@ text{font:14px system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;fill:
 .range{stroke:currentColor;stroke-width:3;stroke-linecap:round;opacity:.45}
 .curve{fill:none;stroke:currentColor;stroke-width:2;stroke-linejoin:round}
 .tallyring .curve{stroke-width:3.5}
-.tallyring-batched .curve,.tallyring-epoll .curve,.floor .curve,.floor-pipelined .curve,.floor-batched .curve,.axum .curve{stroke-dasharray:7 4}
+.tallyring-pipelined .curve,.tallyring-batched .curve,.tallyring-epoll .curve,.floor .curve,.floor-pipelined .curve,.floor-batched .curve,.axum .curve{stroke-dasharray:7 4}
 .ideal{fill:none;stroke:currentColor;stroke-dasharray:1 5;stroke-linecap:round;stroke-width:2;opacity:.7}
 .lead{fill:none;stroke:currentColor;opacity:.5}
 .band{fill:currentColor;stroke:none;opacity:.15}
 .other{color:#6e7781}
-.tallyring,.tallyring-batched,.tallyring-epoll{color:#0969da}
+.tallyring,.tallyring-pipelined,.tallyring-batched,.tallyring-epoll{color:#0969da}
 .floor{color:#59636e}
 .floor-pipelined{color:#57606a}
 .floor-batched{color:#424a53}
@@ -56,7 +56,7 @@ text{fill:#f0f6fc}
 .hollow{fill:#0d1117}
 .band{opacity:.25}
 .other{color:#9198a1}
-.tallyring,.tallyring-batched,.tallyring-epoll{color:#58a6ff}
+.tallyring,.tallyring-pipelined,.tallyring-batched,.tallyring-epoll{color:#58a6ff}
 .floor{color:#9198a1}
 .floor-pipelined{color:#a5acb5}
 .floor-batched{color:#b7bdc8}

@@ -41,6 +41,7 @@ impl Plan {
             drains_early: rng.u8(0..4) == 0,
             access_log: draw_access_log(seed),
         };
+        plan.upstream.pipeline_max = draw_pipeline(seed);
         let mut visits = 0..VISITS - PROBES;
         let clients = if rng.u8(0..4) == 0 { rng.usize(6..=14) } else { rng.usize(1..=6) };
         match (plan.spread, spread.u8(0..4)) {
@@ -118,11 +119,11 @@ impl Plan {
 }
 
 impl Plan {
-    /// In most plans where one call registers several visits they come at nearly the same time, and in many of these
+    /// In most plans where one call registers several visits, or a connection carries several calls, they come at nearly the same time, and in many of these
     /// counters take a while, so that calls have several to register.
     fn crowd(&mut self, visits: &mut impl Iterator<Item = usize>) {
         let mut rng = Rng::with_seed(self.seed ^ 0xc0de);
-        if self.batches.is_none() || rng.u8(0..4) == 0 {
+        if (self.batches.is_none() && !self.pipelines()) || rng.u8(0..4) == 0 {
             return;
         }
         let comes = self.length.mul_f64(rng.f64() * 0.9);
@@ -232,6 +233,12 @@ fn draw_batches(seed: u64) -> Option<usize> {
     (rng.u8(0..3) == 0).then(|| BATCHES[rng.usize(0..BATCHES.len())])
 }
 
+/// Of its own as well.
+fn draw_pipeline(seed: u64) -> usize {
+    let mut rng = Rng::with_seed(seed ^ 0x9193);
+    if rng.bool() { 1 } else { PIPELINES[rng.usize(0..PIPELINES.len())] }
+}
+
 /// Not from the seed itself: without a log the same history takes place.
 fn draw_access_log(seed: u64) -> Option<AccessLog> {
     let mut rng = Rng::with_seed(!seed);
@@ -246,6 +253,7 @@ fn draw_upstream_limits(rng: &mut Rng) -> UpstreamLimits {
         connect_timeout: between(rng, 100, 600),
         call_timeout: between(rng, 200, 2_000),
         connections_max: rng.usize(1..=4),
+        pipeline_max: 1,
         queue_max: if rng.u8(0..4) == 0 { rng.usize(1..=3) } else { 100 },
         idle_timeout: between(rng, 300, 2_000),
         head: HeadLimits { head_bytes_max: 400, head_fields_max: 20, target_bytes_max: 0 },

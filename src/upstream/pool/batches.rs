@@ -73,6 +73,8 @@ pub(in crate::upstream) struct Taken {
     pub(in crate::upstream) content: Content,
     /// How many visits a batch registers; 0 where the call is none.
     pub(in crate::upstream) batched: usize,
+    /// How many other calls wait to be taken.
+    pub(in crate::upstream) more: usize,
 }
 
 impl Batcher {
@@ -221,7 +223,7 @@ impl Pool {
             let next = self.next_batch(id);
             self.hold_or_release(id, next, None, now);
         }
-        Taken { request, content, batched }
+        Taken { request, content, batched, more: 0 }
     }
 
     /// A batch goes back from a connection that sent nothing of it. Its members are again the first that have gathered.
@@ -230,7 +232,7 @@ impl Pool {
         if batcher.next == Some(call) {
             // It was not taken.
             self.call_mut(call).requeue();
-            return self.send_first(call);
+            return self.queue_first(call);
         }
         let place = batcher.sent.iter().position(|sent| sent.call == call);
         let place = place.unwrap_or_else(|| unreachable!("a batch is next or sent"));
@@ -263,7 +265,7 @@ impl Pool {
         if self.call_mut(next).state == CallState::Held {
             self.calls.disarm(next.0);
             self.call_mut(next).release();
-            self.send_first(next);
+            self.queue_first(next);
         }
     }
 
@@ -291,7 +293,7 @@ impl Pool {
             if !is_late {
                 return true;
             }
-            self.cut(connection);
+            self.time_is_over(next, connection);
         }
         let batcher = &mut self.batchers[id];
         let place = batcher.gathered.iter().position(|member| member.call == call);

@@ -1,12 +1,13 @@
 //! The pool against a naive model of it: lists that are searched from end to end, and events at random.
 //!
 //! After each event both give the same actions in the same order, and each caller the same outcome. Besides, a call
-//! is sent once (unless not a byte of it has left), each connection carries one call at a time, each caller is woken
-//! once, and when all have left nothing remains.
+//! is sent once (unless not a byte of it has left), is on one connection at a time and answered in its turn, each caller
+//! is woken once, and when all have left nothing remains.
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use slotmap::Key as _;
 
 use super::{
     tests::{Done, Wakes, address, answer, limits},
@@ -26,8 +27,10 @@ enum Event {
     Connected(usize, usize),
     DialFailed(usize),
     TakeRequest(usize),
-    Answered(usize, bool),
-    NotSent(usize),
+    /// Whether the connection is reusable, and for several calls.
+    Answered(usize, bool, bool),
+    /// The last so many of those that were taken.
+    NotSent(usize, usize),
     Closed(usize),
     TimePasses(u64),
     Addresses(Vec<u16>),
@@ -35,8 +38,10 @@ enum Event {
 }
 
 fn some_limits() -> impl Strategy<Value = UpstreamLimits> {
-    (1..5usize, 0..4usize, 100..1000u64, 100..1000u64).prop_map(
-        |(connections_max, queue_max, call, idle)| UpstreamLimits {
+    let pipeline_max = prop_oneof![Just(1), 2..6usize];
+    (1..5usize, 0..4usize, 100..1000u64, 100..1000u64, pipeline_max).prop_map(
+        |(connections_max, queue_max, call, idle, pipeline_max)| UpstreamLimits {
+            pipeline_max,
             call_timeout: Duration::from_millis(call),
             idle_timeout: Duration::from_millis(idle),
             ..limits(connections_max, queue_max)
@@ -54,8 +59,9 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (any(), any()).prop_map(|(n, address)| Event::Connected(n, address)),
         1 => any().prop_map(Event::DialFailed),
         8 => any().prop_map(Event::TakeRequest),
-        6 => (any(), prop::bool::weighted(0.9)).prop_map(|(n, reusable)| Event::Answered(n, reusable)),
-        1 => any().prop_map(Event::NotSent),
+        6 => (any(), prop::bool::weighted(0.9), prop::bool::weighted(0.9))
+            .prop_map(|(n, reusable, pipelines)| Event::Answered(n, reusable, pipelines)),
+        1 => (any(), any()).prop_map(|(n, count)| Event::NotSent(n, count)),
         1 => any().prop_map(Event::Closed),
         3 => (0..300u64).prop_map(Event::TimePasses),
         1 => prop::sample::subsequence(ports, 0..=PORTS.len()).prop_map(Event::Addresses),
@@ -90,11 +96,21 @@ enum State {
 struct Connection {
     id: ConnectionId,
     address: Option<SocketAddr>,
-    /// The place of its call.
-    call: Option<usize>,
-    /// Its task sends a call and waits for the answer.
-    in_exchange: bool,
+    /// The places of its calls.
+    calls: Vec<usize>,
+    /// How many of these were taken.
+    taken: usize,
+    /// Those of them whose time was over.
+    late: Vec<usize>,
+    /// How many calls its task has taken that were not answered, as the task knows.
+    awaited: usize,
     closing: bool,
+    pipelines: bool,
+    stuck: bool,
+    told: bool,
+    sends_no_more: bool,
+    /// The number of the event since when it has room besides its calls.
+    roomy: Option<i64>,
     completed: bool,
     /// When it became idle, and its number among those that did.
     idle_since: (Moment, u64),
@@ -106,6 +122,8 @@ struct Model {
     breaker: Breaker,
     calls: Vec<Call>,
     connections: Vec<Connection>,
+    /// The last answer was that of a connection that can carry several calls.
+    pipelines: bool,
     dial_after: Moment,
     now: Moment,
     numbers: i64,
@@ -124,8 +142,8 @@ impl Model {
     fn idle(&self) -> Vec<usize> {
         let mut idle: Vec<_> = (0..self.connections.len())
             .filter(|place| {
-                let Connection { address, call, closing, .. } = &self.connections[*place];
-                address.is_some() && call.is_none() && !closing
+                let Connection { address, calls, closing, .. } = &self.connections[*place];
+                address.is_some() && calls.is_empty() && !closing
             })
             .collect();
         idle.sort_by_key(|place| self.connections[*place].idle_since.1);
@@ -148,7 +166,7 @@ impl Model {
         }
         let dialable = self.limits.connections_max.saturating_sub(self.connections.len());
         let room = self.limits.queue_max + self.dialing() + dialable;
-        match self.idle().is_empty() && self.queued().len() >= room {
+        match self.free().is_none() && self.queued().len() >= room {
             true => Err(NotBegun::Overloaded),
             false => Ok(()),
         }
@@ -168,16 +186,15 @@ impl Model {
             wakes: Arc::default(),
             woken: 0,
         });
-        if let Some(connection) = self.idle().pop() {
-            self.assign_first(connection);
-        }
+        self.serve();
         self.dial();
     }
 
     fn dial(&mut self) {
+        let of_each = if self.pipelines { self.limits.pipeline_max } else { 1 };
         loop {
             let standing = self.connections.len() - self.dialing();
-            if self.dialing() >= self.queued().len()
+            if self.dialing() * of_each >= self.queued().len()
                 || self.connections.len() >= self.limits.connections_max
                 || standing > 0 && self.now < self.dial_after
             {
@@ -187,29 +204,133 @@ impl Model {
             self.connections.push(Connection {
                 id: ConnectionId::default(),
                 address: None,
-                call: None,
-                in_exchange: false,
+                calls: Vec::new(),
+                taken: 0,
+                late: Vec::new(),
+                awaited: 0,
                 closing: false,
+                pipelines: false,
+                stuck: false,
+                told: false,
+                sends_no_more: false,
+                roomy: None,
                 completed: false,
                 idle_since: (self.now, 0),
             });
         }
     }
 
-    /// Gives an idle connection the call that is next.
-    fn assign_first(&mut self, connection: usize) {
-        let call = self.queued()[0];
-        self.calls[call].state = State::Assigned;
-        let connection = &mut self.connections[connection];
-        assert_eq!(connection.call.replace(call), None);
-        self.expected.push(Done::Send(connection.id));
+    /// The connection that is next: of those with room, the one that has had it for the shortest time.
+    fn free(&self) -> Option<usize> {
+        let places =
+            (0..self.connections.len()).filter(|place| self.connections[*place].roomy.is_some());
+        places.max_by_key(|place| self.connections[*place].roomy).or_else(|| self.idle().pop())
+    }
+
+    /// Gives the calls that wait to the connections that are free.
+    fn serve(&mut self) {
+        while let Some(call) = self.queued().first().copied()
+            && let Some(place) = self.free()
+        {
+            self.calls[call].state = State::Assigned;
+            let connection = &mut self.connections[place];
+            connection.calls.push(call);
+            if connection.calls.len() - connection.taken == 1 {
+                self.expected.push(Done::Send(connection.id));
+            }
+            self.settle(place);
+        }
+    }
+
+    fn is_welcome(&self, place: usize) -> bool {
+        let address = self.connections[place].address;
+        self.connections.len() <= self.limits.connections_max
+            && address.is_some_and(|address| self.addresses.contains(&address))
+    }
+
+    fn settle(&mut self, place: usize) {
+        let welcome = self.is_welcome(place);
+        let Connection { calls, closing, pipelines, stuck, sends_no_more, roomy, .. } =
+            &self.connections[place];
+        let has_room = welcome
+            && !closing
+            && *pipelines
+            && !stuck
+            && !sends_no_more
+            && !calls.is_empty()
+            && calls.len() < self.limits.pipeline_max;
+        let roomy = has_room.then(|| roomy.unwrap_or(self.numbers + 1));
+        self.numbers += 1;
+        self.connections[place].roomy = roomy;
+    }
+
+    fn settle_all(&mut self) {
+        let mut places: Vec<_> = (0..self.connections.len()).collect();
+        // In the order of the pool's slots.
+        places.sort_by_key(|place| self.connections[*place].id.data().as_ffi() & 0xffff_ffff);
+        places.into_iter().for_each(|place| self.settle(place));
     }
 
     fn become_idle(&mut self, connection: usize) {
         let number = self.number().unsigned_abs();
         self.connections[connection].idle_since = (self.now, number);
-        if !self.queued().is_empty() {
-            self.assign_first(connection);
+    }
+
+    /// What a connection has not sent goes elsewhere. It is cut if nobody waits for what it has sent.
+    fn give_back_and_serve(&mut self, place: usize) {
+        self.give_back(place);
+        if self.connections[place].calls.len() == self.connections[place].late.len() {
+            self.cut(place);
+        }
+        self.serve();
+    }
+
+    fn give_back(&mut self, place: usize) {
+        self.settle(place);
+        while self.connections[place].calls.len() > self.connections[place].taken {
+            let connection = &mut self.connections[place];
+            let call = connection.calls.pop().unwrap();
+            match connection.late.iter().position(|late| *late == call) {
+                Some(late) => drop(connection.late.remove(late)),
+                None => self.requeue(call),
+            }
+        }
+    }
+
+    fn requeue(&mut self, call: usize) {
+        if !self.calls[call].has_caller {
+            self.calls[call].state = State::Forgotten;
+            return;
+        }
+        self.calls[call].state = State::Queued;
+        self.calls[call].rank = -self.number();
+    }
+
+    /// Ends what a connection carries.
+    fn leave(&mut self, place: usize, requeues: bool, mut told: bool) {
+        let connection = &mut self.connections[place];
+        connection.closing = true;
+        let (calls, taken) = (mem::take(&mut connection.calls), connection.taken);
+        let late = mem::take(&mut connection.late);
+        connection.taken = 0;
+        self.settle(place);
+        for (number, call) in calls.iter().enumerate() {
+            let error = match number < taken {
+                true => CallError::Broken,
+                false if requeues => break,
+                false => CallError::NoConnection(DialError::Other),
+            };
+            if late.contains(call) {
+                continue;
+            }
+            match mem::replace(&mut told, true) {
+                true => self.finish(*call, Err(error)),
+                false => self.end(*call, Err(error)),
+            }
+        }
+        if requeues {
+            let waiting = calls[taken..].iter().rev().filter(|call| !late.contains(call));
+            waiting.for_each(|call| self.requeue(*call));
         }
     }
 
@@ -231,11 +352,30 @@ impl Model {
         }
     }
 
-    fn cut(&mut self, connection: usize) {
-        let connection = &mut self.connections[connection];
+    fn cut(&mut self, place: usize) {
+        let connection = &mut self.connections[place];
         connection.closing = true;
-        connection.call = None;
+        connection.calls.clear();
+        connection.late.clear();
+        connection.taken = 0;
         self.expected.push(Done::Cut(connection.id));
+        self.settle(place);
+    }
+
+    /// The time of a call is over that a connection carries. Returns whether the breaker knows of the connection.
+    fn time_is_over(&mut self, call: usize) -> bool {
+        let carries = |connection: &Connection| connection.calls.contains(&call);
+        let Some(place) = self.connections.iter().position(carries) else { return false };
+        let connection = &mut self.connections[place];
+        connection.stuck = true;
+        let number = connection.calls.iter().position(|other| *other == call).unwrap();
+        match number < connection.taken {
+            true => connection.late.push(call),
+            false => drop(connection.calls.remove(number)),
+        }
+        self.give_back_and_serve(place);
+        let told = &mut self.connections[place].told;
+        !self.calls[call].from_elsewhere && mem::replace(told, true)
     }
 
     fn expire(&mut self) {
@@ -246,11 +386,8 @@ impl Model {
             if matches!(state, State::Queued | State::Assigned)
                 && begun.after(self.limits.call_timeout) <= self.now
             {
-                let carries = |connection: &Connection| connection.call == Some(call);
-                if let Some(connection) = self.connections.iter().position(carries) {
-                    self.cut(connection);
-                }
-                match self.calls[call].from_elsewhere {
+                let told = self.time_is_over(call);
+                match told || self.calls[call].from_elsewhere {
                     true => self.finish(call, Err(CallError::TimedOut)),
                     false => self.end(call, Err(CallError::TimedOut)),
                 }
@@ -276,6 +413,8 @@ impl Model {
     fn connected(&mut self, connection: usize, address: SocketAddr) {
         self.connections[connection].address = Some(address);
         self.become_idle(connection);
+        self.serve();
+        self.dial();
     }
 
     fn dial_failed(&mut self, connection: usize, error: DialError) {
@@ -283,66 +422,90 @@ impl Model {
         let (dialing, queued) = (self.dialing(), self.queued());
         if self.connections.len() > dialing {
             self.dial_after = self.now.after(DIAL_PAUSE);
-        } else if queued.len() > dialing {
-            self.end(queued[0], Err(CallError::NoConnection(error)));
+        } else {
+            self.pipelines = false;
+            if queued.len() > dialing {
+                self.end(queued[0], Err(CallError::NoConnection(error)));
+            }
         }
         self.dial();
     }
 
     fn take_request(&mut self, connection: usize) -> Option<CallBytes> {
         let connection = &mut self.connections[connection];
-        let call = &mut self.calls[connection.call?];
+        let call = &mut self.calls[*connection.calls.get(connection.taken)?];
         assert!(!call.sent, "it is sent twice");
         call.sent = true;
-        connection.in_exchange = true;
+        connection.taken += 1;
+        connection.awaited += 1;
         Some(Rc::clone(&call.request))
     }
 
-    fn answered(&mut self, place: usize, status: u16, reusable: bool) -> bool {
-        let open = self.connections.len();
+    fn answered(
+        &mut self,
+        place: usize,
+        Answer { status, reusable, pipelines, .. }: Answer,
+    ) -> bool {
+        let welcome = self.is_welcome(place);
         let connection = &mut self.connections[place];
-        connection.in_exchange = false;
-        let Some(call) = connection.call.take() else { return false };
-        connection.completed = true;
-        let address = connection.address.unwrap();
-        let stays =
-            reusable && open <= self.limits.connections_max && self.addresses.contains(&address);
-        connection.closing = !stays;
-        self.end(call, Ok(status));
-        if stays {
+        connection.awaited -= 1;
+        if connection.closing {
+            connection.awaited = 0;
+            return false;
+        }
+        let call = connection.calls.remove(0);
+        connection.taken -= 1;
+        (connection.completed, connection.pipelines, self.pipelines) = (true, pipelines, pipelines);
+        let late = connection.late.iter().position(|late| *late == call);
+        late.map(|late| connection.late.remove(late));
+        if connection.late.is_empty() {
+            (connection.stuck, connection.told) = (false, false);
+        }
+        if late.is_none() {
+            self.end(call, Ok(status));
+        }
+        if reusable && !pipelines {
+            self.give_back(place);
+        }
+        let Connection { calls, late, sends_no_more, .. } = &self.connections[place];
+        let stays = reusable
+            && match calls.is_empty() {
+                true => welcome && !sends_no_more,
+                false => calls.len() > late.len(),
+            };
+        if !stays {
+            self.leave(place, true, true);
+            self.connections[place].awaited = 0;
+        } else if calls.is_empty() {
             self.become_idle(place);
         }
+        self.settle(place);
+        self.serve();
         stays
     }
 
-    fn not_sent(&mut self, connection: usize) {
-        let connection = &mut self.connections[connection];
-        connection.in_exchange = false;
-        if let Some(call) = connection.call {
-            self.calls[call].sent = false;
+    fn not_sent(&mut self, place: usize, count: usize) {
+        let connection = &mut self.connections[place];
+        connection.awaited -= count;
+        connection.sends_no_more = true;
+        if connection.closing {
+            return;
+        }
+        connection.taken -= count;
+        connection.calls[connection.taken..].iter().for_each(|call| self.calls[*call].sent = false);
+        if connection.taken > 0 {
+            self.give_back_and_serve(place);
+            self.dial();
         }
     }
 
-    fn closed(&mut self, connection: usize) {
-        let Connection { call, in_exchange, completed, .. } = self.connections.remove(connection);
-        match call {
-            None => {}
-            Some(call) if in_exchange => self.end(call, Err(CallError::Broken)),
-            Some(call) if !completed => {
-                self.end(call, Err(CallError::NoConnection(DialError::Other)));
-            }
-            Some(call) if !self.calls[call].has_caller => {
-                self.calls[call].state = State::Forgotten;
-            }
-            Some(call) => {
-                let rank = -self.number();
-                self.calls[call].state = State::Queued;
-                self.calls[call].rank = rank;
-                if let Some(connection) = self.idle().pop() {
-                    self.assign_first(connection);
-                }
-            }
+    fn closed(&mut self, place: usize) {
+        let Connection { completed, closing, told, .. } = self.connections[place];
+        if !closing {
+            self.leave(place, completed, told);
         }
+        self.connections.remove(place);
+        self.serve();
         self.dial();
     }
 
@@ -354,6 +517,8 @@ impl Model {
                 self.cut(connection);
             }
         }
+        self.settle_all();
+        self.serve();
     }
 }
 
@@ -374,6 +539,7 @@ impl Both {
             breaker: Breaker::default(),
             calls: Vec::new(),
             connections: Vec::new(),
+            pipelines: false,
             dial_after: now,
             now,
             numbers: 0,
@@ -420,7 +586,7 @@ impl Both {
     }
 
     fn take_request(&mut self, n: usize) -> Option<()> {
-        let asks = |it: &Connection| it.address.is_some() && !it.in_exchange;
+        let asks = |it: &Connection| it.address.is_some() && !it.sends_no_more;
         let (place, id) = self.choose(n, asks)?;
         let given = self.pool.take_request(id, || self.model.now).map(|taken| taken.request);
         let requests = [given, self.model.take_request(place)];
@@ -449,18 +615,25 @@ impl Both {
                 self.model.dial_failed(place, DialError::Refused);
             }
             Event::TakeRequest(n) => self.take_request(n)?,
-            Event::Answered(n, reusable) => {
-                let (place, id) = self.choose(n, |connection| connection.in_exchange)?;
+            Event::Answered(n, reusable, pipelines) => {
+                let (place, id) = self.choose(n, |connection| connection.awaited > 0)?;
                 let status = 200 + u16::try_from(n % 100).unwrap();
-                let stays = self.pool.answered(id, answer(status, reusable), now);
-                assert_eq!(stays, self.model.answered(place, status, reusable));
+                let answer =
+                    Answer { pipelines: reusable && pipelines, ..answer(status, reusable) };
+                let stays = self.pool.answered(id, answer.clone(), now);
+                assert_eq!(stays, self.model.answered(place, answer));
             }
-            Event::NotSent(n) => {
-                let (place, id) = self.choose(n, |connection| connection.in_exchange)?;
-                self.pool.not_sent(id);
-                self.model.not_sent(place);
-                self.pool.closed(id, now);
-                self.model.closed(place);
+            Event::NotSent(n, count) => {
+                let fails =
+                    |connection: &Connection| connection.awaited > 0 && !connection.sends_no_more;
+                let (place, id) = self.choose(n, fails)?;
+                let count = 1 + count % self.model.connections[place].awaited;
+                self.pool.not_sent(id, count, now);
+                self.model.not_sent(place, count);
+                if self.model.connections[place].awaited == 0 {
+                    self.pool.closed(id, now);
+                    self.model.closed(place);
+                }
             }
             Event::Closed(n) => {
                 let (place, id) = self.choose(n, |connection| connection.address.is_some())?;
@@ -480,6 +653,8 @@ impl Both {
             Event::Limits(limits) => {
                 self.pool.set_limits(limits, now);
                 self.model.limits = limits;
+                self.model.settle_all();
+                self.model.serve();
                 self.model.expire();
             }
         }
@@ -497,7 +672,7 @@ impl Both {
             other => other,
         });
         let actions: Vec<_> = actions.collect();
-        assert_eq!(actions, std::mem::take(&mut self.model.expected));
+        assert_eq!(actions, mem::take(&mut self.model.expected));
         let unnamed =
             self.model.connections.iter_mut().filter(|it| it.id == ConnectionId::default());
         unnamed.zip(dialed).for_each(|(connection, id)| connection.id = id);

@@ -28,36 +28,46 @@
 //!         dial
 //!           │
 //!           ▼
-//!     ┌─────────┐ connected ┌──────┐ assign  ┌──────────┐ take request ┌──────────┐
-//!     │ Dialing │ ────────► │ Idle │ ──────► │ Assigned │ ───────────► │ InFlight │
-//!     └─────────┘           └──────┘         └──────────┘ ◄─────────── └──────────┘
-//!          │                 │   ▲                │          not sent       │
-//!          │                 │   └──────── answered, reusable ──────────────┤
-//!          │                 │ cut                │ cut                     │ answered, cut
-//!          │                 │                    ▼                         │
-//!          │                 │               ┌─────────┐                    │
-//!          │                 └─────────────► │ Closing │ ◄──────────────────┘
-//!          │                                 └─────────┘
-//!          │ dial failed                          │
-//!          ▼                                      ▼
-//!       removed ◄───────────── closed (also from Idle, Assigned and InFlight)
+//!     ┌─────────┐ connected ┌──────┐          assign           ┌──────┐ ◄─┐ assign, take request, not sent,
+//!     │ Dialing │ ────────► │ Idle │ ────────────────────────► │ Busy │   │ answered, others left
+//!     └─────────┘           └──────┘ ◄──────────────────────── └──────┘ ──┘
+//!          │                    │     answered, none left          │
+//!          │                    │ cut                              │ answered and not reusable, cut
+//!          │                    │           ┌─────────┐            │
+//!          │                    └─────────► │ Closing │ ◄──────────┘
+//!          │ dial failed                    └─────────┘
+//!          ▼                                     ▼
+//!       removed ◄──────────── closed (also from Idle and Busy)
 //! ```
 //!
-//! A connection is cut when its call has timed out, when it was idle for too long, and when its address is no longer
-//! the counter's. A call is `InFlight` only when its request was taken: before that, it is certain that it was not
-//! sent.
+//! A busy connection carries calls in the order in which it was given them. Those that its task has taken, always the
+//! first ones, are in flight: some of them may have been sent. Of the others it is certain that nothing was. An answer
+//! is the oldest one's.
+//!
+//! ```text
+//!     calls:   [ in flight, in flight, in flight | waits, waits ]
+//!                    ▲                           ▲             ▲
+//!                 answered                  take request     assign
+//! ```
+//!
+//! It carries one call at a time until an answer has shown that it stays open (HTTP/1.1, with a length, no
+//! `Connection: close`), and then as many as the limit says. One that has room and is busy gets the next call before one
+//! that is idle, so that there are few.
+//!
+//! A call that takes too long ends, and its place among those in flight stays, so that the answers behind it go to
+//! whom they are for. Its connection is stuck: it gets no other call, and gives back those that wait, until the late
+//! answer has come. When the time of all its calls is over, it is cut.
+//!
+//! A connection is cut also when it was idle for too long, and an idle one when its address is no longer the counter's.
 //!
 //! Calls that register several visits have states of their own besides: see [`batches`](super::batches).
-//!
-//! To pipeline calls, `InFlight` would hold a queue of them: an answer is the oldest one's, and a connection with
-//! room is assigned another.
 
-use std::{net::SocketAddr, rc::Rc, task::Waker};
+use std::{mem, net::SocketAddr, rc::Rc, task::Waker};
 
 use enum_map::Enum;
 use slotmap::new_key_type;
 
-use super::super::{CallBytes, CallError, Content, ShortContent};
+use super::super::{CallBytes, CallError, Content, ShortContent, fifo::Fifo};
 use crate::runtime::{clock::Moment, deadlines::Key};
 
 new_key_type! {
@@ -178,8 +188,25 @@ pub(super) struct PooledConnection {
     pub(super) state: ConnectionState,
     /// Where it leads; `None` while it is dialed.
     pub(super) address: Option<SocketAddr>,
+    /// What it carries, in the order in which it is sent and answered; nothing unless it is busy. One whose time was
+    /// over keeps its place if it may have been sent.
+    pub(super) calls: Fifo<CallId>,
+    /// How many of these, from the first, its task has taken.
+    pub(super) taken: usize,
+    /// How many of those that were taken have ended before their answer.
+    pub(super) late: usize,
     /// A connection that has not may never have worked.
     pub(super) has_completed_call: bool,
+    /// It may carry several calls: its last answer has shown that it stays open.
+    pub(super) pipelines: bool,
+    /// The time of one of its calls was over, and it was not made up for.
+    pub(super) is_stuck: bool,
+    /// The breaker knows that it is stuck.
+    pub(super) is_told: bool,
+    /// It is only read from.
+    pub(super) sends_no_more: bool,
+    /// It is one of those with room.
+    pub(super) is_roomy: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,17 +215,27 @@ pub(super) enum ConnectionState {
     Dialing,
     /// It carries no call, since this moment.
     Idle(Moment),
-    /// It was given a call, whose request its task has not taken.
-    Assigned(CallId),
-    /// Its task sends the call or waits for the answer.
-    InFlight(CallId),
+    /// It carries calls.
+    Busy,
     /// It gets no further call; its task is about to end.
     Closing,
 }
 
 impl PooledConnection {
     pub(super) fn dialing() -> Self {
-        Self { state: ConnectionState::Dialing, address: None, has_completed_call: false }
+        Self {
+            state: ConnectionState::Dialing,
+            address: None,
+            calls: Fifo::default(),
+            taken: 0,
+            late: 0,
+            has_completed_call: false,
+            pipelines: false,
+            is_stuck: false,
+            is_told: false,
+            sends_no_more: false,
+            is_roomy: false,
+        }
     }
 
     pub(super) fn connected(&mut self, address: SocketAddr, now: Moment) {
@@ -207,49 +244,96 @@ impl PooledConnection {
         self.address = Some(address);
     }
 
-    pub(super) fn assign(&mut self, call: CallId) {
-        let idle = matches!(self.state, ConnectionState::Idle(_));
-        assert!(idle, "a connection carries one call at a time: {:?}", self.state);
-        self.state = ConnectionState::Assigned(call);
+    /// Whether it can get a call besides those that it carries, at most `most` together.
+    pub(super) fn has_room(&self, most: usize) -> bool {
+        self.pipelines
+            && self.calls.len() < most
+            && self.state == ConnectionState::Busy
+            && !self.is_stuck
+            && !self.sends_no_more
     }
 
-    /// The call that is to be sent, if there is one.
+    /// Returns whether it waits for calls: there was none that its task would find by itself.
+    pub(super) fn assign(&mut self, call: CallId) -> bool {
+        let takes = match self.state {
+            ConnectionState::Idle(_) => true,
+            ConnectionState::Busy => self.has_room(usize::MAX),
+            ConnectionState::Dialing | ConnectionState::Closing => false,
+        };
+        assert!(takes, "it takes no call: {self:?}");
+        self.state = ConnectionState::Busy;
+        self.calls.push(call);
+        self.waiting() == 1
+    }
+
+    /// How many of its calls its task has not taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.calls.len() - self.taken
+    }
+
+    /// The call that is to be sent next, if there is one.
     pub(super) fn take_request(&mut self) -> Option<CallId> {
-        let ConnectionState::Assigned(call) = self.state else { return None };
-        self.state = ConnectionState::InFlight(call);
+        let call = *self.calls.get(self.taken)?;
+        self.taken += 1;
         Some(call)
     }
 
-    /// Not a byte of the call has left: it is as if its request had not been taken.
-    pub(super) fn not_sent(&mut self) {
-        if let Some(call) = self.call_in_flight() {
-            self.state = ConnectionState::Assigned(call);
+    /// Not a byte of the last `count` calls in flight has left: it is as if their requests had not been taken. It sends
+    /// no more.
+    pub(super) fn not_sent(&mut self, count: usize) {
+        self.sends_no_more = true;
+        if self.state != ConnectionState::Closing {
+            assert!(count <= self.taken, "it has not taken so many: {self:?}");
+            self.taken -= count;
         }
     }
 
-    /// The call that was answered; `None` when it had ended before, and its connection was cut.
-    pub(super) fn answered(&mut self, now: Moment) -> Option<CallId> {
-        let call = self.call_in_flight()?;
-        self.state = ConnectionState::Idle(now);
+    /// The call that was answered; `None` when the connection was cut before.
+    pub(super) fn answered(&mut self) -> Option<CallId> {
+        if self.state == ConnectionState::Closing {
+            return None;
+        }
+        let call = if self.taken > 0 { self.calls.pop() } else { None };
+        assert!(call.is_some(), "a connection tells of a call that it has not taken: {self:?}");
+        self.taken -= 1;
         self.has_completed_call = true;
-        Some(call)
+        call
     }
 
-    /// It gets no further call.
-    pub(super) fn close(&mut self) {
+    /// The answer to a call whose time was over has come.
+    pub(super) fn made_up(&mut self) {
+        self.late -= 1;
+    }
+
+    /// An answer has come: unless others are late, it is not stuck.
+    pub(super) fn lives(&mut self) {
+        if self.late == 0 {
+            (self.is_stuck, self.is_told) = (false, false);
+        }
+    }
+
+    /// A call that it carries ends before its answer. One that may have been sent keeps its place.
+    pub(super) fn time_is_over(&mut self, call: CallId) {
+        let place = self.calls.iter().position(|other| *other == call);
+        let Some(place) = place else { unreachable!("it carries the call") };
+        if place < self.taken {
+            self.late += 1;
+        } else {
+            self.calls.remove(place);
+        }
+        self.is_stuck = true;
+    }
+
+    /// Whether nobody waits for what it carries.
+    pub(super) fn is_forsaken(&self) -> bool {
+        self.calls.len() == self.late
+    }
+
+    /// It gets no further call. Returns what it carried, and how many of them were taken.
+    pub(super) fn close(&mut self) -> (Fifo<CallId>, usize) {
         assert_ne!(self.state, ConnectionState::Dialing, "what is dialed has no socket yet");
         self.state = ConnectionState::Closing;
-    }
-
-    fn call_in_flight(&self) -> Option<CallId> {
-        match self.state {
-            ConnectionState::InFlight(call) => Some(call),
-            ConnectionState::Closing => None,
-            state => {
-                unreachable!(
-                    "a connection tells of a call whose request it has not taken: {state:?}"
-                )
-            }
-        }
+        self.late = 0;
+        (mem::take(&mut self.calls), mem::take(&mut self.taken))
     }
 }

@@ -74,26 +74,39 @@ impl Pool {
             assert!(!queue[..place].contains(call), "{call:?} twice");
         }
         for (id, connection) in &self.connections {
-            if let ConnectionState::Assigned(call) | ConnectionState::InFlight(call) =
-                connection.state
-            {
-                assert_eq!(state(call), Some(CallState::Assigned(id)));
-            }
+            self.check_calls(id, connection);
             assert_eq!(connection.address.is_none(), connection.state == ConnectionState::Dialing);
         }
         for call in calls {
             match state(*call) {
                 Some(CallState::Queued) => assert!(queue.contains(call), "{call:?} is lost"),
                 Some(CallState::Assigned(id)) => {
-                    let state = self.connections[id].state;
-                    let both = [ConnectionState::Assigned(*call), ConnectionState::InFlight(*call)];
-                    assert!(both.contains(&state), "{call:?} is on {id:?}, which is {state:?}");
+                    let on = self.connections[id].calls.iter().filter(|other| *other == call);
+                    assert_eq!(on.count(), 1, "{call:?} is on {id:?}");
                 }
                 _ => {}
             }
             let ended = matches!(state(*call), None | Some(CallState::Ended(_)));
             assert_eq!(self.calls.queue_of(call.0).is_none(), ended, "{call:?} has a deadline");
         }
+    }
+
+    /// What must always hold of a connection and its calls.
+    #[track_caller]
+    fn check_calls(&self, id: ConnectionId, connection: &PooledConnection) {
+        let PooledConnection { state, calls, taken, late, pipelines, .. } = connection;
+        let ended = |call: &&CallId| !self.waits_on(**call, id);
+        assert_eq!(calls.iter().filter(ended).count(), *late, "{connection:?}");
+        assert_eq!(calls.iter().skip(*taken).filter(ended).count(), 0, "{connection:?}");
+        assert_eq!(*state == ConnectionState::Busy, !calls.is_empty(), "{connection:?}");
+        assert!(
+            *taken <= calls.len() && (*pipelines || calls.len() - taken <= 1),
+            "{connection:?}"
+        );
+        assert!(*late < calls.len() || calls.is_empty(), "nobody waits for {connection:?}");
+        let most = self.limits.pipeline_max;
+        assert_eq!(connection.is_roomy, self.roomy.contains(&id));
+        assert!(!connection.is_roomy || connection.has_room(most), "{connection:?}");
     }
 }
 
@@ -105,6 +118,7 @@ pub(super) fn limits(connections_max: usize, queue_max: usize) -> UpstreamLimits
         connect_timeout: Duration::from_secs(1),
         call_timeout: CALL_TIMEOUT,
         connections_max,
+        pipeline_max: 1,
         queue_max,
         idle_timeout: IDLE_TIMEOUT,
         head: RESPONSE_HEAD,
@@ -118,7 +132,7 @@ pub(super) fn address(port: u16) -> SocketAddr {
 
 /// An answer whose content is discarded.
 pub(super) const fn answer(status: u16, reusable: bool) -> Answer {
-    Answer { status, reusable, content: None }
+    Answer { status, reusable, pipelines: reusable, content: None }
 }
 
 /// A pool and the time.
@@ -313,7 +327,7 @@ fn a_call_that_was_not_sent_gets_another_connection_before_all_others() {
         let (first, second) = (world.call(), world.call());
         if taken_up {
             assert!(world.take_request(id));
-            world.pool.not_sent(id);
+            world.pool.not_sent(id, 1, world.now);
         }
         world.pool.actions();
         world.pool.closed(id, world.now);
@@ -370,7 +384,7 @@ fn a_connection_that_never_worked_fails_its_call() {
     let [id] = world.dials();
     world.connected(id);
     assert!(world.take_request(id));
-    world.pool.not_sent(id);
+    world.pool.not_sent(id, 1, world.now);
     world.pool.closed(id, world.now);
     let other = CallError::NoConnection(DialError::Other);
     assert_eq!(world.outcome(call), Some(Err(other)));

@@ -106,7 +106,10 @@ fn cut(canvas: &mut Canvas, bottom: f64) {
 
 fn draw(canvas: &mut Canvas, place: usize, row: &Row, x: impl Fn(f64) -> f64) {
     let y = TOP + ROW * (place as f64 + 0.5);
-    let is_own = matches!(row.arm, Arm::Tallyring | Arm::TallyringBatched | Arm::TallyringEpoll);
+    let is_own = matches!(
+        row.arm,
+        Arm::Tallyring | Arm::TallyringPipelined | Arm::TallyringBatched | Arm::TallyringEpoll
+    );
     let class = if is_own { row.arm.name() } else { String::from("other") };
     let Spread { least, median, most, .. } = row.spread;
     let mut marks = Group::new().set("class", class);

@@ -417,7 +417,7 @@ fn a_batch_of_which_nothing_was_sent_goes_on_another_connection_without_those_wh
     assert_eq!(world.take(id), Some(3));
     let [more] = world.join();
     assert!(world.pool.dropped(visits[1]).is_some());
-    world.pool.not_sent(id);
+    world.pool.not_sent(id, 1, world.now);
     world.pool.closed(id, world.now);
     let id = world.connect();
     assert_eq!(world.take(id), Some(3));
@@ -613,7 +613,7 @@ impl Both {
 
     fn not_sent(&mut self, id: ConnectionId) {
         let Some(visits) = self.model.sent_on(id) else { return };
-        self.world.pool.not_sent(id);
+        self.world.pool.not_sent(id, 1, self.world.now);
         for place in &visits {
             let visit = &mut self.model.visits[*place];
             (visit.on, visit.times_sent) = (None, 0);
