@@ -4,6 +4,7 @@ mod arms;
 mod balance;
 mod check;
 mod compare;
+mod evenness;
 mod greedy;
 mod machine;
 mod place;
@@ -39,6 +40,8 @@ enum Command {
     Watched(watched::WatchedArguments),
     /// Simulate how evenly cores are busy: connections hashed to them, handed over, or stolen from
     Balance(balance::BalanceArguments),
+    /// Measure how evenly a server's threads are busy, with each way to balance and beside work stealing
+    Evenness(evenness::EvennessArguments),
     /// Make many visits over changing connections, and check that the server ends as it began
     Soak(soak::SoakArguments),
     /// Measure how many visits counters count a second on each store, and what a visit costs there
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Greedy(arguments) => greedy::greedy(&arguments),
         Command::Watched(arguments) => watched::watched(&arguments),
         Command::Balance(arguments) => balance::balance(&arguments),
+        Command::Evenness(arguments) => evenness::evenness(&arguments),
         Command::Soak(arguments) => soak::soak(&arguments),
         Command::Stores(arguments) => stores::stores(&arguments),
     };
