@@ -335,6 +335,7 @@ fn table(runs: &[Run]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::model::{Policy, Size, generator, place};
 
     fn run(way: Way, repeat: u32, busiest: f64) -> Run {
         Run {
@@ -385,6 +386,54 @@ mod tests {
             assert!(committed == record.summary(), "{}", directory.display());
             assert!(record.runs.iter().all(|run| run.welcomed == run.counted));
         }
+    }
+
+    #[test]
+    fn hand_over_loads_cores_as_is_simulated() {
+        const DRAWS: u32 = 200;
+        let simulated = |connections: usize| {
+            let size = Size { cores: 2, connections };
+            let most = |draw| {
+                let homes = place(Policy::HandOver, size, 1.0, &mut generator(7, size, draw));
+                let first = homes.iter().filter(|core| **core == 0).count();
+                first.max(connections - first) as f64 / connections as f64
+            };
+            (0..DRAWS).map(most).sum::<f64>() / f64::from(DRAWS)
+        };
+        let mut found = 0;
+        for directory in kept() {
+            let record = Record::read(&directory).unwrap();
+            assert_eq!(record.environment.cores, 2, "the simulation is one of two cores");
+            for (scene, connections) in
+                [(Scene::Hot4, 4), (Scene::Hot8, 8), (Scene::Hot64, 64), (Scene::OneWorker, 4)]
+            {
+                let those = |run: &&Run| (run.scene, run.way) == (scene, Way::Handoff);
+                let busiest = record.runs.iter().filter(those).map(Run::busiest).collect();
+                let (measured, simulated) = (Spread::of(busiest).median, simulated(connections));
+                // Of one worker's connections some leave only after some tenths of a second.
+                let error = (measured - simulated).abs();
+                assert!(error < 0.1, "{scene:?}: {measured:.2}, simulated {simulated:.2}");
+                assert!(measured <= 0.6, "{scene:?}: {measured:.2}");
+                found += 1;
+            }
+        }
+        assert!(found > 0, "no run is kept");
+    }
+
+    #[test]
+    fn the_page_about_scaling_has_the_measured_rows() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/scaling.md");
+        let page = fs::read_to_string(page).unwrap();
+        let rows =
+            page.lines().skip_while(|line| !line.starts_with("| visitors | busiest: kernel |"));
+        let rows: Vec<_> = rows.take_while(|line| line.starts_with('|')).collect();
+        assert!(rows.len() > 2, "the page has no such table");
+        let tables: Vec<_> =
+            kept().iter().map(|run| Record::read(run).unwrap().summary()).collect();
+        // The page leaves the last columns out.
+        let has =
+            |table: &String| rows.iter().all(|row| table.lines().any(|line| line.starts_with(row)));
+        assert!(tables.iter().any(has), "no run has these rows: {rows:#?}");
     }
 
     #[test]
