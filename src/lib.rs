@@ -8,7 +8,7 @@
 //! - `counter_check`, `ask`: one question to a running server.
 //! - `config`: flags, environment and file become one validated value, which is then only read.
 //! - `worker`: what one core owns. Workers share nothing while they serve.
-//! - `handoff`: gives connections that were just accepted to workers that have fewer.
+//! - `handoff`: gives connections to workers that have less to do.
 //! - `site`: which requests are visits and what each request gets.
 //! - `upstream`: the counter as a client sees it. A visit is sent at most once.
 //! - `counter`: the bundled counter. What it has answered is on disk.

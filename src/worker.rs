@@ -18,8 +18,8 @@ use monoio::{net::TcpStream, task::JoinHandle};
 
 use crate::{
     access_log::Recorder,
-    connection::{ClientContext, ClientLimits, Connection, Service},
-    handoff::{Handed, Handoff},
+    connection::{ClientContext, ClientLimits, Connection, Departed, Service},
+    handoff::{Client, Handed, Handoff},
     listener::{Accepted, Acceptor, Listener},
     metrics::{DriverInfo, WorkerMetrics},
     runtime::{
@@ -209,7 +209,7 @@ where
                 let shown = liveness.add_part();
                 let (clients, service) = (Rc::clone(&clients), Rc::clone(&service));
                 let (liveness, tick) = (Rc::clone(&liveness), Rc::clone(&tick));
-                let watching = watch(clients, service, liveness, shown, tick);
+                let watching = watch(clients, service, liveness, shown, tick, handoff.clone());
                 drop(task::spawn_essential("the task that keeps deadlines", watching));
             }
             Command::Deliver(message) => service.on_message(message),
@@ -223,7 +223,7 @@ where
                 let _ = confirmed.send(());
             }
             Command::Ping => liveness.ask(),
-            Command::Take(handed) => take(handed, &clients, &service),
+            Command::Take(handed) => take(handed, &clients, &service, &handoff),
             Command::Stop => break,
             Command::Drain => {
                 drain(std::mem::take(&mut accepts), &clients, &liveness, &handoff, &report);
@@ -305,7 +305,7 @@ async fn accept_connections<V: Service>(
                 failing_since = None;
                 let Some(stream) = keep(stream, peer, &clients, &handoff) else { continue };
                 clients.wait_for_capacity(|| liveness.show(&mut shown)).await;
-                serve(stream, peer, &clients, &service);
+                serve(stream, peer, &clients, &service, &handoff);
             }
             Accepted::Exhausted(error, pause) => {
                 tracing::warn!(%error, "cannot accept; trying again in {pause:?}");
@@ -314,7 +314,7 @@ async fn accept_connections<V: Service>(
             }
         }
     }
-    acceptor.close(|stream, peer| serve(stream, peer, &clients, &service)).await
+    acceptor.close(|stream, peer| serve(stream, peer, &clients, &service, &handoff)).await
 }
 
 /// A connection that was just accepted, unless it was handed over to another worker.
@@ -334,17 +334,72 @@ fn serve<V: Service>(
     peer: IpAddr,
     clients: &Rc<ClientContext>,
     service: &Rc<V>,
+    handoff: &Option<Rc<Handoff>>,
 ) {
     let client = clients.register(stream.as_raw_fd(), peer);
-    let connection = Connection::new(stream, client);
-    drop(task::spawn("connection", clients.metrics(), connection.serve(Rc::clone(service))));
+    spawn(Connection::new(stream, client), clients, service, handoff);
+}
+
+/// Serves a connection that has left another worker, or this one, between two requests.
+fn resume<V: Service>(
+    departed: Departed<TcpStream>,
+    clients: &Rc<ClientContext>,
+    service: &Rc<V>,
+    handoff: &Option<Rc<Handoff>>,
+) {
+    let Departed { stream, client: origin } = departed;
+    let client = clients.register_moved(stream.as_raw_fd(), origin.peer);
+    spawn(Connection::resume(stream, client, origin), clients, service, handoff);
+}
+
+fn spawn<V: Service>(
+    connection: Connection<TcpStream>,
+    clients: &Rc<ClientContext>,
+    service: &Rc<V>,
+    handoff: &Option<Rc<Handoff>>,
+) {
+    let serving = connection.serve(Rc::clone(service));
+    if handoff.is_none() {
+        // None leaves.
+        drop(task::spawn("connection", clients.metrics(), serving.map(drop)));
+        return;
+    }
+    let metrics = Arc::clone(clients.metrics());
+    let (clients, service, handoff) = (Rc::clone(clients), Rc::clone(service), handoff.clone());
+    let served = serving.map(move |departed| {
+        if let Some(departed) = departed {
+            move_on(*departed, &clients, &service, &handoff);
+        }
+    });
+    drop(task::spawn("connection", &metrics, served));
+}
+
+/// Hands a connection over that leaves, or goes on with it where no other worker takes it.
+fn move_on<V: Service>(
+    departed: Departed<TcpStream>,
+    clients: &Rc<ClientContext>,
+    service: &Rc<V>,
+    handoff: &Option<Rc<Handoff>>,
+) {
+    let kept = match handoff {
+        Some(handoff) => handoff.move_on(departed, clients.metrics()),
+        None => Some(departed),
+    };
+    if let Some(kept) = kept {
+        resume(kept, clients, service, handoff);
+    }
 }
 
 /// Takes a connection that another worker has handed over. At the limit it waits in a task of its own, as it would in
 /// the kernel's queue: the worker obeys other commands meanwhile. While the worker drains it is served, like those in
 /// that queue.
-fn take<V: Service>(handed: Handed, clients: &Rc<ClientContext>, service: &Rc<V>) {
-    let (stream, peer, place) = match handed.take() {
+fn take<V: Service>(
+    handed: Handed,
+    clients: &Rc<ClientContext>,
+    service: &Rc<V>,
+    handoff: &Option<Rc<Handoff>>,
+) {
+    let (stream, client, place) = match handed.take() {
         Ok(taken) => taken,
         Err(error) => {
             tracing::warn!(%error, "a connection that another worker has accepted is closed");
@@ -352,19 +407,35 @@ fn take<V: Service>(handed: Handed, clients: &Rc<ClientContext>, service: &Rc<V>
         }
     };
     if clients.has_room() {
-        serve(stream, peer, clients, service);
+        welcome(stream, client, clients, service, handoff);
         // Not before: until then, a drain waits for it.
         drop(place);
         return;
     }
-    let (clients, service) = (Rc::clone(clients), Rc::clone(service));
+    let (clients, service, handoff) = (Rc::clone(clients), Rc::clone(service), handoff.clone());
     let metrics = Arc::clone(clients.metrics());
     let waiting = async move {
         clients.wait_for_capacity(|| {}).await;
-        serve(stream, peer, &clients, &service);
+        welcome(stream, client, &clients, &service, &handoff);
         drop(place);
     };
     drop(task::spawn("a connection that waits for its turn", &metrics, waiting));
+}
+
+/// Serves a connection that was handed over.
+fn welcome<V: Service>(
+    stream: TcpStream,
+    client: Client,
+    clients: &Rc<ClientContext>,
+    service: &Rc<V>,
+    handoff: &Option<Rc<Handoff>>,
+) {
+    match client {
+        Client::New(peer) => serve(stream, peer, clients, service, handoff),
+        Client::Known(client) => {
+            resume(Departed { stream, client }, clients, service, handoff);
+        }
+    }
 }
 
 /// Waits until nobody is accepted or handed over any more and the last client has left.
@@ -394,6 +465,7 @@ async fn watch<V: Service>(
     liveness: Rc<Liveness>,
     mut shown: Shown,
     tick: Rc<Cell<Duration>>,
+    handoff: Option<Rc<Handoff>>,
 ) -> io::Result<()> {
     loop {
         clients.metrics().heartbeat.set(clock::now().millis());
@@ -401,6 +473,10 @@ async fn watch<V: Service>(
         liveness.show(&mut shown);
         clients.expire();
         service.expire();
+        if let Some(handoff) = &handoff {
+            let connections_max = clients.limits().connections_max;
+            handoff.measure(clients.metrics(), clients.departures(), connections_max);
+        }
     }
 }
 
@@ -425,7 +501,7 @@ mod tests {
     use super::*;
     use crate::{
         connection::Response,
-        handoff::{Intake, Neighbour},
+        handoff::{Intake, Meter, Neighbour, WINDOW},
         http::request::Request,
         listener::After,
         site::Site,
@@ -549,7 +625,8 @@ mod tests {
         };
         let own = WorkerMetrics::default();
         own.connections.add(100);
-        let handoff = Handoff::new(Arc::default(), vec![neighbour], 1);
+        let meter = Meter { window: WINDOW, used_micros: Box::new(|| 0) };
+        let handoff = Handoff::new(Arc::default(), vec![neighbour], 1, meter);
         assert!(handoff.hand_over(stream, peer.ip(), &own, 1000).is_none());
         assert_eq!(own.handed_over.read(), 1);
         (client, given.recv().unwrap())
@@ -574,10 +651,10 @@ mod tests {
                 let (open, counts) = (|| clients.metrics().connections.read(), clients.metrics());
 
                 let (first, handed) = hand_over(&listener, &intake).await;
-                take(handed, &clients, &service);
+                take(handed, &clients, &service, &None);
                 assert_eq!((open(), intake.coming()), (1, 0));
                 let (second, handed) = hand_over(&listener, &intake).await;
-                take(handed, &clients, &service);
+                take(handed, &clients, &service, &None);
                 assert_eq!((open(), intake.coming()), (1, 1));
                 if drains {
                     clients.drain();

@@ -27,7 +27,7 @@ fn nothing_is_wrong_in_thousands_of_histories() {
     assert_eq!(seen.histories, HISTORIES);
     // They are not empty: most clients were answered.
     assert!(seen.answers > HISTORIES && seen.events > 100 * HISTORIES, "{seen:?}");
-    assert!(seen.handed_over > HISTORIES / 10, "{seen:?}");
+    assert!(seen.handed_over > HISTORIES / 10 && seen.moved > HISTORIES / 40, "{seen:?}");
 }
 
 #[test]

@@ -137,10 +137,13 @@ impl Setting<'_> {
             Arm::Floor => self.floor(Strategy::Exchange),
             Arm::FloorPipelined => self.floor(Strategy::Pipelined),
             Arm::FloorBatched => self.floor(Strategy::Batched),
-            Arm::Tallyring => self.tallyring("io_uring", "", 1),
-            Arm::TallyringPipelined => self.tallyring("io_uring", "", PIPELINE_MAX),
-            Arm::TallyringBatched => self.tallyring("io_uring", "?by={n}", 1),
-            Arm::TallyringEpoll => self.tallyring("epoll", "", 1),
+            Arm::Tallyring => self.tallyring("io_uring", "", ""),
+            Arm::TallyringPipelined => {
+                let pipeline = format!("counter-pipeline = {PIPELINE_MAX}\n");
+                self.tallyring("io_uring", "", &pipeline)
+            }
+            Arm::TallyringBatched => self.tallyring("io_uring", "?by={n}", ""),
+            Arm::TallyringEpoll => self.tallyring("epoll", "", ""),
             Arm::MonoioHttp
             | Arm::TokioPerCore
             | Arm::Hyper
@@ -170,7 +173,19 @@ impl Setting<'_> {
         Process::start(self.cores, &self.programs.join("floor"), &arguments)
     }
 
-    fn tallyring(&self, driver: &str, query: &str, pipeline: usize) -> io::Result<Process> {
+    /// Starts tallyring with this `--balance`, and waits until it accepts connections.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_balanced(&self, balance: &str) -> io::Result<Process> {
+        let setting = format!("balance = \"{balance}\"\n");
+        let mut process = self.tallyring("io_uring", "", &setting)?;
+        process.wait_for(self.site)?;
+        Ok(process)
+    }
+
+    /// `more` are settings in lines of their own.
+    fn tallyring(&self, driver: &str, query: &str, more: &str) -> io::Result<Process> {
         let page = self.scratch.join("heavy.txt");
         if !page.exists() {
             fs::write(&page, vec![b'x'; HEAVY_BYTES])?;
@@ -178,7 +193,7 @@ impl Setting<'_> {
         let url = format!("http://{}/counter{query}", self.counter);
         let config = format!(
             "listen = [\"{}\"]\ncounter = \"{url}\"\ndriver = \"{driver}\"\nadmin = \"off\"\nskip-counter-check = true\n\
-             counter-connections-max = {COUNTER_CONNECTIONS_MAX}\ncounter-pipeline = {pipeline}\n\
+             counter-connections-max = {COUNTER_CONNECTIONS_MAX}\n{more}\
              [[route]]\npath = \"/\"\n[[route]]\npath = \"/heavy\"\nwelcome = \"{}\"\n",
             self.site,
             page.display()

@@ -5,7 +5,7 @@ mod cell;
 mod chart;
 #[cfg(test)]
 mod exact;
-mod model;
+pub mod model;
 mod summary;
 
 use std::{

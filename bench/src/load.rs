@@ -124,7 +124,8 @@ pub fn run(plan: &Plan, threads: usize, sockets: &[RawFd]) -> io::Result<Report>
                     until,
                     ..plan.clone()
                 };
-                let sockets = if index == 0 { sockets.to_vec() } else { Vec::new() };
+                // As many for each as it has connections.
+                let sockets = sockets.iter().copied().skip(index).step_by(threads).collect();
                 scope.spawn(move || {
                     let mut crowd = Crowd::new(plan, sockets)?;
                     ring::run(None, &mut crowd)?;

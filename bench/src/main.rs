@@ -4,6 +4,7 @@ mod arms;
 mod balance;
 mod check;
 mod compare;
+mod evenness;
 mod greedy;
 mod machine;
 mod pipelined;
@@ -42,6 +43,8 @@ enum Command {
     Pipelined(pipelined::PipelinedArguments),
     /// Simulate how evenly cores are busy: connections hashed to them, handed over, or stolen from
     Balance(balance::BalanceArguments),
+    /// Measure how evenly a server's threads are busy, with each way to balance and beside work stealing
+    Evenness(evenness::EvennessArguments),
     /// Make many visits over changing connections, and check that the server ends as it began
     Soak(soak::SoakArguments),
     /// Measure how many visits counters count a second on each store, and what a visit costs there
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Watched(arguments) => watched::watched(&arguments),
         Command::Pipelined(arguments) => pipelined::pipelined(&arguments),
         Command::Balance(arguments) => balance::balance(&arguments),
+        Command::Evenness(arguments) => evenness::evenness(&arguments),
         Command::Soak(arguments) => soak::soak(&arguments),
         Command::Stores(arguments) => stores::stores(&arguments),
     };

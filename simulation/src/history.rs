@@ -26,7 +26,9 @@ use crate::{
     counter::COMMIT_TIMEOUT,
     foreign::Foreign,
     logged::Logged,
-    memory, opening,
+    memory,
+    metrics::WorkerMetrics,
+    opening,
     plan::{Act, COUNTERS, Mode, PROBES, Plan, What},
     record::{Call, Record},
     request::VISITS,
@@ -57,6 +59,8 @@ pub struct End {
     pub answers: usize,
     /// Connections that were handed over to another worker.
     pub handed_over: u64,
+    /// Connections that moved to another worker between two requests.
+    pub moved: u64,
     /// What it took.
     pub counts: Counts,
     /// How much time has passed in it.
@@ -112,8 +116,11 @@ pub fn live(plan: &Plan, trace: Option<Tracer>) -> End {
         }
         let history = History::begin(plan, &record);
         history.live();
-        let handed_over = history.server.metrics.iter().map(|metrics| metrics.handed_over.read());
-        (world::counts(), world::now(), handed_over.sum())
+        let sum = |count: fn(&WorkerMetrics) -> u64| {
+            history.server.metrics.iter().map(|metrics| count(metrics)).sum()
+        };
+        let handed_over: u64 = sum(|metrics| metrics.handed_over.read());
+        (world::counts(), world::now(), handed_over, sum(|metrics| metrics.moved.read()))
     }));
     let ended = panic::catch_unwind(AssertUnwindSafe(world::end));
     LIVES.set(false);
@@ -124,7 +131,7 @@ pub fn live(plan: &Plan, trace: Option<Tracer>) -> End {
     } else if lived.is_err() || ended.is_err() {
         violations.push(String::from("a panic without a message"));
     }
-    let (counts, time, handed_over) = lived.unwrap_or_default();
+    let (counts, time, handed_over, moved) = lived.unwrap_or_default();
     let answers = record.right_answers();
     drop(record);
     // What it says takes memory too.
@@ -132,7 +139,7 @@ pub fn live(plan: &Plan, trace: Option<Tracer>) -> End {
     if violations.is_empty() && kept != 0 {
         violations.push(format!("{kept} bytes are not given back"));
     }
-    End { violations, answers, handed_over, counts, time }
+    End { violations, answers, handed_over, moved, counts, time }
 }
 
 struct History<'a> {

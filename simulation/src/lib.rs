@@ -25,7 +25,7 @@ mod connection;
 #[path = "../../src/counter/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod counter;
-#[path = "../../src/handoff.rs"]
+#[path = "../../src/handoff/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod handoff;
 #[path = "../../src/http/mod.rs"]

@@ -103,16 +103,17 @@ impl Said {
     }
 
     /// What is wrong with a log that has these entries; each worker has dropped so many. `is_whole` says whether all
-    /// requests are recorded, `moves` whether a client may be served by another worker than the one it is connected to.
+    /// requests are recorded; `moved` how many clients moved to another worker, where any may be served by another one
+    /// than it is connected to.
     pub fn check(
         &mut self,
         logged: &[Logged],
         dropped: &[u64],
         is_whole: bool,
-        moves: bool,
+        moved: Option<u64>,
     ) -> Vec<String> {
         let mut dropped = dropped.to_vec();
-        if moves {
+        if moved.is_some() {
             self.follow(logged);
             // Nobody knows whose clients have no entry at all.
             dropped = vec![dropped.iter().sum(); dropped.len()];
@@ -120,9 +121,15 @@ impl Said {
         let mut wrong = Vec::new();
         let mut seen = BTreeSet::new();
         for entry in logged {
-            if let Err(why) = self.check_entry(entry, &mut seen) {
+            if let Err(why) = self.check_entry(entry, &mut seen, moved.is_some()) {
                 wrong.push(format!("{why}: {entry:?}"));
             }
+        }
+        let places: BTreeSet<_> = logged.iter().map(|entry| (entry.client, entry.worker)).collect();
+        let clients: BTreeSet<_> = logged.iter().map(|entry| entry.client).collect();
+        let changed = (places.len() - clients.len()) as u64;
+        if moved.is_some_and(|moved| changed > moved) {
+            wrong.push(format!("clients changed their worker {changed} times, of {moved:?}"));
         }
         for (worker, &dropped) in dropped.iter().enumerate().filter(|_| is_whole) {
             let clients = self.0.iter().filter(|(_, client)| client.worker == worker);
@@ -150,9 +157,10 @@ impl Said {
         &self,
         entry: &'a Logged,
         seen: &mut BTreeSet<&'a str>,
+        moves: bool,
     ) -> Result<(), &'static str> {
         let client = self.0.get(&entry.client).ok_or("nobody is there")?;
-        if client.worker != entry.worker {
+        if !moves && client.worker != entry.worker {
             return Err("its client is another worker's");
         }
         let name = entry.user_agent.as_str();

@@ -37,6 +37,8 @@ pub struct Seen {
     pub answers: u64,
     /// Connections that were handed over to another worker.
     pub handed_over: u64,
+    /// Connections that moved to another worker between two requests.
+    pub moved: u64,
     /// What happened in them.
     pub events: u64,
     /// The seed of the first that failed, and what was wrong.
@@ -58,12 +60,13 @@ pub fn search(first: u64, until: Until, threads: usize) -> Seen {
             if !goes_on(seed) {
                 return;
             }
-            let End { violations, answers, handed_over, counts, .. } =
+            let End { violations, answers, handed_over, moved, counts, .. } =
                 history::live(&Plan::draw(seed), None);
             let mut seen = seen.lock().expect("nobody panics with it");
             seen.histories += 1;
             seen.answers += answers as u64;
             seen.handed_over += handed_over;
+            seen.moved += moved;
             seen.events += counts.events;
             if !violations.is_empty() {
                 failed.store(true, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::{
     num::NonZeroU32,
     rc::{Rc, Weak},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,12 +15,13 @@ use std::{
 
 use ::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
+use fastrand::Rng;
 use monoio::world::{self, Process};
 
 use crate::{
     access_log::{self, Entries, Recorder},
     bundled, foreign,
-    handoff::{Handoff, Intake, Neighbour},
+    handoff::{Handoff, Intake, Meter, Neighbour},
     http::request::Method,
     listener::Listener,
     metrics::WorkerMetrics,
@@ -42,6 +43,9 @@ use crate::{
 
 /// The process of the server.
 pub const SITE: Process = Process(0);
+
+/// How long a worker measures how busy it is: shorter than in the product, since histories are.
+const WINDOW: Duration = Duration::from_millis(20);
 
 /// Where a worker accepts.
 pub fn address(worker: usize) -> SocketAddr {
@@ -369,7 +373,10 @@ impl Server {
                 give: Box::new(move |handed| Command::give(&orders, handed)),
             }
         });
-        Handoff::new(Arc::clone(&self.intakes[number]), neighbours.collect(), !seed ^ number as u64)
+        let (intake, seed) = (Arc::clone(&self.intakes[number]), !seed ^ number as u64);
+        let used_micros = Box::new(cpu_time(Rng::with_seed(!seed)));
+        let meter = Meter { window: WINDOW, used_micros };
+        Handoff::new(intake, neighbours.collect(), seed, meter)
     }
 
     /// Connections that were accepted so far.
@@ -430,6 +437,23 @@ impl Server {
     /// Whether all workers have reported this.
     pub fn all(&self, is: impl Fn(&Reports) -> bool) -> bool {
         self.reports.borrow().iter().all(is)
+    }
+}
+
+/// The CPU time of a worker that is now busy and now idle, whatever it does.
+fn cpu_time(mut rng: Rng) -> impl Fn() -> u64 + Send {
+    let mut busy = rng.bool();
+    let state = Mutex::new((Duration::ZERO, Duration::ZERO));
+    let rng = Mutex::new(move || {
+        busy ^= rng.u8(0..6) == 0;
+        if busy { 0.9 } else { 0.05 }
+    });
+    move || {
+        let mut state = state.lock().expect("nobody panics with it");
+        let (at, used) = *state;
+        let part = (rng.lock().expect("nobody panics with it"))();
+        *state = (world::now(), used + (world::now() - at).mul_f64(part));
+        u64::try_from(state.1.as_micros()).unwrap_or(u64::MAX)
     }
 }
 

@@ -154,8 +154,8 @@ pub struct ServeArguments {
     /// Cores to pin a worker to each, like 0,2-5, in place of --workers
     #[arg(long, env = "TALLYRING_CORES", value_name = "LIST")]
     pub cores: Option<Cores>,
-    /// Which worker serves a connection: the one that the kernel chose by a hash, or, where another has clearly fewer
-    /// connections, that one
+    /// Which worker serves a connection: the one that the kernel chose by a hash, or, where another has clearly less
+    /// to do, that one
     #[arg(long, env = "TALLYRING_BALANCE", value_name = "HOW", default_value = "kernel")]
     pub balance: Balance,
     /// What the workers wait on

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 pub enum Balance {
     /// The kernel, by a hash of the addresses
     Kernel,
-    /// The kernel, and a worker that has more connections than another hands a new one over
+    /// The kernel, and a worker that has more to do than another hands connections over
     Handoff,
 }
 

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use monoio::io::CancelHandle;
 
 use super::{
+    departures::Departures,
     table::{ConnectionTable, Phase},
     write_buffer::{PooledWriteBuffer, WriteBufferPool},
 };
@@ -32,6 +33,9 @@ use crate::{
 
 /// How long a worker says nothing more of connections that began without a PROXY header.
 const TELL_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long a newcomer who has closed a client waits for it to leave, before it closes another one.
+const EVICT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The limits of the clients of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +76,7 @@ pub struct ClientContext {
     read_buffers: ReadBufferPool,
     write_buffers: WriteBufferPool,
     draining: Cell<bool>,
+    departures: Departures,
     /// Nothing is said before this of connections without a PROXY header.
     tell_after: Cell<Moment>,
     access_log: Option<Rc<Recorder>>,
@@ -98,6 +103,7 @@ impl ClientContext {
             read_buffers: ReadBufferPool::new(limits.unread_bytes_max()),
             write_buffers: WriteBufferPool::default(),
             draining: Cell::new(false),
+            departures: Departures::default(),
             tell_after: Cell::new(clock::now()),
             limits: Cell::new(limits),
             metrics,
@@ -169,8 +175,18 @@ impl ClientContext {
     /// Adds a connection that `peer` has opened. Its socket stays open until the handle is dropped.
     pub fn register(self: &Rc<Self>, socket: RawFd, peer: IpAddr) -> ClientHandle {
         self.metrics.accepted.increment();
+        self.register_moved(socket, peer)
+    }
+
+    /// Adds a connection that another worker has accepted, or that was here before.
+    pub fn register_moved(self: &Rc<Self>, socket: RawFd, peer: IpAddr) -> ClientHandle {
         self.metrics.connections.increment();
         ClientHandle { context: Rc::clone(self), key: self.table.insert(socket, peer) }
+    }
+
+    /// Which connections leave.
+    pub fn departures(&self) -> &Departures {
+        &self.departures
     }
 
     /// Whether a PROXY header of `peer` is believed.
@@ -201,24 +217,32 @@ impl ClientContext {
     /// each wait, which is at most a tick long. Returns at once while the worker drains.
     pub async fn wait_for_capacity(&self, mut look: impl FnMut()) {
         let since = clock::now();
+        // One that was closed may take a moment to leave, and others who wait may take its place. So each of them
+        // closes another one only after a pause; else many who wait would close far more clients than they are.
+        let mut may_evict = since;
         while !self.has_room() {
             look();
             // What arrived at the same time is read first: it shows which clients are not idle.
             budget::pause().await;
             if !self.table.has_capacity() {
-                self.evict(since);
+                let now = clock::now();
+                if now >= may_evict && self.evict(since) {
+                    may_evict = now.after(EVICT_PAUSE);
+                }
                 self.table.changed().await;
             }
         }
     }
 
     /// Closes one client, if one may be closed, for a newcomer who has waited since `since`: see
-    /// [`ConnectionTable::evict`].
-    pub fn evict(&self, since: Moment) {
+    /// [`ConnectionTable::evict`]. Returns whether one was closed.
+    pub fn evict(&self, since: Moment) -> bool {
         let now = clock::now();
-        if self.table.evict(now.since(since), now) {
+        let evicted = self.table.evict(now.since(since), now);
+        if evicted {
             self.metrics.evicted.increment();
         }
+        evicted
     }
 
     /// Takes one more request from each client, and tells it that this was the last. Clients that send none are

@@ -9,6 +9,7 @@
 #![allow(clippy::manual_async_fn)]
 
 mod context;
+mod departures;
 mod exchange;
 mod response;
 mod service;
@@ -21,10 +22,12 @@ use monoio::io::{AsyncWriteRent, CancelableAsyncReadRent};
 
 pub use self::{
     context::{ClientContext, ClientHandle, ClientLimits},
+    departures::{Allowance, Departures},
     response::Response,
     service::{Feed, Service},
 };
 use self::{
+    departures::Samples,
     exchange::{Alone, ClosedBy, Exchange, Next, Started},
     table::Phase,
     write_buffer::Form,
@@ -64,10 +67,24 @@ pub struct Connection<S> {
     is_reused: bool,
     /// Whether a proxy has relayed it for a client that it does not name.
     is_unnamed: bool,
+    /// Of its passes.
+    samples: Samples,
+}
+
+/// A connection that leaves its worker between two requests. All that was received is answered, all answers are
+/// written, and no operation of it is in progress: whoever serves it next takes up what the client sends next.
+#[derive(Debug)]
+pub struct Departed<S> {
+    /// The stream.
+    pub stream: S,
+    /// What is known of its client.
+    pub client: Origin,
 }
 
 /// Why a connection ends before its last answer.
 enum End {
+    /// It leaves for another worker.
+    Departs,
     /// The client is gone, or too slow to be told anything.
     Gone,
     /// The client is told what was wrong.
@@ -92,20 +109,42 @@ impl<S: Stream> Connection<S> {
             body_of: None,
             is_reused: false,
             is_unnamed: false,
+            samples: Samples::default(),
         }
     }
 
-    /// Serves the client until one side closes.
-    pub fn serve<V: Service>(mut self, service: Rc<V>) -> impl Future<Output = ()> {
+    /// A connection that has left another worker, and was registered here.
+    pub fn resume(stream: S, client: ClientHandle, origin: Origin) -> Self {
+        let Origin { is_unnamed, is_reused, .. } = origin;
+        let samples = client.context().departures().of_moved();
+        Self { is_unnamed, is_reused, samples, ..Self::new(stream, client) }
+    }
+
+    /// Serves the client until one side closes, or the connection leaves for another worker.
+    pub fn serve<V: Service>(
+        mut self,
+        service: Rc<V>,
+    ) -> impl Future<Output = Option<Box<Departed<S>>>> {
         async move {
-            let is_relayed = self.client.context().limits().proxy_protocol;
-            if (!is_relayed || Box::pin(self.receive_proxy_header()).await.is_ok())
-                && let Err(End::Refused(refusal)) = self.serve_requests(&*service).await
-            {
-                Box::pin(self.refuse(refusal)).await;
+            // One that comes from another worker has had its header.
+            let is_relayed = self.client.context().limits().proxy_protocol && !self.is_reused;
+            if !is_relayed || Box::pin(self.receive_proxy_header()).await.is_ok() {
+                match self.serve_requests(&*service).await {
+                    Err(End::Refused(refusal)) => Box::pin(self.refuse(refusal)).await,
+                    Err(End::Departs) => return Some(self.depart()),
+                    Ok(()) | Err(End::Gone) => {}
+                }
             }
             self.received.release(self.client.context().read_buffers());
+            None
         }
+    }
+
+    fn depart(mut self) -> Box<Departed<S>> {
+        assert!(self.received.unread().is_empty(), "a connection leaves with bytes of a request");
+        self.received.release(self.client.context().read_buffers());
+        let client = self.origin();
+        Box::new(Departed { stream: self.stream, client })
     }
 
     /// Receives what a proxy says of the connection before the first request. A connection that begins otherwise, or
@@ -155,6 +194,9 @@ impl<S: Stream> Connection<S> {
                 match next {
                     Next::Start => {}
                     Next::Read => {
+                        if self.departs() {
+                            return Err(End::Departs);
+                        }
                         if self.arm_read_deadline() == Phase::Head {
                             Box::pin(self.receive_rest(HEAD_TOO_SLOW)).await?;
                         } else {
@@ -332,6 +374,16 @@ impl<S: Stream> Connection<S> {
             }
             self.receive_rest(BODY_TOO_SLOW).await?;
         }
+    }
+
+    /// Whether it leaves for another worker. It may where all that was received is answered and written, and no read
+    /// is posted: a read that is cancelled may have taken bytes.
+    fn departs(&mut self) -> bool {
+        let context = self.client.context();
+        self.is_reused
+            && self.received.unread().is_empty()
+            && !context.is_draining()
+            && context.departures().pass(&mut self.samples)
     }
 
     /// Starts the deadline for the next head, or for the rest of it; returns which of them.

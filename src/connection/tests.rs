@@ -5,7 +5,7 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     net::{IpAddr, Ipv4Addr},
-    os::fd::RawFd,
+    os::{fd::RawFd, unix::net::UnixStream},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::{Context, Waker},
@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::StatusCode;
 use ipnet::IpNet;
 use monoio::{
@@ -22,7 +23,10 @@ use monoio::{
 };
 
 use super::*;
-use crate::http::{HeadLimits, request::Request};
+use crate::{
+    http::{HeadLimits, request::Request},
+    runtime::driver::Choice,
+};
 
 /// Who is on the other side of these streams.
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -395,6 +399,112 @@ fn a_drain_answers_what_was_received_whole_and_no_more() {
     check_drain(half, 1);
 }
 
+/// A client that was answered `/10` in one window, and is answered what follows in the next, in which all may leave.
+fn leaves(
+    clients: &Rc<ClientContext>,
+    pieces: Vec<Vec<u8>>,
+) -> (Recorder, Option<Box<Departed<Recorder>>>) {
+    let first = [requests(&["/10"]), requests(&["/wait"])];
+    let mut pieces = VecDeque::from(pieces);
+    let behind = pieces.pop_front().unwrap();
+    let [ten, wait] = first;
+    let stream = Recorder::whole([vec![ten, [wait, behind].concat()], pieces.into()].concat());
+    let service = Rc::new(Echo::default());
+    let connection = Connection::new(stream.clone(), clients.register(-1, PEER));
+    let mut serving = pin!(connection.serve(Rc::clone(&service)));
+    let mut context = Context::from_waker(Waker::noop());
+    clients.departures().next_window();
+    assert!(serving.as_mut().poll(&mut context).is_pending());
+    assert_eq!(clients.departures().next_window(), 1);
+    clients.departures().allow(Allowance { first: 1, all: 1, connections: 1 });
+    service.released.set(true);
+    let Poll::Ready(departed) = serving.poll(&mut context) else { panic!("nothing here waits") };
+    assert_eq!(clients.metrics().connections.read(), 0);
+    (stream, departed)
+}
+
+#[test]
+fn a_connection_leaves_when_all_that_came_is_answered_and_goes_on_elsewhere() {
+    let there = clients();
+    let limits = there.limits();
+    // Its header came at the first worker.
+    there.set_limits(ClientLimits { proxy_protocol: true, ..limits });
+    for behind in [vec![], requests(&["/20"])] {
+        let here = clients();
+        let (stream, departed) = leaves(&here, vec![behind.clone(), requests(&["/30"])]);
+        let Departed { stream: left, client } = *departed.unwrap();
+        assert_eq!((client.peer, client.is_reused, client.is_unnamed), (PEER, true, false));
+        let answered = if behind.is_empty() { answer_bytes(0) } else { answers_bytes([0, 20]) };
+        assert_eq!(stream.0.borrow().writes, [answer_bytes(10), answered]);
+        let connection = Connection::resume(left, there.register_moved(-1, client.peer), client);
+        let serving = pin!(connection.serve(Rc::new(Echo::default())));
+        let Poll::Ready(None) = serving.poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("it ends with its client")
+        };
+        assert_eq!(stream.0.borrow().writes[2..], [answer_bytes(30)]);
+        let (metrics, accepted) = (there.metrics(), here.metrics().accepted.read());
+        assert_eq!((accepted, metrics.accepted.read(), metrics.connections.read()), (1, 0, 0));
+    }
+}
+
+#[test]
+fn a_connection_with_a_part_of_a_request_or_at_a_drain_stays() {
+    let request = requests(&["/20"]);
+    let (begin, rest) = request.split_at(7);
+    let (stream, departed) = leaves(&clients(), vec![begin.to_vec(), rest.to_vec()]);
+    // It leaves behind that one.
+    assert!(departed.is_some());
+    assert_eq!(stream.0.borrow().writes, [10, 0, 20].map(answer_bytes));
+    let drains = clients();
+    drains.drain();
+    let stream = Recorder::whole(vec![requests(&["/10"])]);
+    let mut connection = Connection::new(stream, drains.register(-1, PEER));
+    connection.is_reused = true;
+    drains.departures().next_window();
+    connection.departs();
+    drains.departures().next_window();
+    drains.departures().allow(Allowance { first: 9, all: 9, connections: 9 });
+    assert!(!connection.departs());
+}
+
+#[test]
+fn newcomers_that_wait_together_close_one_client_each_however_often_they_are_woken() {
+    const NEWCOMERS: u64 = 3;
+    const WAKES: u64 = 50;
+    let (mut runtime, _) = crate::runtime::driver::build(Choice::Epoll).unwrap();
+    runtime.block_on(async {
+        let clients = clients();
+        clients.set_limits(ClientLimits { connections_max: 300, ..clients.limits() });
+        // Idle clients that take long to leave.
+        let pairs: Vec<_> = (0..300).map(|_| UnixStream::pair().unwrap()).collect();
+        let register = |socket: &UnixStream| {
+            let client = clients.register(socket.as_raw_fd(), PEER);
+            client.arm_deadline(Phase::Idle);
+            client
+        };
+        let open: Vec<_> = pairs.iter().map(|(near, _)| register(near)).collect();
+        let wait = || clients.wait_for_capacity(|| {});
+        let mut waiting = pin!(futures_util::future::join3(wait(), wait(), wait()));
+        let evicted = || clients.metrics().evicted.read();
+        let mut first = None;
+        let mut wakes = 0;
+        while wakes < WAKES {
+            clients.expire();
+            wakes += u64::from(first.is_some());
+            assert!(waiting.as_mut().now_or_never().is_none());
+            crate::runtime::budget::pause().await;
+            if first.is_none() && evicted() > 0 {
+                first = Some(crate::runtime::clock::now());
+            }
+        }
+        let passed = crate::runtime::clock::now().since(first.unwrap()).as_millis();
+        let most = NEWCOMERS * (2 + u64::try_from(passed).unwrap() / 100);
+        assert!((NEWCOMERS..=most).contains(&evicted()), "{} in {passed} ms", evicted());
+        drop(open);
+        waiting.await;
+    });
+}
+
 /// Panics at `/panic`, as no service should.
 struct Panics;
 
@@ -421,8 +531,7 @@ impl Service for Panics {
 
 #[test]
 fn a_panic_costs_its_connection_alone() {
-    let (mut runtime, _) =
-        crate::runtime::driver::build(crate::runtime::driver::Choice::Epoll).unwrap();
+    let (mut runtime, _) = crate::runtime::driver::build(Choice::Epoll).unwrap();
     let clients = clients();
     let service = Rc::new(Panics);
     let streams = ["/panic", "/"].map(|path| Recorder::whole(vec![requests(&[path])]));
@@ -430,7 +539,7 @@ fn a_panic_costs_its_connection_alone() {
         for stream in &streams {
             let connection = Connection::new(stream.clone(), clients.register(-1, PEER));
             let serving = connection.serve(Rc::clone(&service));
-            crate::runtime::task::spawn("connection", clients.metrics(), serving).await;
+            crate::runtime::task::spawn("connection", clients.metrics(), serving.map(drop)).await;
         }
     });
     assert!(streams[0].0.borrow().writes.is_empty());
@@ -756,8 +865,7 @@ fn what_one_client_did_not_take_of_a_stream_reaches_no_other() {
 
 #[test]
 fn a_client_that_takes_nothing_of_a_stream_is_cut() {
-    let (mut runtime, _) =
-        crate::runtime::driver::build(crate::runtime::driver::Choice::Epoll).unwrap();
+    let (mut runtime, _) = crate::runtime::driver::build(Choice::Epoll).unwrap();
     let clients = clients_with_timeout(Duration::from_millis(50));
     // Far more than the kernel's buffers hold.
     let (piece, pieces) = (1 << 20, 1 << 20);
@@ -770,7 +878,7 @@ fn a_client_that_takes_nothing_of_a_stream_is_cut() {
         let handle = clients.register(stream.as_raw_fd(), PEER);
         let connection = Connection::new(stream, handle);
         let serving = connection.serve(Rc::clone(&service));
-        let task = crate::runtime::task::spawn("connection", clients.metrics(), serving);
+        let task = crate::runtime::task::spawn("connection", clients.metrics(), serving.map(drop));
         while clients.metrics().connections.read() > 0 {
             monoio::time::sleep(Duration::from_millis(5)).await;
             clients.expire();

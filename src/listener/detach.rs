@@ -45,7 +45,7 @@ pub struct Detacher {
 }
 
 impl Detacher {
-    /// Detaches a connection that nothing was read from or written to.
+    /// Detaches a connection of which no operation is in progress: what a posted read received would be lost.
     ///
     /// # Errors
     /// The connection itself, still attached, when the process or the system lacks descriptors.

@@ -78,8 +78,12 @@ pub struct WorkerMetrics {
     pub evicted: Count,
     /// Client connections accepted and handed over to another worker, which counts them as accepted.
     pub handed_over: Count,
+    /// Client connections that left for another worker between two requests.
+    pub moved: Count,
     /// Client connections open.
     pub connections: Count,
+    /// The part of a core that the worker has used of late, in thousandths; 0 where nobody asks for it.
+    pub busy: Count,
     /// Entries of the access log that were dropped, since the worker's ring had no room for them.
     pub access_log_dropped: Count,
     /// Panics caught at a task's boundary.

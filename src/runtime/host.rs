@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroUsize, thread};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    time::{ClockId, clock_gettime},
+};
 
 /// The cores that this process may run on (sched_getaffinity(2)), in order.
 pub fn cores() -> Vec<usize> {
@@ -13,6 +16,14 @@ pub fn cores() -> Vec<usize> {
 /// How many threads can run at a time: the cores, or fewer where a cgroup's quota says so.
 pub fn parallelism() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// The CPU time that this thread has used, in microseconds (`CLOCK_THREAD_CPUTIME_ID`, clock_gettime(2)). It takes a
+/// system call.
+pub fn thread_cpu_micros() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // Neither field is ever negative on this clock.
+    time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_nsec.unsigned_abs() / 1000
 }
 
 /// The open files that this process may have. The soft limit is raised to the hard one first: it is low for programs

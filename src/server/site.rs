@@ -22,10 +22,10 @@ use super::{
 use crate::{
     config::{Balance, Config, Content, Cores, Limits, RouteConfig, VisitsConfig},
     counter::store::{self, Counted},
-    handoff::{Handoff, Intake, Neighbour},
+    handoff::{Handoff, Intake, Meter, Neighbour, WINDOW},
     listener::{self, Listener, inherited},
     metrics::{AccessLogMetrics, WorkerMetrics},
-    runtime::mailbox,
+    runtime::{host, mailbox},
     site::{Failures, Message, RouteSet, Rules, Site},
     upstream::{
         Upstream, UpstreamLimits,
@@ -291,7 +291,8 @@ fn handoff(
             give: Box::new(move |handed| Command::give(&orders, handed)),
         }
     });
-    Handoff::new(Arc::clone(&intakes[number]), neighbours.collect(), random_seed())
+    let meter = Meter { window: WINDOW, used_micros: Box::new(host::thread_cpu_micros) };
+    Handoff::new(Arc::clone(&intakes[number]), neighbours.collect(), random_seed(), meter)
 }
 
 /// The settings that apply to all routes.

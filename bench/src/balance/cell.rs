@@ -38,7 +38,7 @@ impl Cell {
         let draws = setting.draws(size);
         for draw in 0..draws {
             let mut rng = generator(setting.seed, size, draw);
-            let homes = place(policy, size, &mut rng);
+            let homes = place(policy, size, setting.load, &mut rng);
             outcomes.push(watch(setting, policy, (size, homes), rng, &mut waits));
         }
         let mean = |figure: &dyn Fn(&Outcome) -> f64| {

@@ -11,7 +11,7 @@ use crate::terminal::table;
 pub fn name(policy: Policy) -> &'static str {
     match policy {
         Policy::ReusePort => "SO_REUSEPORT",
-        Policy::HandOver => "hand-over at accept",
+        Policy::HandOver => "hand-over",
         Policy::Stealing => "work stealing",
     }
 }

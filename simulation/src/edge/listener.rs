@@ -55,8 +55,12 @@ impl Detacher {
     ///
     /// # Errors
     /// Never.
+    ///
+    /// # Panics
+    /// When something is still read or written: that would go on at the worker that it leaves.
     #[allow(clippy::unnecessary_wraps)]
     pub fn detach(&mut self, stream: TcpStream) -> Result<Detached, TcpStream> {
+        assert!(!stream.is_in_use(), "a connection leaves its worker in the midst of an operation");
         Ok(Detached(stream))
     }
 }

@@ -189,9 +189,10 @@ impl History<'_> {
         }
         let dropped = |metrics: &Arc<WorkerMetrics>| metrics.access_log_dropped.read();
         let dropped: Vec<_> = self.server.metrics.iter().map(dropped).collect();
-        let moves = self.plan.handoff;
+        let moved = self.server.metrics.iter().map(|metrics| metrics.moved.read()).sum();
+        let moved = self.plan.handoff.then_some(moved);
         let is_whole = log.one_in == 1;
-        let wrong = self.record.said().check(&self.logged.borrow(), &dropped, is_whole, moves);
+        let wrong = self.record.said().check(&self.logged.borrow(), &dropped, is_whole, moved);
         wrong.iter().for_each(|wrong| self.violation(format_args!("the access log: {wrong}")));
     }
 

@@ -7,9 +7,13 @@ use monoio::world::{Order, Settings};
 
 use super::*;
 use crate::{
+    request::FILES,
     runtime::mailbox::LATE,
     trace::{Fields, SHARES},
 };
+
+/// The number of the first step of those that make a client busy.
+const HOT_FIRST: usize = 700;
 
 impl Plan {
     /// Draws a plan.
@@ -84,6 +88,32 @@ impl Plan {
             {
                 client.comes = begin + LATE.mul_f64(rng.f64() * 2.0);
             }
+        }
+        if rng.bool() {
+            self.draw_hot(&mut rng);
+        }
+    }
+
+    /// Many clients begin with many requests, in which a worker may become too busy for all of them, so that connections
+    /// leave it.
+    fn draw_hot(&mut self, rng: &mut Rng) {
+        let comes = self.length.mul_f64(rng.f64() * 0.5);
+        for client in &mut self.clients {
+            if rng.u8(0..4) == 0 {
+                continue;
+            }
+            client.comes = comes + between(rng, 0, 30);
+            let mut steps = Vec::new();
+            for number in (HOT_FIRST..IDS_OF_CLIENT).step_by(2).take(rng.usize(20..=60)) {
+                let request = Request::visit(client.id * IDS_OF_CLIENT + number, 0);
+                let request = Request { subject: Subject::File(rng.usize(0..FILES)), ..request };
+                let cut = rng.usize(1..request.bytes().0.len());
+                let pause = (rng.u8(0..6) == 0).then(|| (cut, between(rng, 0, 15)));
+                steps.push((number, Step::Request(request, pause)));
+                let next = if rng.bool() { Step::Pause(between(rng, 0, 15)) } else { Step::Await };
+                steps.extend((rng.u8(0..4) > 0).then_some((number + 1, next)));
+            }
+            client.steps.splice(0..0, steps);
         }
     }
 

@@ -112,6 +112,13 @@ impl TcpStream {
         self.socket
     }
 
+    /// Whether an operation of it has not ended.
+    pub fn is_in_use(&self) -> bool {
+        let is_own =
+            |operation: &operation::Operation| operation.kind.socket() == Some(self.socket);
+        with(|world| world.operations.values().any(is_own))
+    }
+
     /// The address of who has made the connection.
     pub fn maker(&self) -> IpAddr {
         with(|world| world.sockets[self.socket].maker)

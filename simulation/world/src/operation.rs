@@ -66,7 +66,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn socket(self) -> Option<SocketKey> {
+    pub(crate) fn socket(self) -> Option<SocketKey> {
         match self {
             Self::Read(socket) | Self::Write(socket) => Some(socket),
             Self::Connect(_) | Self::Accept(_) => None,

@@ -142,7 +142,7 @@ impl Metric {
     }
 }
 
-const METRICS: [Metric; 43] = [
+const METRICS: [Metric; 44] = [
     Metric::counter("tallyring_visits", "Visits that have ended, by outcome", |all| {
         of_workers(all, |worker| {
             let visits = &worker.counts.visits;
@@ -181,6 +181,11 @@ const METRICS: [Metric; 43] = [
         "tallyring_connections_handed_over",
         "Connections that the worker accepted and handed over to another one",
         |all| of_clients(all, |worker| worker.counts.connections.handed_over),
+    ),
+    Metric::counter(
+        "tallyring_connections_moved",
+        "Connections that left the worker for another one between two requests",
+        |all| of_clients(all, |worker| worker.counts.connections.moved),
     ),
     Metric::counter(
         "tallyring_connections_evicted",

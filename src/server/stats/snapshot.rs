@@ -75,6 +75,8 @@ pub struct Connections {
     pub accepted: u64,
     /// Accepted by this worker, and served by another one, which counts them as accepted.
     pub handed_over: u64,
+    /// Left for another worker between two requests.
+    pub moved: u64,
     pub evicted: u64,
 }
 
@@ -281,6 +283,7 @@ impl Counts {
                 open: worker.connections.read(),
                 accepted: worker.accepted.read(),
                 handed_over: worker.handed_over.read(),
+                moved: worker.moved.read(),
                 evicted: worker.evicted.read(),
             },
             panics: worker.panics.read(),
@@ -298,10 +301,11 @@ impl Counts {
         add_each(&mut self.erred_by_cause, &other.erred_by_cause);
         self.requests_uncounted += other.requests_uncounted;
         add_each(&mut self.bad_requests_by_reason, &other.bad_requests_by_reason);
-        let Connections { open, accepted, handed_over, evicted } = other.connections;
+        let Connections { open, accepted, handed_over, moved, evicted } = other.connections;
         self.connections.open += open;
         self.connections.accepted += accepted;
         self.connections.handed_over += handed_over;
+        self.connections.moved += moved;
         self.connections.evicted += evicted;
         self.panics += other.panics;
         self.durations = self.durations.durations.plus(&other.durations.durations).into();
