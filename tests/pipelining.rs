@@ -233,10 +233,11 @@ fn check_alone(answer: &'static str) {
         }
     });
     let server = serve_with(&stub, &["--workers", "1", "--counter-pipeline", "32"]);
+    let address = server.address;
     std::thread::scope(|scope| {
         for _ in 0..VISITORS {
             scope.spawn(|| {
-                let mut client = server.client();
+                let mut client = Client::connect(address);
                 (0..VISITS).for_each(|_| assert_eq!(client.get("/").body, WELCOME, "{answer:?}"));
             });
         }
