@@ -16,7 +16,7 @@ mod url;
 mod whole;
 mod wire;
 
-use std::{fmt, io};
+use std::{fmt, io, time::Duration};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -28,7 +28,7 @@ use self::{
     explain::CallError,
     layout::{Layout, Row, epoch_text, fence_text, fence_value, nest, pieces},
     members::Members,
-    session::Session,
+    session::{Deadlines, Session},
     wire::{Compare, Operation, Range, RangeAnswer, Transaction, TransactionAnswer},
 };
 use super::{
@@ -42,9 +42,14 @@ const NAMES_WANTED_MAX: usize = 500;
 /// The most values of one read. With the longest names they take 1.4 MB.
 const PAGE: usize = 2_000;
 
+/// How long a call may take in which all totals are moved: nobody waits for it, and it may have megabytes.
+const WHOLE_PATIENCE: Duration = Duration::from_secs(20);
+
 /// A shard in a cluster.
 pub(super) struct Etcd {
     layout: Layout,
+    /// How long each call may take at least, once there is a connection.
+    patience_min: Duration,
     runtime: Runtime,
     session: Option<Session>,
     members: Members,
@@ -84,7 +89,12 @@ impl Etcd {
     pub(super) fn new(cluster: &ClusterUrl, shard: &str) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (layout, members) = (Layout::new(&cluster.prefix, shard), Members::new(cluster));
-        Ok(Self { layout, runtime, session: None, members })
+        Ok(Self { layout, patience_min: Duration::ZERO, runtime, session: None, members })
+    }
+
+    /// The same, for a cluster that no counter uses.
+    pub(super) fn whole(cluster: &ClusterUrl, shard: &str) -> io::Result<Self> {
+        Ok(Self { patience_min: WHOLE_PATIENCE, ..Self::new(cluster, shard)? })
     }
 
     /// Checks all that a start needs, and changes nothing.
@@ -98,7 +108,7 @@ impl Etcd {
         until: std::time::Instant,
         act: impl AsyncFnOnce(&mut Session, &Layout) -> Result<T, Stopped>,
     ) -> Result<T, Trouble> {
-        let Self { layout, runtime, session, members } = self;
+        let Self { layout, patience_min, runtime, session, members } = self;
         runtime.block_on(async {
             let deadlines = members.deadlines(until);
             let mut open = match session.take() {
@@ -110,7 +120,8 @@ impl Etcd {
                 Some(open) => open,
                 None => members.connect(deadlines).await?,
             };
-            open.deadlines = deadlines;
+            let patience = deadlines.patience.max(*patience_min);
+            open.deadlines = Deadlines { patience, ..deadlines };
             let began = Instant::now();
             match act(&mut open, layout).await {
                 Ok(done) => {
@@ -123,7 +134,7 @@ impl Etcd {
                     Err(trouble)
                 }
                 Err(Stopped { trouble, keeps_connection: false }) => {
-                    members.leave(open.place, began.elapsed() >= deadlines.patience);
+                    members.leave(open.place, began.elapsed() >= patience);
                     Err(trouble)
                 }
             }

@@ -31,6 +31,8 @@ use super::{
 
 /// How long a try may take, its connect not included: then the connection is given up.
 const TRY_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same where all totals are moved, for which nobody waits.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A shard in a database.
 pub(super) struct Postgres {
@@ -38,6 +40,7 @@ pub(super) struct Postgres {
     shard: String,
     /// Whether tables are made where there are none.
     makes_tables: bool,
+    try_timeout: Duration,
     runtime: Runtime,
     session: Option<Session>,
     /// The warnings about the server that were logged.
@@ -47,14 +50,15 @@ pub(super) struct Postgres {
 impl Postgres {
     /// Connects to nothing yet.
     pub(super) fn new(url: &DatabaseUrl, shard: &str) -> io::Result<Self> {
-        Self::whole(url, shard, true)
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (url, shard) = (url.clone(), shard.to_owned());
+        let (makes_tables, try_timeout, warnings) = (true, TRY_TIMEOUT, Vec::new());
+        Ok(Self { url, shard, makes_tables, try_timeout, runtime, session: None, warnings })
     }
 
     /// The same, for a database that may have to be left as it is.
     pub(super) fn whole(url: &DatabaseUrl, shard: &str, makes_tables: bool) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (url, shard) = (url.clone(), shard.to_owned());
-        Ok(Self { url, shard, makes_tables, runtime, session: None, warnings: Vec::new() })
+        Ok(Self { makes_tables, try_timeout: WHOLE_TIMEOUT, ..Self::new(url, shard)? })
     }
 
     /// Checks all that a start needs, and changes nothing; what the server's settings endanger.
@@ -72,7 +76,7 @@ impl Postgres {
         until: std::time::Instant,
         act: impl AsyncFnOnce(&Session, &str, Instant) -> Result<T, (Trouble, bool)>,
     ) -> Result<T, Trouble> {
-        let Self { url, shard, makes_tables, runtime, session, warnings } = self;
+        let Self { url, shard, makes_tables, try_timeout, runtime, session, warnings } = self;
         runtime.block_on(async {
             let until = Instant::from(until);
             if let Some(open) = session {
@@ -95,7 +99,7 @@ impl Postgres {
                     opened
                 }
             };
-            let until = until.min(Instant::now() + TRY_TIMEOUT);
+            let until = until.min(Instant::now() + *try_timeout);
             match act(&open, shard, until).await {
                 Ok(done) => {
                     *session = Some(open);

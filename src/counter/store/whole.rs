@@ -234,7 +234,7 @@ pub fn whole(kind: &Kind, makes: bool) -> Result<Option<Box<dyn Whole>>, OpenErr
         }
         #[cfg(not(simulation))]
         Kind::Etcd { url, .. } => {
-            let store = etcd::Etcd::new(url, SHARD);
+            let store = etcd::Etcd::whole(url, SHARD);
             let store = store.map_err(|error| Trouble::Refused(error.to_string()));
             Ok(Some(Box::new(store.map_err(|trouble| database_error(url, &trouble))?)))
         }

@@ -14,6 +14,8 @@ use crate::counter::store::{self, Found, Hold, Kind, Mark, OpenError, QUIET, Tot
 
 /// How long a step is tried again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one try may take where the store answers: ten thousand names are megabytes.
+const TRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two tries, and two looks.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -127,7 +129,7 @@ impl Place {
         let end = Instant::now() + STEP_TIMEOUT;
         let mut seen = quiet.clone();
         loop {
-            match self.store.close(mark, &seen, force, end) {
+            match self.store.close(mark, &seen, force, Instant::now() + TRY_TIMEOUT) {
                 Ok(found) => return Ok(plain(found)),
                 Err(error) if error.passes() && Instant::now() + PAUSE < end => {
                     pause();
@@ -205,7 +207,7 @@ impl Place {
     ) -> Result<T, MoveError> {
         let end = Instant::now() + STEP_TIMEOUT;
         loop {
-            match step(&mut *self.store, end) {
+            match step(&mut *self.store, Instant::now() + TRY_TIMEOUT) {
                 Ok(done) => return Ok(done),
                 // Another process has locked it.
                 Err(OpenError::InUse(path)) => return Err(MoveError::InUse(path)),
