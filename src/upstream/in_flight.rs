@@ -97,7 +97,9 @@ impl InFlight {
         if failed {
             self.sends_no_more = true;
             self.leaving -= never;
-            (0..never).for_each(|_| drop(self.calls.pop_last()));
+            for _ in 0..never {
+                self.calls.pop_last();
+            }
             return Left::Never(never);
         }
         if leaving == 0 {
