@@ -31,6 +31,7 @@ use super::{
 use crate::runtime::{
     clock::{self, Stamp},
     read_buffer::ReadBuffer,
+    turn,
 };
 
 type Reader = OwnedReadHalf<TcpStream>;
@@ -201,7 +202,7 @@ async fn run(guard: PoolGuard, stream: TcpStream, address: SocketAddr) {
     while let Some(request) = next_call(&guard, &handle, &mut receiver).await {
         let limits = guard.upstream.response_limits();
         let content = guard.content.get();
-        match exchange(&limits, request, content, &mut writer, &mut receiver).await {
+        match exchange(&limits, request, content, socket, &mut writer, &mut receiver).await {
             Ok(answer) => {
                 if !guard.answered(answer) {
                     return;
@@ -253,10 +254,11 @@ async fn exchange<F: Future<Output = Received>>(
     limits: &Rc<ResponseLimits>,
     request: CallBytes,
     content: Content,
+    socket: RawFd,
     writer: &mut Writer,
     receiver: &mut Receiver<F>,
 ) -> Result<Answer, ExchangeError> {
-    let mut sending = Sending::UnderWay(pin!(send(writer, request)));
+    let mut sending = Sending::UnderWay(pin!(send(socket, writer, request)));
     let mut response = ResponseReader::new(content);
     loop {
         let receiving = pin!(receiver.receive(limits, |received, buffer| match received {
@@ -310,9 +312,16 @@ impl<F: Future<Output = Result<(), ExchangeError>>> Sending<'_, F> {
     }
 }
 
-async fn send(writer: &mut Writer, mut request: CallBytes) -> Result<(), ExchangeError> {
+/// `socket` is the writer's.
+async fn send(
+    socket: RawFd,
+    writer: &mut Writer,
+    mut request: CallBytes,
+) -> Result<(), ExchangeError> {
     let length = request.len();
-    let mut sent = 0;
+    let Ok(mut sent) = turn::send_now(socket, &request).unwrap_or(Ok(0)) else {
+        return Err(ExchangeError::NotSent);
+    };
     while sent < length {
         let (result, slice) = writer.write(request.slice(sent..)).await;
         request = slice.into_inner();
