@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What a visit costs the kernel and the program: tallyring beside the floor, by perf(1).
-# bench/events.sh [DIRECTORY-OF-PROGRAMS]   (target/release by default; build it with cargo first)
+# bench/events.sh [DIRECTORY-OF-PROGRAMS [CONNECTIONS [VISITS-A-SECOND]]]   (target/release, 64, as fast as they can; build
+# it with cargo first)
 set -euo pipefail
-programs=${1:-"$(dirname "$0")/../target/release"}
+programs=${1:-"$(dirname "$0")/../target/release"} connections=${2:-64} rate=${3:-}
 for tool in perf taskset python3; do
     command -v "$tool" >/dev/null || { echo "$tool is not installed; on Debian: apt-get install linux-perf util-linux python3"; exit 1; }
 done
@@ -18,11 +19,11 @@ last=$(($(nproc) - 1))
 seconds=4
 counter=127.0.0.1:$((20000 + RANDOM % 10000)) site=127.0.0.1:$((30000 + RANDOM % 2000))
 events=raw_syscalls:sys_enter,io_uring:io_uring_submit_req,io_uring:io_uring_complete,io_uring:io_uring_poll_arm
-events+=,net:net_dev_xmit,sched:sched_waking,sched:sched_switch,timer:timer_start
+events+=,io_uring:io_uring_cqring_wait,timer:hrtimer_start,net:net_dev_xmit,sched:sched_waking,sched:sched_switch,timer:timer_start
 
 taskset -c "$last" "$programs/stub" "$counter" >/dev/null &
 stub=$!
-load=(taskset -c "$last" "$programs/load" "$site" --connections 64)
+load=(taskset -c "$last" "$programs/load" "$site" --connections "$connections" ${rate:+--rate "$rate"})
 
 # measure NAME COMMAND...
 measure() {
@@ -50,8 +51,8 @@ for driver in io_uring epoll; do
         --admin off --cores 0 --driver "$driver"
 done
 
-printf '%s, %s cores, Linux %s; commit %s, %s; 64 connections\n\n' "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)" \
-    "$(nproc)" "$(uname -r)" "$(git -C "$(dirname "$0")" describe --always --dirty)" "$(date -u +%FT%TZ)"
+printf '%s, %s cores, Linux %s; commit %s, %s; %s connections%s\n\n' "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)" \
+    "$(nproc)" "$(uname -r)" "$(git -C "$(dirname "$0")" describe --always --dirty)" "$(date -u +%FT%TZ)" "$connections" "${rate:+, $rate visits a second}"
 python3 - "$scratch" floor tallyring-io_uring tallyring-epoll <<'P'
 import json, sys
 
@@ -61,6 +62,8 @@ NAMES = {
     "io_uring:io_uring_submit_req": "ring operations submitted",
     "io_uring:io_uring_complete": "ring completions",
     "io_uring:io_uring_poll_arm": "of which waited at their socket",
+    "io_uring:io_uring_cqring_wait": "waits for completions",
+    "timer:hrtimer_start": "kernel timers of high resolution",
     "net:net_dev_xmit": "packets sent",
     "sched:sched_waking": "wake-ups of others",
     "sched:sched_switch": "context switches",

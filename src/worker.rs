@@ -28,6 +28,7 @@ use crate::{
         fatal,
         liveness::{Liveness, Shown},
         mailbox, task,
+        turn::Turns,
     },
 };
 
@@ -198,8 +199,9 @@ where
     let handoff = plan.handoff.map(Rc::new);
     let mut listeners = Some(plan.listeners);
     let mut accepts = Vec::new();
+    let turns = Turns::count();
     report(Report::Ready(driver));
-    while let Some(order) = orders.receive().await? {
+    while let Some(order) = turns.during(orders.receive()).await? {
         match order {
             Command::Serve => {
                 for listener in listeners.take().into_iter().flatten() {

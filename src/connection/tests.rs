@@ -913,11 +913,10 @@ fn serve_relayed(pieces: &[&[u8]]) -> (String, Option<IpAddr>, u64) {
     }
     drop(serving);
     assert!(clients.peers().is_empty(), "the address of a client that has left is kept");
-    (
-        String::from_utf8(stream.written()).unwrap(),
-        address.get(),
-        clients.metrics().bad_requests().sum(),
-    )
+    // Two runs may be in two seconds.
+    let answers = String::from_utf8(stream.written()).unwrap();
+    let answers = answers.split_inclusive("\r\n").filter(|line| !line.starts_with("date: "));
+    (answers.collect(), address.get(), clients.metrics().bad_requests().sum())
 }
 
 #[test]

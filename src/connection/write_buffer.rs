@@ -6,13 +6,17 @@ use std::{
     cell::{Cell, RefCell},
     io, mem,
     ops::{Deref, DerefMut},
+    os::fd::AsRawFd,
 };
 
 use bytes::{Buf, Bytes};
 use monoio::{buf::IoBuf, io::AsyncWriteRent};
 
 use super::{ClientHandle, Phase, Response};
-use crate::{http::Refusal, runtime::clock};
+use crate::{
+    http::Refusal,
+    runtime::{clock, turn},
+};
 
 /// Gathered bytes that are written before more are added.
 const FLUSH_BYTES: usize = 8 * 1024;
@@ -194,13 +198,14 @@ impl WriteBuffer {
     ///
     /// # Errors
     /// The stream's error. It is unknown how much the client has received.
-    pub fn flush<S: AsyncWriteRent>(
+    pub fn flush<S: AsyncWriteRent + AsRawFd>(
         &mut self,
         stream: &mut S,
         client: &ClientHandle,
     ) -> impl Future<Output = io::Result<()>> {
         async move {
-            let mut written = 0;
+            let mut written =
+                turn::send_now(stream.as_raw_fd(), &self.gathered).unwrap_or(Ok(0))?;
             while written < self.gathered.len() {
                 client.arm_deadline(Phase::Write);
                 let gathered = mem::take(&mut self.gathered);

@@ -20,12 +20,28 @@ pub(super) fn is_host(value: &[u8]) -> bool {
             None => (value, None),
         },
     };
-    // RFC 3986 section 3.2.2: `reg-name = *( unreserved / pct-encoded / sub-delims )`, of which the comma is left
-    // out: some readers take a Host that looks like a list for two hosts.
-    let is_name_byte =
-        |&byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte);
-    !host.is_empty() && host.iter().all(is_name_byte) && port.is_none_or(is_port)
+    !host.is_empty()
+        && host.iter().all(|&byte| NAME_BYTES[usize::from(byte)])
+        && port.is_none_or(is_port)
 }
+
+/// RFC 3986 section 3.2.2: `reg-name = *( unreserved / pct-encoded / sub-delims )`, of which the comma is left out:
+/// some readers take a Host that looks like a list for two hosts.
+static NAME_BYTES: [bool; 256] = {
+    let others = b"-._~%!$&'()*+;=";
+    let mut is_name_byte = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        is_name_byte[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut place = 0;
+    while place < others.len() {
+        is_name_byte[others[place] as usize] = true;
+        place += 1;
+    }
+    is_name_byte
+};
 
 fn is_port(digits: &[u8]) -> bool {
     digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit)
@@ -107,5 +123,20 @@ fn is_path(path: &[u8]) -> bool {
             [b'%', ..] => return false,
             [_, tail @ ..] => tail,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_host_are_those_of_a_registered_name() {
+        for byte in 0..=u8::MAX {
+            let expected = byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte);
+            assert_eq!(NAME_BYTES[usize::from(byte)], expected, "{byte:#x}");
+            // A colon begins the port, and the rest of the name is as it was.
+            assert_eq!(is_host(&[b'a', byte]), expected || byte == b':', "{byte:#x}");
+        }
     }
 }

@@ -13,3 +13,4 @@ pub mod liveness;
 pub mod mailbox;
 pub mod read_buffer;
 pub mod task;
+pub mod turn;

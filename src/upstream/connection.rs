@@ -36,6 +36,7 @@ use super::{
 use crate::runtime::{
     clock::{self, Stamp},
     read_buffer::ReadBuffer,
+    turn,
 };
 
 type Reader = OwnedReadHalf<TcpStream>;
@@ -266,7 +267,18 @@ async fn run(guard: PoolGuard, stream: TcpStream, address: SocketAddr) {
             Event::Send(outgoing) => {
                 limits = guard.upstream.response_limits();
                 let requests = gather(&guard, outgoing, &mut calls);
-                writing.set(writer.take().map(|writer| write(writer, requests, 0)));
+                let left = turn::send_now(socket, &requests)
+                    .map_or(Left::UpTo(0), |result| calls.written(&result));
+                match left {
+                    Left::Whole => {}
+                    Left::UpTo(sent) => {
+                        writing.set(writer.take().map(|writer| write(writer, requests, sent)));
+                    }
+                    Left::Never(count) => {
+                        writer = None;
+                        guard.not_sent(count);
+                    }
+                }
             }
             Event::Written((result, used, requests)) => match calls.written(&result) {
                 Left::Whole => {

@@ -1,5 +1,7 @@
 //! The response to one call: bytes in, the answer out. A value without I/O.
 
+use std::cell::RefCell;
+
 use super::{Content, ShortContent, UpstreamLimits};
 use crate::{
     http::{
@@ -19,6 +21,39 @@ pub(super) struct ResponseLimits {
     head: HeadLimits,
     drain_bytes_max: u64,
     pub(super) buffers: ReadBufferPool,
+    last: LastHead,
+}
+
+/// The final head that was read last, byte for byte, and what it says.
+///
+/// A counter sends the same head again and again, but for its `Date`, and to compare takes a tenth of the time that it
+/// takes to parse.
+#[derive(Debug, Default)]
+struct LastHead(RefCell<Option<(Vec<u8>, FinalResponse)>>);
+
+/// A longer head is parsed each time.
+const LAST_HEAD_MAX: usize = 512;
+
+impl LastHead {
+    /// What `bytes` say if they begin with this head, and how long it is.
+    fn begins(&self, bytes: &[u8]) -> Option<(usize, FinalResponse)> {
+        let last = self.0.borrow();
+        let (head, response) = last.as_ref().filter(|(head, _)| bytes.starts_with(head))?;
+        Some((head.len(), response.clone()))
+    }
+
+    /// `head` says this.
+    fn keep(&self, head: &[u8], response: &FinalResponse) {
+        if head.len() > LAST_HEAD_MAX {
+            return;
+        }
+        let mut last = self.0.borrow_mut();
+        let (kept, said) =
+            last.get_or_insert_with(|| (Vec::with_capacity(LAST_HEAD_MAX), response.clone()));
+        kept.clear();
+        kept.extend_from_slice(head);
+        *said = response.clone();
+    }
 }
 
 impl ResponseLimits {
@@ -27,6 +62,7 @@ impl ResponseLimits {
             head: limits.head,
             drain_bytes_max: limits.drain_bytes_max,
             buffers: ReadBufferPool::new(limits.head.head_bytes_max),
+            last: LastHead::default(),
         }
     }
 
@@ -64,7 +100,7 @@ pub(super) struct ResponseReader {
 }
 
 /// A final response whose head was read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct FinalResponse {
     status: u16,
     /// Whether the connection can carry another call once the body is whole.
@@ -145,6 +181,10 @@ impl ResponseReader {
     fn read_heads(&mut self, bytes: &[u8], limits: &ResponseLimits) -> Result<usize, Broken> {
         let mut read = 0;
         while self.final_response.is_none() {
+            if let Some((head_bytes, response)) = limits.last.begins(&bytes[read..]) {
+                (read, self.final_response) = (read + head_bytes, Some(response));
+                break;
+            }
             let (head, scan) = (&limits.head, &mut self.scan);
             let response = match response::parse(&bytes[read..], scan, head, limits.drain_bytes_max)
             {
@@ -155,10 +195,13 @@ impl ResponseReader {
                     return Err(Broken);
                 }
             };
+            let head = &bytes[read..][..response.head_bytes];
             read += response.head_bytes;
             self.scan = HeadScan::default();
             if !response.is_interim() {
-                self.final_response = Some(FinalResponse::from(response));
+                let response = FinalResponse::from(response);
+                limits.last.keep(head, &response);
+                self.final_response = Some(response);
             } else if self.interim == INTERIM_MAX {
                 return Err(Broken);
             } else {
@@ -195,11 +238,21 @@ mod tests {
 
     /// Reads `text` and then the end of the stream, receiving as many bytes at a time as `piece`.
     fn read(text: &str, piece: usize, content: Content) -> Result<Answer, Broken> {
-        let (mut reader, limits) = (ResponseReader::new(content), limits());
+        read_after(&limits(), text, piece, content)
+    }
+
+    /// The same, after what was read with these limits before.
+    fn read_after(
+        limits: &ResponseLimits,
+        text: &str,
+        piece: usize,
+        content: Content,
+    ) -> Result<Answer, Broken> {
+        let mut reader = ResponseReader::new(content);
         let mut unread = Vec::new();
         for received in text.as_bytes().chunks(piece) {
             unread.extend_from_slice(received);
-            let (consumed, answer) = reader.read(&unread, false, &limits)?;
+            let (consumed, answer) = reader.read(&unread, false, limits)?;
             unread.drain(..consumed);
             if let Some(answer) = answer {
                 return Ok(answer);
@@ -323,6 +376,58 @@ mod tests {
         check_content("HTTP/1.1 204 Counted\r\nContent-Length: 1\r\n\r\n", Some(""));
         let cut = format!("{ok}Content-Length: 3\r\n\r\n42");
         assert_eq!(read(&cut, 1, Content::Kept), Err(Broken));
+    }
+
+    #[test]
+    fn what_was_read_before_changes_no_answer() {
+        let long = "B: ".to_owned() + &"b".repeat(LAST_HEAD_MAX);
+        let ok = "HTTP/1.1 200 OK\r\n";
+        let texts = [
+            format!("{ok}Content-Length: 2\r\n\r\n42"),
+            format!("{ok}Content-Length: 2\r\n\r\n43"),
+            format!("{ok}Content-Length: 2\r\n\r\n4"),
+            format!("{ok}Content-Length: 2\r\n\r\n42+"),
+            format!("{ok}Content-Length: 3\r\n\r\n421"),
+            format!("{ok}Content-Length: 2\r\nB: 1\r\n\r\n42"),
+            format!("{ok}Content-Length: 2\r\n{long}\r\n\r\n42"),
+            format!("{ok}Connection: close\r\nContent-Length: 2\r\n\r\n42"),
+            format!("{ok}Transfer-Encoding: chunked\r\n\r\n2\r\n42\r\n0\r\n\r\n"),
+            format!("{ok}\r\n42"),
+            format!("{ok}Content-Length: 2\n\r\n42"),
+            format!("HTTP/1.1 100 On\r\n\r\n{ok}Content-Length: 2\r\n\r\n42"),
+            String::from("HTTP/1.1 100 On\r\n\r\nHTTP/1.1 100 On\r\n\r\nHTTP/1.1 204 C\r\n\r\n"),
+            String::from("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n42"),
+            String::from("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n42"),
+        ];
+        for (before, text) in texts.iter().flat_map(|one| texts.iter().map(move |two| (one, two))) {
+            for (piece, content) in [1, 7, 40, 1000]
+                .into_iter()
+                .flat_map(|at| [(at, Content::Kept), (at, Content::Discarded)])
+            {
+                let limits = limits();
+                let _ = read_after(&limits, before, 1000, Content::Kept);
+                let (after, alone) =
+                    (read_after(&limits, text, piece, content), read(text, piece, content));
+                assert_eq!(after, alone, "{text:?} after {before:?}, {piece} bytes at a time");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_head_is_known_again_unless_it_is_long() {
+        let head = |bytes: usize| {
+            let begin = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nB: ";
+            begin.to_owned() + &"b".repeat(bytes - begin.len() - 4) + "\r\n\r\n"
+        };
+        for (bytes, is_known) in [(60, true), (LAST_HEAD_MAX, true), (LAST_HEAD_MAX + 1, false)] {
+            let (limits, text) = (limits(), head(bytes) + "42");
+            read_after(&limits, &text, 1000, Content::Kept).unwrap();
+            let known = limits.last.begins(text.as_bytes()).map(|(length, _)| length);
+            assert_eq!(known, is_known.then_some(bytes));
+            // Not by its beginning, nor by one byte less.
+            assert!(limits.last.begins(&text.as_bytes()[..bytes - 1]).is_none());
+            assert!(limits.last.begins(&text.as_bytes()[1..]).is_none());
+        }
     }
 
     #[test]

@@ -24,3 +24,5 @@ pub mod read_buffer;
 #[path = "../../../src/runtime/task.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod task;
+#[path = "../edge/turn.rs"]
+pub mod turn;

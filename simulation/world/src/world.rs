@@ -1,7 +1,8 @@
 //! How a history acts on the world of its thread, and runs it.
 
 use std::{
-    cell::RefCell, fmt, future::Future, mem, net::SocketAddr, rc::Rc, task::Context, time::Duration,
+    cell::RefCell, fmt, future::Future, io, mem, net::SocketAddr, os::fd::RawFd, rc::Rc,
+    task::Context, time::Duration,
 };
 
 pub use crate::machine::SocketKey;
@@ -10,6 +11,8 @@ pub(crate) use crate::machine::{TimerKey, What, World};
 
 /// How often the tasks may be polled without anything happening in between, for each task that there is.
 const POLLS_WITHOUT_EVENT: usize = 100;
+/// How many of 100 sends on a ring go past it.
+const DIRECT: u8 = 50;
 
 /// A process: a descriptor belongs to one, and all of its tasks and sockets can be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +74,15 @@ pub struct Counts {
     pub events: u64,
     /// Tasks that were started.
     pub tasks: u64,
+}
+
+/// Sends at once what a socket takes of `bytes`, or nothing of them: at random, and never with epoll.
+pub fn send_now(socket: RawFd, bytes: &[u8]) -> Option<io::Result<usize>> {
+    with(|world| {
+        let socket = world.socket_of(socket)?;
+        let is_direct = !world.settings.legacy && !bytes.is_empty() && world.chance(DIRECT);
+        if is_direct { world.write(socket, bytes) } else { None }
+    })
 }
 
 /// Bytes that a process hands over to be sent.

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# How many instructions a visit costs in user space, and where: by callgrind, which other programs do not disturb.
+# bench/instructions.sh [DIRECTORY-OF-PROGRAMS [DRIVER [CONNECTIONS [VISITS]]]]   (target/release, io_uring, 64, 4000)
+# Under valgrind there is no vDSO, which rustix must be told by its feature:
+#   cargo build --release --features rustix/use-libc-auxv && cargo build --release -p tallyring-bench
+set -euo pipefail
+programs=${1:-"$(dirname "$0")/../target/release"} driver=${2:-io_uring} connections=${3:-64} visits=${4:-4000}
+for tool in valgrind callgrind_annotate python3; do
+    command -v "$tool" >/dev/null || { echo "$tool is not installed; on Debian: apt-get install valgrind python3"; exit 1; }
+done
+scratch=$(mktemp -d)
+stub= server=
+finish() {
+    # An id is forgotten when its process has ended: another may have it by then.
+    for id in $stub $server; do kill -9 "$id" 2>/dev/null && wait "$id" 2>/dev/null || true; done
+    rm -rf "$scratch"
+}
+trap finish EXIT
+counter=127.0.0.1:$((20000 + RANDOM % 10000)) site=127.0.0.1:$((30000 + RANDOM % 2000))
+
+"$programs/stub" "$counter" >/dev/null &
+stub=$!
+valgrind --tool=callgrind --callgrind-out-file="$scratch/out" --instr-atstart=no "$programs/tallyring" serve \
+    --listen "$site" --counter "http://$counter/counter" --skip-counter-check --admin off --workers 1 \
+    --driver "$driver" >"$scratch/log" 2>&1 &
+server=$!
+load=("$programs/load" "$site" --connections "$connections")
+until timeout 5 "${load[@]}" --visits 1000 >/dev/null 2>&1; do
+    kill -0 "$server" 2>/dev/null || { echo "tallyring did not start: $(cat "$scratch/log")"; exit 1; }
+    sleep 0.2
+done
+callgrind_control --instr=on "$server" >/dev/null 2>&1
+"${load[@]}" --visits "$visits" >/dev/null
+callgrind_control --instr=off "$server" >/dev/null 2>&1
+callgrind_control --dump "$server" >/dev/null 2>&1
+callgrind_annotate --auto=no --threshold=100 "$scratch"/out.1 >"$scratch/lines"
+
+printf 'commit %s, %s, %s connections: instructions of a visit in user space\n\n' \
+    "$(git -C "$(dirname "$0")" describe --always --dirty)" "$driver" "$connections"
+python3 - "$scratch/lines" "$visits" <<'P'
+import collections, re, sys
+
+GROUPS = [
+    ("reading heads and bodies", ("httparse", "memchr", "src/http/")),
+    ("monoio: tasks, operations, the ring", ("monoio-", "io-uring-")),
+    ("calls to the counter", ("src/upstream/",)),
+    ("clients, pages, deadlines", ("src/connection/", "src/site/", "src/runtime/", "src/metrics/", "src/worker")),
+]
+visits = int(sys.argv[2])
+groups, functions = collections.Counter(), collections.Counter()
+for line in open(sys.argv[1]):
+    found = re.match(r"\s*([\d,]+) \([ \d.]+%\)\s+([^:]+):(.+?)(?: \[[^\]]*\])?$", line)
+    if not found:
+        continue
+    count, file, function = int(found[1].replace(",", "")), found[2], found[3]
+    functions[function] += count
+    for name, words in GROUPS:
+        if any(word in file for word in words):
+            groups[name] += count
+            break
+    else:
+        groups["the standard library, inlined anywhere, and all else"] += count
+total = sum(groups.values())
+print(f"| part, by the file of its source | instructions |\n| --- | --- |\n| all | {total / visits:.0f} |")
+for name, count in groups.most_common():
+    print(f"| {name} | {count / visits:.0f} |")
+print("\n| function, with what is inlined there | instructions |\n| --- | --- |")
+for name, count in functions.most_common(25):
+    print(f"| `{name.strip()[:90]}` | {count / visits:.0f} |")
+P
