@@ -144,10 +144,10 @@ fn a_ring_tells_what_it_has_done_while_it_has_few_connections() {
     let before = ring().expect("it tells");
     (0..50).for_each(|_| assert_eq!(client.get("/").body, WELCOME));
     let after = ring().expect("it tells");
-    // At least a read and a write of the client, and of the counter's connection.
+    // At least a read of the client, and of the counter's connection: what is sent alone is sent past the ring.
     let (submitted, completed) = (after.0 - before.0, after.1 - before.1);
-    assert!((200..1000).contains(&submitted), "{submitted}");
-    assert!((200..=submitted + 50).contains(&completed), "{completed} of {submitted}");
+    assert!((100..1000).contains(&submitted), "{submitted}");
+    assert!((100..=submitted + 50).contains(&completed), "{completed} of {submitted}");
     // With the connection to the counter, one too many.
     let clients: Vec<_> = (1..CONNECTIONS_MAX).map(|_| server.client()).collect();
     while ring().is_some() {}
