@@ -85,7 +85,7 @@ pub struct LimitArguments {
         default_value = "1000"
     )]
     pub counter_batch_max: BatchMax,
-    /// Most calls that a connection to a counter carries at a time, without waiting for their answers
+    /// Most calls that a connection to a counter carries at a time, without waiting for their answers; at most 1000
     #[arg(long, env = "TALLYRING_COUNTER_PIPELINE", value_name = "NUMBER", default_value = "1")]
     pub counter_pipeline: PipelineMax,
     /// Time that an unused connection to the counter stays open
