@@ -45,6 +45,9 @@ use crate::{
 
 /// Requests of one client that are answered at a time. The bytes of further ones stay unread.
 const PIPELINE_MAX: usize = 16;
+/// What a client has sent before it could know of the drain is not lost: of one that never pauses, so many requests are
+/// still answered.
+const DRAINED_MAX: u16 = 1000;
 /// What a client that was refused may still send before the connection is cut.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 
@@ -67,6 +70,8 @@ pub struct Connection<S> {
     is_reused: bool,
     /// Whether a proxy has relayed it for a client that it does not name.
     is_unnamed: bool,
+    /// Requests that were answered in the drain with others behind them.
+    drained: u16,
     /// Of its passes.
     samples: Samples,
 }
@@ -109,6 +114,7 @@ impl<S: Stream> Connection<S> {
             body_of: None,
             is_reused: false,
             is_unnamed: false,
+            drained: 0,
             samples: Samples::default(),
         }
     }
@@ -242,13 +248,16 @@ impl<S: Stream> Connection<S> {
                 && !request.body.is_empty()
                 && admitted.as_ref().is_err_and(Response::is_error);
             let feed = admitted.as_ref().err().and_then(Response::take_feed);
+            let is_followed = context.is_draining()
+                && request.body.is_empty()
+                && self.drained < DRAINED_MAX
+                && (holds_request(&unread[whole.head_bytes..]) || self.client.has_unread());
+            self.drained += u16::from(is_followed);
             let closed_by = if leaves_body || feed.is_some() {
                 Some(ClosedBy::Server)
             } else if !request.persistent {
                 Some(ClosedBy::Client)
-            } else if context.closes_for_newcomer()
-                || context.is_draining() && !is_followed(&unread[whole.head_bytes..])
-            {
+            } else if context.closes_for_newcomer() || context.is_draining() && !is_followed {
                 Some(ClosedBy::Server)
             } else {
                 None
@@ -482,10 +491,10 @@ impl<S: Stream> Connection<S> {
     }
 }
 
-/// Whether another request was received whole behind the one that is about to be answered. What a client has sent before it
-/// could know of the drain is not lost.
-fn is_followed(rest: &[u8]) -> bool {
-    memchr::memmem::find(rest, b"\r\n\r\n").is_some()
+/// Whether there is the head of a request behind that of one without a body. Empty lines are none (RFC 9112 section 2.2).
+fn holds_request(rest: &[u8]) -> bool {
+    let begin = rest.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(rest.len());
+    memchr::memmem::find(&rest[begin..], b"\r\n\r\n").is_some()
 }
 
 const HEAD_TOO_SLOW: Refusal = Refusal::new(408, "the request head took too long");

@@ -146,7 +146,7 @@ impl InFlight {
                 return false;
             }
         }
-        self.expects_much = answers > 1 || self.calls.len() > 1;
+        self.expects_much = self.calls.len() > 1 || answers > 1 && !self.calls.is_empty();
         // Else nobody has asked for what is left.
         !self.calls.is_empty() || buffer.unread().is_empty()
     }

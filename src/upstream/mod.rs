@@ -183,7 +183,7 @@ impl Upstream {
     /// From now on, calls go to these addresses. Connections to others end: an idle one at once, one
     /// that carries a call once that call has its answer.
     pub fn set_addresses(self: &Rc<Self>, addresses: Vec<SocketAddr>) {
-        self.tell(|pool| pool.set_addresses(addresses));
+        self.tell(|pool| pool.set_addresses(addresses, clock::now()));
     }
 
     /// Applies new limits: the sizes to responses of calls that begin, the connect time-out to connections that are

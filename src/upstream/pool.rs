@@ -233,8 +233,8 @@ impl Pool {
 
     /// Gives a call that begins a connection, or lets it wait.
     fn send(&mut self, call: CallId, began: Option<Stamp>, now: Moment) {
-        match self.free_connection() {
-            Some(connection) => self.assign(call, connection),
+        match self.free_connection(now) {
+            Some(connection) => self.assign(call, connection, now),
             None => {
                 self.queue.push_back(QueuedCall { id: call, since: began });
                 self.dial_for_queue(now);
@@ -273,7 +273,7 @@ impl Pool {
                 self.remove_from_queue(call);
                 self.calls.remove(call.0);
             }
-            CallState::Gathered if self.leave_batch(call, false) => {
+            CallState::Gathered if self.leave_batch(call, None) => {
                 self.call_mut(call).abandoned = true;
             }
             CallState::Gathered | CallState::Aboard(_) | CallState::Ended(_) => {
@@ -291,7 +291,7 @@ impl Pool {
         self.connection_mut(id).connected(address, now);
         self.dialing -= 1;
         self.idle.push_back(id);
-        self.serve_queue();
+        self.serve_queue(now);
         // It was dialed for several, and carries one at first.
         self.dial_for_queue(now);
     }
@@ -348,7 +348,8 @@ impl Pool {
             if self.connection_mut(id).is_forsaken() {
                 self.cut(id);
             }
-            self.serve_queue();
+            self.serve_queue(now);
+            self.release_due(now);
             self.dial_for_queue(now);
         }
     }
@@ -375,7 +376,7 @@ impl Pool {
     pub(super) fn answered(&mut self, id: ConnectionId, answer: Answer, now: Moment) -> bool {
         let Answer { status, reusable, pipelines, content } = answer;
         let connection = self.connection_mut(id);
-        let Some(call) = connection.answered() else { return false };
+        let Some(call) = connection.answered(now) else { return false };
         connection.pipelines = pipelines;
         self.pipelines = pipelines;
         match reusable {
@@ -395,7 +396,7 @@ impl Pool {
         if !stays {
             self.close(id, now);
         }
-        self.serve_queue();
+        self.serve_queue(now);
         self.release_due(now);
         stays
     }
@@ -446,7 +447,7 @@ impl Pool {
             ConnectionState::Closing => {}
         }
         self.connections.remove(id);
-        self.serve_queue();
+        self.serve_queue(now);
         self.release_due(now);
         self.dial_for_queue(now);
     }
@@ -492,12 +493,12 @@ impl Pool {
             let mut is_told = false;
             match state {
                 CallState::Assigned(connection) => {
-                    self.time_is_over(call, connection);
+                    self.time_is_over(call, connection, now);
                     is_told = began != Began::Elsewhere
                         && mem::replace(&mut self.connection_mut(connection).is_told, true);
                 }
                 CallState::Queued => self.remove_from_queue(call),
-                CallState::Gathered => drop(self.leave_batch(call, true)),
+                CallState::Gathered => drop(self.leave_batch(call, Some(now))),
                 CallState::Held => {
                     self.release(call, None, now);
                     continue;
@@ -530,19 +531,19 @@ impl Pool {
 
     /// The time of a call on this connection is over. A connection that nobody waits for is cut; another one gives back
     /// what it has not sent.
-    fn time_is_over(&mut self, call: CallId, id: ConnectionId) {
+    fn time_is_over(&mut self, call: CallId, id: ConnectionId, now: Moment) {
         let connection = self.connection_mut(id);
         connection.time_is_over(call);
         self.give_back(id);
         if self.connection_mut(id).is_forsaken() {
             self.cut(id);
         }
-        self.serve_queue();
+        self.serve_queue(now);
     }
 
     /// Event: the counter has other addresses. Connections to addresses that are gone are closed: an idle one at
     /// once, one that carries calls once they were answered.
-    pub(super) fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
+    pub(super) fn set_addresses(&mut self, addresses: Vec<SocketAddr>, now: Moment) {
         self.addresses.replace(addresses);
         let Self { addresses, connections, idle, actions, .. } = self;
         idle.retain(|id| {
@@ -555,7 +556,7 @@ impl Pool {
             stays
         });
         self.settle_rooms();
-        self.serve_queue();
+        self.serve_queue(now);
     }
 
     /// Event: other limits. Time-outs apply to calls in progress and to idle connections too. Connections beyond the
@@ -566,7 +567,7 @@ impl Pool {
         }
         self.limits = limits;
         self.settle_rooms();
-        self.serve_queue();
+        self.serve_queue(now);
         self.expire(now);
     }
 
@@ -589,7 +590,7 @@ impl Pool {
                 break;
             }
             self.dialing += 1;
-            let id = self.connections.insert(PooledConnection::dialing());
+            let id = self.connections.insert(PooledConnection::dialing(now));
             self.actions.push_back(Action::Dial(id));
         }
         assert!(self.dialing <= self.connections.len(), "more dials than connections");
@@ -609,25 +610,31 @@ impl Pool {
         self.limits.queue_max + self.dialing + dialable
     }
 
-    /// The connection that gets the next call: a busy one that has room, else the one used last.
-    fn free_connection(&mut self) -> Option<ConnectionId> {
-        self.roomy.last().copied().or_else(|| self.idle.pop_back())
-    }
-
-    /// Free connections get the calls that have waited longest.
-    fn serve_queue(&mut self) {
-        while !self.queue.is_empty()
-            && let Some(id) = self.free_connection()
-            && let Some(QueuedCall { id: call, since }) = self.queue.pop_front()
-        {
-            self.actions.extend(since.map(Action::Waited));
-            self.assign(call, id);
+    /// The connection that gets the next call: a busy one that has room, else the one used last. A busy one that has
+    /// been silent comes behind those that are idle: it may hang.
+    fn free_connection(&mut self, now: Moment) -> Option<ConnectionId> {
+        let roomy = self.roomy.last().copied();
+        match roomy {
+            Some(id) if self.connections[id].is_silent(now) => self.idle.pop_back().or(roomy),
+            Some(_) => roomy,
+            None => self.idle.pop_back(),
         }
     }
 
-    fn assign(&mut self, call: CallId, id: ConnectionId) {
+    /// Free connections get the calls that have waited longest.
+    fn serve_queue(&mut self, now: Moment) {
+        while !self.queue.is_empty()
+            && let Some(id) = self.free_connection(now)
+            && let Some(QueuedCall { id: call, since }) = self.queue.pop_front()
+        {
+            self.actions.extend(since.map(Action::Waited));
+            self.assign(call, id, now);
+        }
+    }
+
+    fn assign(&mut self, call: CallId, id: ConnectionId, now: Moment) {
         self.call_mut(call).assign(id);
-        if self.connection_mut(id).assign(call) {
+        if self.connection_mut(id).assign(call, now) {
             self.actions.push_back(Action::Send(id));
         }
         self.settle_room(id);

@@ -282,18 +282,17 @@ impl Pool {
         }
     }
 
-    /// A visit that has gathered leaves, or its time is over. `true` if it was kept, since its batch may have been sent.
-    pub(super) fn leave_batch(&mut self, call: CallId, is_late: bool) -> bool {
+    /// A visit that has gathered leaves, or its time is over, at `late`. `true` if it was kept, since its batch may have
+    /// been sent.
+    pub(super) fn leave_batch(&mut self, call: CallId, late: Option<Moment>) -> bool {
         let Some(id) = self.call_mut(call).batcher else { unreachable!("only a member gathers") };
         let batcher = &self.batchers[id];
         let next = batcher.next.unwrap_or_else(|| unreachable!("some have gathered"));
         let is_last = batcher.gathered.len() == 1;
         let next_state = self.calls.get(next.0).map(|call| call.state);
         if let (true, Some(CallState::Assigned(connection))) = (is_last, next_state) {
-            if !is_late {
-                return true;
-            }
-            self.time_is_over(next, connection);
+            let Some(now) = late else { return true };
+            self.time_is_over(next, connection, now);
         }
         let batcher = &mut self.batchers[id];
         let place = batcher.gathered.iter().position(|member| member.call == call);

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use slotmap::Key as _;
 
 use super::{
+    state::SILENCE,
     tests::{Done, Wakes, address, answer, limits},
     *,
 };
@@ -111,6 +112,8 @@ struct Connection {
     sends_no_more: bool,
     /// The number of the event since when it has room besides its calls.
     roomy: Option<i64>,
+    /// When it became busy or was answered.
+    heard: Moment,
     completed: bool,
     /// When it became idle, and its number among those that did.
     idle_since: (Moment, u64),
@@ -214,6 +217,7 @@ impl Model {
                 told: false,
                 sends_no_more: false,
                 roomy: None,
+                heard: self.now,
                 completed: false,
                 idle_since: (self.now, 0),
             });
@@ -224,7 +228,12 @@ impl Model {
     fn free(&self) -> Option<usize> {
         let places =
             (0..self.connections.len()).filter(|place| self.connections[*place].roomy.is_some());
-        places.max_by_key(|place| self.connections[*place].roomy).or_else(|| self.idle().pop())
+        let roomy = places.max_by_key(|place| self.connections[*place].roomy);
+        let silent = |place: &usize| self.connections[*place].heard.after(SILENCE) <= self.now;
+        match self.idle().pop() {
+            Some(idle) => roomy.filter(|place| !silent(place)).or(Some(idle)),
+            None => roomy,
+        }
     }
 
     /// Gives the calls that wait to the connections that are free.
@@ -233,7 +242,11 @@ impl Model {
             && let Some(place) = self.free()
         {
             self.calls[call].state = State::Assigned;
+            let now = self.now;
             let connection = &mut self.connections[place];
+            if connection.calls.is_empty() {
+                connection.heard = now;
+            }
             connection.calls.push(call);
             if connection.calls.len() - connection.taken == 1 {
                 self.expected.push(Done::Send(connection.id));
@@ -455,6 +468,7 @@ impl Model {
         }
         let call = connection.calls.remove(0);
         connection.taken -= 1;
+        connection.heard = self.now;
         (connection.completed, connection.pipelines, self.pipelines) = (true, pipelines, pipelines);
         let late = connection.late.iter().position(|late| *late == call);
         late.map(|late| connection.late.remove(late));
@@ -647,7 +661,7 @@ impl Both {
             }
             Event::Addresses(ports) => {
                 let addresses: Vec<_> = ports.into_iter().map(address).collect();
-                self.pool.set_addresses(addresses.clone());
+                self.pool.set_addresses(addresses.clone(), now);
                 self.model.set_addresses(addresses);
             }
             Event::Limits(limits) => {

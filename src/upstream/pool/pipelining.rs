@@ -1,6 +1,7 @@
 //! Several calls on one connection, an event at a time.
 
 use super::{
+    state::SILENCE,
     tests::{CALL_TIMEOUT, Done, Wakes, address, answer, limits, outcome},
     *,
 };
@@ -313,11 +314,40 @@ fn a_connection_to_an_address_that_has_gone_ends_with_its_last_answer() {
     let id = world.proven();
     let calls = world.calls::<2>();
     assert_eq!(world.take(id), 2);
-    world.pool.set_addresses(vec![address(2)]);
+    world.pool.set_addresses(vec![address(2)], world.now);
     let [next] = world.calls();
     assert_eq!(world.take(id), 0);
     world.answer(id, 200);
     assert_eq!(world.take(id), 0);
     assert!(!world.pool.answered(id, answer(200, true), world.now));
     assert_eq!((world.outcomes(calls), world.outcomes([next])), ([OK; 2], [None]));
+}
+
+#[test]
+fn a_busy_connection_that_is_silent_comes_behind_an_idle_one() {
+    let mut world = world(4, 4);
+    let idle = world.proven();
+    // Both carry calls, and one becomes idle again.
+    let begun = world.calls::<5>();
+    let hangs = world.connect();
+    assert_eq!((world.take(idle), world.take(hangs)), (4, 1));
+    world.answer(hangs, 200);
+    (0..4).for_each(|_| world.answer(idle, 200));
+    assert_eq!(world.outcomes(begun), [OK; 5]);
+    world.pool.actions();
+    // The one used last.
+    let [_hung] = world.calls();
+    assert_eq!(world.pool.actions(), [Done::Send(idle)]);
+    let (hangs, idle) = (idle, hangs);
+    assert_eq!(world.take(hangs), 1);
+    world.after(SILENCE - Duration::from_millis(1));
+    world.calls::<1>();
+    assert_eq!((world.take(hangs), world.take(idle)), (1, 0));
+    world.after(Duration::from_millis(1));
+    world.calls::<2>();
+    assert_eq!((world.take(hangs), world.take(idle)), (0, 2));
+    // None is idle.
+    world.after(SILENCE);
+    world.calls::<1>();
+    assert_eq!(world.take(hangs) + world.take(idle), 1);
 }

@@ -52,7 +52,7 @@
 //!
 //! It carries one call at a time until an answer has shown that it stays open (HTTP/1.1, with a length, no
 //! `Connection: close`), and then as many as the limit says. One that has room and is busy gets the next call before one
-//! that is idle, so that there are few.
+//! that is idle, so that there are few, unless it has given no answer for [`SILENCE`].
 //!
 //! A call that takes too long ends, and its place among those in flight stays, so that the answers behind it go to
 //! whom they are for. Its connection is stuck: it gets no other call, and gives back those that wait, until the late
@@ -62,7 +62,7 @@
 //!
 //! Calls that register several visits have states of their own besides: see [`batches`](super::batches).
 
-use std::{mem, net::SocketAddr, rc::Rc, task::Waker};
+use std::{mem, net::SocketAddr, rc::Rc, task::Waker, time::Duration};
 
 use enum_map::Enum;
 use slotmap::new_key_type;
@@ -182,6 +182,9 @@ impl PooledCall {
     }
 }
 
+/// A connection that has been busy and silent for so long gets no call while another one is idle.
+pub(super) const SILENCE: Duration = Duration::from_millis(100);
+
 /// A connection, from its dial to its end.
 #[derive(Debug)]
 pub(super) struct PooledConnection {
@@ -207,6 +210,8 @@ pub(super) struct PooledConnection {
     pub(super) sends_no_more: bool,
     /// It is one of those with room.
     pub(super) is_roomy: bool,
+    /// When it became busy, or its last answer came, whichever is later. Before that, when it was established.
+    heard: Moment,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,7 +227,7 @@ pub(super) enum ConnectionState {
 }
 
 impl PooledConnection {
-    pub(super) fn dialing() -> Self {
+    pub(super) fn dialing(now: Moment) -> Self {
         Self {
             state: ConnectionState::Dialing,
             address: None,
@@ -235,6 +240,7 @@ impl PooledConnection {
             is_told: false,
             sends_no_more: false,
             is_roomy: false,
+            heard: now,
         }
     }
 
@@ -253,10 +259,18 @@ impl PooledConnection {
             && !self.sends_no_more
     }
 
+    /// Whether it has given no answer for so long that an idle one is better.
+    pub(super) fn is_silent(&self, now: Moment) -> bool {
+        self.heard.after(SILENCE) <= now
+    }
+
     /// Returns whether it waits for calls: there was none that its task would find by itself.
-    pub(super) fn assign(&mut self, call: CallId) -> bool {
+    pub(super) fn assign(&mut self, call: CallId, now: Moment) -> bool {
         let takes = match self.state {
-            ConnectionState::Idle(_) => true,
+            ConnectionState::Idle(_) => {
+                self.heard = now;
+                true
+            }
             ConnectionState::Busy => self.has_room(usize::MAX),
             ConnectionState::Dialing | ConnectionState::Closing => false,
         };
@@ -289,7 +303,7 @@ impl PooledConnection {
     }
 
     /// The call that was answered; `None` when the connection was cut before.
-    pub(super) fn answered(&mut self) -> Option<CallId> {
+    pub(super) fn answered(&mut self, now: Moment) -> Option<CallId> {
         if self.state == ConnectionState::Closing {
             return None;
         }
@@ -297,6 +311,7 @@ impl PooledConnection {
         assert!(call.is_some(), "a connection tells of a call that it has not taken: {self:?}");
         self.taken -= 1;
         self.has_completed_call = true;
+        self.heard = now;
         call
     }
 

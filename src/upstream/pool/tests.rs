@@ -502,9 +502,9 @@ fn connections_to_an_address_that_is_no_longer_the_counters_close() {
     world.call();
     assert!(world.take_request(busy));
     world.pool.actions();
-    world.pool.set_addresses(vec![address(2), address(1)]);
+    world.pool.set_addresses(vec![address(2), address(1)], world.now);
     world.expect([]);
-    world.pool.set_addresses(vec![address(2)]);
+    world.pool.set_addresses(vec![address(2)], world.now);
     world.expect([Done::Cut(idle)]);
     assert!(!world.pool.answered(busy, answer(204, true), world.now));
     world.expect([Done::Woken]);
@@ -630,7 +630,7 @@ fn it_is_told_whether_a_call_would_be_taken() {
     assert!(begun.is_err());
     drop(world.pool.dropped(first));
     assert_eq!(told(&world), (Standing::Open, 1));
-    world.pool.set_addresses(vec![]);
+    world.pool.set_addresses(vec![], world.now);
     assert_eq!(told(&world), (Standing::Absent, 1));
 }
 
