@@ -187,11 +187,14 @@ fn examine_store(sheet: &mut Sheet, store: &store::Kind, create: bool) {
                 sheet.short("store", &danger, "change the server's postgresql.conf");
             }
         }
-        Err(error) => sheet.short(
-            "store",
-            &error.to_string(),
-            "correct --store, or start what it names; nothing starts here until then",
-        ),
+        Err(error) => {
+            let remedy = match error.passes() {
+                true => "correct --store, or start what it names",
+                false => "do what it says, or correct --store",
+            };
+            let remedy = format!("{remedy}; nothing starts here until then");
+            sheet.short("store", &error.to_string(), &remedy);
+        }
     }
 }
 

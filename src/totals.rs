@@ -21,8 +21,8 @@ use crate::{
     upstream::Endpoint,
 };
 
-/// The most bytes of a listing, which has at most 1.6 MB.
-const LISTING_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// The most bytes of a listing: 20,000 names, which an import takes, have at most 3.1 MB.
+const LISTING_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// The most bytes of another answer.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// The pause before the next try after a 503: that of its `Retry-After`.

@@ -52,7 +52,8 @@ use crate::plural::grouped;
 pub const NAMES_MAX: u64 = 10_000;
 
 /// The most listings of all totals that exist at a time. Each is kept until its slowest client has read it, and takes
-/// at most 1.6 MB: that is the most names, each of the greatest length. So all take at most 6.4 MB.
+/// at most 1.6 MB: that is the most names, each of the greatest length. So all take at most 6.4 MB, and twice that where
+/// an import has brought more names.
 pub const LISTINGS_MAX: usize = 4;
 
 /// All totals by name; the counter without a name is `""`.

@@ -1,145 +1,35 @@
 //! `tallyring counter export`, `import`, `migrate` and `reopen`: the totals of a store that no counter uses, to a file or
 //! to another store.
 //!
-//! A migration looks at both stores first, so that whatever is refused is refused before anything is changed. Then:
+//! A migration looks at both stores first, and at whether FROM can be closed, so that whatever is refused is refused before
+//! anything is changed but the numbers by which databases are known. Then:
 //!
 //! ```text
 //!   FROM in use               close TO, fill it      whatever fails here (no space, say) leaves FROM in use
 //!   FROM closed               close FROM             TO is filled again if FROM has counted since
 //!   TO in use, FROM closed    read TO back, open it
+//!   the same                  note in FROM that all is done
 //! ```
 //!
 //! What is cut leaves a mark in TO, and maybe in FROM, that keeps counters from it. It is the same totals that are written
 //! when it is done again, and they replace what is there, so nothing counts twice.
 
+mod error;
 mod place;
 
 use std::{
     fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
+pub use self::error::MoveError;
 use self::place::{Place, without_nothing};
-use super::{Lower, describe, is_same as is_same_file, json};
+use super::{describe, is_same as is_same_file, json};
 use crate::{
     counter::store::{self, Counted, Found, Hold, Kind, Mark, OpenError, TotalsByName},
     plural::grouped,
 };
-
-/// Why totals were not moved.
-#[derive(Debug, thiserror::Error)]
-pub enum MoveError {
-    /// A store or a file fails.
-    #[error(transparent)]
-    Store(#[from] OpenError),
-    /// The counter's file is in use.
-    #[error("a process uses {}; stop the counter first", .0.display())]
-    InUse(PathBuf),
-    /// A counter counts in a database.
-    #[error(
-        "a counter runs in {0} (shard {1}); stop all of its counters first, or give --force: then they \
-         end with status 3"
-    )]
-    Running(String, String),
-    /// The store has no totals.
-    #[error("nothing is counted in {0}")]
-    Nothing(String),
-    /// Its totals were not all written.
-    #[error("{0} is not to be used: {1}")]
-    Marked(String, String),
-    /// Its totals were moved to another place than the one that is given.
-    #[error("the totals of {0} were moved to {1}; give --force to use it all the same")]
-    Moved(String, String),
-    /// It has totals.
-    #[error("{store} holds {holds} already, and {origin} {new}; give --force to replace them")]
-    NotEmpty {
-        /// What would be replaced.
-        store: String,
-        /// Its totals.
-        holds: String,
-        /// By what.
-        origin: String,
-        /// The totals of that.
-        new: String,
-    },
-    /// A total would become less.
-    #[error(transparent)]
-    Lower(Box<Lower>),
-    /// Both are one store.
-    #[error("{0} and {1} are one store; nothing was moved")]
-    Same(String, String),
-    /// Another one has closed or opened it.
-    #[error("another migration or import has closed {0}, or it was reopened, meanwhile")]
-    Changed(String),
-    /// The first store was opened, or closed by another one, before all was done.
-    #[error(
-        "{from} was reopened, or closed by another migration, meanwhile; {to} stays closed to counters: \
-         see where they are to count, and do it once more if that is {to}"
-    )]
-    NotHeld {
-        /// The first store.
-        from: String,
-        /// The other one.
-        to: String,
-    },
-    /// Something else was read than was written.
-    #[error(
-        "{store} holds {found}, where {expected} were written; it stays closed: do it once more"
-    )]
-    Differs {
-        /// The store.
-        store: String,
-        /// What it holds.
-        found: String,
-        /// What was written.
-        expected: String,
-    },
-    /// It failed before the first store was closed, and after the other one was.
-    #[error(
-        "{0}; nothing was moved, and {1} is closed to counters until the same is done once more"
-    )]
-    NotMoved(Box<MoveError>, String),
-    /// The first store was opened, or closed by another one, at the very end.
-    #[error(
-        "{from} was reopened, or closed by another migration, at the moment when {to} was opened: both may be \
-         counted in, each with all that was moved; stop the counters of one, and see where they are to count"
-    )]
-    BothOpen {
-        /// The first store.
-        from: String,
-        /// The other one.
-        to: String,
-    },
-    /// It failed after the first store was closed.
-    #[error(
-        "{0}; {1} is closed to counters: do the same once more, or give it to tallyring counter reopen"
-    )]
-    Unfinished(Box<MoveError>, String),
-    /// The file cannot be read.
-    #[error("cannot read {0}: {1}")]
-    Unreadable(String, io::Error),
-    /// The file does not hold totals.
-    #[error("{0}: {1}")]
-    NotJson(String, String),
-    /// Memory is no place to move totals to.
-    #[error("memory keeps its totals in the counter's process alone; give redb:PATH or a database")]
-    Memory,
-    /// A store with more names than an import takes.
-    #[error(
-        "{store} has {} names, and an export has at most {}; tallyring counter migrate moves them all",
-        grouped(*.names), grouped(json::NAMES_MAX)
-    )]
-    TooManyNames {
-        /// The store.
-        store: String,
-        /// How many it has.
-        names: u64,
-    },
-    /// The totals are more than can be written.
-    #[error("the sum of all totals of {0} is no number of 64 bits")]
-    TooMuch(String),
-}
 
 /// Writes all totals of a store as JSON to a file. What was done, for a person.
 ///
@@ -211,10 +101,14 @@ pub fn import(
     target.check_free(&found, (&origin, None, &totals), force)?;
     target.store.check_fits(&totals)?;
     let found = target.wait_until_quiet(found, force, &tell)?;
-    let hold = target.close(&Mark::FilledFrom(origin), &found, force)?.hold;
-    target.fill(hold, &totals)?;
-    target.read_back(&totals)?;
-    let kept = target.open(hold)?;
+    let hold = close_to_fill(&mut target, &Mark::FilledFrom(origin), &found, force)?;
+    let filled = target.fill(hold, &totals).and_then(|()| target.read_back(&totals));
+    filled.map_err(|error| not_moved(error, &target, hold))?;
+    let kept = target.open(hold).map_err(|error| match hold == Hold::default() {
+        true => error,
+        // The answer may be lost.
+        false => MoveError::MaybeNotMoved(Box::new(error), target.name.clone()),
+    })?;
     let kept = kept.map_or_else(String::new, |kept| format!("; before, {}", kept.display()));
     Ok(format!("{store}: {}{kept}", told(&totals)))
 }
@@ -255,6 +149,7 @@ pub fn migrate(
         return Err(same());
     }
     if was_moved(&source, &found, (&target, &in_target), force)? {
+        note_done(&mut source, &found, force, &tell);
         let (has, had) = (told(&in_target.totals), grouped(sum(&found.totals)));
         return Ok(format!("{to}: {has}; the sum {had} of {from} was moved there before"));
     }
@@ -263,31 +158,72 @@ pub fn migrate(
     in_target = target.wait_until_quiet(in_target, force, &tell)?;
     let found = source.wait_until_quiet(found, force, &tell)?;
     let id = target.identify(&in_target)?;
-    let hold = target.close(&Mark::FilledFrom(from.to_string()), &in_target, force)?.hold;
-    let not_moved = |error| match hold == Hold::default() {
-        // A file that is filled has not its name yet.
-        true => error,
-        false => MoveError::NotMoved(Box::new(error), to.to_string()),
-    };
-    target.fill(hold, &found.totals).map_err(not_moved)?;
-    let moved = Mark::MovedTo { store: to.to_string(), id };
-    let unfinished = |error| MoveError::Unfinished(Box::new(error), from.to_string());
-    let closed = source.close(&moved, &found, force).map_err(|error| match error {
-        // The answer was lost.
-        MoveError::Store(why) if why.passes() => unfinished(MoveError::Store(why)),
-        error => not_moved(error),
+    let moving = Mark::MovedTo { store: to.to_string(), id, is_done: false };
+    source.prepare_close(&moving)?;
+    let filled_from = Mark::FilledFrom(from.to_string());
+    let hold = close_to_fill(&mut target, &filled_from, &in_target, force)?;
+    target.fill(hold, &found.totals).map_err(|error| not_moved(error, &target, hold))?;
+    let closed_target = (hold != Hold::default()).then(|| to.to_string());
+    let closed = source.close(&moving, &found, force).map_err(|error| {
+        if !source.may_be_closed(&moving, &error) {
+            return not_moved(error, &target, hold);
+        }
+        let (from, to) = (from.to_string(), closed_target.clone());
+        MoveError::MaybeClosed { error: Box::new(error), from, to }
     })?;
     let finished = finish((&mut source, &closed), (&mut target, hold), &found);
     finished.map_err(|error| match error {
         // It may be open.
         MoveError::NotHeld { .. } | MoveError::BothOpen { .. } => error,
-        error => unfinished(error),
+        error => {
+            let (from, to) = (from.to_string(), closed_target);
+            MoveError::Unfinished { error: Box::new(error), from, to }
+        }
     })?;
+    note_done(&mut source, &closed, force, &tell);
     let had = grouped(sum(&closed.totals));
     Ok(format!(
         "{to}: {}; the sum of {from} was {had}, and it is closed to counters",
         told(&closed.totals)
     ))
+}
+
+/// Closes a store that is to be filled.
+fn close_to_fill(
+    target: &mut Place,
+    mark: &Mark,
+    quiet: &Found,
+    force: bool,
+) -> Result<Hold, MoveError> {
+    match target.close(mark, quiet, force) {
+        Ok(closed) => Ok(closed.hold),
+        Err(error) if target.may_be_closed(mark, &error) => {
+            Err(MoveError::MaybeNotMoved(Box::new(error), target.name.clone()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What failed after a store was closed to be filled, and before any other was.
+fn not_moved(error: MoveError, target: &Place, hold: Hold) -> MoveError {
+    match hold == Hold::default() {
+        // A file that is filled has not its name yet.
+        true => error,
+        false => MoveError::NotMoved(Box::new(error), target.name.clone()),
+    }
+}
+
+/// Notes in a store that is closed that all of its totals are in the other one, which is open. Without that they are
+/// there too: it is only not certain to who does it once more.
+fn note_done(source: &mut Place, closed: &Found, force: bool, tell: impl Fn(&str)) {
+    let Some(Mark::MovedTo { store, id, is_done: false }) = &closed.mark else { return };
+    let done = Mark::MovedTo { store: store.clone(), id: *id, is_done: true };
+    if let Err(error) = source.close(&done, closed, force) {
+        tell(&format!(
+            "all totals of {} are in {store}, but that could not be noted there: {error}",
+            source.name
+        ));
+    }
 }
 
 /// Whether the totals of a store were moved to this one before, and are all there.
@@ -297,14 +233,27 @@ fn was_moved(
     (target, in_target): (&Place, &Found),
     force: bool,
 ) -> Result<bool, MoveError> {
-    let Some(mark @ Mark::MovedTo { store: elsewhere, .. }) = &found.mark else {
+    let Some(mark @ Mark::MovedTo { store: elsewhere, is_done, .. }) = &found.mark else {
         return Ok(false);
     };
     match mark.leads_to(&target.name, in_target.id) {
         // It may have counted since then, so not by force either.
-        true => Ok(in_target.mark.is_none()
+        true if in_target.mark.is_none()
             && has_all(&in_target.totals, &found.totals)
-            && sum(&in_target.totals) > 0),
+            && sum(&in_target.totals) > 0 =>
+        {
+            // What was cut may have opened it or not, and then it has another one's.
+            if *is_done || in_target.totals == found.totals {
+                return Ok(true);
+            }
+            Err(MoveError::Uncertain {
+                from: source.name.clone(),
+                had: told(&found.totals),
+                to: target.name.clone(),
+                has: told(&in_target.totals),
+            })
+        }
+        true => Ok(false),
         false if force => Ok(false),
         false => Err(MoveError::Moved(source.name.clone(), elsewhere.clone())),
     }
@@ -326,7 +275,7 @@ fn finish(
     let mut is_closed =
         || source.look().map(|now| now.is_marked_as(closed.mark.as_ref(), closed.hold));
     if !is_closed()? {
-        return Err(MoveError::NotHeld { from, to });
+        return Err(MoveError::NotHeld { from, to, is_closed: hold != Hold::default() });
     }
     target.open(hold)?;
     // Nothing is done to both stores at once.

@@ -133,6 +133,16 @@ impl Member {
         }
     }
 
+    /// Another cluster takes its place.
+    #[allow(dead_code)]
+    pub fn replace(&mut self) {
+        self.kill();
+        fs::remove_dir_all(self.data()).unwrap();
+        self.flags.extend(["--initial-cluster-token", "another"].map(String::from));
+        self.start();
+        self.wait_until_writable();
+    }
+
     pub fn signal(&self, signal: Signal) {
         send_signal(self.process.as_ref().unwrap(), signal);
     }

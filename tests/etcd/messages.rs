@@ -64,6 +64,7 @@ fn a_wrong_address_is_told() {
         &of(&member).replace(PREFIX, "/m"),
         "/m/totals/format is no value that tallyring has written here",
     );
+    check_refused(&of(&member).replace(PREFIX, "/m"), "remove its keys by etcdctl del --prefix");
     // One that was made before that was refused is used.
     drop(counter(&of(&member).replace(PREFIX, "/m/totals"), "a"));
     drop(counter(&of(&member).replace(PREFIX, "/totals"), "a"));
@@ -178,6 +179,26 @@ fn a_counter_does_not_go_to_another_cluster() {
     });
     let added = added.take(100).find(|response| response.status == 200);
     assert!(added.is_some() && other.keys("/site/").is_empty());
+}
+
+/// A counter whose cluster was replaced by another one says so, and counts there after a restart.
+#[test]
+fn a_cluster_that_was_replaced_is_told() {
+    let Some(program) = program("a_cluster_that_was_replaced_is_told") else { return };
+    let mut member = single(&program, &[]);
+    let server = counter(&of(&member), "a");
+    let mut client = server.client();
+    client.send(crate::load::ADD);
+    assert_eq!(client.response().body, "1\n");
+    member.replace();
+    client.send(crate::load::ADD);
+    assert_eq!(client.response().status, 503);
+    server.wait_for_line("restart the counter if etcd was restored or made anew");
+    drop(server);
+    let server = counter(&of(&member), "a");
+    let mut client = server.client();
+    client.send(crate::load::ADD);
+    assert_eq!(client.response().body, "1\n");
 }
 
 /// Passes on what one client says, and keeps it.

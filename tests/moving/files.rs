@@ -283,14 +283,17 @@ fn a_migration_that_has_no_room_leaves_the_first_store_open() {
 #[test]
 fn more_names_than_a_store_takes_are_moved() {
     let data = Data::new();
-    let name = |number| format!("name-{number}");
+    let name = |number| format!("{number:0>128}");
     let names: Vec<_> = (0..20_000).map(name).collect();
     let names: Vec<_> = names.iter().map(|name| (&**name, 1)).collect();
     let store = data.counted("store", 2, &names);
     check_holds("--data-dir", &store, 2, &names);
     let server = Server::start(&["counter", "--data-dir", &store], &[]);
-    assert_eq!(post(&server, "/counter/name-19999"), (200, String::from("2\n")));
+    assert_eq!(post(&server, &format!("/counter/{}", name(19_999))), (200, String::from("2\n")));
     assert_eq!(post(&server, "/counter/one-more").0, 507);
+    let (backup, listen) = (data.text("backup"), server.address.to_string());
+    let words = "2 counted, and 20,001 under 20,000 names";
+    check(&["backup", &backup, "--counter-listen", &listen], 0, words);
     drop(server);
     let more = [&names[..], &[("one-more", 1)]].concat();
     let more = data.export("more.json", 2, &more);

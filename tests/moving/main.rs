@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cuts;
 mod databases;
 mod files;
 #[path = "../etcd/member.rs"]

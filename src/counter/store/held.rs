@@ -191,12 +191,14 @@ pub(super) struct FileStore {
     makes: bool,
     held: Option<Held>,
     filled: Option<Prepared>,
+    /// What it is when it is closed.
+    marked: Option<Prepared>,
 }
 
 impl FileStore {
     /// Opens nothing yet.
     pub(super) fn new(path: &Path, makes: bool) -> Self {
-        Self { path: path.to_owned(), makes, held: None, filled: None }
+        Self { path: path.to_owned(), makes, held: None, filled: None, marked: None }
     }
 
     fn held(&mut self) -> Result<&mut Held, OpenError> {
@@ -204,6 +206,12 @@ impl FileStore {
             Some(held) => Ok(held),
             none => Ok(none.insert(Held::take(Disk::default(), &self.path)?)),
         }
+    }
+
+    /// What it holds with this mark, unless it has it already.
+    fn marked(&mut self, mark: &Mark) -> Result<Option<Contents>, OpenError> {
+        let Contents { totals, mark: now } = self.contents()?.unwrap_or_default();
+        Ok((now.as_ref() != Some(mark)).then(|| Contents { totals, mark: Some(mark.clone()) }))
     }
 
     /// The contents of the file that is held; `None` where there are none.
@@ -237,6 +245,14 @@ impl Whole for FileStore {
         Ok(Found { totals, mark, is_new, ..Found::default() })
     }
 
+    fn prepare_close(&mut self, mark: &Mark, _: Instant) -> Result<(), OpenError> {
+        self.marked = None;
+        if let Some(contents) = self.marked(mark)? {
+            self.marked = Some(self.held()?.prepare(contents)?);
+        }
+        Ok(())
+    }
+
     fn close(
         &mut self,
         mark: &Mark,
@@ -245,14 +261,21 @@ impl Whole for FileStore {
         until: Instant,
     ) -> Result<Found, OpenError> {
         // It is locked since it was looked at.
-        let found = self.look(until)?;
         // One that is filled is replaced as a whole.
-        if matches!(mark, Mark::MovedTo { .. }) && found.mark.as_ref() != Some(mark) {
-            let (totals, mark) = (found.totals, Some(mark.clone()));
-            self.held()?.replace(Contents { totals, mark }, false)?;
-            return self.look(until);
+        if matches!(mark, Mark::MovedTo { .. })
+            && let Some(contents) = self.marked(mark)?
+        {
+            let prepared = match self.marked.take() {
+                Some(prepared) if prepared.contents == contents => prepared,
+                other => {
+                    // It has the name of the next one.
+                    drop(other);
+                    self.held()?.prepare(contents)?
+                }
+            };
+            self.held()?.place(prepared, false)?;
         }
-        Ok(found)
+        self.look(until)
     }
 
     fn fill(&mut self, _: Hold, totals: &TotalsByName, _: Instant) -> Result<(), OpenError> {

@@ -46,20 +46,25 @@ pub enum Mark {
         store: String,
         /// By which it is known under another name, if it has one.
         id: Option<u64>,
+        /// Whether that one had all of them, and was opened.
+        is_done: bool,
     },
     /// It does not hold all of what it is to hold from here.
     FilledFrom(String),
 }
 
 const MOVED_TO: &str = "moved to ";
+const MOVING_TO: &str = "moving to ";
 const FILLED_FROM: &str = "filled from ";
 
 /// As it is kept in a store.
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MovedTo { store, id: None } => write!(f, "{MOVED_TO}{store}"),
-            Self::MovedTo { store, id: Some(id) } => write!(f, "{MOVED_TO}{store}#{id:016x}"),
+            Self::MovedTo { store, id, is_done } => {
+                write!(f, "{}{store}", if *is_done { MOVED_TO } else { MOVING_TO })?;
+                id.map_or(Ok(()), |id| write!(f, "#{id:016x}"))
+            }
             Self::FilledFrom(origin) => write!(f, "{FILLED_FROM}{origin}"),
         }
     }
@@ -69,14 +74,14 @@ impl FromStr for Mark {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let moved = text.strip_prefix(MOVED_TO).map(|store| {
+        let moved = |begin, is_done| {
+            let store: &str = text.strip_prefix(begin)?;
             let id = store.rsplit_once('#').filter(|(_, id)| id.len() == 16);
             let id = id.and_then(|(store, id)| Some((store, u64::from_str_radix(id, 16).ok()?)));
-            match id {
-                Some((store, id)) => Self::MovedTo { store: store.to_owned(), id: Some(id) },
-                None => Self::MovedTo { store: store.to_owned(), id: None },
-            }
-        });
+            let (store, id) = id.map_or((store, None), |(store, id)| (store, Some(id)));
+            Some(Self::MovedTo { store: store.to_owned(), id, is_done })
+        };
+        let moved = moved(MOVED_TO, true).or_else(|| moved(MOVING_TO, false));
         let filled =
             || text.strip_prefix(FILLED_FROM).map(|from| Self::FilledFrom(from.to_owned()));
         moved.or_else(filled).ok_or("it has a mark that is not of this version of tallyring")
@@ -97,8 +102,12 @@ impl Mark {
     /// What is told to who reads the totals of a store that no counter counts in.
     pub fn warning(&self, name: &str) -> String {
         match self {
-            Self::MovedTo { store, .. } => format!(
+            Self::MovedTo { store, is_done: true, .. } => format!(
                 "the totals of {name} were moved to {store}; these are from before that: ask there"
+            ),
+            Self::MovedTo { store, .. } => format!(
+                "the totals of {name} were being moved to {store} when that was cut: run that migration \
+                 once more; these are from before that"
             ),
             Self::FilledFrom(origin) => format!(
                 "{name} was not filled to the end from {origin}, so these are not all: run that migration \
@@ -110,9 +119,13 @@ impl Mark {
     /// What a counter is told that is to use the store.
     pub fn refusal(&self) -> String {
         match self {
-            Self::MovedTo { store, .. } => format!(
+            Self::MovedTo { store, is_done: true, .. } => format!(
                 "its totals were moved to {store}: count there; or give this one to tallyring counter \
                  reopen, to count here again"
+            ),
+            Self::MovedTo { store, .. } => format!(
+                "its totals were being moved to {store} when that was cut: run that migration once more; or \
+                 give this one to tallyring counter reopen, to count here again"
             ),
             Self::FilledFrom(origin) => format!(
                 "it was not filled to the end from {origin}: run that migration or import once more"
@@ -184,6 +197,12 @@ pub trait Whole {
         Ok(())
     }
 
+    /// Checks that it can be closed by this mark, and makes ready what that needs. It is as it was.
+    ///
+    /// # Errors
+    /// When it cannot.
+    fn prepare_close(&mut self, mark: &Mark, until: Instant) -> Result<(), OpenError>;
+
     /// Keeps all counters from it: those that run are fenced, and none starts. What it holds then, which nobody changes
     /// until it is opened. Its mark must be as it was `seen`, and without `force` all counters too.
     ///
@@ -209,11 +228,17 @@ pub trait Whole {
     /// When that is not possible, or another one has closed it meanwhile.
     fn open(&mut self, hold: Hold, until: Instant) -> Result<Option<PathBuf>, OpenError>;
 
-    /// Gives it a number that no other store has. A file has none: its lock tells it from others.
+    /// Gives it a number that no other store has, if it still has the number `before`. A file has none: its lock tells
+    /// it from others.
     ///
     /// # Errors
-    /// When that is not possible.
-    fn identify(&mut self, _id: u64, _until: Instant) -> Result<(), OpenError> {
+    /// When that is not possible. That somebody else was quicker is none: who looks sees the number that it has.
+    fn identify(
+        &mut self,
+        _before: Option<u64>,
+        _id: u64,
+        _until: Instant,
+    ) -> Result<(), OpenError> {
         Ok(())
     }
 }
@@ -260,8 +285,10 @@ mod tests {
 
     #[test]
     fn a_mark_is_read_as_it_was_written() {
-        let moved = |store: &str, id| Mark::MovedTo { store: store.to_owned(), id };
+        let moved = |store: &str, id| Mark::MovedTo { store: store.to_owned(), id, is_done: true };
         for mark in [
+            Mark::MovedTo { store: "redb:/a".into(), id: None, is_done: false },
+            Mark::MovedTo { store: "etcd://a/b".into(), id: Some(5), is_done: false },
             moved("etcd://a/b", None),
             moved("etcd://a/b", Some(5)),
             moved("redb:/a#b", None),

@@ -58,7 +58,12 @@ impl Place {
         match &found.mark {
             _ if force => return Ok(()),
             // What there is of it is not whole.
-            Some(Mark::FilledFrom(_)) => return Ok(()),
+            Some(Mark::FilledFrom(by)) if by == origin => return Ok(()),
+            // That store may be closed, and be told later that all of its totals are here.
+            Some(Mark::FilledFrom(by)) => {
+                let (by, origin) = (by.clone(), origin.to_owned());
+                return Err(MoveError::HalfFilled { store: name(), by, origin });
+            }
             Some(mark @ Mark::MovedTo { store: to, .. }) if !mark.leads_to(origin, id) => {
                 return Err(MoveError::Moved(name(), to.clone()));
             }
@@ -119,6 +124,20 @@ impl Place {
         }
     }
 
+    /// Checks that it can be closed; it is as it was.
+    pub(super) fn prepare_close(&mut self, mark: &Mark) -> Result<(), MoveError> {
+        self.insist(|store, until| store.prepare_close(mark, until))
+    }
+
+    /// Whether it may have been closed all the same, after this failure to close it.
+    pub(super) fn may_be_closed(&mut self, mark: &Mark, error: &MoveError) -> bool {
+        let is_lost = matches!(error, MoveError::Store(why) if why.passes());
+        is_lost || {
+            let now = self.store.look(Instant::now() + STEP_TIMEOUT);
+            now.map_or(true, |now| now.mark.as_ref() == Some(mark))
+        }
+    }
+
     /// Closes it, unless its mark is another one, or a counter has done anything, since it was quiet.
     pub(super) fn close(
         &mut self,
@@ -170,13 +189,14 @@ impl Place {
         if found.id.is_some() {
             return Ok(found.id);
         }
-        self.give_number()
+        self.give_number(None)
     }
 
-    fn give_number(&mut self) -> Result<Option<u64>, MoveError> {
+    /// In place of this one, unless another migration is quicker.
+    fn give_number(&mut self, before: Option<u64>) -> Result<Option<u64>, MoveError> {
         // As large as a number of PostgreSQL.
         let id = fastrand::u64(1..1 << 63);
-        self.insist(|store, until| store.identify(id, until))?;
+        self.insist(|store, until| store.identify(before, id, until))?;
         Ok(self.look()?.id)
     }
 
@@ -191,11 +211,11 @@ impl Place {
         if found.id != in_other.id {
             return Ok(false);
         }
-        let id = self.give_number()?;
+        let id = self.give_number(found.id)?;
         let is_same = id.is_some() && other.look()?.id == id;
-        if let Some(id) = found.id.filter(|_| is_same) {
+        if let Some(before) = found.id.filter(|_| is_same) {
             // By which others may know it.
-            self.insist(|store, until| store.identify(id, until))?;
+            self.insist(|store, until| store.identify(id, before, until))?;
         }
         Ok(is_same)
     }

@@ -32,7 +32,7 @@ const PART_BYTES: usize = 16;
 
 /// What is said of a key where only values are to be.
 const FOREIGN: &str = "no value that tallyring has written here; remove it, or, if it is of a store with a longer prefix, \
-     move that one by tallyring counter migrate";
+     move that one by tallyring counter migrate, and then remove its keys by etcdctl del --prefix LONGER/";
 
 /// The keys of a shard.
 #[derive(Debug)]

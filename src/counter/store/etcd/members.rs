@@ -134,7 +134,8 @@ impl Members {
     fn check_cluster(&self, session: Session) -> Result<Session, Unusable> {
         match (self.cluster_id, session.cluster_id) {
             (Some(used), Some(found)) if used != found => Err(Unusable::lasting(format!(
-                "it belongs to the etcd cluster {found:x}, and the others to {used:x}; {ONE_CLUSTER}"
+                "it belongs to the etcd cluster {found:x}, and this counter counts in {used:x}: restart the \
+                 counter if etcd was restored or made anew, otherwise {ONE_CLUSTER}"
             ))),
             _ => Ok(session),
         }

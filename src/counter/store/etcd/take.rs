@@ -36,6 +36,8 @@ pub(super) struct Standing {
     pub(super) mark: Option<Mark>,
     /// A number that only this store has, if somebody has given it one.
     pub(super) id: Option<u64>,
+    /// At which it was given, 0 without one.
+    pub(super) id_revision: u64,
     /// All there are.
     pub(super) shards: Vec<Shard>,
 }
@@ -163,7 +165,8 @@ pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Stand
     let (_, _, found) = transact(session, &transaction).await.map_err(Stopped::read)?;
     let mut revisions: BTreeMap<String, u64> =
         [&format, &epoch, &mark, layout.own()].map(|key| (key.to_owned(), 0)).into();
-    let (mut highest, mut found_mark, mut found_id, mut shards) = (0, None, None, Vec::new());
+    let (mut highest, mut found_mark, mut shards) = (0, None, Vec::new());
+    let (mut found_id, mut id_revision) = (None, 0);
     for found in found.into_iter().flat_map(|range| range.kvs) {
         let (key, value) = (found.key.0, found.value.0);
         let refuse = || {
@@ -180,6 +183,7 @@ pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Stand
             found_mark = Some(value.parse().map_err(|_| refuse())?);
         } else if key == id {
             found_id = Some(value.parse().map_err(|_| refuse())?);
+            id_revision = found.mod_revision;
         } else {
             let (epoch, seen) = parse_fence(&value).ok_or_else(refuse)?;
             highest = highest.max(epoch);
@@ -187,7 +191,7 @@ pub(super) async fn look(session: &mut Session, layout: &Layout) -> Result<Stand
             shards.push(Shard { name, key, revision: found.mod_revision, seen });
         }
     }
-    Ok(Standing { revisions, epoch: highest, mark: found_mark, id: found_id, shards })
+    Ok(Standing { revisions, epoch: highest, mark: found_mark, id: found_id, id_revision, shards })
 }
 
 /// Checks that the keys of a new store would not be among those of another one, nor around those of one, as far as a page

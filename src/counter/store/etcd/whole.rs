@@ -23,6 +23,10 @@ impl Whole for Etcd {
         self.step(until, find)
     }
 
+    fn prepare_close(&mut self, _: &Mark, until: Instant) -> Result<(), OpenError> {
+        self.step(until, probe_close)
+    }
+
     fn close(
         &mut self,
         mark: &Mark,
@@ -42,8 +46,8 @@ impl Whole for Etcd {
         opened.map(|()| None)
     }
 
-    fn identify(&mut self, id: u64, until: Instant) -> Result<(), OpenError> {
-        self.step(until, async |session, layout| identify(session, layout, id).await)
+    fn identify(&mut self, before: Option<u64>, id: u64, until: Instant) -> Result<(), OpenError> {
+        self.step(until, async |session, layout| identify(session, layout, before, id).await)
     }
 }
 
@@ -67,11 +71,36 @@ async fn find(session: &mut Session, layout: &Layout) -> Result<Found, Stopped> 
     Ok(Found { totals, mark: standing.mark, hold, counters, is_new, id: standing.id })
 }
 
-async fn identify(session: &mut Session, layout: &Layout, id: u64) -> Result<(), Stopped> {
+async fn identify(
+    session: &mut Session,
+    layout: &Layout,
+    before: Option<u64>,
+    id: u64,
+) -> Result<(), Stopped> {
     let standing = look(session, layout).await?;
     check_free(session, layout, &standing).await?;
+    if standing.id != before {
+        return Ok(());
+    }
+    let compare = vec![Compare::unchanged(&layout.id(), standing.id_revision)];
     let success = vec![Operation::put(layout.id(), id.to_string())];
-    change(session, Transaction { success, ..Transaction::default() }).await.map(drop)
+    change(session, Transaction { compare, success, ..Transaction::default() }).await.map(drop)
+}
+
+/// Rights are checked for the parts that a transaction does not come to, too.
+async fn probe_close(session: &mut Session, layout: &Layout) -> Result<(), Stopped> {
+    if let Some(why) = session.alarm {
+        return Err(Trouble::Refused(why.to_owned()).into());
+    }
+    let put = |key| Operation::put(key, String::new());
+    let success = vec![
+        put(layout.format()),
+        put(layout.epoch()),
+        put(layout.mark()),
+        Operation::delete(layout.own().to_owned()),
+    ];
+    let compare = vec![Compare::never(&layout.epoch())];
+    change(session, Transaction { compare, success, ..Transaction::default() }).await.map(drop)
 }
 
 /// Who holds it by its mark.

@@ -17,7 +17,8 @@ use super::{
 };
 
 /// The marks among the rows of `tallyring_meta`.
-const IS_MARK: &str = "(key LIKE 'moved to %' OR key LIKE 'filled from %')";
+const IS_MARK: &str =
+    "(key LIKE 'moved to %' OR key LIKE 'moving to %' OR key LIKE 'filled from %')";
 
 impl Whole for Postgres {
     fn look(&mut self, until: Instant) -> Result<Found, OpenError> {
@@ -38,6 +39,10 @@ impl Whole for Postgres {
         }
     }
 
+    fn prepare_close(&mut self, mark: &Mark, until: Instant) -> Result<(), OpenError> {
+        self.step(until, async |session| probe_close(session, mark).await)
+    }
+
     fn close(
         &mut self,
         mark: &Mark,
@@ -56,8 +61,8 @@ impl Whole for Postgres {
         self.step(until, async |session| open(session, hold).await).map(|()| None)
     }
 
-    fn identify(&mut self, id: u64, until: Instant) -> Result<(), OpenError> {
-        self.step(until, async |session| identify(session, id).await)
+    fn identify(&mut self, before: Option<u64>, id: u64, until: Instant) -> Result<(), OpenError> {
+        self.step(until, async |session| identify(session, before, id).await)
     }
 }
 
@@ -117,11 +122,33 @@ async fn look(session: &Session) -> Result<Found, Trouble> {
     Ok(Found { totals, mark, hold: hold.unwrap_or_default(), counters, is_new: false, id })
 }
 
-async fn identify(session: &Session, id: u64) -> Result<(), Trouble> {
-    let identify = "INSERT INTO tallyring_meta (key, value) VALUES ('id', $1)
-        ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-    session.client.execute(identify, &[&signed(id)]).await?;
+async fn identify(session: &Session, before: Option<u64>, id: u64) -> Result<(), Trouble> {
+    let client = &session.client;
+    match before {
+        None => {
+            let insert = "INSERT INTO tallyring_meta (key, value) VALUES ('id', $1)
+                ON CONFLICT (key) DO NOTHING";
+            client.execute(insert, &[&signed(id)]).await?
+        }
+        Some(before) => {
+            let update = "UPDATE tallyring_meta SET value = $1 WHERE key = 'id' AND value = $2";
+            client.execute(update, &[&signed(id), &signed(before)]).await?
+        }
+    };
     Ok(())
+}
+
+/// Does what [`close`] does, to no shard, and takes it back.
+async fn probe_close(session: &Session, mark: &Mark) -> Result<(), Trouble> {
+    let client = &session.client;
+    client.batch_execute("BEGIN").await?;
+    client.query_one(super::NEXT_EPOCH, &[]).await?;
+    client.query("SELECT 1 FROM tallyring_shards WHERE false FOR UPDATE", &[]).await?;
+    client.execute("DELETE FROM tallyring_shards WHERE false", &[]).await?;
+    client.execute(&format!("DELETE FROM tallyring_meta WHERE {IS_MARK}"), &[]).await?;
+    let insert = "INSERT INTO tallyring_meta (key, value) VALUES ($1, 0)";
+    client.execute(insert, &[&mark.to_string()]).await?;
+    Ok(client.batch_execute("ROLLBACK").await?)
 }
 
 /// The row of the epochs is locked first, so nobody starts meanwhile. Then a commit that is under way is waited for, and
