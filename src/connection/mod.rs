@@ -251,7 +251,8 @@ impl<S: Stream> Connection<S> {
             let is_followed = context.is_draining()
                 && request.body.is_empty()
                 && self.drained < DRAINED_MAX
-                && (holds_request(&unread[whole.head_bytes..]) || self.client.has_unread());
+                && (holds_request(&unread[whole.head_bytes..])
+                    || service.drains_unread() && self.client.has_unread());
             self.drained += u16::from(is_followed);
             let closed_by = if leaves_body || feed.is_some() {
                 Some(ClosedBy::Server)

@@ -37,6 +37,12 @@ pub trait Service: 'static {
         request.method.is_safe()
     }
 
+    /// Whether requests that a client has sent, and the worker has not read, are served in a drain too. By default those
+    /// that were read are: a client that reads slowly would take as long as it likes.
+    fn drains_unread(&self) -> bool {
+        false
+    }
+
     /// Does what was decided.
     ///
     /// # Errors

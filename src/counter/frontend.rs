@@ -69,6 +69,11 @@ impl Service for HttpFrontend {
         true
     }
 
+    /// Of the calls that a server has sent together, none is an error that could be answered.
+    fn drains_unread(&self) -> bool {
+        true
+    }
+
     fn start(&self, operation: Operation) -> Result<Waiting, Response> {
         let begun = self.commits.borrow_mut().begin(operation, clock::now());
         self.submit_gathered();
