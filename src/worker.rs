@@ -627,7 +627,7 @@ mod tests {
         };
         let own = WorkerMetrics::default();
         own.connections.add(100);
-        let meter = Meter { window: WINDOW, used_micros: Box::new(|| 0) };
+        let meter = Meter { window: WINDOW, runnable_micros: Box::new(|| 0) };
         let handoff = Handoff::new(Arc::default(), vec![neighbour], 1, meter);
         assert!(handoff.hand_over(stream, peer.ip(), &own, 1000).is_none());
         assert_eq!(own.handed_over.read(), 1);

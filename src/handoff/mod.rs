@@ -146,8 +146,9 @@ fn load(metrics: &WorkerMetrics, intake: &Intake) -> Load {
 pub struct Meter {
     /// How often.
     pub window: Duration,
-    /// The CPU time that the thread has used so far, in microseconds.
-    pub used_micros: Box<dyn Fn() -> u64 + Send>,
+    /// How long the thread has run or waited for a core so far, in microseconds. Without the waits a worker that shares
+    /// its core would look less busy than it is, and get more.
+    pub runnable_micros: Box<dyn Fn() -> u64 + Send>,
 }
 
 /// One worker's side of the hand-over.
@@ -157,7 +158,7 @@ pub struct Handoff {
     detacher: RefCell<Detacher>,
     random: RefCell<Rng>,
     meter: Meter,
-    /// When the present window began, and the CPU time used until then, in microseconds.
+    /// When the present window began, and how long it was runnable until then, in microseconds.
     began: Cell<Option<(u64, u64)>>,
     overload: Cell<Overload>,
     /// Who gets the connections that leave in the present window.
@@ -212,15 +213,15 @@ impl Handoff {
     /// one.
     pub fn measure(&self, own: &WorkerMetrics, departures: &Departures, connections_max: usize) {
         let now = clock::micros();
-        let (began, used_before) = self.began.get().unwrap_or_default();
+        let (began, runnable_before) = self.began.get().unwrap_or_default();
         let passed = now.saturating_sub(began);
         if u128::from(passed) < self.meter.window.as_micros() {
             return;
         }
-        let used = (self.meter.used_micros)();
-        let is_first = self.began.replace(Some((now, used))).is_none();
-        let busy = if is_first { 0 } else { used.saturating_sub(used_before) * 1000 / passed };
-        own.busy.set(busy);
+        let runnable = (self.meter.runnable_micros)();
+        let is_first = self.began.replace(Some((now, runnable))).is_none();
+        let more = runnable.saturating_sub(runnable_before);
+        own.busy.set(if is_first { 0 } else { more * 1000 / passed });
         let samples = departures.next_window();
         let drawn = self.draw();
         let most = connections_max as u64;

@@ -31,7 +31,7 @@ const LEAVING_MAX: u32 = 8;
 /// What a worker has to do, as others see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
-    /// The part of a core that it has used of late, in thousandths.
+    /// The part of the time that it has run or waited for a core of late, in thousandths.
     pub busy: u64,
     /// Its connections, with those that come.
     pub connections: u64,

@@ -291,7 +291,7 @@ fn handoff(
             give: Box::new(move |handed| Command::give(&orders, handed)),
         }
     });
-    let meter = Meter { window: WINDOW, used_micros: Box::new(host::thread_cpu_micros) };
+    let meter = Meter { window: WINDOW, runnable_micros: Box::new(host::runnable_micros()) };
     Handoff::new(Arc::clone(&intakes[number]), neighbours.collect(), random_seed(), meter)
 }
 
