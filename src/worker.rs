@@ -620,9 +620,12 @@ mod tests {
         let client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         let (give, given) = mpsc::channel();
+        let metrics = Arc::<WorkerMetrics>::default();
+        // It does not stand still, however long this takes.
+        metrics.heartbeat.set(u64::MAX);
         let neighbour = Neighbour {
             intake: Arc::clone(intake),
-            metrics: Arc::default(),
+            metrics,
             give: Box::new(move |handed| give.send(handed).map_err(|mpsc::SendError(it)| it)),
         };
         let own = WorkerMetrics::default();

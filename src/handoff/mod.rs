@@ -41,6 +41,9 @@ use crate::{
 pub const COMING_MAX: u64 = 64;
 /// How long a worker measures how busy it is, before it tells others.
 pub const WINDOW: Duration = Duration::from_millis(100);
+/// A worker that has not kept its deadlines for so long stands still. It gets none: they would wait there, and it looks
+/// as busy as it was before.
+const STANDS_STILL: Duration = Duration::from_millis(300);
 /// A worker does not send open connections to one that has fewer free places than this part of all.
 const FREE_PART: u64 = 8;
 
@@ -134,6 +137,13 @@ pub struct Neighbour {
     pub metrics: Arc<WorkerMetrics>,
     /// The way to it.
     pub give: Give,
+}
+
+impl Neighbour {
+    fn stands_still(&self) -> bool {
+        let silent = clock::now().millis().saturating_sub(self.metrics.heartbeat.read());
+        u128::from(silent) > STANDS_STILL.as_millis()
+    }
 }
 
 /// The load of a worker, with what comes to it.
@@ -278,17 +288,18 @@ impl Handoff {
         draw(self.neighbours.len(), &mut self.random.borrow_mut())
     }
 
-    /// The loads of those that have room for more.
+    /// The loads of those that have room for more and do not stand still.
     fn loads(&self, drawn: Drawn<usize>, connections_max: u64) -> Drawn<Load> {
         drawn.map(|drawn| {
             let neighbour = self.neighbours.get(drawn?)?;
             let load = load(&neighbour.metrics, &neighbour.intake);
-            (load.connections < connections_max).then_some(load)
+            (load.connections < connections_max && !neighbour.stands_still()).then_some(load)
         })
     }
 
     fn reserve(&self, neighbour: usize) -> Option<(&Neighbour, Place)> {
-        let neighbour = self.neighbours.get(neighbour)?;
+        // Again: it may stand still since the window began.
+        let neighbour = self.neighbours.get(neighbour).filter(|chosen| !chosen.stands_still())?;
         Some((neighbour, neighbour.intake.reserve()?))
     }
 }
@@ -311,5 +322,31 @@ mod tests {
         assert!(intake.reserve().is_none());
         intake.open();
         assert!(intake.reserve().is_some());
+    }
+
+    #[test]
+    fn a_worker_that_stands_still_gets_none() {
+        let (intake, metrics) = (Arc::<Intake>::default(), Arc::<WorkerMetrics>::default());
+        intake.open();
+        let neighbour = Neighbour {
+            intake: Arc::clone(&intake),
+            metrics: Arc::clone(&metrics),
+            give: Box::new(Err),
+        };
+        let meter = Meter { window: WINDOW, runnable_micros: Box::new(|| 0) };
+        let handoff = Handoff::new(Arc::default(), vec![neighbour], 1, meter);
+        let may_get = || {
+            let load = handoff.loads([Some(0), None], 10)[0];
+            let place = handoff.reserve(0);
+            assert_eq!(load.is_some(), place.is_some());
+            load.is_some()
+        };
+        assert!(!may_get());
+        // Not before now.
+        metrics.heartbeat.set(u64::MAX);
+        assert!(may_get());
+        metrics.heartbeat.set(1);
+        assert!(!may_get());
+        assert_eq!(intake.coming(), 0);
     }
 }
