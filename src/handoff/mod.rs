@@ -211,9 +211,10 @@ impl Handoff {
         connections_max: usize,
     ) -> Option<TcpStream> {
         let drawn = self.draw();
-        let others = self.loads(drawn, connections_max as u64);
+        let most = connections_max as u64;
+        let others = self.loads(drawn, most);
         let chance = self.random.borrow_mut().u64(..1000);
-        let place = choose(load(own, &self.intake), others, chance)
+        let place = choose(load(own, &self.intake), most, others, chance)
             .and_then(|chosen| self.reserve(drawn[chosen]?));
         let Some(place) = place else { return Some(stream) };
         self.give(place, stream, Client::New(peer), &own.handed_over)
