@@ -137,7 +137,7 @@ impl SiteWorkers {
                 metrics: counts,
                 access_log: recorder,
                 trusted_proxies: Arc::clone(&config.trusted_proxies),
-                handoff: (config.balance == Balance::Handoff)
+                handoff: (config.balance == Balance::Handoff && config.cores.len() > 1)
                     .then(|| handoff(number, &intakes, &metrics, &orders)),
                 orders: receiver,
                 make: move || parts.build(),
