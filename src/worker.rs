@@ -232,7 +232,11 @@ where
             }
         }
     }
-    handoff.iter().for_each(|handoff| handoff.intake().close());
+    for intake in handoff.iter().map(|handoff| handoff.intake()) {
+        intake.close();
+        // They are closed unfinished, like those that it serves, and the last line tells of both.
+        clients.metrics().connections.add(intake.coming());
+    }
     Ok(())
 }
 

@@ -78,6 +78,8 @@ pub(super) fn listen(config: &Config) -> Result<Listeners, ServerError> {
 pub(super) struct SiteWorkers {
     orders: Vec<Orders>,
     metrics: Vec<Arc<WorkerMetrics>>,
+    /// What others hand over to each.
+    intakes: Vec<Arc<Intake>>,
     addresses: Vec<SocketAddr>,
     drivers: String,
     /// The counters that the workers know, until the end.
@@ -147,7 +149,16 @@ impl SiteWorkers {
         let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
         let described = each_once(counters.describe(&config.routes));
         let addresses = listeners.addresses;
-        Ok(Self { orders, metrics, addresses, drivers, counters, counter_addresses, described })
+        Ok(Self {
+            orders,
+            metrics,
+            intakes,
+            addresses,
+            drivers,
+            counters,
+            counter_addresses,
+            described,
+        })
     }
 
     /// Lets them accept.
@@ -226,13 +237,17 @@ impl SiteWorkers {
         bundled: Option<BundledSource>,
         access_log: Option<Arc<AccessLogMetrics>>,
     ) -> Sources {
-        let workers = config.cores.iter().zip(&self.metrics);
+        let workers = config.cores.iter().zip(self.metrics.iter().zip(&self.intakes));
         let counters = self.counters.origins().iter();
         Sources {
             readiness: Arc::clone(&run.readiness),
             started: run.started,
             workers: workers
-                .map(|(&core, metrics)| WorkerSource { core, metrics: Arc::clone(metrics) })
+                .map(|(&core, (metrics, intake))| WorkerSource {
+                    core,
+                    metrics: Arc::clone(metrics),
+                    intake: Arc::clone(intake),
+                })
                 .collect(),
             counters: counters
                 .flat_map(|origin| {
