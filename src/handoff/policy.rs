@@ -117,8 +117,9 @@ impl Overload {
     }
 }
 
-/// A sample stands for the same work as any other one of its worker. The first connection must make the busier of the two
-/// less busy, and all together must not make the other one clearly busier: so none goes back and forth.
+/// A sample counts as the same work as any other one of its worker. The first connection must make the busier of the two
+/// less busy, and all together must not make the other one clearly busier: so none goes back and forth, where requests
+/// cost about the same. One with few but costly requests may, each time after the two seconds that it stays.
 fn allowance(own: Load, other: Load, samples: u32) -> Allowance {
     let more = own.busy.saturating_sub(other.busy);
     let part = |eighths: u64| {
