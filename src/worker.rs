@@ -232,7 +232,11 @@ where
             }
         }
     }
-    handoff.iter().for_each(|handoff| handoff.intake().close());
+    for intake in handoff.iter().map(|handoff| handoff.intake()) {
+        intake.close();
+        // They are closed unfinished, like those that it serves, and the last line tells of both.
+        clients.metrics().connections.add(intake.coming());
+    }
     Ok(())
 }
 
@@ -620,14 +624,17 @@ mod tests {
         let client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         let (give, given) = mpsc::channel();
+        let metrics = Arc::<WorkerMetrics>::default();
+        // It does not stand still, however long this takes.
+        metrics.heartbeat.set(u64::MAX);
         let neighbour = Neighbour {
             intake: Arc::clone(intake),
-            metrics: Arc::default(),
+            metrics,
             give: Box::new(move |handed| give.send(handed).map_err(|mpsc::SendError(it)| it)),
         };
         let own = WorkerMetrics::default();
         own.connections.add(100);
-        let meter = Meter { window: WINDOW, used_micros: Box::new(|| 0) };
+        let meter = Meter { window: WINDOW, runnable_micros: Box::new(|| 0) };
         let handoff = Handoff::new(Arc::default(), vec![neighbour], 1, meter);
         assert!(handoff.hand_over(stream, peer.ip(), &own, 1000).is_none());
         assert_eq!(own.handed_over.read(), 1);

@@ -374,8 +374,8 @@ impl Server {
             }
         });
         let (intake, seed) = (Arc::clone(&self.intakes[number]), !seed ^ number as u64);
-        let used_micros = Box::new(cpu_time(Rng::with_seed(!seed)));
-        let meter = Meter { window: WINDOW, used_micros };
+        let runnable_micros = Box::new(cpu_time(Rng::with_seed(!seed)));
+        let meter = Meter { window: WINDOW, runnable_micros };
         Handoff::new(intake, neighbours.collect(), seed, meter)
     }
 

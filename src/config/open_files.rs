@@ -9,7 +9,7 @@ pub(super) const CONNECTIONS_DEFAULT_MAX: usize = 1 << 20;
 /// Open files that every process needs: standard streams, the signal pipe, libraries.
 pub(super) const FILES_BASE: usize = 24;
 /// For each worker: its ring or epoll descriptor, its listeners, its mailbox, the pair through which it
-/// hands connections over.
+/// hands connections over, and how long it has waited for its core.
 const FILES_PER_WORKER: usize = 8;
 /// The fewest clients of a worker with which a start makes sense: one that is served, one that is closed for the next,
 /// and two more.

@@ -41,6 +41,9 @@ use crate::{
 pub const COMING_MAX: u64 = 64;
 /// How long a worker measures how busy it is, before it tells others.
 pub const WINDOW: Duration = Duration::from_millis(100);
+/// A worker that has not kept its deadlines for so long stands still. It gets none: they would wait there, and it looks
+/// as busy as it was before.
+const STANDS_STILL: Duration = Duration::from_millis(300);
 /// A worker does not send open connections to one that has fewer free places than this part of all.
 const FREE_PART: u64 = 8;
 
@@ -136,6 +139,13 @@ pub struct Neighbour {
     pub give: Give,
 }
 
+impl Neighbour {
+    fn stands_still(&self) -> bool {
+        let silent = clock::now().millis().saturating_sub(self.metrics.heartbeat.read());
+        u128::from(silent) > STANDS_STILL.as_millis()
+    }
+}
+
 /// The load of a worker, with what comes to it.
 fn load(metrics: &WorkerMetrics, intake: &Intake) -> Load {
     let connections = metrics.connections.read() + intake.coming();
@@ -146,8 +156,9 @@ fn load(metrics: &WorkerMetrics, intake: &Intake) -> Load {
 pub struct Meter {
     /// How often.
     pub window: Duration,
-    /// The CPU time that the thread has used so far, in microseconds.
-    pub used_micros: Box<dyn Fn() -> u64 + Send>,
+    /// How long the thread has run or waited for a core so far, in microseconds. Without the waits a worker that shares
+    /// its core would look less busy than it is, and get more.
+    pub runnable_micros: Box<dyn Fn() -> u64 + Send>,
 }
 
 /// One worker's side of the hand-over.
@@ -157,7 +168,7 @@ pub struct Handoff {
     detacher: RefCell<Detacher>,
     random: RefCell<Rng>,
     meter: Meter,
-    /// When the present window began, and the CPU time used until then, in microseconds.
+    /// When the present window began, and how long it was runnable until then, in microseconds.
     began: Cell<Option<(u64, u64)>>,
     overload: Cell<Overload>,
     /// Who gets the connections that leave in the present window.
@@ -200,9 +211,10 @@ impl Handoff {
         connections_max: usize,
     ) -> Option<TcpStream> {
         let drawn = self.draw();
-        let others = self.loads(drawn, connections_max as u64);
+        let most = connections_max as u64;
+        let others = self.loads(drawn, most);
         let chance = self.random.borrow_mut().u64(..1000);
-        let place = choose(load(own, &self.intake), others, chance)
+        let place = choose(load(own, &self.intake), most, others, chance)
             .and_then(|chosen| self.reserve(drawn[chosen]?));
         let Some(place) = place else { return Some(stream) };
         self.give(place, stream, Client::New(peer), &own.handed_over)
@@ -212,15 +224,15 @@ impl Handoff {
     /// one.
     pub fn measure(&self, own: &WorkerMetrics, departures: &Departures, connections_max: usize) {
         let now = clock::micros();
-        let (began, used_before) = self.began.get().unwrap_or_default();
+        let (began, runnable_before) = self.began.get().unwrap_or_default();
         let passed = now.saturating_sub(began);
         if u128::from(passed) < self.meter.window.as_micros() {
             return;
         }
-        let used = (self.meter.used_micros)();
-        let is_first = self.began.replace(Some((now, used))).is_none();
-        let busy = if is_first { 0 } else { used.saturating_sub(used_before) * 1000 / passed };
-        own.busy.set(busy);
+        let runnable = (self.meter.runnable_micros)();
+        let is_first = self.began.replace(Some((now, runnable))).is_none();
+        let more = runnable.saturating_sub(runnable_before);
+        own.busy.set(if is_first { 0 } else { more * 1000 / passed });
         let samples = departures.next_window();
         let drawn = self.draw();
         let most = connections_max as u64;
@@ -277,17 +289,18 @@ impl Handoff {
         draw(self.neighbours.len(), &mut self.random.borrow_mut())
     }
 
-    /// The loads of those that have room for more.
+    /// The loads of those that have room for more and do not stand still.
     fn loads(&self, drawn: Drawn<usize>, connections_max: u64) -> Drawn<Load> {
         drawn.map(|drawn| {
             let neighbour = self.neighbours.get(drawn?)?;
             let load = load(&neighbour.metrics, &neighbour.intake);
-            (load.connections < connections_max).then_some(load)
+            (load.connections < connections_max && !neighbour.stands_still()).then_some(load)
         })
     }
 
     fn reserve(&self, neighbour: usize) -> Option<(&Neighbour, Place)> {
-        let neighbour = self.neighbours.get(neighbour)?;
+        // Again: it may stand still since the window began.
+        let neighbour = self.neighbours.get(neighbour).filter(|chosen| !chosen.stands_still())?;
         Some((neighbour, neighbour.intake.reserve()?))
     }
 }
@@ -310,5 +323,31 @@ mod tests {
         assert!(intake.reserve().is_none());
         intake.open();
         assert!(intake.reserve().is_some());
+    }
+
+    #[test]
+    fn a_worker_that_stands_still_gets_none() {
+        let (intake, metrics) = (Arc::<Intake>::default(), Arc::<WorkerMetrics>::default());
+        intake.open();
+        let neighbour = Neighbour {
+            intake: Arc::clone(&intake),
+            metrics: Arc::clone(&metrics),
+            give: Box::new(Err),
+        };
+        let meter = Meter { window: WINDOW, runnable_micros: Box::new(|| 0) };
+        let handoff = Handoff::new(Arc::default(), vec![neighbour], 1, meter);
+        let may_get = || {
+            let load = handoff.loads([Some(0), None], 10)[0];
+            let place = handoff.reserve(0);
+            assert_eq!(load.is_some(), place.is_some());
+            load.is_some()
+        };
+        assert!(!may_get());
+        // Not before now.
+        metrics.heartbeat.set(u64::MAX);
+        assert!(may_get());
+        metrics.heartbeat.set(1);
+        assert!(!may_get());
+        assert_eq!(intake.coming(), 0);
     }
 }

@@ -31,7 +31,7 @@ const LEAVING_MAX: u32 = 8;
 /// What a worker has to do, as others see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
-    /// The part of a core that it has used of late, in thousandths.
+    /// The part of the time that it has run or waited for a core of late, in thousandths.
     pub busy: u64,
     /// Its connections, with those that come.
     pub connections: u64,
@@ -66,9 +66,14 @@ fn lightest(others: Drawn<Load>) -> Option<(usize, Load)> {
     places.min_by_key(|(_, load)| (load.busy / CLEAR, load.connections, load.busy))
 }
 
-/// Which of two others gets a connection that was accepted by a worker with this load. `chance` is drawn, from 0 to 999.
-pub fn choose(own: Load, others: Drawn<Load>, chance: u64) -> Option<usize> {
+/// Which of two others that have room gets a connection that was accepted by a worker with this load, which may have so
+/// many. `chance` is drawn, from 0 to 999.
+pub fn choose(own: Load, connections_max: u64, others: Drawn<Load>, chance: u64) -> Option<usize> {
     let (place, other) = lightest(others)?;
+    if own.connections >= connections_max {
+        // It would close a client for this one.
+        return Some(place);
+    }
     let with_it = own.connections + 1;
     let fewer =
         |part| with_it.saturating_sub(other.connections) >= LEAST.max(with_it.div_ceil(part));
@@ -112,8 +117,9 @@ impl Overload {
     }
 }
 
-/// A sample stands for the same work as any other one of its worker. The first connection must make the busier of the two
-/// less busy, and all together must not make the other one clearly busier: so none goes back and forth.
+/// A sample counts as the same work as any other one of its worker. The first connection must make the busier of the two
+/// less busy, and all together must not make the other one clearly busier: so none goes back and forth, where requests
+/// cost about the same. One with few but costly requests may, each time after the two seconds that it stays.
 fn allowance(own: Load, other: Load, samples: u32) -> Allowance {
     let more = own.busy.saturating_sub(other.busy);
     let part = |eighths: u64| {
@@ -141,7 +147,7 @@ mod tests {
         chance: u64,
         expected: Option<usize>,
     ) {
-        let chosen = choose(load(own), others.map(|other| other.map(load)), chance);
+        let chosen = choose(load(own), u64::MAX, others.map(|other| other.map(load)), chance);
         assert_eq!(chosen, expected, "{own:?} of {others:?}, {chance}");
     }
 
@@ -180,6 +186,16 @@ mod tests {
         check((400, 100), [Some((600, 0)), None], 0, None);
     }
 
+    #[test]
+    fn a_worker_at_its_limit_hands_over_to_whoever_has_room() {
+        let (busy, idle) = (Some(load((900, 7))), Some(load((0, 7))));
+        let own = load((0, 8));
+        assert_eq!(choose(own, 8, [busy, idle], 999), Some(1));
+        assert_eq!(choose(own, 8, [busy, None], 999), Some(0));
+        assert_eq!(choose(own, 8, [None, None], 999), None);
+        assert_eq!(choose(own, 9, [busy, None], 0), None);
+    }
+
     fn loads() -> impl Strategy<Value = Load> {
         (0..1_100_u64, 0..5_000_u64).prop_map(load)
     }
@@ -192,7 +208,7 @@ mod tests {
             let others = others.map(|other| {
                 other.map(|(busy, connections)| load((u64::from(busy % 1_100), connections.into())))
             });
-            if let Some(place) = choose(own, others, chance) {
+            if let Some(place) = choose(own, u64::MAX, others, chance) {
                 let other = others[place].unwrap();
                 prop_assert!(!other.is_clearly_busier(own), "{other:?}");
                 prop_assert!(other.connections < own.connections || own.is_clearly_busier(other));
@@ -207,7 +223,7 @@ mod tests {
                 // All of them to the first one.
                 let drawn = draw(workers - 1, &mut random);
                 let others = drawn.map(|drawn| Some(load((0, loads[drawn? + 1]))));
-                let place = choose(load((0, loads[0])), others, 0).and_then(|place| drawn[place]);
+                let place = choose(load((0, loads[0])), u64::MAX, others, 0).and_then(|place| drawn[place]);
                 loads[place.map_or(0, |place| place + 1)] += 1;
             }
             let most = loads.iter().max().unwrap();

@@ -82,7 +82,8 @@ pub struct WorkerMetrics {
     pub moved: Count,
     /// Client connections open.
     pub connections: Count,
-    /// The part of a core that the worker has used of late, in thousandths; 0 where nobody asks for it.
+    /// The part of the time that the worker has run or waited for a core of late, in thousandths; 0 where nobody asks for
+    /// it.
     pub busy: Count,
     /// Entries of the access log that were dropped, since the worker's ring had no room for them.
     pub access_log_dropped: Count,

@@ -78,6 +78,8 @@ pub(super) fn listen(config: &Config) -> Result<Listeners, ServerError> {
 pub(super) struct SiteWorkers {
     orders: Vec<Orders>,
     metrics: Vec<Arc<WorkerMetrics>>,
+    /// What others hand over to each.
+    intakes: Vec<Arc<Intake>>,
     addresses: Vec<SocketAddr>,
     drivers: String,
     /// The counters that the workers know, until the end.
@@ -137,7 +139,7 @@ impl SiteWorkers {
                 metrics: counts,
                 access_log: recorder,
                 trusted_proxies: Arc::clone(&config.trusted_proxies),
-                handoff: (config.balance == Balance::Handoff)
+                handoff: (config.balance == Balance::Handoff && config.cores.len() > 1)
                     .then(|| handoff(number, &intakes, &metrics, &orders)),
                 orders: receiver,
                 make: move || parts.build(),
@@ -147,7 +149,16 @@ impl SiteWorkers {
         let drivers = describe_drivers(run.wait_until_ready(Group::Site, config.cores.len())?);
         let described = each_once(counters.describe(&config.routes));
         let addresses = listeners.addresses;
-        Ok(Self { orders, metrics, addresses, drivers, counters, counter_addresses, described })
+        Ok(Self {
+            orders,
+            metrics,
+            intakes,
+            addresses,
+            drivers,
+            counters,
+            counter_addresses,
+            described,
+        })
     }
 
     /// Lets them accept.
@@ -226,13 +237,17 @@ impl SiteWorkers {
         bundled: Option<BundledSource>,
         access_log: Option<Arc<AccessLogMetrics>>,
     ) -> Sources {
-        let workers = config.cores.iter().zip(&self.metrics);
+        let workers = config.cores.iter().zip(self.metrics.iter().zip(&self.intakes));
         let counters = self.counters.origins().iter();
         Sources {
             readiness: Arc::clone(&run.readiness),
             started: run.started,
             workers: workers
-                .map(|(&core, metrics)| WorkerSource { core, metrics: Arc::clone(metrics) })
+                .map(|(&core, (metrics, intake))| WorkerSource {
+                    core,
+                    metrics: Arc::clone(metrics),
+                    intake: Arc::clone(intake),
+                })
                 .collect(),
             counters: counters
                 .flat_map(|origin| {
@@ -291,7 +306,7 @@ fn handoff(
             give: Box::new(move |handed| Command::give(&orders, handed)),
         }
     });
-    let meter = Meter { window: WINDOW, used_micros: Box::new(host::thread_cpu_micros) };
+    let meter = Meter { window: WINDOW, runnable_micros: Box::new(host::runnable_micros()) };
     Handoff::new(Arc::clone(&intakes[number]), neighbours.collect(), random_seed(), meter)
 }
 

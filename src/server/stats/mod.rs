@@ -18,6 +18,7 @@ pub(super) use self::{registry::registry, snapshot::Snapshot};
 use super::admin::Readiness;
 use crate::{
     counter::store::Health,
+    handoff::Intake,
     metrics::{AccessLogMetrics, CounterMetrics, WorkerMetrics},
     runtime::clock,
 };
@@ -65,6 +66,8 @@ pub(super) struct Sources {
 pub(super) struct WorkerSource {
     pub(super) core: usize,
     pub(super) metrics: Arc<WorkerMetrics>,
+    /// What other workers hand over to it.
+    pub(super) intake: Arc<Intake>,
 }
 
 /// The bundled counter.

@@ -462,6 +462,7 @@ mod tests {
         let source = |(core, metrics): (usize, &&Arc<WorkerMetrics>)| WorkerSource {
             core,
             metrics: Arc::clone(metrics),
+            intake: Arc::default(),
         };
         let name = String::from("counter:80");
         let sources = Sources {

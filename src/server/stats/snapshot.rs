@@ -230,7 +230,7 @@ impl Snapshot {
 #[allow(clippy::cast_precision_loss)]
 fn worker(
     number: usize,
-    WorkerSource { core, metrics }: &WorkerSource,
+    WorkerSource { core, metrics, intake }: &WorkerSource,
     counters: &[usize],
     machine: &Machine,
 ) -> WorkerStats {
@@ -239,7 +239,9 @@ fn worker(
     let heartbeat = metrics.heartbeat.read();
     let silent = clock::now().millis().saturating_sub(heartbeat) as f64 / 1e3;
     let thread = machine.threads.get(&format!("worker-{number}")).copied();
-    let counts = Counts::of(metrics);
+    let mut counts = Counts::of(metrics);
+    // Those that come are open, and of no other worker any more.
+    counts.connections.open += intake.coming();
     let upstreams: Vec<_> = upstreams.map(|upstream| UpstreamStats::of(upstream)).collect();
     let calls: u64 = upstreams.iter().map(|upstream| upstream.connections).sum();
     let ring = metrics.driver.get().and_then(|driver| driver.ring);
