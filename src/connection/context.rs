@@ -76,6 +76,8 @@ pub struct ClientContext {
     read_buffers: ReadBufferPool,
     write_buffers: WriteBufferPool,
     draining: Cell<bool>,
+    /// Requests that were served in the drain with others behind them.
+    drained: Cell<u32>,
     departures: Departures,
     /// Nothing is said before this of connections without a PROXY header.
     tell_after: Cell<Moment>,
@@ -83,6 +85,9 @@ pub struct ClientContext {
     /// Who may begin a connection with a PROXY header; nobody in it is everybody.
     trusted_proxies: Arc<[IpNet]>,
 }
+
+/// Requests of all clients of a worker that are served in a drain with others behind them.
+pub(super) const DRAINED_MAX: u32 = 4096;
 
 /// A connection's place in the table, for as long as it is open.
 pub struct ClientHandle {
@@ -103,6 +108,7 @@ impl ClientContext {
             read_buffers: ReadBufferPool::new(limits.unread_bytes_max()),
             write_buffers: WriteBufferPool::default(),
             draining: Cell::new(false),
+            drained: Cell::new(0),
             departures: Departures::default(),
             tell_after: Cell::new(clock::now()),
             limits: Cell::new(limits),
@@ -161,6 +167,14 @@ impl ClientContext {
     /// Whether the worker takes no more requests after those that have begun.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// In a drain, whether another request is served besides the one that begins: what a client has sent before it could
+    /// know is not lost. Only so often, since a client may never pause.
+    pub fn drains_further(&self) -> bool {
+        let drained = self.drained.get();
+        self.drained.set(drained.saturating_add(1));
+        drained < DRAINED_MAX
     }
 
     /// Whether the request that a client begins is its last one, because another client needs its place.

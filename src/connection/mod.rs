@@ -45,9 +45,6 @@ use crate::{
 
 /// Requests of one client that are answered at a time. The bytes of further ones stay unread.
 const PIPELINE_MAX: usize = 16;
-/// What a client has sent before it could know of the drain is not lost: of one that never pauses, so many requests are
-/// still answered.
-const DRAINED_MAX: u16 = 1000;
 /// What a client that was refused may still send before the connection is cut.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 
@@ -70,8 +67,6 @@ pub struct Connection<S> {
     is_reused: bool,
     /// Whether a proxy has relayed it for a client that it does not name.
     is_unnamed: bool,
-    /// Requests that were answered in the drain with others behind them.
-    drained: u16,
     /// Of its passes.
     samples: Samples,
 }
@@ -114,7 +109,6 @@ impl<S: Stream> Connection<S> {
             body_of: None,
             is_reused: false,
             is_unnamed: false,
-            drained: 0,
             samples: Samples::default(),
         }
     }
@@ -250,10 +244,9 @@ impl<S: Stream> Connection<S> {
             let feed = admitted.as_ref().err().and_then(Response::take_feed);
             let is_followed = context.is_draining()
                 && request.body.is_empty()
-                && self.drained < DRAINED_MAX
                 && (holds_request(&unread[whole.head_bytes..])
-                    || service.drains_unread() && self.client.has_unread());
-            self.drained += u16::from(is_followed);
+                    || service.drains_unread() && self.client.has_unread())
+                && context.drains_further();
             let closed_by = if leaves_body || feed.is_some() {
                 Some(ClosedBy::Server)
             } else if !request.persistent {
