@@ -263,39 +263,31 @@ async fn run(guard: PoolGuard, stream: TcpStream, address: SocketAddr) {
             Poll::Pending
         })
         .await;
-        match event {
+        let written = match event {
             Event::Send(outgoing) => {
                 limits = guard.upstream.response_limits();
                 let requests = gather(&guard, outgoing, &mut calls);
                 let left = turn::send_now(socket, &requests)
                     .map_or(Left::UpTo(0), |result| calls.written(&result));
-                match left {
-                    Left::Whole => {}
-                    Left::UpTo(sent) => {
-                        writing.set(writer.take().map(|writer| write(writer, requests, sent)));
-                    }
-                    Left::Never(count) => {
-                        writer = None;
-                        guard.not_sent(count);
-                    }
-                }
+                writer.take().map(|idle| (left, idle, requests))
             }
-            Event::Written((result, used, requests)) => match calls.written(&result) {
-                Left::Whole => {
-                    writing.set(None);
-                    writer = Some(used);
-                }
-                Left::UpTo(sent) => writing.set(Some(write(used, requests, sent))),
-                Left::Never(count) => {
-                    writing.set(None);
-                    guard.not_sent(count);
-                }
-            },
+            Event::Written((result, used, requests)) => {
+                Some((calls.written(&result), used, requests))
+            }
             Event::Received((result, reader, mut buffer)) => {
                 if !guard.read(&mut calls, &limits, &result, &mut buffer) {
                     return;
                 }
                 receiver.go_on(&limits, (result, reader, buffer), &calls);
+                None
+            }
+        };
+        if let Some((left, used, requests)) = written {
+            writing.set(None);
+            match left {
+                Left::Whole => writer = Some(used),
+                Left::UpTo(sent) => writing.set(Some(write(used, requests, sent))),
+                Left::Never(count) => guard.not_sent(count),
             }
         }
         if calls.is_over() {
