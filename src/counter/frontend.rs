@@ -69,7 +69,7 @@ impl Service for HttpFrontend {
         true
     }
 
-    /// Of the calls that a server has sent together, none is an error that could be answered.
+    /// A server may have sent many calls together, and each that is not answered is an error.
     fn drains_unread(&self) -> bool {
         true
     }
