@@ -19,7 +19,7 @@ use crate::{
     arms::{Arm, Setting},
     machine::{Common, Environment},
     process::{Process, Usage, free_address, own_cores},
-    record::lines,
+    record::{lines, read_lines},
     statistics::Spread,
     terminal::say,
     visitors::{self, OtherSide},
@@ -260,16 +260,8 @@ impl Stage {
 
 impl Record {
     fn read(directory: &Path) -> io::Result<Self> {
-        let path = directory.join(FILE);
-        let fail = |error: String| Error::other(format!("{}: {error}", path.display()));
-        let text = fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-        let mut lines = text.lines();
-        let head = lines.next().unwrap_or_default();
-        let mut record: Self =
-            serde_json::from_str(head).map_err(|error| fail(error.to_string()))?;
-        let runs: Result<_, _> = lines.map(serde_json::from_str).collect();
-        record.runs = runs.map_err(|error| fail(error.to_string()))?;
-        Ok(record)
+        let (record, runs) = read_lines(&directory.join(FILE))?;
+        Ok(Self { runs, ..record })
     }
 
     fn summary(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tallyring_bench::load::Report;
 
 use crate::{arms::Arm, machine::Environment, process::Usage, statistics::Spread};
@@ -153,22 +153,30 @@ pub fn lines<T: Serialize>(
     Ok(text)
 }
 
+/// What [`lines`] has written: the head, and the rest.
+///
+/// # Errors
+/// When there is no such file, or it has another format. It is named.
+pub fn read_lines<H: DeserializeOwned, T: DeserializeOwned>(
+    path: &Path,
+) -> io::Result<(H, Vec<T>)> {
+    let fail = |error: String| io::Error::other(format!("{}: {error}", path.display()));
+    let text = fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    let mut lines = text.lines();
+    let head = serde_json::from_str(lines.next().unwrap_or_default());
+    let rest: Result<_, _> = lines.map(serde_json::from_str).collect();
+    let read = head.and_then(|head| Ok((head, rest?)));
+    read.map_err(|error| fail(error.to_string()))
+}
+
 impl Record {
     /// Reads the record of a run.
     ///
     /// # Errors
     /// When there is none, or it has another format.
     pub fn read(directory: &Path) -> io::Result<Self> {
-        let path = directory.join(FILE);
-        let fail = |error: String| io::Error::other(format!("{}: {error}", path.display()));
-        let text = fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-        let mut lines = text.lines();
-        let head = lines.next().unwrap_or_default();
-        let mut record: Self =
-            serde_json::from_str(head).map_err(|error| fail(error.to_string()))?;
-        let runs: Result<_, _> = lines.map(serde_json::from_str).collect();
-        record.runs = runs.map_err(|error| fail(error.to_string()))?;
-        Ok(record)
+        let (record, runs) = read_lines(&directory.join(FILE))?;
+        Ok(Self { runs, ..record })
     }
 
     /// What [`Record::read`] reads.
