@@ -8,14 +8,15 @@ use std::{
     fs,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
         mpsc,
     },
 };
 
 use common::{
-    Books, COUNTED, Client, PATIENCE, Peer, SORRY, Server, Signal, Stub, WELCOME, get_request, run,
-    serve, serve_by, serve_with,
+    Books, COUNTED, Client, PATIENCE, Peer, SORRY, Server, Signal, Stub, WELCOME,
+    ending::{Load, check_counter_that_ends},
+    get_request, run, serve, serve_by, serve_with,
 };
 
 const DRIVERS: [&str; 2] = ["auto", "epoll"];
@@ -331,46 +332,10 @@ fn it_is_a_number_up_to_a_thousand() {
     }
 }
 
-/// The visits of clients that do not stop asking, whose counter ends by a signal under load.
-#[track_caller]
-fn check_end(signal: Signal) {
-    let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().to_str().unwrap();
-    let mut counter =
-        Server::start(&["counter", "--listen", "127.0.0.1:0", "--data-dir", data], &[]);
-    let url = format!("http://{}/counter", counter.address);
-    let flags = ["--admin", "127.0.0.1:0", "--workers", "2", "--counter-pipeline", "32"];
-    let mut server = serve(&[&flags[..], &["--counter", &url]].concat());
-    let (ends, address) = (AtomicBool::new(false), server.address);
-    std::thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| {
-                let mut client = Client::connect(address);
-                while !ends.load(Ordering::SeqCst) {
-                    client.send(get_request("/").repeat(8));
-                    (0..8).for_each(|_| drop(client.response()));
-                }
-            });
-        }
-        let mut admin = server.admin();
-        while admin.metric("tallyring_visits_total{outcome=\"welcomed\"") < 2000 {
-            std::thread::yield_now();
-        }
-        counter.signal(signal);
-        while admin.metric("tallyring_visits_total{outcome=\"erred\"") < 20 {
-            std::thread::yield_now();
-        }
-        ends.store(true, Ordering::SeqCst);
-    });
-    counter.wait();
-    let books = server.stop_with_books();
-    let (code, total, said) = run(&["total", "--data-dir", data, "--counter-listen", "off"]);
-    assert_eq!(code, 0, "{said}");
-    books.check(total.trim().replace(',', "").parse().expect(&total));
-}
-
 #[test]
 fn the_books_hold_when_a_counter_drains_or_is_killed_under_load() {
-    check_end(Signal::TERM);
-    check_end(Signal::KILL);
+    for signal in [Signal::TERM, Signal::KILL] {
+        let load = Load { visitors: 16, welcomed: 2000, erred: 20 };
+        check_counter_that_ends(&["--counter-pipeline", "32"], "", signal, load, |_| ());
+    }
 }

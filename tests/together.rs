@@ -9,14 +9,15 @@ use std::{
     fs,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
         mpsc,
     },
-    thread,
 };
 
 use common::{
-    Client, PATIENCE, SORRY, Server, Signal, Stub, WELCOME, get_request, nobody, run, serve,
+    Client, PATIENCE, SORRY, Server, Signal, Stub, WELCOME,
+    ending::{Load, check_counter_that_ends},
+    get_request, nobody, run, serve,
 };
 
 const ADMIN: [&str; 2] = ["--admin", "127.0.0.1:0"];
@@ -300,39 +301,11 @@ fn visits_go_to_another_counter_where_nobody_listens_for_the_first() {
 
 #[test]
 fn the_books_hold_when_a_counter_is_killed_under_load() {
-    let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().to_str().unwrap();
-    let counter = Server::start(&["counter", "--listen", "127.0.0.1:0", "--data-dir", data], &[]);
-    let url = format!("http://{}/counter?by={{n}}", counter.address);
-    let mut server = serve(&[&ADMIN[..], &["--workers", "2", "--counter", &url]].concat());
-    let (ends, address) = (AtomicBool::new(false), server.address);
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let mut client = Client::connect(address);
-                while !ends.load(Ordering::SeqCst) {
-                    client.send(get_request("/").repeat(8));
-                    (0..8).for_each(|_| drop(client.response()));
-                }
-            });
-        }
-        let mut admin = server.admin();
-        while admin.metric("tallyring_visits_total{outcome=\"welcomed\"") < 500 {
-            thread::yield_now();
-        }
-        counter.signal(Signal::KILL);
-        while admin.metric("tallyring_visits_total{outcome=\"erred\"") < 50 {
-            thread::yield_now();
-        }
-        ends.store(true, Ordering::SeqCst);
+    let load = Load { visitors: 8, welcomed: 500, erred: 50 };
+    check_counter_that_ends(&[], "?by={n}", Signal::KILL, load, |admin| {
         let (visits, calls) = (admin.metric(BATCHED), admin.metric(CALLS));
         assert!(calls < visits, "{calls} calls for {visits} visits");
     });
-    drop(counter);
-    let books = server.stop_with_books();
-    let (code, total, said) = run(&["total", "--data-dir", data, "--counter-listen", "off"]);
-    assert_eq!(code, 0, "{said}");
-    books.check(total.trim().replace(',', "").parse().expect(&total));
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod beside;
 mod books;
 mod client;
 mod data;
+pub mod ending;
 pub mod postgres;
 pub mod proxy;
 mod stub;
