@@ -4,51 +4,33 @@
 # it with cargo first)
 set -euo pipefail
 programs=${1:-"$(dirname "$0")/../target/release"} connections=${2:-64} rate=${3:-}
-for tool in perf taskset python3; do
-    command -v "$tool" >/dev/null || { echo "$tool is not installed; on Debian: apt-get install linux-perf util-linux python3"; exit 1; }
-done
-scratch=$(mktemp -d)
-stub= server=
-finish() {
-    # An id is forgotten when its process has ended: another may have it by then.
-    for id in $stub $server; do kill "$id" 2>/dev/null && wait "$id" 2>/dev/null || true; done
-    rm -rf "$scratch"
-}
-trap finish EXIT
-last=$(($(nproc) - 1))
+source "$(dirname "$0")/programs.sh"
+need_tools "linux-perf util-linux python3" perf taskset python3
+need_programs tallyring floor stub load
 seconds=4
-counter=127.0.0.1:$((20000 + RANDOM % 10000)) site=127.0.0.1:$((30000 + RANDOM % 2000))
 events=raw_syscalls:sys_enter,io_uring:io_uring_submit_req,io_uring:io_uring_complete,io_uring:io_uring_poll_arm
 events+=,io_uring:io_uring_cqring_wait,timer:hrtimer_start,net:net_dev_xmit,sched:sched_waking,sched:sched_switch,timer:timer_start
 
-taskset -c "$last" "$programs/stub" "$counter" >/dev/null &
-stub=$!
+start_stub taskset -c "$last"
 load=(taskset -c "$last" "$programs/load" "$site" --connections "$connections" ${rate:+--rate "$rate"})
 
 # measure NAME COMMAND...
 measure() {
     local name=$1
     shift
-    taskset -c 0 "$@" >/dev/null 2>"$scratch/log" &
-    server=$!
-    until "${load[@]}" --visits 64 >/dev/null 2>&1; do
-        kill -0 "$server" 2>/dev/null || { echo "$name did not start: $(cat "$scratch/log")"; exit 1; }
-        sleep 0.1
-    done
+    start_server taskset -c 0 "$@"
+    await_server "$name" "${load[@]}" --visits 64
     "${load[@]}" --seconds 1 >/dev/null
     perf stat -x, -e "$events" -p "$server" -o "$scratch/$name.events" -- \
         "${load[@]}" --seconds "$seconds" >"$scratch/$name.json"
     perf record -q -e cpu-clock -F 1999 -p "$server" -o "$scratch/$name.perf" -- \
         "${load[@]}" --seconds "$seconds" >/dev/null
     perf report -i "$scratch/$name.perf" --stdio --sort sym -F overhead,sym -t ';' 2>/dev/null >"$scratch/$name.symbols"
-    kill "$server"
-    wait "$server" 2>/dev/null || true
-    server=
+    end_server
 }
 measure floor "$programs/floor" "$site" "$counter"
 for driver in io_uring epoll; do
-    measure "tallyring-$driver" "$programs/tallyring" serve --listen "$site" --counter "http://$counter/counter" --skip-counter-check \
-        --admin off --cores 0 --driver "$driver"
+    measure "tallyring-$driver" "$programs/tallyring" "${serve[@]}" --cores 0 --driver "$driver"
 done
 
 printf '%s, %s cores, Linux %s; commit %s, %s; %s connections%s\n\n' "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)" \

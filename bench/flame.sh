@@ -3,30 +3,14 @@
 # bench/flame.sh DIRECTORY-OF-PROGRAMS FILE.svg [TITLE [CONNECTIONS [VISITS-A-SECOND]]]
 set -euo pipefail
 programs=$1 file=$2 title=${3:-tallyring} connections=${4:-64} rate=${5:-}
-for tool in perf taskset python3; do
-    command -v "$tool" >/dev/null || { echo "$tool is not installed; on Debian: apt-get install linux-perf util-linux python3"; exit 1; }
-done
-scratch=$(mktemp -d)
-stub= server=
-finish() {
-    # An id is forgotten when its process has ended: another may have it by then.
-    for id in $stub $server; do kill "$id" 2>/dev/null && wait "$id" 2>/dev/null || true; done
-    rm -rf "$scratch"
-}
-trap finish EXIT
-last=$(($(nproc) - 1))
-counter=127.0.0.1:$((20000 + RANDOM % 10000)) site=127.0.0.1:$((30000 + RANDOM % 2000))
+source "$(dirname "$0")/programs.sh"
+need_tools "linux-perf util-linux python3" perf taskset python3
+need_programs tallyring stub load
 
-taskset -c "$last" "$programs/stub" "$counter" >/dev/null &
-stub=$!
-taskset -c 0 "$programs/tallyring" serve --listen "$site" --counter "http://$counter/counter" --skip-counter-check \
-    --admin off --cores 0 >/dev/null 2>"$scratch/log" &
-server=$!
+start_stub taskset -c "$last"
+start_server taskset -c 0 "$programs/tallyring" "${serve[@]}" --cores 0
 load=(taskset -c "$last" "$programs/load" "$site" --connections "$connections" ${rate:+--rate "$rate"})
-until timeout 5 "${load[@]}" --visits 64 >/dev/null 2>&1; do
-    kill -0 "$server" 2>/dev/null || { echo "tallyring did not start: $(cat "$scratch/log")"; exit 1; }
-    sleep 0.1
-done
+await_server tallyring "${load[@]}" --visits 64
 "${load[@]}" --seconds 1 >/dev/null
 perf record -q -e cpu-clock -F 1499 -m 16M --call-graph dwarf,8192 -p "$server" -o "$scratch/perf" -- \
     "${load[@]}" --seconds 8 >/dev/null

@@ -5,30 +5,16 @@
 #   cargo build --release --features rustix/use-libc-auxv && cargo build --release -p tallyring-bench
 set -euo pipefail
 programs=${1:-"$(dirname "$0")/../target/release"} driver=${2:-io_uring} connections=${3:-64} visits=${4:-4000}
-for tool in valgrind callgrind_annotate python3; do
-    command -v "$tool" >/dev/null || { echo "$tool is not installed; on Debian: apt-get install valgrind python3"; exit 1; }
-done
-scratch=$(mktemp -d)
-stub= server=
-finish() {
-    # An id is forgotten when its process has ended: another may have it by then.
-    for id in $stub $server; do kill -9 "$id" 2>/dev/null && wait "$id" 2>/dev/null || true; done
-    rm -rf "$scratch"
-}
-trap finish EXIT
-counter=127.0.0.1:$((20000 + RANDOM % 10000)) site=127.0.0.1:$((30000 + RANDOM % 2000))
+source "$(dirname "$0")/programs.sh"
+need_tools "valgrind gcc libc6-dev python3" valgrind callgrind_control callgrind_annotate cc python3
+need_programs tallyring stub load
+cc -O2 -shared -fPIC -o "$scratch/ring_wait.so" "$(dirname "$0")/ring_wait.c" -ldl
 
-"$programs/stub" "$counter" >/dev/null &
-stub=$!
-valgrind --tool=callgrind --callgrind-out-file="$scratch/out" --instr-atstart=no "$programs/tallyring" serve \
-    --listen "$site" --counter "http://$counter/counter" --skip-counter-check --admin off --workers 1 \
-    --driver "$driver" >"$scratch/log" 2>&1 &
-server=$!
+start_stub
+start_server env LD_PRELOAD="$scratch/ring_wait.so" valgrind --tool=callgrind --callgrind-out-file="$scratch/out" \
+    --instr-atstart=no "$programs/tallyring" "${serve[@]}" --workers 1 --driver "$driver"
 load=("$programs/load" "$site" --connections "$connections")
-until timeout 5 "${load[@]}" --visits 1000 >/dev/null 2>&1; do
-    kill -0 "$server" 2>/dev/null || { echo "tallyring did not start: $(cat "$scratch/log")"; exit 1; }
-    sleep 0.2
-done
+await_server tallyring "${load[@]}" --visits 1000
 callgrind_control --instr=on "$server" >/dev/null 2>&1
 "${load[@]}" --visits "$visits" >/dev/null
 callgrind_control --instr=off "$server" >/dev/null 2>&1
@@ -50,7 +36,8 @@ visits = int(sys.argv[2])
 groups, functions = collections.Counter(), collections.Counter()
 for line in open(sys.argv[1]):
     found = re.match(r"\s*([\d,]+) \([ \d.]+%\)\s+([^:]+):(.+?)(?: \[[^\]]*\])?$", line)
-    if not found:
+    # What waits for the ring in place of the kernel is no part of the program.
+    if not found or "ring_wait" in line:
         continue
     count, file, function = int(found[1].replace(",", "")), found[2], found[3]
     functions[function] += count
