@@ -16,12 +16,15 @@ use std::{
 
 use rustix::{
     fs::OFlags,
+    process::Signal,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
+    termios::{Action, Termios, Winsize, tcflow, tcgetattr, tcsetwinsize},
 };
 
 /// Long enough for the slowest machine; nothing waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Who reads the screen stops at this byte.
+const HANG_UP: u8 = 0x1c;
 
 /// A program that runs on a terminal.
 pub struct OnTerminal {
@@ -67,7 +70,9 @@ impl OnTerminal {
         thread::spawn(move || {
             let mut bytes = [0; 4096];
             // It ends with an error once nobody has the other end open any more.
-            while let Ok(count @ 1..) = screen.read(&mut bytes) {
+            while let Ok(count @ 1..) = screen.read(&mut bytes)
+                && !bytes[..count].contains(&HANG_UP)
+            {
                 let _ = sender.send(bytes[..count].to_vec());
             }
         });
@@ -112,6 +117,34 @@ impl OnTerminal {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         self.display.screen_mut().set_size(some(rows), some(columns));
         tcsetwinsize(&self.keyboard, size).unwrap();
+    }
+
+    /// Lets the program wait where it writes to the terminal, like Ctrl-S.
+    pub fn stop_output(&self) {
+        tcflow(&self.other_end, Action::OOff).unwrap();
+    }
+
+    pub fn resume_output(&self) {
+        tcflow(&self.other_end, Action::OOn).unwrap();
+    }
+
+    /// Waits until the program has noted a signal that was sent to it.
+    pub fn wait_for_handler(&self, signal: Signal) {
+        let program = procfs::process::Process::new(self.child.id().cast_signed()).unwrap();
+        let bit = 1 << (signal.as_raw() - 1);
+        while program.status().unwrap().shdpnd & bit != 0 {
+            thread::yield_now();
+        }
+    }
+
+    /// The terminal goes away, like a window that is closed. Returns how the program ends.
+    pub fn hang_up(mut self) -> ExitStatus {
+        self.other_end.write_all(&[HANG_UP]).unwrap();
+        while self.reads_more() {}
+        // Its last descriptors, but for the program's.
+        let nothing = || File::open("/dev/null").unwrap();
+        (self.keyboard, self.other_end) = (nothing(), nothing());
+        self.child.wait().unwrap()
     }
 
     /// Waits for the end, after which the terminal must be as it was before.
