@@ -228,12 +228,12 @@ impl Pool {
 
     /// A batch goes back from a connection that sent nothing of it. Its members are again the first that have gathered.
     pub(super) fn requeue_batch(&mut self, id: BatcherId, call: CallId) {
-        let batcher = &mut self.batchers[id];
-        if batcher.next == Some(call) {
-            // It was not taken.
-            self.call_mut(call).requeue();
-            return self.queue_first(call);
+        if self.batchers[id].next == Some(call) {
+            // It was not taken, so the last to leave it goes too.
+            self.drop_left(id);
+            return self.requeue_untaken(id, call);
         }
+        let batcher = &mut self.batchers[id];
         let place = batcher.sent.iter().position(|sent| sent.call == call);
         let place = place.unwrap_or_else(|| unreachable!("a batch is next or sent"));
         let mut members = batcher.sent.swap_remove(place).members;
@@ -267,6 +267,18 @@ impl Pool {
             self.call_mut(next).release();
             self.queue_first(next);
         }
+    }
+
+    fn requeue_untaken(&mut self, id: BatcherId, call: CallId) {
+        let batcher = &mut self.batchers[id];
+        if !batcher.gathered.is_empty() {
+            self.call_mut(call).requeue();
+            return self.queue_first(call);
+        }
+        batcher.next = None;
+        self.gathering -= 1;
+        self.calls.remove(call.0);
+        self.due.push(id);
     }
 
     /// The last to leave a batch that is on a connection stays in it, as does who leaves a call that is. Not where the

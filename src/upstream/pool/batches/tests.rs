@@ -427,6 +427,26 @@ fn a_batch_of_which_nothing_was_sent_goes_on_another_connection_without_those_wh
 }
 
 #[test]
+fn a_batch_that_was_not_taken_goes_nowhere_else_once_all_have_left() {
+    for stays in [false, true] {
+        let mut world = world(1000);
+        let id = world.idle();
+        let [visit] = world.join();
+        if !stays {
+            assert!(world.pool.dropped(visit).is_some());
+        }
+        // It has carried a call before, so what it has not taken goes elsewhere.
+        world.pool.closed(id, world.now);
+        assert_eq!(world.pool.queued_calls(), usize::from(stays));
+        assert_eq!(world.pool.is_empty(), !stays);
+        if stays {
+            let id = world.connect();
+            assert_eq!(world.take(id), Some(1));
+        }
+    }
+}
+
+#[test]
 fn as_many_visits_may_wait_as_without_batches() {
     let mut world = world_of(limits(1, 2), 1000);
     let (id, _) = world.busy();
