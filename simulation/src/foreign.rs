@@ -310,7 +310,10 @@ impl Foreign {
             text = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".repeat(rng.usize(1..=3)) + &text;
         }
         let mut bytes = text.into_bytes();
-        let then = match rng.u8(0..14) {
+        let kind = rng.u8(0..14);
+        // What is cut off, or is no answer, does not say that the connection closes.
+        closes &= kind > 3;
+        let then = match kind {
             0 => {
                 bytes.truncate(rng.usize(0..bytes.len()));
                 Then::Closes
@@ -325,7 +328,6 @@ impl Foreign {
             }
             3 => {
                 bytes = (0..rng.usize(1..200)).map(|_| rng.u8(..)).collect();
-                closes = false;
                 Then::GoesOn
             }
             // What comes together with an answer is seen before the next call, and spoils the connection.

@@ -103,8 +103,9 @@ fn search(arguments: &Arguments) -> ExitCode {
     let seen = search::search(from, until, threads);
     let seconds = begun.elapsed().unwrap_or_default().as_secs_f64();
     println!(
-        "{} histories from seed {from} in {seconds:.1} s on {threads} threads: {} answers, {} events",
-        seen.histories, seen.answers, seen.events
+        "{} histories from seed {from} in {seconds:.1} s on {threads} threads: {} answers, {} events, {} connections \
+         handed over, {} moved",
+        seen.histories, seen.answers, seen.events, seen.handed_over, seen.moved
     );
     let Some((seed, violations)) = seen.failure else { return ExitCode::SUCCESS };
     println!("seed {seed} fails after {} histories:", seen.histories);

@@ -7,6 +7,7 @@ use monoio::world::{Order, Settings};
 
 use super::*;
 use crate::{
+    opening::PLAIN,
     request::FILES,
     runtime::mailbox::LATE,
     trace::{Fields, SHARES},
@@ -89,18 +90,32 @@ impl Plan {
                 client.comes = begin + LATE.mul_f64(rng.f64() * 2.0);
             }
         }
-        if rng.bool() {
-            self.draw_hot(&mut rng);
+        if rng.u8(0..4) > 0 {
+            let calm = crowd.is_none() && rng.u8(0..4) > 0;
+            self.draw_hot(calm, &mut rng);
         }
     }
 
     /// Many clients begin with many requests, in which a worker may become too busy for all of them, so that connections
-    /// leave it.
-    fn draw_hot(&mut self, rng: &mut Rng) {
+    /// leave it. Where it is `calm`, nothing else disturbs them, so that each must be answered.
+    fn draw_hot(&mut self, calm: bool, rng: &mut Rng) {
         let comes = self.length.mul_f64(rng.f64() * 0.5);
+        if calm {
+            self.calm_world();
+            self.seat_all();
+            let proxy = self.clients_limits.proxy_protocol || rng.u8(0..4) == 0;
+            if proxy {
+                self.begin_with_openings(rng);
+            }
+        }
         for client in &mut self.clients {
             if rng.u8(0..4) == 0 {
                 continue;
+            }
+            if calm {
+                client.worker = 0;
+                client.opening = client.opening.take().map(|_| Opening::Joined(PLAIN.to_vec()));
+                (client.reading, client.ending) = (Reading::Prompt, Ending::Answers);
             }
             client.comes = comes + between(rng, 0, 30);
             let mut steps = Vec::new();
@@ -108,7 +123,7 @@ impl Plan {
                 let request = Request::visit(client.id * IDS_OF_CLIENT + number, 0);
                 let request = Request { subject: Subject::File(rng.usize(0..FILES)), ..request };
                 let cut = rng.usize(1..request.bytes().0.len());
-                let pause = (rng.u8(0..6) == 0).then(|| (cut, between(rng, 0, 15)));
+                let pause = (!calm && rng.u8(0..6) == 0).then(|| (cut, between(rng, 0, 15)));
                 steps.push((number, Step::Request(request, pause)));
                 let next = if rng.bool() { Step::Pause(between(rng, 0, 15)) } else { Step::Await };
                 steps.extend((rng.u8(0..4) > 0).then_some((number + 1, next)));
@@ -120,14 +135,17 @@ impl Plan {
     /// In some plans the server stands behind a load balancer. Drawn apart, so that the others stay as they are.
     fn draw_openings(&mut self) {
         let mut rng = Rng::with_seed(self.seed ^ 0xbeef);
-        if rng.u8(0..4) > 0 {
-            return;
+        if rng.u8(0..4) == 0 {
+            self.begin_with_openings(&mut rng);
         }
+    }
+
+    fn begin_with_openings(&mut self, rng: &mut Rng) {
         self.clients_limits.proxy_protocol = true;
         // The log tells clients by their addresses, and those in the headers are not one for each client.
         self.access_log = None;
         for client in &mut self.clients {
-            client.opening = Some(Opening::draw(&mut rng, self.clients_limits.head_timeout));
+            client.opening = Some(Opening::draw(rng, self.clients_limits.head_timeout));
         }
     }
 }
@@ -202,13 +220,24 @@ impl Plan {
         self.act(Duration::ZERO, What::Counter(COUNTERS - 1 - hangs, Mode::Silent));
     }
 
-    /// Nothing disturbs the counters, and bytes take no noticeable time.
-    fn calm_counters(&mut self) {
-        self.bundled = false;
+    /// Bytes take no noticeable time, and nobody is cut off.
+    fn calm_world(&mut self) {
         self.world.errors = 0;
         self.world.latency = self.world.latency.min(1_000);
         self.world.completion = self.world.completion.min(500);
         self.world.window = self.world.window.max(3_000);
+    }
+
+    /// There is room for all clients, until the drain.
+    fn seat_all(&mut self) {
+        self.clients_limits.connections_max = 100;
+        self.acts.retain(|act| !matches!(act.what, What::Limits(..) | What::Stop));
+    }
+
+    /// Nothing disturbs the counters, and bytes take no noticeable time.
+    fn calm_counters(&mut self) {
+        self.bundled = false;
+        self.calm_world();
         self.upstream.call_timeout = self.upstream.call_timeout.max(Duration::from_secs(1));
         let fails = |what| {
             matches!(what, What::Counter(..) | What::Move(..) | What::Restart(_) | What::Store(_))
