@@ -37,7 +37,7 @@ use crate::{
     http::{
         Refusal, Version,
         body::{BodyError, BodyReader},
-        request::{self, BODY_TOO_LARGE, HeadScan, Method, Request},
+        request::{self, BODY_TOO_LARGE, HeadScan, Method, Request, Whole},
     },
     proxy_protocol::{self, Header},
     runtime::{budget::Budget, read_buffer::ReadBuffer},
@@ -199,8 +199,13 @@ impl<S: Stream> Connection<S> {
                         }
                         if self.arm_read_deadline() == Phase::Head {
                             Box::pin(self.receive_rest(HEAD_TOO_SLOW)).await?;
-                        } else {
-                            self.receive().await?;
+                            continue;
+                        }
+                        // Here, not in a future of its own: it would be polled for each visit.
+                        let buffers = self.client.context().read_buffers();
+                        let filling = pin!(self.received.fill(&mut self.stream, buffers));
+                        if self.budget.run(filling).await? == 0 {
+                            return Err(End::Gone);
                         }
                     }
                     Next::Alone(alone) => {
@@ -225,17 +230,20 @@ impl<S: Stream> Connection<S> {
         started: &mut Started<V>,
     ) -> Next<V::Admitted> {
         while started.len() < PIPELINE_MAX {
+            let unread = self.received.unread();
+            if unread.is_empty() {
+                return Next::Read;
+            }
             let context = self.client.context();
             let ClientLimits { head, body_bytes_max, .. } = context.limits();
-            let unread = self.received.unread();
             let parsed = request::parse(unread, &mut self.scan, &head, body_bytes_max);
-            let whole = match parsed {
+            // Where it lies: it is large.
+            let Whole { request, head_bytes } = match &parsed {
                 Ok(Some(whole)) => whole,
                 Ok(None) => return Next::Read,
-                Err(refusal) => return Next::Refuse(Box::new(refusal)),
+                Err(refusal) => return Next::Refuse(Box::new(*refusal)),
             };
-            let request = whole.request;
-            let admitted = service.admit(&request);
+            let admitted = service.admit(request);
             // RFC 9110 section 10.1.1: where the head tells the final status, it is sent at once. The
             // client may or may not send its body after that, so the connection ends there.
             let leaves_body = request.expects_continue
@@ -244,7 +252,7 @@ impl<S: Stream> Connection<S> {
             let feed = admitted.as_ref().err().and_then(Response::take_feed);
             let is_followed = context.is_draining()
                 && request.body.is_empty()
-                && (holds_request(&unread[whole.head_bytes..])
+                && (holds_request(&unread[*head_bytes..])
                     || service.drains_unread() && self.client.has_unread())
                 && context.drains_further();
             let closed_by = if leaves_body || feed.is_some() {
@@ -261,14 +269,15 @@ impl<S: Stream> Connection<S> {
                 close: closed_by.is_some(),
                 keep_alive: closed_by.is_none() && request.version == Version::Http10,
             };
-            let alone = !request.body.is_empty() || !service.may_overlap(&request);
-            let record = self.record(&request);
-            let (body, expects_continue) = (request.body, request.expects_continue);
+            let is_alone = !request.body.is_empty() || !service.may_overlap(request);
+            let body_of_alone = is_alone.then(|| request.body.clone());
+            let record = self.record(request);
+            let (expects_continue, head_bytes) = (request.expects_continue, *head_bytes);
             self.is_reused = true;
-            self.received.consume(whole.head_bytes);
+            self.received.consume(head_bytes);
             self.scan = HeadScan::default();
             self.client.disarm_deadline();
-            if alone {
+            if let Some(body) = body_of_alone {
                 let exchange = Exchange { state: admitted, form, record };
                 let alone = Alone { exchange, closed_by, body, expects_continue, leaves_body };
                 return Next::Alone(Box::new(alone));
@@ -400,18 +409,6 @@ impl<S: Stream> Connection<S> {
         };
         self.client.arm_deadline(phase);
         phase
-    }
-
-    /// Receives the first bytes of a request.
-    fn receive(&mut self) -> impl Future<Output = Result<(), End>> {
-        async move {
-            let buffers = self.client.context().read_buffers();
-            let filling = pin!(self.received.fill(&mut self.stream, buffers));
-            match self.budget.run(filling).await? {
-                0 => Err(End::Gone),
-                _ => Ok(()),
-            }
-        }
     }
 
     /// Receives more of a request that has begun; `too_slow` is the answer when the deadline passes.

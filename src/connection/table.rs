@@ -297,6 +297,9 @@ impl ConnectionTable {
 
     /// Wakes those that wait, with nothing borrowed: they may look at the table at once.
     fn wake_waiting(&self) {
+        if self.waiting.borrow().is_empty() {
+            return;
+        }
         let waiting = self.waiting.take();
         waiting.into_iter().for_each(Waker::wake);
     }

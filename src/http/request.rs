@@ -19,9 +19,7 @@ use self::{
 use super::{
     ConnectionOptions, HEAD_FIELDS_CAP, HeadLimits, Refusal, Version,
     body::{self, BodyReader},
-    content_length,
-    head::{self, EndScan},
-    is_token_byte, list_elements, target,
+    content_length, is_token_byte, list_elements, target,
 };
 
 /// The longest method that is read; the registered ones have at most 17 bytes.
@@ -123,47 +121,37 @@ pub fn parse<'a>(
     limits: &HeadLimits,
     body_bytes_max: u64,
 ) -> Result<Option<Whole<'a>>, Refusal> {
-    match find_end(bytes, scan) {
-        Ok(Some(end)) if end <= limits.head_bytes_max => {
-            let head = &bytes[..end];
-            match parse_head(head, limits, body_bytes_max) {
-                Ok(request) => Ok(Some(Whole { request, head_bytes: end })),
-                Err(refusal) => Err(first_fault(head, limits, refusal)),
-            }
+    let bytes = &bytes[..bytes.len().min(limits.head_bytes_max)];
+    // Most heads come whole, and are right.
+    if scan.may_be_whole(bytes) {
+        let parsed = parse_head(bytes, limits, body_bytes_max);
+        if let Ok(Some(_)) = parsed {
+            return parsed;
         }
-        Ok(None) if bytes.len() < limits.head_bytes_max => {
-            scan.judge(bytes, limits)?;
-            Ok(None)
-        }
-        Err(refusal) if bytes.len() < limits.head_bytes_max => {
-            Err(first_fault(bytes, limits, refusal))
-        }
-        _ => Err(first_fault(&bytes[..limits.head_bytes_max], limits, HEAD_TOO_LARGE)),
     }
+    parse_in_order(bytes, scan, limits, body_bytes_max)
 }
 
-/// Searches for the empty line that ends a head, in what is new.
-fn find_end(bytes: &[u8], scan: &HeadScan) -> Result<Option<usize>, Refusal> {
-    let (mut searched, mut line_start) = scan.progress();
-    if scan.is_before_request() {
-        line_start += empty_lines(&bytes[line_start..]);
-        searched = line_start;
-    }
-    head::search(bytes, &mut EndScan::after(searched, line_start)?)
-}
-
-/// A head that came whole is parsed as a whole. If it is refused, it is checked once more: a head with several faults
-/// gets the answer that it would get if it came a byte at a time. `last` is for faults that only the end of the head
-/// shows.
-#[cold]
-fn first_fault(head: &[u8], limits: &HeadLimits, last: Refusal) -> Refusal {
-    let mut scan = HeadScan::default();
-    match scan.judge(head, limits) {
-        Err(first) => first,
-        Ok(()) if scan.is_before_request() => {
-            Refusal::bad("too many empty lines before the request")
+/// Checks each byte in order before the head is parsed as a whole, so that one with several faults gets the same answer
+/// however it comes.
+fn parse_in_order<'a>(
+    bytes: &'a [u8],
+    scan: &mut HeadScan,
+    limits: &HeadLimits,
+    body_bytes_max: u64,
+) -> Result<Option<Whole<'a>>, Refusal> {
+    scan.judge(bytes, limits)?;
+    match scan.end() {
+        // Only faults are left that the end of the head shows.
+        Some(end) => match parse_head(&bytes[..end], limits, body_bytes_max)? {
+            None => Err(MALFORMED),
+            whole => Ok(whole),
+        },
+        None if bytes.len() < limits.head_bytes_max => Ok(None),
+        None if scan.is_before_request() => {
+            Err(Refusal::bad("too many empty lines before the request"))
         }
-        Ok(()) => last,
+        None => Err(HEAD_TOO_LARGE),
     }
 }
 
@@ -178,39 +166,45 @@ fn empty_lines(bytes: &[u8]) -> usize {
     2 * bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count()
 }
 
-/// Parses a head that is whole, with empty lines before it.
+/// Parses the head that `bytes` begin with; `None` if it is not whole. Of several faults it reports any.
 fn parse_head<'a>(
-    head: &'a [u8],
+    bytes: &'a [u8],
     limits: &HeadLimits,
     body_bytes_max: u64,
-) -> Result<Request<'a>, Refusal> {
+) -> Result<Option<Whole<'a>>, Refusal> {
     let mut storage = [const { MaybeUninit::uninit() }; HEAD_FIELDS_CAP];
     let mut parsed = httparse::Request::new(&mut []);
     let fields_max = limits.head_fields_max.min(HEAD_FIELDS_CAP);
-    match parsed.parse_with_uninit_headers(head, &mut storage[..fields_max]) {
-        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Err(httparse::Error::Version) => return parse_newer(head, limits, body_bytes_max),
+    let head = match parsed.parse_with_uninit_headers(bytes, &mut storage[..fields_max]) {
+        Ok(httparse::Status::Complete(length)) => &bytes[..length],
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::Version) => return parse_newer(bytes, limits, body_bytes_max),
         Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_FIELDS),
-        _ => return Err(MALFORMED),
-    }
+        Err(_) => return Err(MALFORMED),
+    };
     let line = RequestLine {
         method: parsed.method.unwrap_or_default().as_bytes(),
         target: parsed.path.unwrap_or_default(),
         version: if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 },
     };
-    line.judge_parts(limits)?;
+    if line.target.len() > limits.target_bytes_max {
+        return Err(TARGET_TOO_LONG);
+    }
     read(head, line, parsed.headers, body_bytes_max)
 }
 
 /// Parses a head of HTTP/1.2 to HTTP/1.9, whose request line httparse refuses.
 #[cold]
 fn parse_newer<'a>(
-    head: &'a [u8],
+    bytes: &'a [u8],
     limits: &HeadLimits,
     body_bytes_max: u64,
-) -> Result<Request<'a>, Refusal> {
+) -> Result<Option<Whole<'a>>, Refusal> {
     // httparse has checked nothing behind the version.
-    HeadScan::default().judge(head, limits)?;
+    let mut scan = HeadScan::default();
+    scan.judge(bytes, limits)?;
+    let Some(end) = scan.end() else { return Ok(None) };
+    let head = &bytes[..end];
     let message = &head[empty_lines(head)..];
     let (line, rest) = message.split_at(memchr::memchr(b'\r', message).unwrap_or(message.len()));
     let line = RequestLine::split(line)?;
@@ -226,23 +220,26 @@ fn parse_newer<'a>(
     }
 }
 
-/// Reads a head that obeys the grammar. Faults of single lines are reported first, as in a head that grows; then
-/// faults of the whole head, malformed before not served.
+/// Reads a head that is whole and obeys the grammar, but for its line ends. Faults of single lines are reported first, as in a head
+/// that grows; then faults of the whole head, malformed before not served.
 fn read<'a>(
     head: &'a [u8],
     line: RequestLine<'a>,
     headers: &[httparse::Header<'a>],
     body_bytes_max: u64,
-) -> Result<Request<'a>, Refusal> {
+) -> Result<Option<Whole<'a>>, Refusal> {
     let version = line.version;
     let meaning = line.meaning()?;
     let mut fields = Fields::after(Seen::after(version));
     for header in headers {
-        fields.note(header.name.as_bytes(), header.value)?;
+        let name = header.name.as_bytes();
+        require_crlf(before(head, name))?;
+        fields.note(name, header.value)?;
     }
+    require_crlf(head.strip_suffix(b"\r\n").unwrap_or_default())?;
     fields.require_host()?;
     let Some((method, target)) = meaning else { return Err(refuse_method(line.method)) };
-    Ok(Request {
+    let request = Request {
         method,
         path: target.path,
         query: target.query,
@@ -257,7 +254,19 @@ fn read<'a>(
         expects_continue: fields.expects_continue && version == Version::Http11,
         body: fields.body(body_bytes_max)?,
         fields: FieldLines::of(head),
-    })
+    };
+    Ok(Some(Whole { request, head_bytes: head.len() }))
+}
+
+/// RFC 9112 section 2.2: lines end in CRLF. A recipient may take a lone LF as a line end, as httparse does; it is
+/// refused here, because two readers that disagree on it see different messages. `lines` are up to the end of one.
+fn require_crlf(lines: &[u8]) -> Result<(), Refusal> {
+    if lines.ends_with(b"\r\n") { Ok(()) } else { Err(WITHOUT_CRLF) }
+}
+
+/// What of `head` is before `part`, which is a part of it.
+fn before<'a>(head: &'a [u8], part: &[u8]) -> &'a [u8] {
+    &head[..part.as_ptr().addr() - head.as_ptr().addr()]
 }
 
 /// RFC 9110 section 9.1: a method that is unknown or not implemented for any resource is 501. It is

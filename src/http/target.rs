@@ -2,27 +2,36 @@
 
 use super::{Refusal, request::Method};
 
+pub(super) const NO_URI: Refusal = Refusal::bad("the request target is not a URI");
+
 /// RFC 9110 section 7.2: `Host = uri-host [ ":" port ]`. User information, a path, a list and an
 /// empty host are refused.
 pub(super) fn is_host(value: &[u8]) -> bool {
-    let (host, port) = match value {
-        [b'[', rest @ ..] => match rest.iter().position(|&byte| byte == b']') {
-            Some(end) => {
-                let (address, tail) = (&rest[..end], &rest[end + 1..]);
-                let valid = str::from_utf8(address)
-                    .is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
-                return valid && (tail.is_empty() || tail.strip_prefix(b":").is_some_and(is_port));
-            }
-            None => return false,
-        },
-        _ => match value.iter().position(|&byte| byte == b':') {
-            Some(colon) => (&value[..colon], Some(&value[colon + 1..])),
-            None => (value, None),
-        },
-    };
-    !host.is_empty()
-        && host.iter().all(|&byte| NAME_BYTES[usize::from(byte)])
-        && port.is_none_or(is_port)
+    let is_name_byte = |byte: &u8| NAME_BYTES[usize::from(*byte)];
+    let end = value.iter().position(|byte| !is_name_byte(byte)).unwrap_or(value.len());
+    match value.split_at(end) {
+        ([], [b'[', rest @ ..]) => is_ipv6_host(rest),
+        ([], _) => false,
+        (_, rest) => is_port_part(rest),
+    }
+}
+
+/// What follows the `[` of an address of IPv6.
+fn is_ipv6_host(rest: &[u8]) -> bool {
+    let Some(end) = rest.iter().position(|&byte| byte == b']') else { return false };
+    let (address, tail) = (&rest[..end], &rest[end + 1..]);
+    let is_address =
+        str::from_utf8(address).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
+    is_address && is_port_part(tail)
+}
+
+/// `[ ":" port ]`, of which the port may be empty (RFC 3986 section 3.2.3).
+fn is_port_part(tail: &[u8]) -> bool {
+    match tail {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
 }
 
 /// RFC 3986 section 3.2.2: `reg-name = *( unreserved / pct-encoded / sub-delims )`, of which the comma is left out:
@@ -43,8 +52,34 @@ static NAME_BYTES: [bool; 256] = {
     is_name_byte
 };
 
-fn is_port(digits: &[u8]) -> bool {
-    digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit)
+/// What a byte of a target may be besides itself.
+const NOT_ALLOWED: u8 = 1;
+const FRAGMENT: u8 = 1 << 1;
+const QUERY: u8 = 1 << 2;
+/// A percent sign, a backslash or a backtick: see [`is_path`].
+const ODD_IN_PATH: u8 = 1 << 3;
+
+/// What each byte of a target is, so that one look at each tells which of them need another.
+static TARGET_BYTES: [u8; 256] = {
+    let mut kinds = [NOT_ALLOWED; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        kinds[byte as usize] = match byte {
+            b'"' | b'<' | b'>' => NOT_ALLOWED,
+            b'#' => FRAGMENT,
+            b'?' => QUERY,
+            b'%' | b'\\' | b'`' => ODD_IN_PATH,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    kinds
+};
+
+/// RFC 3986 section 2: a URI is made of visible ASCII characters, without those that delimit it. (Browsers send some
+/// others that it excludes.)
+pub(super) fn is_target_byte(byte: u8) -> bool {
+    TARGET_BYTES[usize::from(byte)] != NOT_ALLOWED
 }
 
 /// A request target, in one of the forms of RFC 9112 section 3.2.
@@ -56,6 +91,10 @@ pub(super) struct Target<'a> {
 
 impl<'a> Target<'a> {
     pub(super) fn parse(target: &'a str, method: Method) -> Result<Self, Refusal> {
+        let kinds = target.bytes().fold(0, |kinds, byte| kinds | TARGET_BYTES[usize::from(byte)]);
+        if kinds & NOT_ALLOWED != 0 {
+            return Err(NO_URI);
+        }
         if target == "*" {
             // RFC 9112 section 3.2.4: the asterisk form is for OPTIONS alone.
             return match method {
@@ -63,7 +102,7 @@ impl<'a> Target<'a> {
                 _ => Err(Refusal::bad("the target * is for OPTIONS only")),
             };
         }
-        if memchr::memchr(b'#', target.as_bytes()).is_some() {
+        if kinds & FRAGMENT != 0 {
             return Err(Refusal::bad("a request target has no fragment"));
         }
         let (authority, rest) = match absolute(target) {
@@ -75,16 +114,14 @@ impl<'a> Target<'a> {
             }
             None => (None, target),
         };
-        let (path, query) = match rest.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (rest, None),
-        };
+        let query = if kinds & QUERY == 0 { None } else { rest.split_once('?') };
+        let (path, query) = query.map_or((rest, None), |(path, query)| (path, Some(query)));
         // RFC 9110 section 4.2.3: an empty path is the same as "/" in an absolute http URI.
         let path = if authority.is_some() && path.is_empty() { "/" } else { path };
         if !path.starts_with('/') {
             return Err(Refusal::bad("the request target is neither a path nor a URI"));
         }
-        if !is_path(path.as_bytes()) {
+        if kinds & ODD_IN_PATH != 0 && !is_path(path.as_bytes()) {
             return Err(Refusal::bad("the request target's path is malformed"));
         }
         Ok(Self { authority, path, query })
@@ -106,9 +143,6 @@ fn absolute(target: &str) -> Option<(&str, &str)> {
 /// RFC 3986 section 3.3, as far as readers could disagree: a percent sign must begin an escape, no control character
 /// may be escaped, and a backslash, which some take for a slash, and a backtick, which clients escape, are refused.
 fn is_path(path: &[u8]) -> bool {
-    if memchr::memchr3(b'%', b'\\', b'`', path).is_none() {
-        return true;
-    }
     let mut rest = path;
     loop {
         rest = match rest {

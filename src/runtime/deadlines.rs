@@ -86,8 +86,11 @@ impl<T, Q: EnumArray<Queue> + Copy> Deadlines<T, Q> {
 
     /// Lets an entry wait at the end of `queue`, from `now` on.
     pub fn arm(&mut self, key: Key, queue: Q, now: Moment) {
-        self.disarm(key);
         let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.armed.is_some() {
+            self.disarm(key);
+            return self.arm(key, queue, now);
+        }
         let ends = &mut self.queues[queue];
         entry.armed = Some((queue, now));
         entry.previous = ends.last.replace(key);

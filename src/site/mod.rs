@@ -196,7 +196,9 @@ impl Service for Site {
         context: &mut Context<'_>,
     ) -> Poll<Response> {
         let outcome = ready!(registration.poll(context));
-        registration.note(outcome.map(drop)).into_iter().for_each(&self.report);
+        if let Some(report) = registration.note(outcome.map(drop)) {
+            (self.report)(report);
+        }
         let route = registration.route();
         Poll::Ready(match outcome {
             Ok(number) => route.answers.welcome(number.as_ref()),

@@ -1,13 +1,12 @@
 //! The first line of a request: method, target and version.
 
 use super::{
-    HeadLimits, METHOD_BYTES_MAX, Method, Refusal, TARGET_TOO_LONG, Version, target::Target,
+    Method, Refusal, Version,
+    target::{self, Target},
 };
 
 pub(super) const NO_REQUEST_LINE: Refusal =
     Refusal::bad("a request line is a method, a target and a version");
-
-pub(super) const NO_URI: Refusal = Refusal::bad("the request target is not a URI");
 
 /// A request line that obeys the grammar.
 pub(super) struct RequestLine<'a> {
@@ -26,22 +25,8 @@ impl<'a> RequestLine<'a> {
         else {
             return Err(NO_REQUEST_LINE);
         };
-        let target = str::from_utf8(target).map_err(|_| NO_URI)?;
+        let target = str::from_utf8(target).map_err(|_| target::NO_URI)?;
         Ok(Self { method, target, version: judge_version(version)? })
-    }
-
-    /// Checks what httparse does not.
-    pub(super) fn judge_parts(&self, limits: &HeadLimits) -> Result<(), Refusal> {
-        if self.method.len() > METHOD_BYTES_MAX {
-            return Err(Refusal::bad("the method is too long"));
-        }
-        if self.target.len() > limits.target_bytes_max {
-            return Err(TARGET_TOO_LONG);
-        }
-        if self.target.is_empty() || !self.target.bytes().all(is_target_byte) {
-            return Err(NO_URI);
-        }
-        Ok(())
     }
 
     /// What it asks; `None` for an unknown method, whose target is not checked: its form depends on the method.
@@ -51,12 +36,6 @@ impl<'a> RequestLine<'a> {
             None => Ok(None),
         }
     }
-}
-
-/// RFC 3986 section 2: a URI is made of visible ASCII characters, without those that delimit it. (Browsers send some
-/// others that it excludes.)
-pub(super) const fn is_target_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>')
 }
 
 /// RFC 9112 section 2.3: `HTTP-version = "HTTP" "/" DIGIT "." DIGIT`, case-sensitive. Whether `byte` may

@@ -10,13 +10,19 @@
 //! LineStart -CR-> EndLineFeed -LF-> Whole
 //! ```
 
+use memchr::memmem;
+
 use super::{
     HEAD_FIELDS_CAP, HEAD_TOO_LARGE, HeadLimits, METHOD_BYTES_MAX, Refusal, TARGET_TOO_LONG,
     TOO_MANY_FIELDS, WITHOUT_CRLF,
     fields::{Fields, Seen},
     is_token_byte,
-    line::{NO_REQUEST_LINE, NO_URI, RequestLine, is_target_byte, is_version_byte},
+    line::{NO_REQUEST_LINE, RequestLine, is_version_byte},
+    target::{NO_URI, is_target_byte},
 };
+
+/// The end of the last line, and the empty line behind it.
+const END: &[u8] = b"\r\n\r\n";
 
 /// How far a growing head was checked, and what of it still matters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,9 +62,22 @@ impl HeadScan {
         matches!(self.state, State::EmptyLine | State::EmptyLineFeed)
     }
 
-    /// How many bytes were checked, and where the line began in which they end.
-    pub(super) const fn progress(&self) -> (usize, usize) {
-        (self.judged as usize, self.line_start as usize)
+    /// The length of the head, with empty lines before it, once that is known.
+    pub(super) fn end(&self) -> Option<usize> {
+        (self.state == State::Whole).then_some(self.judged as usize)
+    }
+
+    /// Whether it is worth while to parse `bytes` as a head that is whole and right, with no empty line before it.
+    pub(super) fn may_be_whole(&self, bytes: &[u8]) -> bool {
+        self.has_doubled(bytes)
+            && bytes.first().is_some_and(|&byte| is_token_byte(byte))
+            && (bytes.ends_with(END) || memmem::find(bytes, END).is_some())
+    }
+
+    /// Whether at least as much is new in `bytes` as was checked: so all bytes of which that is true, call by call, are
+    /// at most twice as many as came.
+    pub(super) fn has_doubled(&self, bytes: &[u8]) -> bool {
+        bytes.len() / 2 >= self.judged as usize
     }
 
     /// Checks what is new in `bytes`, to the end of the head at most.

@@ -168,6 +168,39 @@ fn line_ends() {
 }
 
 #[test]
+fn each_line_ends_in_crlf() {
+    for head in [
+        "GET / HTTP/1.1\r\nHost: a\r\nA:\r\nB: b \r\n\r\n",
+        "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.9\r\nHost: a\r\nA:\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+    ] {
+        check(head, Ok(()));
+        for (carriage_return, _) in head.match_indices('\r') {
+            let (before, after) = (&head[..carriage_return], &head[carriage_return + 1..]);
+            check(&format!("{before}{after}"), Err(400));
+        }
+    }
+}
+
+#[test]
+fn a_head_that_grows_is_not_searched_with_each_piece() {
+    let bytes = format!("GET / HTTP/1.1\r\nA: {}", "a".repeat(900));
+    for piece_bytes in 1..bytes.len() {
+        let (mut scan, mut searched) = (HeadScan::default(), 0);
+        for end in (piece_bytes..=bytes.len()).step_by(piece_bytes) {
+            let received = &bytes.as_bytes()[..end];
+            searched += if scan.has_doubled(received) { received.len() } else { 0 };
+            scan.judge(received, &LIMITS).unwrap();
+        }
+        assert!(
+            (1..=2 * bytes.len()).contains(&searched),
+            "{searched} bytes in pieces of {piece_bytes}"
+        );
+    }
+}
+
+#[test]
 fn methods() {
     let method = |method| request(&format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n")).method;
     for known in [Method::Get, Method::Head, Method::Post, Method::Options] {
