@@ -51,6 +51,9 @@ pub struct Foreign {
     closes: bool,
     /// Whether bytes take no noticeable time.
     is_swift: bool,
+    /// Whether it is one of several programs, by the connection: some take calls that register several visits, and say how
+    /// many they have added, and some count one for each call.
+    is_many: bool,
 }
 
 /// Since when a worker knows that a counter stops, and its calls after that.
@@ -84,6 +87,7 @@ impl Foreign {
             pipelines: plan.pipelines(),
             closes: (plan.seed >> number) & 3 == 0,
             is_swift: plan.is_swift(),
+            is_many: plan.offers,
         });
         counter.listen_again();
         counter
@@ -136,6 +140,7 @@ impl Foreign {
 
     async fn serve(self: Rc<Self>, stream: TcpStream) {
         let mut received = Vec::new();
+        let adds = self.is_many && self.rng.borrow_mut().bool();
         loop {
             let end = loop {
                 if let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
@@ -157,7 +162,7 @@ impl Foreign {
                 return;
             };
             self.record.judge_call(call, &bytes);
-            if !self.answer(&stream, call).await {
+            if !self.answer(&stream, call, adds).await {
                 return;
             }
         }
@@ -198,9 +203,11 @@ impl Foreign {
         }
     }
 
-    /// Answers a call; whether the connection goes on.
-    async fn answer(&self, stream: &TcpStream, call: Call) -> bool {
-        let visit = call.visit;
+    /// Answers a call; whether the connection goes on. `adds` is whether it takes calls that register several visits.
+    async fn answer(&self, stream: &TcpStream, asked: Call, adds: bool) -> bool {
+        let visit = asked.visit;
+        let call = if self.is_many && !adds { Call { visit, by: 1 } } else { asked };
+        let says = adds.then_some(call.by);
         self.called(visit);
         match self.mode.get() {
             Mode::Prompt => {}
@@ -212,12 +219,12 @@ impl Foreign {
                 let answer = format!(
                     "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{number}"
                 );
-                let _ = stream.send(answer.into()).await;
+                let _ = stream.send(with_added(answer, says).into()).await;
                 self.tell(visit, false);
                 return false;
             }
             Mode::Slow(pause) => sleep(pause).await,
-            Mode::Any => return self.answer_anyhow(stream, call).await,
+            Mode::Any => return self.answer_anyhow(stream, call, adds).await,
             Mode::Silent | Mode::Refuses | Mode::Hangs => {
                 std::future::pending::<()>().await;
             }
@@ -235,11 +242,12 @@ impl Foreign {
         let (welcome, tells_number, goes_on) = welcome(kind, form, number);
         self.record.answers(call, tells_number.then_some(number));
         self.tell(visit, goes_on);
-        stream.send(welcome.into()).await.is_ok() && goes_on
+        stream.send(with_added(welcome, says).into()).await.is_ok() && goes_on
     }
 
-    async fn answer_anyhow(&self, stream: &TcpStream, call: Call) -> bool {
-        let (answer, counts, pause, then) = self.draw(call);
+    async fn answer_anyhow(&self, stream: &TcpStream, asked: Call, adds: bool) -> bool {
+        let (call, says) = self.draw_added(asked, adds);
+        let (answer, counts, pause, then) = self.draw(call, says);
         if counts {
             self.count(call);
         }
@@ -288,8 +296,23 @@ impl Foreign {
         }
     }
 
-    /// Draws an answer to a call: its bytes, whether its visits are counted, when it is given, and what follows.
-    fn draw(&self, call: Call) -> (Vec<u8>, bool, Duration, Then) {
+    /// Draws what is counted of a call, and how much the answer says that was added. A proxy may have given it to another
+    /// program, which counts one, and says nothing or something else.
+    fn draw_added(&self, call: Call, adds: bool) -> (Call, Option<u64>) {
+        let one = Call { by: 1, ..call };
+        if !adds {
+            return (if self.is_many { one } else { call }, None);
+        }
+        match self.rng.borrow_mut().u8(0..6) {
+            0 => (one, None),
+            1 if call.by > 1 => (one, Some(call.by - 1)),
+            _ => (call, Some(call.by)),
+        }
+    }
+
+    /// Draws an answer to a call, which says that so much was added: its bytes, whether its visits are counted, when it is
+    /// given, and what follows.
+    fn draw(&self, call: Call, says: Option<u64>) -> (Vec<u8>, bool, Duration, Then) {
         let number = self.record.new_number(call);
         let mut rng = self.rng.borrow_mut();
         let rng = &mut *rng;
@@ -305,6 +328,7 @@ impl Foreign {
             _ => ("200 OK", true),
         };
         let (mut text, mut closes, tells_number) = draw_form(rng, status, number);
+        text = with_added(text, says);
         self.record.answers(call, tells_number.then_some(number));
         if rng.u8(0..5) == 0 {
             text = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".repeat(rng.usize(1..=3)) + &text;
@@ -400,6 +424,15 @@ fn welcome(visit: usize, form: usize, number: u64) -> (String, bool, bool) {
             (format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{content}"), false, true)
         }
     }
+}
+
+/// The answer, which says besides how much was added.
+fn with_added(mut answer: String, added: Option<u64>) -> String {
+    let head = answer.rfind("HTTP/1.").unwrap_or(0);
+    if let (Some(added), Some(line)) = (added, answer[head..].find("\r\n")) {
+        answer.insert_str(head + line, &format!("\r\nTallyring-Added: {added}"));
+    }
+    answer
 }
 
 /// A body of two chunks.

@@ -51,6 +51,8 @@ pub struct Plan {
     pub spread: Spread,
     /// How many visits one call registers at most; nothing where each has a call of its own.
     pub batches: Option<usize>,
+    /// Whether that is only offered: to a counter that says that it takes it.
+    pub offers: bool,
     /// What clients may do.
     pub clients_limits: ClientLimits,
     /// What workers may ask of a counter.

@@ -57,6 +57,8 @@ pub struct Record {
     shared: RefCell<[Numbers; COUNTERS]>,
     /// Whether one call registers several visits.
     batches: Cell<bool>,
+    /// Whether a call that registers one says nothing of it.
+    offers: Cell<bool>,
     /// Visits of which at least one byte was sent.
     begun: Cell<u64>,
     /// Answers that were read and found to be right.
@@ -83,6 +85,7 @@ impl Record {
         self.overloads.set(plan.upstream.queue_max < VISITS);
         self.traced.set(plan.traces);
         self.batches.set(plan.batches.is_some());
+        self.offers.set(plan.offers);
     }
 
     /// The visits that are called as others are: nothing tells which of them a call registers.
@@ -165,7 +168,8 @@ impl Record {
     /// Judges a whole call. It may be seen in the midst of an operation, when nothing can be traced.
     pub fn judge_call(&self, call: Call, bytes: &[u8]) {
         let Call { visit, by } = call;
-        let batch = self.batches.get().then_some(by);
+        let is_told = if self.offers.get() { by > 1 } else { self.batches.get() };
+        let batch = is_told.then_some(by);
         let of_it = |other: &usize| server::called_as(*other, self.batches.get()) == visit;
         let visits: Vec<usize> = (0..VISITS).filter(of_it).collect();
         if by == 0 || by > visits.len() as u64 {

@@ -116,8 +116,11 @@ pub fn prepare() {
     for traces in std::iter::once(None).chain(SHARES.map(Some)) {
         for version in [0, 1] {
             for spread in [Spread::One, Spread::Counters, Spread::Addresses] {
-                for batches in std::iter::once(None).chain(BATCHES.map(Some)) {
-                    routes(version, Kind { spread, traces, batches });
+                routes(version, Kind { spread, traces, batches: None, offers: false });
+                for batches in BATCHES.map(Some) {
+                    for offers in [false, true] {
+                        routes(version, Kind { spread, traces, batches, offers });
+                    }
                 }
             }
         }
@@ -132,11 +135,14 @@ struct Kind {
     traces: Option<&'static str>,
     /// Whether one call registers several visits.
     batches: Option<usize>,
+    /// Whether that is only offered.
+    offers: bool,
 }
 
 impl Kind {
     fn of(plan: &Plan) -> Self {
-        Self { spread: plan.spread, traces: plan.traces, batches: plan.batches }
+        let Plan { spread, traces, batches, offers, .. } = *plan;
+        Self { spread, traces, batches, offers }
     }
 }
 
@@ -163,13 +169,13 @@ fn endpoint(visit: usize, query: &str) -> Endpoint {
     url.parse().expect("a URL")
 }
 
-fn make_routes(version: usize, Kind { spread, traces, batches }: Kind) -> RouteSet {
+fn make_routes(version: usize, Kind { spread, traces, batches, offers }: Kind) -> RouteSet {
     let page = |visit, welcome| Page {
         content_type: HeaderValue::from_static("text/plain"),
         body: page(visit, version, welcome).into(),
     };
     let visits = (0..VISITS).map(|visit| {
-        let query = if batches.is_some() { "?by={n}" } else { "" };
+        let query = if batches.is_some() && !offers { "?by={n}" } else { "" };
         let endpoint = endpoint(called_as(visit, batches.is_some()), query);
         // Other routes have other batches: those under way end as they began.
         let (call, batching) = endpoint.call(batches.map_or(1, |max| max + version));

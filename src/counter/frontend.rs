@@ -19,6 +19,7 @@ use crate::{
         hosts::Hosts,
         render,
         request::{Method, Request},
+        response::ADDED,
     },
     runtime::clock,
 };
@@ -30,6 +31,14 @@ const BY_MAX: u64 = 1_000_000;
 
 /// The `Retry-After` of [`Outcome::Busy`] and [`Outcome::TimedOut`], in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// An operation under way.
+#[derive(Debug)]
+pub struct Answering {
+    outcome: Waiting,
+    /// How much it adds; nothing if it asks only.
+    by: Option<u64>,
+}
 
 /// The counter as its clients see it.
 pub struct HttpFrontend {
@@ -55,7 +64,7 @@ impl HttpFrontend {
 
 impl Service for HttpFrontend {
     type Admitted = Operation;
-    type Pending = Waiting;
+    type Pending = Answering;
     /// The outcomes of the batch that was submitted last, in its order.
     type Message = Vec<Outcome>;
 
@@ -74,16 +83,25 @@ impl Service for HttpFrontend {
         true
     }
 
-    fn start(&self, operation: Operation) -> Result<Waiting, Response> {
+    fn start(&self, operation: Operation) -> Result<Answering, Response> {
+        let by = match operation {
+            Operation::Add { by, .. } => Some(by),
+            Operation::Total { .. } | Operation::All => None,
+        };
         let begun = self.commits.borrow_mut().begin(operation, clock::now());
         self.submit_gathered();
-        begun.ok_or_else(|| render_outcome(Outcome::Busy))
+        let outcome = begun.ok_or_else(|| render_outcome(Outcome::Busy, None))?;
+        Ok(Answering { outcome, by })
     }
 
-    fn poll_response(&self, waiting: &mut Waiting, context: &mut Context<'_>) -> Poll<Response> {
-        let outcome = ready!(Pin::new(waiting).poll(context));
+    fn poll_response(
+        &self,
+        Answering { outcome, by }: &mut Answering,
+        context: &mut Context<'_>,
+    ) -> Poll<Response> {
+        let outcome = ready!(Pin::new(outcome).poll(context));
         // The sender is dropped only after it has sent.
-        Poll::Ready(render_outcome(outcome.unwrap_or(Outcome::Unknown)))
+        Poll::Ready(render_outcome(outcome.unwrap_or(Outcome::Unknown), *by))
     }
 
     fn on_message(&self, outcomes: Vec<Outcome>) {
@@ -160,9 +178,15 @@ fn by(query: Option<&str>) -> Option<u64> {
     (1..=BY_MAX).contains(&number).then_some(number)
 }
 
-fn render_outcome(outcome: Outcome) -> Response {
+/// The answer to an operation that adds `by`, or nothing.
+fn render_outcome(outcome: Outcome, by: Option<u64>) -> Response {
     match outcome {
-        Outcome::Total(total) => Response::text(200, format!("{total}\n")),
+        Outcome::Total(total) => {
+            let mut fields = render::text_fields();
+            // Who counts visits learns by this that one call may count several.
+            fields.extend(by.map(|by| (ADDED, HeaderValue::from(by))));
+            Response::new(StatusCode::OK, fields, format!("{total}\n"))
+        }
         Outcome::All(json) => {
             let fields = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
             Response::new(StatusCode::OK, fields, json)
@@ -223,12 +247,26 @@ mod tests {
     #[test]
     fn a_refusal_that_may_pass_says_when_to_retry() {
         for outcome in [Outcome::Busy, Outcome::TimedOut] {
-            let response = render_outcome(outcome);
+            let response = render_outcome(outcome, Some(1));
             let head = response.http1_head(0);
             let head = str::from_utf8(&head).unwrap();
             assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
             assert!(head.contains("\r\nretry-after: 1\r\n"), "{head}");
             assert!(head.contains("\r\ncontent-type: text/plain"), "{head}");
+        }
+    }
+
+    #[test]
+    fn an_answer_says_how_much_was_added_and_only_where_it_was() {
+        let head =
+            |outcome, by| String::from_utf8(render_outcome(outcome, by).http1_head(0).to_vec());
+        let added = head(Outcome::Total(12), Some(10)).unwrap();
+        assert!(added.contains("\r\ntallyring-added: 10\r\n"), "{added}");
+        for (outcome, by) in
+            [(Outcome::Total(12), None), (Outcome::Busy, Some(1)), (Outcome::Unknown, Some(1))]
+        {
+            let head = head(outcome, by).unwrap();
+            assert!(!head.contains("tallyring-added"), "{head}");
         }
     }
 

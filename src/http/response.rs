@@ -2,6 +2,8 @@
 
 use std::mem::MaybeUninit;
 
+use ::http::HeaderName;
+
 pub use super::head::EndScan as HeadScan;
 use super::{
     ConnectionOptions, HEAD_FIELDS_CAP, HeadLimits, Version, body::BodyReader, content_length, head,
@@ -25,7 +27,12 @@ pub struct Response {
     pub persistent: bool,
     /// Its version, as it is read here.
     pub version: Version,
+    /// How much the counter says that it has added: the number of its [`ADDED`] field, if it has one and it is a number.
+    pub added: Option<u32>,
 }
+
+/// The field of a counter's answer that says how much the call has added. A counter that sends it takes `?by=N`.
+pub const ADDED: HeaderName = HeaderName::from_static("tallyring-added");
 
 impl Response {
     /// RFC 9110 section 15.2: an interim response; the final one follows.
@@ -98,7 +105,8 @@ fn parse_head(
     let fields = Fields::collect(parsed.headers)?;
     let body = fields.body(status, version, body_bytes_max)?;
     let persistent = fields.connection.is_persistent(version) && !body.ends_with_connection();
-    Ok(Response { status, head_bytes: head.len(), body, persistent, version })
+    let added = fields.added;
+    Ok(Response { status, head_bytes: head.len(), body, persistent, version, added })
 }
 
 #[derive(Default)]
@@ -106,6 +114,8 @@ struct Fields {
     content_length: Option<u64>,
     chunked: bool,
     connection: ConnectionOptions,
+    added: Option<u32>,
+    has_added: bool,
 }
 
 impl Fields {
@@ -122,6 +132,12 @@ impl Fields {
                     if fields.content_length.replace(length).is_some() {
                         return Err(Malformed("its Content-Length is repeated"));
                     }
+                }
+                15 if header.name.eq_ignore_ascii_case(ADDED.as_str()) => {
+                    // A longer number than a call may ask for is none, and neither is one that is repeated.
+                    let number = content_length(header.value).and_then(|it| it.try_into().ok());
+                    fields.added = number.filter(|_| !fields.has_added);
+                    fields.has_added = true;
                 }
                 17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
                     if fields.chunked || !header.value.eq_ignore_ascii_case(b"chunked") {
@@ -197,12 +213,38 @@ mod tests {
                 let head_bytes = bytes.len();
                 let is_10 = head.starts_with("HTTP/1.0 ");
                 let version = if is_10 { Version::Http10 } else { Version::Http11 };
-                let expected = Response { status, head_bytes, body, persistent, version };
+                let added = None;
+                let expected = Response { status, head_bytes, body, persistent, version, added };
                 assert_eq!(response, expected, "{head:?}");
             }
             (Err(_), None) => {}
             (result, expected) => panic!("{head:?}: got {result:?}, expected {expected:?}"),
         }
+    }
+
+    #[track_caller]
+    fn check_added(fields: &str, expected: Option<u32>) {
+        let bytes = format!("HTTP/1.1 204 A\r\n{fields}\r\n");
+        let response = parse_all_splits(bytes.as_bytes()).unwrap().unwrap();
+        assert_eq!(response.added, expected, "{fields:?}");
+    }
+
+    #[test]
+    fn a_counter_may_say_how_much_it_has_added() {
+        check_added("Tallyring-Added: 1\r\n", Some(1));
+        check_added("tallyring-added:1000000 \r\n", Some(1_000_000));
+        for none in [
+            "",
+            "tallyring-added: \r\n",
+            "tallyring-added: +1\r\n",
+            "tallyring-added: 1, 1\r\n",
+            "tallyring-added: 4294967296\r\n",
+            "tallyring-adds: 1\r\n",
+        ] {
+            check_added(none, None);
+        }
+        // It is said once.
+        check_added("tallyring-added: 1\r\ntallyring-added: 1\r\n", None);
     }
 
     #[test]

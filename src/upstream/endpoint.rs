@@ -189,12 +189,16 @@ impl Endpoint {
         self.of_one(self.render(Method::POST, &[]))
     }
 
-    /// The call that registers visits, and how it registers several at once: at most `max`. It has [`PLACEHOLDER`] in it
-    /// then. Without it, a call registers one.
+    /// The call that registers visits, and how it registers several at once, at most `max`: with [`PLACEHOLDER`] in it, or
+    /// without a query, where the counter says that it takes one. Else a call registers one.
     pub fn call(&self, max: usize) -> (Bytes, Option<Batching>) {
         let call = self.render(Method::POST, &[]);
         match Batching::of(&call, max) {
             Some(batching) if max > 1 => (call, Some(batching)),
+            None if max > 1 => {
+                let batching = Batching::offered(&call, max);
+                (call, batching)
+            }
             _ => (self.of_one(call), None),
         }
     }

@@ -90,7 +90,7 @@ pub enum CallError {
     /// The deadline has passed.
     #[error("the counter took too long")]
     TimedOut,
-    /// The connection ended, or what was received is no response.
+    /// The connection ended, or what was received is no answer to the call.
     #[error("the counter's connection failed")]
     Broken,
 }
@@ -216,12 +216,12 @@ impl Upstream {
         debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
         self.note_time();
         let began = Stamp::new(self.last_event());
-        let id = self.tell(|pool| match (batcher, since) {
-            (None, None) => pool.call(request, content, clock::now(), began),
-            (None, Some(since)) => pool.call_since(request, content, since, clock::now(), began),
+        let id = self.tell(|pool| match (batcher.filter(|it| pool.joins(it.id)), since) {
             (Some(Batcher { id, .. }), since) => {
                 pool.join(*id, (request, content), since, clock::now(), began)
             }
+            (None, None) => pool.call(request, content, clock::now(), began),
+            (None, Some(since)) => pool.call_since(request, content, since, clock::now(), began),
         })?;
         Ok(Call { holder, id })
     }

@@ -86,6 +86,8 @@ pub(super) struct Pool {
     roomy: Vec<ConnectionId>,
     /// Whether a new connection will carry several calls, as far as the last answer tells.
     pipelines: bool,
+    /// Whether the counter takes calls that register several visits, as far as the last answer of success tells.
+    adds: bool,
     /// How many connections are `Dialing`.
     dialing: usize,
     /// While other connections stand, none is dialed before this.
@@ -114,6 +116,7 @@ impl Pool {
             idle: VecDeque::new(),
             roomy: Vec::new(),
             pipelines: false,
+            adds: false,
             dialing: 0,
             dial_after: now,
             stopping: None,
@@ -326,13 +329,13 @@ impl Pool {
     ) -> Option<Taken> {
         let connection = self.connection_mut(id);
         let call = connection.take_request()?;
-        let more = connection.waiting();
+        let (more, adds) = (connection.waiting(), connection.adds);
         let PooledCall { request, content, batcher, .. } = self.call_mut(call);
         let (request, content) = (Rc::clone(request), *content);
         let Some(batcher) = *batcher else {
             return Some(Taken { request, content, batched: 0, more });
         };
-        let taken = self.take_batch(batcher, call, now());
+        let taken = self.take_batch(batcher, call, adds, now());
         // The next batch may be one of them.
         Some(Taken { more: self.connection_mut(id).waiting(), ..taken })
     }
@@ -374,7 +377,7 @@ impl Pool {
     /// connections than the limit.
     #[must_use]
     pub(super) fn answered(&mut self, id: ConnectionId, answer: Answer, now: Moment) -> bool {
-        let Answer { status, reusable, pipelines, content } = answer;
+        let Answer { status, reusable, pipelines, content, added } = answer;
         let connection = self.connection_mut(id);
         let Some(call) = connection.answered(now) else { return false };
         connection.pipelines = pipelines;
@@ -384,13 +387,25 @@ impl Pool {
             false => self.set_aside(now),
         }
         let waits = self.waits_on(call, id);
+        let mut outcome = Ok(status);
+        if (200..300).contains(&status) {
+            let adds = added.is_some();
+            self.connection_mut(id).adds = adds;
+            if mem::replace(&mut self.adds, adds) && !adds {
+                // No batch waits for another any more.
+                self.due.extend(self.batchers.keys());
+            }
+            if !self.has_added(call, added) {
+                outcome = Err(CallError::Broken);
+            }
+        }
         if !waits {
             self.connection_mut(id).made_up();
         }
         self.connection_mut(id).lives();
         if waits {
             self.call_mut(call).answer_content = content;
-            self.end(call, Ok(status), now);
+            self.end(call, outcome, now);
         }
         let stays = reusable && self.goes_on(id, now);
         if !stays {
@@ -645,28 +660,39 @@ impl Pool {
         let most = self.limits.pipeline_max;
         let connection = self.connection_mut(id);
         let (was_roomy, has_room) = (connection.is_roomy, connection.has_room(most));
-        // A connection that carries one call at a time never has room.
-        if !was_roomy && !has_room {
+        // A connection that carries one call at a time never has room. One that stays busy with few keeps it: whatever
+        // makes it unwelcome settles the room of all.
+        if was_roomy == has_room {
             return;
         }
-        let has_room = has_room && self.is_welcome(id);
-        self.connection_mut(id).is_roomy = has_room;
-        match (was_roomy, has_room) {
-            (false, true) => self.roomy.push(id),
-            (true, false) => {
-                // It is most often the last.
-                let place = self.roomy.iter().rposition(|roomy| *roomy == id);
-                place.map(|place| self.roomy.remove(place));
+        if has_room {
+            let is_welcome = self.is_welcome(id);
+            self.connection_mut(id).is_roomy = is_welcome;
+            if is_welcome {
+                self.roomy.push(id);
             }
-            _ => {}
+        } else {
+            self.lose_room(id);
         }
+    }
+
+    fn lose_room(&mut self, id: ConnectionId) {
+        self.connection_mut(id).is_roomy = false;
+        // It is most often the last.
+        let place = self.roomy.iter().rposition(|roomy| *roomy == id);
+        place.map(|place| self.roomy.remove(place));
     }
 
     /// The same for all connections: what holds for all of them has changed.
     fn settle_rooms(&mut self) {
         let busy = self.connections.iter().filter(|(_, connection)| connection.pipelines);
         let busy: Vec<_> = busy.map(|(id, _)| id).collect();
-        busy.into_iter().for_each(|id| self.settle_room(id));
+        for id in busy {
+            match self.connections[id].is_roomy && !self.is_welcome(id) {
+                true => self.lose_room(id),
+                false => self.settle_room(id),
+            }
+        }
     }
 
     /// Whether a call has not ended, and is on this connection.

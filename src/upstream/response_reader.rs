@@ -83,6 +83,8 @@ pub(super) struct Answer {
     pub(super) pipelines: bool,
     /// The content, if it is kept and whole.
     pub(super) content: Option<Box<ShortContent>>,
+    /// How many visits the counter says that the call has registered.
+    pub(super) added: Option<u32>,
 }
 
 /// The connection ended too early, or what was received is not the response to one call.
@@ -107,18 +109,19 @@ struct FinalResponse {
     persistent: bool,
     version: Version,
     body: BodyReader,
+    added: Option<u32>,
 }
 
 impl From<Response> for FinalResponse {
-    fn from(Response { status, persistent, version, body, .. }: Response) -> Self {
-        Self { status, persistent, version, body }
+    fn from(Response { status, persistent, version, body, added, .. }: Response) -> Self {
+        Self { status, persistent, version, body, added }
     }
 }
 
 impl FinalResponse {
     fn answer(&self, reusable: bool, content: Option<Box<ShortContent>>) -> Answer {
         let pipelines = reusable && self.version == Version::Http11;
-        Answer { status: self.status, reusable, pipelines, content }
+        Answer { status: self.status, reusable, pipelines, content, added: self.added }
     }
 }
 
@@ -270,7 +273,7 @@ mod tests {
     }
 
     const fn answer(status: u16, reusable: bool) -> Result<Answer, Broken> {
-        Ok(Answer { status, reusable, pipelines: reusable, content: None })
+        Ok(Answer { status, reusable, pipelines: reusable, content: None, added: None })
     }
 
     #[test]

@@ -35,6 +35,7 @@ impl Plan {
             handoff: false,
             bundled,
             batches: draw_batches(seed),
+            offers: draw_offers(seed),
             spread: [Spread::One, Spread::Counters, Spread::Addresses, Spread::One]
                 [spread.usize(0..4)],
             clients_limits: draw_client_limits(rng),
@@ -290,6 +291,11 @@ fn draw_client_limits(rng: &mut Rng) -> ClientLimits {
 fn draw_batches(seed: u64) -> Option<usize> {
     let mut rng = Rng::with_seed(seed ^ 0xba7c);
     (rng.u8(0..3) == 0).then(|| BATCHES[rng.usize(0..BATCHES.len())])
+}
+
+/// Of its own as well.
+fn draw_offers(seed: u64) -> bool {
+    Rng::with_seed(seed ^ 0x0ffe).bool() && draw_batches(seed).is_some()
 }
 
 /// Of its own as well.

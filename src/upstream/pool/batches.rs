@@ -78,13 +78,18 @@ pub(in crate::upstream) struct Taken {
 }
 
 impl Batcher {
+    /// Whether a call may register several visits; `adds` is what the counter has said.
+    fn may_batch(&self, adds: bool) -> bool {
+        adds || self.batching.is_promised()
+    }
+
     fn is_idle(&self) -> bool {
         self.gathered.is_empty() && self.sent.is_empty()
     }
 
-    /// Since when the next batch is held back; `None` where it is not.
-    fn held_since(&self, now: Moment) -> Option<Moment> {
-        if self.gathered.len() >= self.batching.max() {
+    /// Since when the next batch is held back; `None` where it is not. `adds` says that the counter takes batches.
+    fn held_since(&self, adds: bool, now: Moment) -> Option<Moment> {
+        if !self.may_batch(adds) || self.gathered.len() >= self.batching.max() {
             return None;
         }
         let youngest = self.sent.iter().map(|sent| sent.taken).max();
@@ -128,6 +133,21 @@ impl Pool {
         }
     }
 
+    /// Whether a visit that begins now joins others; else it has a call of its own.
+    pub(in crate::upstream) fn joins(&self, id: BatcherId) -> bool {
+        self.batchers[id].may_batch(self.adds)
+    }
+
+    /// Whether this is an answer of success to the call, which may be a batch. One that was only offered must be confirmed:
+    /// behind a proxy, a counter that takes no batch may have got it, which ignores the query and adds 1.
+    pub(super) fn has_added(&self, call: CallId, added: Option<u32>) -> bool {
+        let batcher = self.calls.get(call.0).and_then(|entry| entry.batcher);
+        let batcher = batcher.map(|id| &self.batchers[id]).filter(|it| !it.batching.is_promised());
+        let sent = batcher.and_then(|it| it.sent.iter().find(|sent| sent.call == call));
+        let count = sent.map_or(1, |sent| sent.members.len());
+        count == 1 || added.is_some_and(|added| usize::try_from(added) == Ok(count))
+    }
+
     /// Event: a visit begins whose call may carry others too. One that another counter could not be sent has the deadline
     /// of `since`.
     ///
@@ -163,7 +183,7 @@ impl Pool {
         if self.call_mut(next).state != CallState::Held {
             return;
         }
-        match self.batchers[id].held_since(now) {
+        match self.batchers[id].held_since(self.adds, now) {
             Some(since) => self.calls.arm_since(next.0, Began::Held, since),
             None => self.release(next, began, now),
         }
@@ -188,12 +208,20 @@ impl Pool {
         self.send(call, began, now);
     }
 
-    /// A connection sends a batch: those of its members who have not left.
-    pub(super) fn take_batch(&mut self, id: BatcherId, call: CallId, now: Moment) -> Taken {
+    /// A connection sends a batch: those of its members who have not left. Only one of them, unless the counter is known
+    /// to take more: `adds` says whether this connection's has said so.
+    pub(super) fn take_batch(
+        &mut self,
+        id: BatcherId,
+        call: CallId,
+        adds: bool,
+        now: Moment,
+    ) -> Taken {
         let batcher = &mut self.batchers[id];
         assert_eq!(batcher.next.take(), Some(call), "a batch is taken once");
         self.gathering -= 1;
-        let count = batcher.gathered.len().min(batcher.batching.max());
+        let most = if batcher.may_batch(adds) { batcher.batching.max() } else { 1 };
+        let count = batcher.gathered.len().min(most);
         let mut members = mem::take(&mut batcher.spare);
         members.extend(batcher.gathered.drain(..count));
         self.gathered -= count;

@@ -202,6 +202,8 @@ pub(super) struct PooledConnection {
     pub(super) has_completed_call: bool,
     /// It may carry several calls: its last answer has shown that it stays open.
     pub(super) pipelines: bool,
+    /// It takes calls that register several visits: its last answer of success has said how much its call has added.
+    pub(super) adds: bool,
     /// The time of one of its calls was over, and it was not made up for.
     pub(super) is_stuck: bool,
     /// The breaker knows that it is stuck.
@@ -236,6 +238,7 @@ impl PooledConnection {
             late: 0,
             has_completed_call: false,
             pipelines: false,
+            adds: false,
             is_stuck: false,
             is_told: false,
             sends_no_more: false,

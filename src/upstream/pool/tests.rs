@@ -132,7 +132,7 @@ pub(super) fn address(port: u16) -> SocketAddr {
 
 /// An answer whose content is discarded.
 pub(super) const fn answer(status: u16, reusable: bool) -> Answer {
-    Answer { status, reusable, pipelines: reusable, content: None }
+    Answer { status, reusable, pipelines: reusable, content: None, added: None }
 }
 
 /// A pool and the time.

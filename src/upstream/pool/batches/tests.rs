@@ -24,6 +24,8 @@ use crate::{
 };
 
 const CALL: &[u8] = b"POST /?by={n} HTTP/1.1\r\n\r\n";
+/// For a counter that says itself that it takes several.
+const PLAIN: &[u8] = b"POST / HTTP/1.1\r\n\r\n";
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A pool, a batcher and the time.
@@ -33,6 +35,7 @@ struct World {
     call: CallBytes,
     now: Moment,
     wakes: Arc<Wakes>,
+    is_offered: bool,
 }
 
 /// At most `max` visits in a batch, and `queue_max` that wait.
@@ -40,7 +43,15 @@ fn world_of(limits: UpstreamLimits, max: usize) -> World {
     let (now, call) = (clock::now(), CallBytes::new(Bytes::from_static(CALL)));
     let mut pool = Pool::new(limits, vec![address(1)], now);
     let id = pool.add_batcher(&call, Batching::of(CALL, max).unwrap());
-    World { pool, id, call, now, wakes: Arc::default() }
+    World { pool, id, call, now, wakes: Arc::default(), is_offered: false }
+}
+
+/// The same, where batches are only offered.
+fn offering_world_of(limits: UpstreamLimits, max: usize) -> World {
+    let World { mut pool, now, wakes, .. } = world_of(limits, max);
+    let call = CallBytes::new(Bytes::from_static(PLAIN));
+    let id = pool.add_batcher(&call, Batching::offered(PLAIN, max).unwrap());
+    World { pool, id, call, now, wakes, is_offered: true }
 }
 
 fn world(max: usize) -> World {
@@ -93,7 +104,11 @@ impl World {
     fn take(&mut self, id: ConnectionId) -> Option<usize> {
         let taken = self.pool.take_request(id, || self.now)?;
         let text = str::from_utf8(&taken.request).unwrap().to_owned();
-        assert_eq!(text, format!("POST /?by={} HTTP/1.1\r\n\r\n", taken.batched));
+        let query = match (self.is_offered, taken.batched) {
+            (true, 0 | 1) => String::new(),
+            (_, batched) => format!("?by={batched}"),
+        };
+        assert_eq!(text, format!("POST /{query} HTTP/1.1\r\n\r\n"));
         Some(taken.batched)
     }
 
@@ -482,7 +497,117 @@ fn a_batch_that_is_taken_twice_is_a_bug() {
     world.join::<2>();
     let batch = world.pool.batchers[world.id].next.unwrap();
     world.take(id);
-    world.pool.take_batch(world.id, batch, world.now);
+    world.pool.take_batch(world.id, batch, false, world.now);
+}
+
+impl World {
+    /// The counter answers that it has added so much, or says nothing of it.
+    fn adds(&mut self, id: ConnectionId, status: u16, added: Option<u32>) {
+        assert!(self.pool.answered(id, Answer { added, ..answer(status, true) }, self.now));
+    }
+
+    /// A visit that begins as the site's do.
+    fn begin(&mut self) -> CallId {
+        if self.pool.joins(self.id) {
+            let [call] = self.join();
+            return call;
+        }
+        self.pool.call(&self.call, Content::Kept, self.now, Stamp::default()).unwrap()
+    }
+}
+
+#[test]
+fn a_counter_gets_one_visit_in_a_call_until_it_says_that_it_adds_more() {
+    let mut world = offering_world_of(limits(4, 100), 1000);
+    let visits = [(); 3].map(|()| world.begin());
+    let dials: Vec<_> = world.pool.actions();
+    let ids =
+        dials.into_iter().filter_map(|it| if let Done::Dial(id) = it { Some(id) } else { None });
+    let ids: Vec<_> = ids.collect();
+    assert_eq!(ids.len(), 3, "each has a connection of its own");
+    for &id in &ids {
+        world.pool.connected(id, address(1), world.now);
+        assert_eq!(world.take(id), Some(0));
+    }
+    // An answer that is no success says nothing.
+    world.adds(ids[0], 503, Some(1));
+    assert!(!world.pool.joins(world.id));
+    world.adds(ids[1], 200, Some(1));
+    assert!(world.pool.joins(world.id));
+    assert_eq!(world.outcomes(visits), [Some(Ok(503)), OK, None]);
+
+    // The one that is used is the one that has said so.
+    let first = world.begin();
+    assert_eq!(world.take(ids[1]), Some(1));
+    let more = [(); 3].map(|()| world.begin());
+    world.adds(ids[1], 200, Some(1));
+    assert_eq!(world.take(ids[1]), Some(3));
+    world.adds(ids[1], 200, Some(3));
+    assert_eq!((world.outcome(first), world.outcomes(more)), (OK, [OK; 3]));
+}
+
+#[test]
+fn a_connection_that_has_not_said_that_it_adds_gets_one_visit_in_a_call() {
+    let mut world = offering_world_of(limits(2, 100), 1000);
+    world.begin();
+    let id = world.connect();
+    assert_eq!(world.take(id), Some(0));
+    world.adds(id, 200, Some(1));
+    world.begin();
+    assert_eq!(world.take(id), Some(1));
+    let visits = [(); 3].map(|()| world.begin());
+    // The call hangs, so that they go on another connection.
+    world.after(HOLD_TIME);
+    let fresh = world.connect();
+    assert_eq!(world.take(fresh), Some(1));
+    // The others wait for what it says.
+    assert_eq!(world.take(fresh), None);
+    world.adds(fresh, 200, Some(1));
+    assert_eq!(world.take(fresh), Some(2));
+    world.adds(fresh, 200, Some(2));
+    assert_eq!(world.outcomes(visits), [OK; 3]);
+}
+
+/// What becomes of three visits of one call that is answered so, and whether the next visits go together.
+#[track_caller]
+fn check_added(
+    status: u16,
+    added: Option<u32>,
+    expected: Option<Result<u16, CallError>>,
+    joins: bool,
+) {
+    let mut world = offering_world_of(limits(1, 100), 1000);
+    world.begin();
+    let id = world.connect();
+    assert_eq!(world.take(id), Some(0));
+    world.adds(id, 200, Some(1));
+    world.begin();
+    assert_eq!(world.take(id), Some(1));
+    let visits = [(); 3].map(|()| world.begin());
+    world.adds(id, 200, Some(1));
+    assert_eq!(world.take(id), Some(3));
+    let waiting = [(); 2].map(|()| world.begin());
+    world.adds(id, status, added);
+    assert_eq!(world.outcomes(visits), [expected; 3], "{status} {added:?}");
+    assert_eq!(world.pool.joins(world.id), joins, "{status} {added:?}");
+    // Those that have gathered meanwhile go together only to who has said so.
+    let together = if joins { 2 } else { 1 };
+    assert_eq!(world.take(id), Some(together), "{status} {added:?}");
+    world.adds(id, 204, added.map(|_| together.try_into().unwrap()));
+    let told = waiting.map(|visit| world.outcome(visit).is_some());
+    assert_eq!(told, [true, joins]);
+}
+
+#[test]
+fn an_offered_batch_is_registered_only_if_the_counter_says_so() {
+    check_added(200, Some(3), OK, true);
+    for wrong in [0, 1, 2, 4] {
+        check_added(200, Some(wrong), BROKEN, true);
+    }
+    // Somebody else has answered, who has ignored the query.
+    check_added(200, None, BROKEN, false);
+    // What is no success is told as it is.
+    check_added(503, None, Some(Ok(503)), true);
 }
 
 /// The next event. A number chooses among the visits or connections that it can apply to.
@@ -494,7 +619,8 @@ enum Event {
     Connected,
     DialFailed,
     Take(usize),
-    Answered(usize, bool),
+    /// And whether it is good, and what it says of how much it has added: the truth, nothing, or something else.
+    Answered(usize, bool, u8),
     NotSent(usize),
     Closed(usize),
     TimePasses(u64),
@@ -509,7 +635,8 @@ fn event() -> impl Strategy<Value = Event> {
         5 => Just(Event::Connected),
         1 => Just(Event::DialFailed),
         8 => any().prop_map(Event::Take),
-        6 => (any(), prop::bool::weighted(0.8)).prop_map(|(n, good)| Event::Answered(n, good)),
+        6 => (any(), prop::bool::weighted(0.8), prop_oneof![4 => Just(0u8), 1 => 1..3u8])
+            .prop_map(|(n, good, says)| Event::Answered(n, good, says)),
         1 => any().prop_map(Event::NotSent),
         1 => any().prop_map(Event::Closed),
         2 => (0..3000u64).prop_map(Event::TimePasses),
@@ -535,6 +662,8 @@ struct Model {
     order: Vec<usize>,
     dialing: Vec<ConnectionId>,
     standing: Vec<ConnectionId>,
+    /// Those whose last answer has said how much was added.
+    adding: Vec<ConnectionId>,
     /// The visits of the batches that connections have taken, and have not ended.
     sent: Vec<(ConnectionId, Vec<usize>)>,
     total: u64,
@@ -591,7 +720,8 @@ impl Both {
         }
         let Some(batched) = self.world.take(id) else { return };
         let mut visits = self.model.gathered();
-        visits.truncate(self.max);
+        let is_known = !self.world.is_offered || self.model.adding.contains(&id);
+        visits.truncate(if is_known { self.max } else { 1 });
         // The last to leave an assigned batch stays in it.
         assert_eq!(batched, visits.len().max(1));
         for place in &visits {
@@ -603,20 +733,34 @@ impl Both {
         self.model.sent.push((id, visits));
     }
 
-    fn answered(&mut self, id: ConnectionId, good: bool) {
+    fn answered(&mut self, id: ConnectionId, good: bool, says: u8) {
         let Some(visits) = self.model.sent_on(id) else { return };
         let first = self.model.total + 1;
         self.model.total += visits.len() as u64;
         let total = self.model.total.max(1);
         let mut content = Box::<ShortContent>::default();
         content.push(total.to_string().as_bytes());
-        let answer = Answer { content: Some(content), ..answer(200, good) };
+        let count = u32::try_from(visits.len().max(1)).unwrap();
+        let added = match says {
+            0 => Some(count),
+            1 => None,
+            _ => Some(count + 1),
+        };
+        let answer = Answer { content: Some(content), added, ..answer(200, good) };
         let stays = self.world.pool.answered(id, answer, self.world.now);
+        self.model.adding.retain(|other| *other != id);
+        if added.is_some() {
+            self.model.adding.push(id);
+        }
+        let is_true = !self.world.is_offered || count == 1 || says == 0;
         for (number, place) in (first..).zip(&visits) {
             let visit = &mut self.model.visits[*place];
-            if visit.expected.is_none() {
+            if visit.expected.is_none() && is_true {
                 (visit.expected, visit.number) = (Some(Ok(200)), Some(number));
             }
+        }
+        if !is_true {
+            self.model.end(&visits, Err(CallError::Broken));
         }
         if !stays {
             self.closed(id);
@@ -668,8 +812,8 @@ impl Both {
                 self.world.pool.dial_failed(id, DialError::Refused, self.world.now);
             }
             Event::Take(n) => standing(n, &self.model).into_iter().for_each(|id| self.take(id)),
-            Event::Answered(n, good) => {
-                standing(n, &self.model).into_iter().for_each(|id| self.answered(id, good));
+            Event::Answered(n, good, says) => {
+                standing(n, &self.model).into_iter().for_each(|id| self.answered(id, good, says));
             }
             Event::NotSent(n) => {
                 standing(n, &self.model).into_iter().for_each(|id| self.not_sent(id));
@@ -738,7 +882,7 @@ impl Both {
         if let Some(next) = batcher.next {
             let state = pool.calls.get(next.0).unwrap().state;
             let held = state == CallState::Held;
-            let since = batcher.held_since(self.world.now);
+            let since = batcher.held_since(pool.adds, self.world.now);
             assert!(!held || since.is_some(), "a batch is held back by nothing");
             let queued = pool.queue.iter().filter(|queued| queued.id == next).count();
             assert_eq!(queued, usize::from(state == CallState::Queued));
@@ -767,9 +911,11 @@ proptest! {
         max in 1..5usize,
         connections_max in 1..4usize,
         queue_max in 0..8usize,
+        is_offered: bool,
         events in prop::collection::vec(event(), 0..300),
     ) {
-        let world = world_of(limits(connections_max, queue_max), max);
+        let of = if is_offered { offering_world_of } else { world_of };
+        let world = of(limits(connections_max, queue_max), max);
         let mut both = Both { world, model: Model::default(), max };
         for event in &events {
             both.apply(event);
