@@ -333,6 +333,7 @@ impl Foreign {
         if rng.u8(0..5) == 0 {
             text = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".repeat(rng.usize(1..=3)) + &text;
         }
+        let is_framed = is_framed(&text);
         let mut bytes = text.into_bytes();
         let kind = rng.u8(0..14);
         // What is cut off, or is no answer, does not say that the connection closes.
@@ -364,7 +365,13 @@ impl Foreign {
             6 => Then::Closes,
             _ => Then::GoesOn,
         };
-        (bytes, counts, pause, if closes { Then::Ends } else { then })
+        let then = match closes {
+            // Only the close says that the answer ends, and until then there may be other calls.
+            true if self.pipelines && !is_framed => Then::Closes,
+            true => Then::Ends,
+            false => then,
+        };
+        (bytes, counts, pause, then)
     }
 }
 
@@ -424,6 +431,11 @@ fn welcome(visit: usize, form: usize, number: u64) -> (String, bool, bool) {
             (format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{content}"), false, true)
         }
     }
+}
+
+/// Whether an answer says where it ends.
+fn is_framed(answer: &str) -> bool {
+    ["Content-Length", "Transfer-Encoding", " 204 "].iter().any(|word| answer.contains(word))
 }
 
 /// The answer, which says besides how much was added.
