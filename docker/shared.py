@@ -20,7 +20,7 @@ def check_compose(name, databases):
     counters = {key: value for key, value in services.items() if key.startswith("counter-")}
     assert len(sites) == len(counters) == 2
     # Each site knows both.
-    both = [word for name in counters for word in ("--counter", f"http://{name}:3001/counter?by={{n}}")]
+    both = [word for name in counters for word in ("--counter", f"http://{name}:3001/counter")]
     for site in sites.values():
         assert site["command"] == both and set(site["depends_on"]) == set(counters), site
     for name, counter in counters.items():

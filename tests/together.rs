@@ -1,4 +1,5 @@
-//! Visits that are registered together: the counter's URL holds `{n}`, or the counter is bundled.
+//! Visits that are registered together: the counter's URL holds `{n}`, the counter says that it takes several, or it is
+//! bundled.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -61,6 +62,18 @@ impl Held {
         format!("{}?by={{n}}", self.stub.url())
     }
 
+    /// The next call is this one.
+    #[track_caller]
+    fn expect_target(&self, target: &str) {
+        let call = self.calls.recv_timeout(PATIENCE).expect("a call");
+        assert!(call.starts_with(&format!("POST {target} HTTP/1.1\r\n")), "{call}");
+    }
+
+    /// Counts, and says that so many were added.
+    fn add(&self, added: usize) {
+        self.answer(&format!("HTTP/1.1 204 A\r\nTallyring-Added: {added}\r\n\r\n"));
+    }
+
     /// The next call, and how many visits it registers.
     #[track_caller]
     fn call(&self) -> (String, usize) {
@@ -95,10 +108,13 @@ fn by_of(call: &str) -> usize {
 
 /// A server of one connection to this counter, whose page shows the number of the visit, or is the usual one.
 fn narrow(counter: &Held, page: Option<&str>) -> (Server, tempfile::TempDir) {
+    narrow_at(&counter.url(), page)
+}
+
+fn narrow_at(url: &str, page: Option<&str>) -> (Server, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let mut flags = [&ADMIN[..], &NARROW].concat();
-    let url = counter.url();
-    flags.extend(["--counter", &url]);
+    flags.extend(["--counter", url]);
     let welcome = directory.path().join("welcome.html");
     if let Some(page) = page {
         fs::write(&welcome, page).unwrap();
@@ -275,6 +291,69 @@ fn the_bundled_counter_registers_visits_together() {
     let calls = admin.metric(CALLS);
     assert!(calls < 200, "{calls} calls for 200 visits");
     assert_eq!(admin.metric("tallyring_counted_total"), 200);
+}
+
+#[test]
+fn a_counter_that_says_what_it_adds_gets_several_visits_in_a_call() {
+    let counter = Held::start();
+    let (mut server, _directory) = narrow_at(&counter.stub.url(), None);
+    let mut first = server.client();
+    first.send(get_request("/"));
+    counter.expect_target("/counter");
+    // It has not said anything yet.
+    let mut early = wait_behind(&server, &visits(2));
+    counter.answer(COUNTED);
+    counter.expect_target("/counter");
+    counter.add(1);
+    counter.expect_target("/counter");
+    let mut more = wait_behind(&server, &visits(5));
+    counter.add(1);
+    counter.expect_target("/counter?by=5");
+    counter.add(5);
+    for client in [&mut first].into_iter().chain(&mut early).chain(&mut more) {
+        assert_eq!(client.response().body, WELCOME);
+    }
+    assert_eq!(server.admin().metric(BATCHED), 5);
+    drop((first, early, more));
+    assert!(server.stop().contains("8 visits welcomed, 0 erred"));
+}
+
+#[test]
+fn who_ignores_the_number_of_visits_makes_no_visitor_welcome_that_it_has_not_counted() {
+    let counter = Held::start();
+    let (mut server, _directory) = narrow_at(&counter.stub.url(), None);
+    let mut before = server.client();
+    for wrong in [COUNTED, "HTTP/1.1 204 A\r\nTallyring-Added: 1\r\n\r\n"] {
+        before.send(get_request("/"));
+        counter.expect_target("/counter");
+        counter.add(1);
+        assert_eq!(before.response().body, WELCOME);
+        before.send(get_request("/"));
+        counter.expect_target("/counter");
+        let mut batch = wait_behind(&server, &visits(3));
+        counter.add(1);
+        assert_eq!(before.response().body, WELCOME);
+        counter.expect_target("/counter?by=3");
+        counter.answer(wrong);
+        batch.iter_mut().for_each(|client| assert_eq!(client.response().body, SORRY));
+    }
+    drop(before);
+    assert!(server.stop().contains("4 visits welcomed, 6 erred"));
+}
+
+#[test]
+fn a_counter_in_a_process_of_its_own_registers_visits_together() {
+    let counter = Server::start(&["counter", "--store", "memory"], &[]);
+    let url = format!("http://{}/counter", counter.address);
+    let mut server = serve(&[&ADMIN[..], &NARROW, &["--counter", &url]].concat());
+    (0..20).for_each(|_| pipeline(&server, 10));
+    let mut admin = server.admin();
+    let (batched, calls) = (admin.metric(BATCHED), admin.metric(CALLS));
+    // Until the first answer each visit has a call of its own.
+    assert!((190..200).contains(&batched), "{batched}");
+    assert!(calls < 200, "{calls} calls for 200 visits");
+    drop(admin);
+    assert_eq!(server.stop_with_books().welcomed, 200);
 }
 
 #[test]

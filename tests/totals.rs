@@ -511,7 +511,7 @@ fn an_address_in_use_names_its_setting_and_what_to_do() {
     assert_eq!(code, 1, "{said}");
     for word in [
         "counter-listen: cannot listen on",
-        &format!("use it by --counter 'http://{address}/counter?by={{n}}';"),
+        &format!("use it by --counter http://{address}/counter;"),
         "by --counter-listen, or off",
     ] {
         assert!(said.contains(word), "no {word:?} in {said}");
@@ -624,7 +624,7 @@ fn a_second_server_on_the_same_file_is_told_what_shares_a_counter() {
     let (code, _, said) = run(&[&arguments[..], &["--share-port"]].concat());
     assert_eq!(code, 1, "{said}");
     for word in
-        ["another process uses", "run tallyring counter", "--counter 'http://127.0.0.1:3001/"]
+        ["another process uses", "run tallyring counter", "--counter http://127.0.0.1:3001/"]
     {
         assert!(said.contains(word), "no {word:?} in {said}");
     }

@@ -296,7 +296,7 @@ pub(super) fn remedies(error: &BindError, shares: bool) -> String {
     let url = format!("http://{}/counter", reachable(*address));
     let both = if shares { ", and give the same to the server that shares the port" } else { "" };
     format!(
-        "if it is a counter of tallyring, use it by --counter '{url}?by={{n}}'{both}; else choose another \
-         address by --counter-listen, or off"
+        "if it is a counter of tallyring, use it by --counter {url}{both}; else choose another address by \
+         --counter-listen, or off"
     )
 }

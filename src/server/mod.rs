@@ -93,7 +93,7 @@ pub enum ServerError {
     /// The bundled counter's file is in use, and the site's port is shared.
     #[error(
         "{0}. For two servers that share the port, run tallyring counter, and give both \
-         --counter 'http://127.0.0.1:3001/counter?by={{n}}'"
+         --counter http://127.0.0.1:3001/counter"
     )]
     StoreShared(store::OpenError),
     /// A worker failed.
