@@ -172,6 +172,14 @@ impl Foreign {
         self.record.visit(visit, |visit| visit.counted += by);
     }
 
+    /// It is about to answer a call with success, and to say that so much was added. Where there may be others who take one
+    /// visit in a call, that of several must be confirmed.
+    fn confirm(&self, Call { visit, by }: Call, says: Option<u64>) {
+        if !self.is_many || by == 1 || says == Some(by) {
+            self.record.visit(visit, |visit| visit.confirmed += by);
+        }
+    }
+
     /// A worker has called: one that knows that this counter stops does so to probe it.
     fn called(&self, visit: usize) {
         let Some(told) = &self.told else { return };
@@ -213,6 +221,7 @@ impl Foreign {
             Mode::Prompt => {}
             Mode::Stops => {
                 self.count(call);
+                self.confirm(asked, says);
                 let number = self.record.new_number(call);
                 self.record.answers(call, Some(number));
                 let length = number.to_string().len();
@@ -224,12 +233,13 @@ impl Foreign {
                 return false;
             }
             Mode::Slow(pause) => sleep(pause).await,
-            Mode::Any => return self.answer_anyhow(stream, call, adds).await,
+            Mode::Any => return self.answer_anyhow(stream, asked, adds).await,
             Mode::Silent | Mode::Refuses | Mode::Hangs => {
                 std::future::pending::<()>().await;
             }
         }
         self.count(call);
+        self.confirm(asked, says);
         let number = self.record.new_number(call);
         let kind =
             if self.record.is_shared(visit) { self.rng.borrow_mut().usize(..) } else { visit };
@@ -247,7 +257,10 @@ impl Foreign {
 
     async fn answer_anyhow(&self, stream: &TcpStream, asked: Call, adds: bool) -> bool {
         let (call, says) = self.draw_added(asked, adds);
-        let (answer, counts, pause, then) = self.draw(call, says);
+        let (answer, counts, is_success, pause, then) = self.draw(call, says);
+        if is_success {
+            self.confirm(asked, says);
+        }
         if counts {
             self.count(call);
         }
@@ -310,9 +323,9 @@ impl Foreign {
         }
     }
 
-    /// Draws an answer to a call, which says that so much was added: its bytes, whether its visits are counted, when it is
-    /// given, and what follows.
-    fn draw(&self, call: Call, says: Option<u64>) -> (Vec<u8>, bool, Duration, Then) {
+    /// Draws an answer to a call, which says that so much was added: its bytes, whether its visits are counted, and whether
+    /// it says so, when it is given, and what follows.
+    fn draw(&self, call: Call, says: Option<u64>) -> (Vec<u8>, bool, bool, Duration, Then) {
         let number = self.record.new_number(call);
         let mut rng = self.rng.borrow_mut();
         let rng = &mut *rng;
@@ -371,7 +384,7 @@ impl Foreign {
             true => Then::Ends,
             false => then,
         };
-        (bytes, counts, pause, then)
+        (bytes, counts, status.starts_with('2'), pause, then)
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Visit {
     pub begun: u64,
     /// How often it was counted, and will not be forgotten.
     pub counted: u64,
+    /// How many visits a counter that is not bundled has said that it counted, in answers that may be believed.
+    pub confirmed: u64,
     /// The number that its counter answered last, if that answer has one which must be shown.
     pub number: Option<u64>,
     /// Whether its client was welcomed.

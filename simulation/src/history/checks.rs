@@ -279,15 +279,20 @@ impl History<'_> {
         if self.plan.batches.is_none() {
             return;
         }
-        for (counter, Visit { begun, counted, .. }) in visits[..COUNTERS].iter().enumerate() {
+        for (counter, Visit { begun, counted, confirmed, .. }) in
+            visits[..COUNTERS].iter().enumerate()
+        {
             let of_it = |(number, _): &(usize, &Visit)| {
                 self.record.is_shared(*number) && server::counter_of(*number) == counter
             };
             let seen = visits.iter().enumerate().filter(of_it);
             let welcomed = seen.filter(|(_, visit)| visit.welcomed).count() as u64;
-            if welcomed > *counted || counted > begun {
+            // Of what is bundled, only the books tell.
+            let is_confirmed = self.plan.bundled || welcomed <= *confirmed;
+            if welcomed > *counted || counted > begun || !is_confirmed {
                 self.violation(format_args!(
-                    "{welcomed} visits of counter {counter} were welcomed, {counted} counted and {begun} sent"
+                    "{welcomed} visits of counter {counter} were welcomed, {counted} counted, {confirmed} confirmed and \
+                     {begun} sent"
                 ));
             }
         }
