@@ -318,7 +318,8 @@ impl Foreign {
         }
         match self.rng.borrow_mut().u8(0..6) {
             0 => (one, None),
-            1 if call.by > 1 => (one, Some(call.by - 1)),
+            1 if call.by > 1 => (one, None),
+            2 | 3 if call.by > 1 => (one, Some(call.by - 1)),
             _ => (call, Some(call.by)),
         }
     }
