@@ -250,20 +250,8 @@ impl<S: Stream> Connection<S> {
                 && !request.body.is_empty()
                 && admitted.as_ref().is_err_and(Response::is_error);
             let feed = admitted.as_ref().err().and_then(Response::take_feed);
-            let is_followed = context.is_draining()
-                && request.body.is_empty()
-                && (holds_request(&unread[*head_bytes..])
-                    || service.drains_unread() && self.client.has_unread())
-                && context.drains_further();
-            let closed_by = if leaves_body || feed.is_some() {
-                Some(ClosedBy::Server)
-            } else if !request.persistent {
-                Some(ClosedBy::Client)
-            } else if context.closes_for_newcomer() || context.is_draining() && !is_followed {
-                Some(ClosedBy::Server)
-            } else {
-                None
-            };
+            let ends = leaves_body || feed.is_some();
+            let closed_by = self.closed_by(service, request, &unread[*head_bytes..], ends);
             let form = Form {
                 head_only: request.method == Method::Head,
                 close: closed_by.is_some(),
@@ -290,6 +278,31 @@ impl<S: Stream> Connection<S> {
             }
         }
         Next::Start
+    }
+
+    /// Who says that a request is the last, if it is; `behind` is what was received behind its head. Its answer may end the
+    /// connection in any case.
+    fn closed_by<V: Service>(
+        &self,
+        service: &V,
+        request: &Request<'_>,
+        behind: &[u8],
+        ends: bool,
+    ) -> Option<ClosedBy> {
+        let context = self.client.context();
+        let is_followed = context.is_draining()
+            && request.body.is_empty()
+            && (holds_request(behind) || service.drains_unread() && self.client.has_unread())
+            && context.drains_further();
+        if ends {
+            Some(ClosedBy::Server)
+        } else if !request.persistent {
+            Some(ClosedBy::Client)
+        } else if context.closes_for_newcomer() || context.is_draining() && !is_followed {
+            Some(ClosedBy::Server)
+        } else {
+            None
+        }
     }
 
     /// The record of a request that begins, if it is to be in the access log.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{counter::Addresses, summary::BUNDLED};
 use crate::{
     config::{Content, CounterSpread, RouteConfig, RouteKind, VisitsConfig, show_counters},
-    site::{self, Route, RouteSet, Rules, VisitCounter, Visits},
+    site::{self, Accept, Route, RouteSet, Rules, VisitCounter, Visits},
     upstream::{Endpoint, Host},
 };
 
@@ -85,9 +85,9 @@ impl Counters {
         assert_eq!(routes.len(), contents.len(), "each route has its content");
         let of_route = |(route, content): (&RouteConfig, Content)| {
             let kind = match (&route.kind, content) {
-                (RouteKind::Visits(visits), Content::Pages(pages)) => {
-                    site::RouteKind::Visits(Box::new(self.visits(route, visits, pages, batch_max)?))
-                }
+                (RouteKind::Visits(visits), Content::Pages(pages)) => site::RouteKind::Visits(
+                    Box::new(self.visits(route, visits, pages, (batch_max, rules.accept))?),
+                ),
                 (RouteKind::Page(_), Content::File(file)) => site::RouteKind::File(file),
                 (RouteKind::Directory(_), Content::Directory(directory)) => {
                     site::RouteKind::Directory(directory)
@@ -105,7 +105,7 @@ impl Counters {
         route: &RouteConfig,
         visits: &VisitsConfig,
         pages: site::Pages,
-        batch_max: usize,
+        (batch_max, accept): (usize, Accept),
     ) -> Result<Visits, UnknownCounter> {
         let Some(targets) = self.find(visits) else {
             let counter = show_counters(&visits.counters, "(bundled)");
@@ -114,6 +114,8 @@ impl Counters {
         let mut counters = Vec::new();
         for ((target, origin), shown) in targets.iter().zip(self.shown(visits)) {
             let (call, batching) = target.call(batch_max);
+            // Any answer is enough, so nothing confirms a batch that is only offered.
+            let batching = batching.filter(|it| it.is_promised() || accept == Accept::Success);
             let url = Arc::<str>::from(shown.to_string());
             let upstreams = origin.first..origin.first + origin.slots;
             counters.extend(upstreams.map(|upstream| VisitCounter {
@@ -187,7 +189,6 @@ mod tests {
     use crate::{
         config::{CounterUrls, PageFiles, read_contents},
         http::request::Method,
-        site::Accept,
         upstream::balance::CANDIDATES_MAX,
     };
 

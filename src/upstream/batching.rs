@@ -35,7 +35,7 @@ impl Batching {
     }
 
     /// Whether the counter is known to take several visits, whatever it says.
-    pub(super) fn is_promised(self) -> bool {
+    pub fn is_promised(self) -> bool {
         self.is_promised
     }
 

@@ -216,12 +216,17 @@ impl Upstream {
         debug_assert!(std::ptr::eq(holder.as_ref(), &**self), "the holder of another upstream");
         self.note_time();
         let began = Stamp::new(self.last_event());
-        let id = self.tell(|pool| match (batcher.filter(|it| pool.joins(it.id)), since) {
-            (Some(Batcher { id, .. }), since) => {
-                pool.join(*id, (request, content), since, clock::now(), began)
+        let id = self.tell(|pool| {
+            let (batcher, now) = (batcher.map(|batcher| batcher.id), clock::now());
+            if let Some(id) = batcher.filter(|id| pool.joins(*id)) {
+                return pool.join(id, (request, content), since, now, began);
             }
-            (None, None) => pool.call(request, content, clock::now(), began),
-            (None, Some(since)) => pool.call_since(request, content, since, clock::now(), began),
+            let call = match since {
+                None => pool.call(request, content, now, began),
+                Some(since) => pool.call_since(request, content, since, now, began),
+            }?;
+            batcher.into_iter().for_each(|id| pool.tells(call, id));
+            Ok(call)
         })?;
         Ok(Call { holder, id })
     }

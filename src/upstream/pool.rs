@@ -86,8 +86,6 @@ pub(super) struct Pool {
     roomy: Vec<ConnectionId>,
     /// Whether a new connection will carry several calls, as far as the last answer tells.
     pipelines: bool,
-    /// Whether the counter takes calls that register several visits, as far as the last answer of success tells.
-    adds: bool,
     /// How many connections are `Dialing`.
     dialing: usize,
     /// While other connections stand, none is dialed before this.
@@ -116,7 +114,6 @@ impl Pool {
             idle: VecDeque::new(),
             roomy: Vec::new(),
             pipelines: false,
-            adds: false,
             dialing: 0,
             dial_after: now,
             stopping: None,
@@ -389,13 +386,8 @@ impl Pool {
         let waits = self.waits_on(call, id);
         let mut outcome = Ok(status);
         if (200..300).contains(&status) {
-            let adds = added.is_some();
-            self.connection_mut(id).adds = adds;
-            if mem::replace(&mut self.adds, adds) && !adds {
-                // No batch waits for another any more.
-                self.due.extend(self.batchers.keys());
-            }
-            if !self.has_added(call, added) {
+            self.connection_mut(id).adds = added.is_some();
+            if waits && !self.has_added(call, added, reusable) {
                 outcome = Err(CallError::Broken);
             }
         }

@@ -50,6 +50,19 @@ pub(super) struct Batcher {
     spare: Vec<Member>,
     /// Nobody can join any more: it goes with its last batch.
     closed: bool,
+    /// Whether the counter takes batches that are only offered to it.
+    offer: Offer,
+}
+
+/// What a counter has said of a batch that is offered to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    /// Nothing, or its connections end with each answer.
+    Silent,
+    /// In its last answer of success, how much was added.
+    Adds,
+    /// Something else than what it was asked for. It gets no batch any more: somebody on the way does not know of them.
+    Broken,
 }
 
 #[derive(Clone, Copy)]
@@ -78,18 +91,18 @@ pub(in crate::upstream) struct Taken {
 }
 
 impl Batcher {
-    /// Whether a call may register several visits; `adds` is what the counter has said.
-    fn may_batch(&self, adds: bool) -> bool {
-        adds || self.batching.is_promised()
+    /// Whether a call may register several visits.
+    fn batches(&self) -> bool {
+        self.offer == Offer::Adds || self.batching.is_promised()
     }
 
     fn is_idle(&self) -> bool {
         self.gathered.is_empty() && self.sent.is_empty()
     }
 
-    /// Since when the next batch is held back; `None` where it is not. `adds` says that the counter takes batches.
-    fn held_since(&self, adds: bool, now: Moment) -> Option<Moment> {
-        if !self.may_batch(adds) || self.gathered.len() >= self.batching.max() {
+    /// Since when the next batch is held back; `None` where it is not.
+    fn held_since(&self, now: Moment) -> Option<Moment> {
+        if self.gathered.len() >= self.batching.max() {
             return None;
         }
         let youngest = self.sent.iter().map(|sent| sent.taken).max();
@@ -121,6 +134,7 @@ impl Pool {
             sent: SmallVec::new(),
             spare: Vec::new(),
             closed: false,
+            offer: Offer::Silent,
         })
     }
 
@@ -135,17 +149,41 @@ impl Pool {
 
     /// Whether a visit that begins now joins others; else it has a call of its own.
     pub(in crate::upstream) fn joins(&self, id: BatcherId) -> bool {
-        self.batchers[id].may_batch(self.adds)
+        self.batchers[id].batches()
     }
 
-    /// Whether this is an answer of success to the call, which may be a batch. One that was only offered must be confirmed:
-    /// behind a proxy, a counter that takes no batch may have got it, which ignores the query and adds 1.
-    pub(super) fn has_added(&self, call: CallId, added: Option<u32>) -> bool {
-        let batcher = self.calls.get(call.0).and_then(|entry| entry.batcher);
-        let batcher = batcher.map(|id| &self.batchers[id]).filter(|it| !it.batching.is_promised());
-        let sent = batcher.and_then(|it| it.sent.iter().find(|sent| sent.call == call));
+    /// This call, which has just begun, is one that would join this batcher's if the counter took several visits in one.
+    pub(in crate::upstream) fn tells(&mut self, call: CallId, id: BatcherId) {
+        self.call_mut(call).tells = Some(id);
+    }
+
+    /// Event: a call was answered with success, and with how much was added, if that was said. Returns whether all of its
+    /// visits may be welcomed. A batch that was only offered must be confirmed: behind a proxy, a counter that ignores the
+    /// number and adds 1 may have got it. One that was promised need not be, but must not be denied.
+    pub(super) fn has_added(&mut self, call: CallId, added: Option<u32>, reusable: bool) -> bool {
+        let entry = self.call_mut(call);
+        let Some(id) = entry.tells.or(entry.batcher) else { return true };
+        // The routes may be others by now.
+        let Some(batcher) = self.batchers.get_mut(id) else { return true };
+        let sent = batcher.sent.iter().find(|sent| sent.call == call);
         let count = sent.map_or(1, |sent| sent.members.len());
-        count == 1 || added.is_some_and(|added| usize::try_from(added) == Ok(count))
+        let is_promised = batcher.batching.is_promised();
+        let is_true = match added {
+            _ if count == 1 => true,
+            Some(added) => usize::try_from(added) == Ok(count),
+            None => is_promised,
+        };
+        batcher.offer = match batcher.offer {
+            _ if !is_true => Offer::Broken,
+            Offer::Broken => Offer::Broken,
+            // A batch goes on a connection that is known, so it takes one that stays.
+            Offer::Silent | Offer::Adds if reusable && added.is_some() => Offer::Adds,
+            Offer::Silent | Offer::Adds => Offer::Silent,
+        };
+        if !batcher.batches() {
+            self.due.push(id);
+        }
+        is_true
     }
 
     /// Event: a visit begins whose call may carry others too. One that another counter could not be sent has the deadline
@@ -183,7 +221,7 @@ impl Pool {
         if self.call_mut(next).state != CallState::Held {
             return;
         }
-        match self.batchers[id].held_since(self.adds, now) {
+        match self.batchers[id].held_since(now) {
             Some(since) => self.calls.arm_since(next.0, Began::Held, since),
             None => self.release(next, began, now),
         }
@@ -209,7 +247,7 @@ impl Pool {
     }
 
     /// A connection sends a batch: those of its members who have not left. Only one of them, unless the counter is known
-    /// to take more: `adds` says whether this connection's has said so.
+    /// to take more: `adds` is what this connection's last answer has said.
     pub(super) fn take_batch(
         &mut self,
         id: BatcherId,
@@ -220,7 +258,8 @@ impl Pool {
         let batcher = &mut self.batchers[id];
         assert_eq!(batcher.next.take(), Some(call), "a batch is taken once");
         self.gathering -= 1;
-        let most = if batcher.may_batch(adds) { batcher.batching.max() } else { 1 };
+        let is_known = batcher.batching.is_promised() || adds && batcher.offer == Offer::Adds;
+        let most = if is_known { batcher.batching.max() } else { 1 };
         let count = batcher.gathered.len().min(most);
         let mut members = mem::take(&mut batcher.spare);
         members.extend(batcher.gathered.drain(..count));
@@ -248,8 +287,12 @@ impl Pool {
         );
         batcher.sent.push(Sent { call, members, taken: now });
         if !batcher.gathered.is_empty() {
-            let next = self.next_batch(id);
-            self.hold_or_release(id, next, None, now);
+            if batcher.batches() {
+                let next = self.next_batch(id);
+                self.hold_or_release(id, next, None, now);
+            } else {
+                self.dissolve(id, now);
+            }
         }
         Taken { request, content, batched, more: 0 }
     }
@@ -411,9 +454,43 @@ impl Pool {
             if batcher.closed && batcher.is_idle() {
                 self.batchers.remove(id);
             } else if let Some(next) = batcher.next {
-                self.hold_or_release(id, next, None, now);
+                if batcher.batches() {
+                    self.hold_or_release(id, next, None, now);
+                } else {
+                    self.part(id, next, now);
+                }
             }
         }
+    }
+
+    /// The counter takes no batches: those that have gathered for this one have calls of their own, unless a connection
+    /// has it already.
+    fn part(&mut self, id: BatcherId, next: CallId, now: Moment) {
+        match self.call_mut(next).state {
+            CallState::Held => {}
+            CallState::Queued => self.remove_from_queue(next),
+            _ => return,
+        }
+        self.batchers[id].next = None;
+        self.gathering -= 1;
+        self.calls.remove(next.0);
+        self.dissolve(id, now);
+    }
+
+    /// Those that have gathered, and have no batch, have calls of their own. They have waited longer than all others.
+    fn dissolve(&mut self, id: BatcherId, now: Moment) {
+        let members = mem::take(&mut self.batchers[id].gathered);
+        self.gathered -= members.len();
+        for Member { call, .. } in members.into_iter().rev() {
+            if self.call_mut(call).abandoned {
+                self.calls.remove(call.0);
+                continue;
+            }
+            self.call_mut(call).leave_batch(id);
+            self.queue_first(call);
+        }
+        self.serve_queue(now);
+        self.dial_for_queue(now);
     }
 }
 

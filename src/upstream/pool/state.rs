@@ -111,6 +111,8 @@ pub(super) struct PooledCall {
     pub(super) batcher: Option<BatcherId>,
     /// It is a batch, and the breaker knows that it failed.
     pub(super) told: bool,
+    /// It is a call of its own, whose answer tells this batcher whether the counter takes several visits in one.
+    pub(super) tells: Option<BatcherId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +142,7 @@ impl PooledCall {
             abandoned: false,
             batcher: None,
             told: false,
+            tells: None,
         }
     }
 
@@ -157,6 +160,12 @@ impl PooledCall {
     pub(super) fn batcher_of_batch(&self) -> Option<BatcherId> {
         let is_member = matches!(self.state, CallState::Gathered | CallState::Aboard(_));
         self.batcher.filter(|_| !is_member)
+    }
+
+    /// It waits for a connection of its own after all.
+    pub(super) fn leave_batch(&mut self, batcher: BatcherId) {
+        assert_eq!(self.state, CallState::Gathered, "it has gathered, and was not sent");
+        (self.state, self.batcher, self.tells) = (CallState::Queued, None, Some(batcher));
     }
 
     /// It is held back no longer.
@@ -202,7 +211,7 @@ pub(super) struct PooledConnection {
     pub(super) has_completed_call: bool,
     /// It may carry several calls: its last answer has shown that it stays open.
     pub(super) pipelines: bool,
-    /// It takes calls that register several visits: its last answer of success has said how much its call has added.
+    /// Its last answer of success has said how much its call has added.
     pub(super) adds: bool,
     /// The time of one of its calls was over, and it was not made up for.
     pub(super) is_stuck: bool,
