@@ -6,7 +6,7 @@ use super::{counter::Addresses, summary::BUNDLED};
 use crate::{
     config::{Content, CounterSpread, RouteConfig, RouteKind, VisitsConfig, show_counters},
     site::{self, Accept, Route, RouteSet, Rules, VisitCounter, Visits},
-    upstream::{Endpoint, Host},
+    upstream::{Batching, Endpoint, Host},
 };
 
 /// A counter that the workers do not know: they know those of the start only.
@@ -114,8 +114,10 @@ impl Counters {
         let mut counters = Vec::new();
         for ((target, origin), shown) in targets.iter().zip(self.shown(visits)) {
             let (call, batching) = target.call(batch_max);
-            // Any answer is enough, so nothing confirms a batch that is only offered.
-            let batching = batching.filter(|it| it.is_promised() || accept == Accept::Success);
+            let batching = match accept {
+                Accept::Success => batching,
+                Accept::Any => batching.and_then(Batching::unchecked),
+            };
             let url = Arc::<str>::from(shown.to_string());
             let upstreams = origin.first..origin.first + origin.slots;
             counters.extend(upstreams.map(|upstream| VisitCounter {

@@ -17,13 +17,15 @@ pub struct Batching {
     max: usize,
     /// Whether [`PLACEHOLDER`] stands there: who gave the URL says that the counter takes it.
     is_promised: bool,
+    /// Whether an answer may say that something else was added.
+    is_unchecked: bool,
 }
 
 impl Batching {
     /// Of a call with [`PLACEHOLDER`] in it, which registers at most `max` visits, and at least one.
     pub fn of(call: &[u8], max: usize) -> Option<Self> {
         let place = memchr::memmem::find(call, PLACEHOLDER.as_bytes())?;
-        Some(Self { place, max: max.max(1), is_promised: true })
+        Some(Self { place, max: max.max(1), is_promised: true, is_unchecked: false })
     }
 
     /// Of a call without a query, which registers at most `max` visits where the counter says that it takes `?by=N`.
@@ -31,11 +33,22 @@ impl Batching {
         let target = call.iter().position(|&byte| byte == b' ')? + 1;
         let place = target + call[target..].iter().position(|&byte| byte == b' ')?;
         let has_query = call[target..place].contains(&b'?');
-        (!has_query).then_some(Self { place, max: max.max(1), is_promised: false })
+        let (is_promised, is_unchecked) = (false, false);
+        (!has_query).then_some(Self { place, max: max.max(1), is_promised, is_unchecked })
+    }
+
+    /// The same where any answer is enough; `None` where only the answer tells that several visits are taken.
+    pub fn unchecked(self) -> Option<Self> {
+        self.is_promised.then_some(Self { is_unchecked: true, ..self })
+    }
+
+    /// Whether an answer may say that something else was added.
+    pub(super) fn is_unchecked(self) -> bool {
+        self.is_unchecked
     }
 
     /// Whether the counter is known to take several visits, whatever it says.
-    pub fn is_promised(self) -> bool {
+    pub(super) fn is_promised(self) -> bool {
         self.is_promised
     }
 

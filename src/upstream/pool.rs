@@ -58,7 +58,7 @@ pub(super) enum Action {
 /// A call in the queue.
 struct QueuedCall {
     id: CallId,
-    /// When it began; `None` if it has had a connection, which has sent nothing of it.
+    /// When it began; `None` if it has had a connection, which has sent nothing of it, or has gathered for a batch.
     since: Option<Stamp>,
 }
 
@@ -376,8 +376,10 @@ impl Pool {
     pub(super) fn answered(&mut self, id: ConnectionId, answer: Answer, now: Moment) -> bool {
         let Answer { status, reusable, pipelines, content, added } = answer;
         let connection = self.connection_mut(id);
+        let is_first = !connection.has_completed_call;
         let Some(call) = connection.answered(now) else { return false };
         connection.pipelines = pipelines;
+        connection.adds |= added.is_some();
         self.pipelines = pipelines;
         match reusable {
             true => self.stopping = None,
@@ -385,11 +387,8 @@ impl Pool {
         }
         let waits = self.waits_on(call, id);
         let mut outcome = Ok(status);
-        if (200..300).contains(&status) {
-            self.connection_mut(id).adds = added.is_some();
-            if waits && !self.has_added(call, added, reusable) {
-                outcome = Err(CallError::Broken);
-            }
+        if waits && !self.has_added(call, status, added, reusable || !is_first) {
+            outcome = Err(CallError::Broken);
         }
         if !waits {
             self.connection_mut(id).made_up();

@@ -57,11 +57,12 @@ pub(super) struct Batcher {
 /// What a counter has said of a batch that is offered to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Offer {
-    /// Nothing, or its connections end with each answer.
+    /// Nothing, or its connections end with their first answer.
     Silent,
     /// In its last answer of success, how much was added.
     Adds,
-    /// Something else than what it was asked for. It gets no batch any more: somebody on the way does not know of them.
+    /// Something else than what it was asked for, or it has refused. It gets no batch any more: somebody on the way does
+    /// not know of them.
     Broken,
 }
 
@@ -157,28 +158,37 @@ impl Pool {
         self.call_mut(call).tells = Some(id);
     }
 
-    /// Event: a call was answered with success, and with how much was added, if that was said. Returns whether all of its
-    /// visits may be welcomed. A batch that was only offered must be confirmed: behind a proxy, a counter that ignores the
-    /// number and adds 1 may have got it. One that was promised need not be, but must not be denied.
-    pub(super) fn has_added(&mut self, call: CallId, added: Option<u32>, reusable: bool) -> bool {
+    /// Event: a call was answered, and with how much was added, if that was said; `stays` is whether connections carry
+    /// several calls one after the other. Returns whether the status may be believed. A batch that was only offered must
+    /// be confirmed: behind a proxy, a counter that ignores the number and adds 1 may have got it. One that was promised
+    /// need not be, but must not be denied.
+    pub(super) fn has_added(
+        &mut self,
+        call: CallId,
+        status: u16,
+        added: Option<u32>,
+        stays: bool,
+    ) -> bool {
         let entry = self.call_mut(call);
         let Some(id) = entry.tells.or(entry.batcher) else { return true };
         // The routes may be others by now.
         let Some(batcher) = self.batchers.get_mut(id) else { return true };
         let sent = batcher.sent.iter().find(|sent| sent.call == call);
         let count = sent.map_or(1, |sent| sent.members.len());
-        let is_promised = batcher.batching.is_promised();
+        let is_success = (200..300).contains(&status);
         let is_true = match added {
-            _ if count == 1 => true,
+            _ if count == 1 || !is_success || batcher.batching.is_unchecked() => true,
             Some(added) => usize::try_from(added) == Ok(count),
-            None => is_promised,
+            None => batcher.batching.is_promised(),
         };
+        // A query may be what it refuses.
+        let is_refused = count > 1 && (400..500).contains(&status);
         batcher.offer = match batcher.offer {
-            _ if !is_true => Offer::Broken,
-            Offer::Broken => Offer::Broken,
+            _ if !is_true || is_refused => Offer::Broken,
+            offer if offer == Offer::Broken || !is_success => offer,
             // A batch goes on a connection that is known, so it takes one that stays.
-            Offer::Silent | Offer::Adds if reusable && added.is_some() => Offer::Adds,
-            Offer::Silent | Offer::Adds => Offer::Silent,
+            _ if stays && added.is_some() => Offer::Adds,
+            _ => Offer::Silent,
         };
         if !batcher.batches() {
             self.due.push(id);
@@ -247,7 +257,7 @@ impl Pool {
     }
 
     /// A connection sends a batch: those of its members who have not left. Only one of them, unless the counter is known
-    /// to take more: `adds` is what this connection's last answer has said.
+    /// to take more: `adds` is whether an answer on this connection has said how much it added.
     pub(super) fn take_batch(
         &mut self,
         id: BatcherId,

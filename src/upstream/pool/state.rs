@@ -211,7 +211,7 @@ pub(super) struct PooledConnection {
     pub(super) has_completed_call: bool,
     /// It may carry several calls: its last answer has shown that it stays open.
     pub(super) pipelines: bool,
-    /// Its last answer of success has said how much its call has added.
+    /// An answer has said how much its call has added.
     pub(super) adds: bool,
     /// The time of one of its calls was over, and it was not made up for.
     pub(super) is_stuck: bool,

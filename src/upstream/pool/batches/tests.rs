@@ -576,9 +576,29 @@ fn a_counter_whose_connections_end_gets_one_visit_in_a_call() {
     world.begin();
     let id = world.connect();
     assert_eq!(world.take(id), Some(0));
-    let answer = Answer { added: Some(1), ..answer(200, false) };
-    assert!(!world.pool.answered(id, answer, world.now));
+    let last = Answer { added: Some(1), ..answer(200, false) };
+    assert!(!world.pool.answered(id, last.clone(), world.now));
     assert!(!world.pool.joins(world.id));
+    world.pool.closed(id, world.now);
+
+    // One that ends later, as at a restart, says nothing of the others.
+    world.begin();
+    let id = world.connect();
+    assert_eq!(world.take(id), Some(0));
+    world.adds(id, 200, Some(1));
+    let visit = world.begin();
+    assert_eq!(world.take(id), Some(1));
+    let gathered = [(); 3].map(|()| world.begin());
+    assert!(!world.pool.answered(id, last, world.now));
+    assert!(world.pool.joins(world.id));
+    assert_eq!(world.outcome(visit), OK);
+    world.pool.closed(id, world.now);
+    let fresh = world.connect();
+    assert_eq!(world.take(fresh), Some(1));
+    world.adds(fresh, 200, Some(1));
+    assert_eq!(world.take(fresh), Some(2));
+    world.adds(fresh, 200, Some(2));
+    assert_eq!(world.outcomes(gathered), [OK; 3]);
 }
 
 #[test]
@@ -660,8 +680,9 @@ fn an_offered_batch_is_registered_only_if_the_counter_says_so() {
     }
     // Somebody else has answered, who has ignored the query.
     check_added(200, None, BROKEN, false);
-    // What is no success is told as it is.
+    // What is no success is told as it is. A query may be what is refused.
     check_added(503, None, Some(Ok(503)), true);
+    check_added(404, None, Some(Ok(404)), false);
 }
 
 /// The next event. A number chooses among the visits or connections that it can apply to.
@@ -804,8 +825,7 @@ impl Both {
         };
         let answer = Answer { content: Some(content), added, ..answer(200, good) };
         let stays = self.world.pool.answered(id, answer, self.world.now);
-        self.model.adding.retain(|other| *other != id);
-        if added.is_some() {
+        if added.is_some() && !self.model.adding.contains(&id) {
             self.model.adding.push(id);
         }
         let is_true = count == 1 || says != 2;
