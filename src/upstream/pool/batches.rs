@@ -173,6 +173,7 @@ impl Pool {
         let Some(id) = entry.tells.or(entry.batcher) else { return true };
         // The routes may be others by now.
         let Some(batcher) = self.batchers.get_mut(id) else { return true };
+        let batched = batcher.batches();
         let sent = batcher.sent.iter().find(|sent| sent.call == call);
         let count = sent.map_or(1, |sent| sent.members.len());
         let is_success = (200..300).contains(&status);
@@ -190,7 +191,7 @@ impl Pool {
             _ if stays && added.is_some() => Offer::Adds,
             _ => Offer::Silent,
         };
-        if !batcher.batches() {
+        if batched && !batcher.batches() {
             self.due.push(id);
         }
         is_true
