@@ -220,8 +220,8 @@ fn parse_newer<'a>(
     }
 }
 
-/// Reads a head that is whole and obeys the grammar, but for its line ends. Faults of single lines are reported first, as in a head
-/// that grows; then faults of the whole head, malformed before not served.
+/// Reads a head that is whole and obeys the grammar, but for its line ends. Faults of single lines are reported first, as
+/// in a head that grows; then faults of the whole head, malformed before not served.
 fn read<'a>(
     head: &'a [u8],
     line: RequestLine<'a>,

@@ -518,6 +518,16 @@ impl World {
     }
 }
 
+/// The same, with a connection on which an answer has said how much was added, to the visit that is given too.
+fn known_world_of(limits: UpstreamLimits, max: usize) -> (World, ConnectionId, CallId) {
+    let mut world = offering_world_of(limits, max);
+    let first = world.begin();
+    let id = world.connect();
+    assert_eq!(world.take(id), Some(0));
+    world.adds(id, 200, Some(1));
+    (world, id, first)
+}
+
 #[test]
 fn a_counter_gets_one_visit_in_a_call_until_it_says_that_it_adds_more() {
     let mut world = offering_world_of(limits(4, 100), 1000);
@@ -550,11 +560,7 @@ fn a_counter_gets_one_visit_in_a_call_until_it_says_that_it_adds_more() {
 
 #[test]
 fn a_connection_that_has_not_said_that_it_adds_gets_one_visit_in_a_call() {
-    let mut world = offering_world_of(limits(2, 100), 1000);
-    world.begin();
-    let id = world.connect();
-    assert_eq!(world.take(id), Some(0));
-    world.adds(id, 200, Some(1));
+    let (mut world, id, _) = known_world_of(limits(2, 100), 1000);
     world.begin();
     assert_eq!(world.take(id), Some(1));
     let visits = [(); 3].map(|()| world.begin());
@@ -579,13 +585,9 @@ fn a_counter_whose_connections_end_gets_one_visit_in_a_call() {
     let last = Answer { added: Some(1), ..answer(200, false) };
     assert!(!world.pool.answered(id, last.clone(), world.now));
     assert!(!world.pool.joins(world.id));
-    world.pool.closed(id, world.now);
 
     // One that ends later, as at a restart, says nothing of the others.
-    world.begin();
-    let id = world.connect();
-    assert_eq!(world.take(id), Some(0));
-    world.adds(id, 200, Some(1));
+    let (mut world, id, _) = known_world_of(limits(4, 100), 1000);
     let visit = world.begin();
     assert_eq!(world.take(id), Some(1));
     let gathered = [(); 3].map(|()| world.begin());
@@ -603,11 +605,7 @@ fn a_counter_whose_connections_end_gets_one_visit_in_a_call() {
 
 #[test]
 fn who_has_gathered_goes_before_others_where_batches_end() {
-    let mut world = offering_world_of(limits(1, 100), 1000);
-    world.begin();
-    let id = world.connect();
-    assert_eq!(world.take(id), Some(0));
-    world.adds(id, 200, Some(1));
+    let (mut world, id, _) = known_world_of(limits(1, 100), 1000);
     let first = world.begin();
     assert_eq!(world.take(id), Some(1));
     let gathered = [(); 3].map(|()| world.begin());
@@ -648,11 +646,7 @@ fn check_added(
     expected: Option<Result<u16, CallError>>,
     joins: bool,
 ) {
-    let mut world = offering_world_of(limits(1, 100), 1000);
-    world.begin();
-    let id = world.connect();
-    assert_eq!(world.take(id), Some(0));
-    world.adds(id, 200, Some(1));
+    let (mut world, id, _) = known_world_of(limits(1, 100), 1000);
     world.begin();
     assert_eq!(world.take(id), Some(1));
     let visits = [(); 3].map(|()| world.begin());
@@ -737,7 +731,7 @@ struct Model {
     order: Vec<usize>,
     dialing: Vec<ConnectionId>,
     standing: Vec<ConnectionId>,
-    /// Those whose last answer has said how much was added.
+    /// Those on which an answer has said how much was added.
     adding: Vec<ConnectionId>,
     /// The visits of the batches that connections have taken, and have not ended.
     sent: Vec<(ConnectionId, Vec<usize>)>,
@@ -990,18 +984,17 @@ proptest! {
         is_offered: bool,
         events in prop::collection::vec(event(), 0..300),
     ) {
-        let of = if is_offered { offering_world_of } else { world_of };
-        let world = of(limits(connections_max, queue_max), max);
-        let mut both = Both { world, model: Model::default(), max };
-        if is_offered {
-            let first = both.world.begin();
-            let id = both.world.connect();
-            both.world.take(id);
-            both.world.adds(id, 200, Some(1));
-            both.world.pool.dropped(first);
-            both.model.standing.push(id);
-            both.model.adding.push(id);
-        }
+        let (limits, mut model) = (limits(connections_max, queue_max), Model::default());
+        let world = if is_offered {
+            let (mut world, id, first) = known_world_of(limits, max);
+            world.pool.dropped(first);
+            model.standing.push(id);
+            model.adding.push(id);
+            world
+        } else {
+            world_of(limits, max)
+        };
+        let mut both = Both { world, model, max };
         for event in &events {
             both.apply(event);
             both.check();
